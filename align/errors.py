@@ -1,0 +1,26 @@
+"""The two ways a run can fail: the user's input (exit code 2) or the run itself (exit code 1)."""
+
+from __future__ import annotations
+
+
+class InputError(Exception):
+    """Bad configuration or data, reported as one line: which key or row, what was given, what is allowed."""
+
+    def __init__(self, key: str, given: object, allowed: str) -> None:
+        """
+        Args:
+            key: The dotted config key (`method.minibatch_size`) or the place in a file (`pairs.jsonl, row 7`).
+            given: What was found there.
+            allowed: What would have been right, as a phrase.
+        """
+        super().__init__(f"{key}: given {given!r}; allowed: {allowed}")
+        self.key = key
+        self.given = given
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
+        return type(self), (self.key, self.given, self.allowed)  # launchers pickle what a job raised
+
+
+class RunError(Exception):
+    """A run that cannot go on (non-finite losses, a reward that raised); names the sample where there is one."""

@@ -1,0 +1,79 @@
+"""Advantages from comparing the responses to one prompt. Rows come group by group: row i belongs to group i // G."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.functional.masked import zero_outside
+
+STD_EPS = 1e-4  # of GRPO's reference implementation; a group with one score for all gets advantage 0
+
+
+def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_one_out: bool = False) -> Tensor:
+    """(r - baseline) / (std + 1e-4) within each group: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
+
+    Args:
+        scores: (B,), B a multiple of group_size >= 2.
+        scale_std: Divide by the group's sample deviation. It rescales the reward against beta, prompt by prompt, so
+            the fixed point is no longer the KL-regularised optimum; without it: Dr. GRPO, arXiv 2503.20783.
+        leave_one_out: The baseline is the mean of the *other* responses (RLOO, arXiv 2402.14740), which is unbiased;
+            the group's own mean shrinks every advantage by (G - 1) / G.
+    """
+    grouped = scores.view(-1, group_size)
+    centred = grouped - grouped.mean(1, keepdim=True)
+    if leave_one_out:
+        centred = centred * (group_size / (group_size - 1))
+    if scale_std:
+        centred = centred / (grouped.std(1, keepdim=True) + STD_EPS)
+    return centred.view(-1)
+
+
+def zero_std_fraction(scores: Tensor, group_size: int) -> float:
+    """Share of groups whose responses all score the same, and so teach nothing."""
+    return float((scores.view(-1, group_size).std(1) < 1e-8).float().mean())
+
+
+def reward_to_go(token_rewards: Tensor, mask: Tensor) -> Tensor:
+    """Sum of this and all later token rewards: (B, T), 0 outside mask."""
+    rewards = zero_outside(token_rewards, mask)
+    return zero_outside(rewards.flip(1).cumsum(1).flip(1), mask)
+
+
+def group_centred(per_token: Tensor, mask: Tensor, group_size: int, *, scale_std: bool) -> Tensor:
+    """per_token minus its mean over all tokens of the group, and divided by their deviation: (B, T), 0 outside mask.
+
+    With reward-to-go this is the dense counterpart of GRPO's advantage (after PRIME, arXiv 2502.01456, eq. 5).
+    """
+    rows, width = per_token.shape
+    values = zero_outside(per_token, mask).view(-1, group_size * width)
+    counts = mask.view(-1, group_size * width)
+    n = counts.sum(1, keepdim=True).clamp(min=1)
+    centred = values - values.sum(1, keepdim=True) / n
+    if scale_std:
+        variance = zero_outside(centred, counts).square().sum(1, keepdim=True) / (n - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + STD_EPS)
+    return zero_outside(centred.view(rows, width), mask)
+
+
+def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """The mean log-ratio of a response's tokens, at each of them: GSPO's ratio, arXiv 2507.18071, eq. 7."""
+    total = zero_outside(log_ratio, mask).sum(1, keepdim=True)
+    return zero_outside((total / mask.sum(1, keepdim=True).clamp(min=1)).expand_as(log_ratio), mask)
+
+
+def token_weights(mask: Tensor, *, per_response: bool, constant: float | None, tokens: int, responses: int) -> Tensor:
+    """What each token's loss counts for in an update: (B, T), 0 outside mask.
+
+    Args:
+        per_response: Mean over each response's tokens, then over responses (GRPO): long responses' tokens count less.
+        constant: Divide every response's sum by this length instead (Dr. GRPO, arXiv 2503.20783).
+        tokens, responses: Of the whole update, not of this micro-batch. With neither of the above each token counts
+            1 / tokens (DAPO, arXiv 2503.14476, eq. 8).
+    """
+    weights = mask.to(torch.float32)
+    if constant is not None:
+        return weights / (constant * responses)
+    if per_response:
+        return weights / (mask.sum(1, keepdim=True).clamp(min=1) * responses)
+    return weights / tokens

@@ -1,0 +1,74 @@
+"""The libraries underneath: kept quiet, and their failures put into one line. Imports none of them by itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+_QUIET_ENVIRONMENT = {  # read by a library when it is imported
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "DATASETS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "BITSANDBYTES_NOWELCOME": "1",
+}
+# By class name, so that this module needs none of the libraries; the most telling first.
+_REASONS = {
+    "GatedRepoError": "access to it is restricted: accept its terms on the Hub, then set HF_TOKEN",
+    "RepositoryNotFoundError": "the Hub has no such repository, or it is private",
+    "RevisionNotFoundError": "the repository has no such revision",
+    "DatasetNotFoundError": "the Hub has no such data set, or access to it is restricted",
+    "HFValidationError": "neither an existing folder nor a Hub id of the form owner/name",
+    "OfflineModeIsEnabled": "not in the cache, and HF_HUB_OFFLINE forbids to look further",
+    "LocalEntryNotFoundError": "not in the cache, and the Hub cannot be reached",
+    "ConnectError": "not in the cache, and the Hub cannot be reached",
+    "ConnectionError": "not in the cache, and the Hub cannot be reached",
+}
+_EMPTY = "An error occurred while generating the dataset"  # what `datasets` puts over the reader's own message
+
+
+def quiet() -> None:
+    """Turn off progress bars and advice of the model and data libraries; errors still show. Call it before a run."""
+    for name, value in _QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+    if "datasets" in sys.modules:
+        import datasets
+
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity_error()
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+    for name in ("huggingface_hub", "datasets", "transformers", "accelerate", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def reason(error: BaseException) -> str:
+    """Why a load failed, in one line: the most telling error of the chain, else the first line of its message."""
+    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
+    for name, text in _REASONS.items():
+        if name in names:
+            return text
+    for link in _chain(error):
+        lines = str(link).strip().splitlines()
+        if lines and not lines[0].startswith(_EMPTY):
+            return lines[0].strip().rstrip(".:")
+    return type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__

@@ -1,0 +1,26 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """Four significant digits at most, no exponent in the usual range; a dash for a missing value.
+
+    >>> number(0.5), number(1234.5), number(0.25, signed=True), number(None)
+    ('0.500', '1234', '+0.250', '-')
+    """
+    if value is None or value != value:
+        return "-"
+    size = abs(value)
+    sign = "+" if signed else ""
+    if size >= 1e7 or 0 < size < 5e-4:
+        return f"{value:{sign}.1e}"
+    digits = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    return f"{value:{sign}.{digits}f}"
+
+
+def clock(seconds: float) -> str:
+    """`clock(75)` is `1:15`, `clock(3700)` is `1:01:40`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

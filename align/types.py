@@ -1,0 +1,119 @@
+"""What flows between the stages of a run. One mask polarity everywhere: 1 = counts.
+
+B = responses, P = longest prompt, T = longest response (both in tokens of the policy's tokenizer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, rendered once by the chat template."""
+
+    id: int  # stable within the data set: noise and order are keyed by it
+    messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
+    text: str  # what a reward source reads: the last user message
+    input_ids: tuple[int, ...]  # template applied, generation prompt included
+    row: Mapping[str, Any]  # the data row as loaded
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One preference: two responses to a prompt, each ending in exactly one end-of-turn token unless cut."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    chosen_ids: tuple[int, ...]
+    rejected_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled responses. Row i is `prompt_ids[i] + response_ids[i]`: prompts left-padded, responses right-padded."""
+
+    prompt_ids: Tensor  # (B, P) int64
+    prompt_mask: Tensor  # (B, P) int64, 1 = counts
+    response_ids: Tensor  # (B, T) int64
+    response_mask: Tensor  # (B, T) int64, 1 up to and including the first end token
+    ended: Tensor  # (B,) bool, False = cut at the length limit
+    prompt_index: Tensor  # (B,) int64, Prompt.id
+    sample_index: Tensor  # (B,) int64, which of the responses to that prompt
+    sampling_logprobs: Tensor  # (B, T) float32, nats, at the sampling temperature, 0 where the mask is 0
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(B, P + T) int64."""
+        return torch.cat([self.prompt_ids, self.response_ids], dim=1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(B, P + T) int64."""
+        return torch.cat([self.prompt_mask, self.response_mask], dim=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) response lengths in tokens, the end token included."""
+        return self.response_mask.sum(dim=1)
+
+    def __len__(self) -> int:
+        return self.prompt_ids.shape[0]
+
+    def rows(self, index: Tensor) -> Rollout:
+        """The rows named by `index` (n,), with padding that no remaining row needs cut away."""
+        picked = {f.name: getattr(self, f.name)[index] for f in fields(self)}
+        start = picked["prompt_mask"].shape[1] - int(picked["prompt_mask"].sum(1).max())
+        stop = int(picked["response_mask"].sum(1).max())
+        for name in ("prompt_ids", "prompt_mask"):
+            picked[name] = picked[name][:, start:]
+        for name in ("response_ids", "response_mask", "sampling_logprobs"):
+            picked[name] = picked[name][:, :stop]
+        return Rollout(**picked)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field by name, for safetensors."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with everything the updates on it need; `columns` hold per-token (B, T) or per-response (B,) floats."""
+
+    rollout: Rollout
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, index: Tensor) -> Experience:
+        rollout = self.rollout.rows(index)
+        width = rollout.response_ids.shape[1]
+        columns = {k: v[index, :width] if v.dim() == 2 else v[index] for k, v in self.columns.items()}
+        return Experience(rollout, columns)
+
+
+@dataclass(frozen=True)
+class RewardInput:
+    """What every reward source sees of a batch of responses."""
+
+    prompts: Sequence[str]  # Prompt.text
+    responses: Sequence[str]  # decoded without special tokens
+    rollout: Rollout  # ids and masks
+    offsets: Tensor  # (B, T, 2) int64: characters [start, end) of responses[i] that a token stands for; 0, 0 on padding
+    rows: Sequence[Mapping[str, Any]]  # the data row of each prompt
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """A score per response, and whatever finer signal the source offers (None where it offers none)."""
+
+    total: Tensor  # (B,) float32
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # {name: (B,)}, summing (weighted) to total
+    token_scores: Tensor | None = None  # (B, T) scores per token, summing to total: the source's own credit
+    prefix_scores: Tensor | None = None  # (B, T + 1): score of the first 0..T response tokens, on total's scale
+    attention: Tensor | None = None  # (B, T) >= 0: the last token's attention over the response (ABC)
+    spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
