@@ -1,0 +1,145 @@
+"""Any failure as one line and an exit code: 2 = the user's input, 1 = the run, 130 = interrupted.
+
+Hydra and OmegaConf spread what went wrong over chained exceptions of several lines. `explain` picks the key, what was
+given and what is allowed out of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from enum import Enum
+from typing import Any
+
+from hydra.errors import MissingConfigException, OverrideParseException, SearchPathException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from align.cli.groups import groups, options
+from align.errors import InputError
+
+
+def exit_code(error: BaseException) -> int:
+    """The process's exit code for a failure inside a job."""
+    return 2 if isinstance(error, InputError) else 1
+
+
+def one_line(error: BaseException) -> str:
+    """The failure on one line, its type in front unless it is bad input."""
+    message = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def explain(error: BaseException, words: Sequence[str]) -> InputError:
+    """What a failed composition means: InputError with the key, what was given and what is allowed.
+
+    Args:
+        error: What Hydra raised.
+        words: The command line, program name left out.
+    """
+    chain = list(_chain(error))
+    for link in chain:
+        if isinstance(link, InputError):
+            return link
+        if isinstance(link, MissingConfigException) and link.missing_cfg_file:
+            return _unknown_option(link)
+        if isinstance(link, SearchPathException):
+            return InputError("--config-dir", str(link).split("'")[1], "a folder that exists")
+        if isinstance(link, OverrideParseException):
+            return InputError("command line", link.override, "KEY=VALUE or GROUP=OPTION, in quotes where it has , or [")
+        if isinstance(link, OSError) and link.filename:
+            return InputError("hydra.run.dir", str(link.filename), f"a folder that can be written ({link.strerror})")
+    for link in reversed(chain):
+        if isinstance(link, OmegaConfBaseException) and link.full_key:
+            return _unknown_key(link, words) if _is_lookup(link) else _bad_value(link, words)
+    return _other(error, words)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_lookup(error: OmegaConfBaseException) -> bool:
+    return isinstance(error, (ConfigAttributeError, ConfigKeyError))
+
+
+def _unknown_option(error: MissingConfigException) -> InputError:
+    """`method=ppoo`: the group's options."""
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    return InputError(group or "--config-name", option, ", ".join(error.options or options(group)) or "none")
+
+
+def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:
+    """`method.gama=1`: the nearest key, else where a key of that name is, else all keys of the section."""
+    full_key, key = str(error.full_key), str(error.key)
+    given = next((word for word in words if word.lstrip("+~").startswith(full_key)), key)
+    if "/" in full_key:
+        near = get_close_matches(full_key, groups(), n=1, cutoff=0.5)
+        return InputError(full_key, given, ", ".join(near or groups()))
+    section = full_key.rpartition(".")[0]
+    keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
+    near = get_close_matches(key, [*keys, *(groups() if not section else ())], n=1)
+    if near:
+        return InputError(full_key, given, f"{near[0]}, the nearest key{f' of {section}' if section else ''}")
+    root = error.parent_node._get_root() if error.parent_node is not None else None
+    elsewhere = list(_keys_named(key, root)) if isinstance(root, DictConfig) else []
+    return InputError(full_key, given, ", ".join(elsewhere or keys))
+
+
+def _keys_named(name: str, node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The full keys below `node` whose last part is `name`; Hydra's own left out."""
+    for key in map(str, node):
+        child = node._get_node(key)
+        if key == name:
+            yield f"{prefix}{key}"
+        if isinstance(child, DictConfig) and key != "hydra" and not (child._is_none() or child._is_missing()):
+            yield from _keys_named(name, child, f"{prefix}{key}.")
+
+
+def _bad_value(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:
+    """`max_steps=abc`: what the key's type allows."""
+    full_key = str(error.full_key)
+    written = [word.partition("=")[2] for word in words if word.partition("=")[0].lstrip("+") == full_key]
+    given = written[-1] if written else error.value
+    if given is None or error.object_type is None or not dataclasses.is_dataclass(error.object_type):
+        return InputError(full_key, given, " ".join(str(error).splitlines()[0].split()))
+    hint = typing.get_type_hints(error.object_type).get(str(error.key), Any)
+    return InputError(full_key, given, _describe(hint, full_key))
+
+
+def _describe(hint: Any, key: str) -> str:
+    """What a key of type `hint` accepts."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(part, key) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is list:
+        return "a list such as [a,b]"
+    if not isinstance(hint, type):
+        return str(hint)
+    if issubclass(hint, Enum):
+        return ", ".join(member.name for member in hint)
+    if dataclasses.is_dataclass(hint):
+        group = key.replace(".", "/")
+        if group in groups():
+            return f"{group}=OPTION (a group is written with /), one of {', '.join(options(group))}"
+        return f"its keys one by one: {', '.join(f'{key}.{f.name}' for f in dataclasses.fields(hint))}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    return names.get(hint, hint.__name__)
+
+
+def _other(error: BaseException, words: Sequence[str]) -> InputError:
+    """What carries no key: a group that was given a number, a list without --multirun, a flag's own trouble."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    for word in words:
+        key, assigned, value = word.lstrip("+").partition("=")
+        if assigned and f"'{word}'" in message:
+            return InputError(key, value, "one value, or --multirun to try each, or [a,b] for a list")
+        if key in groups() and value not in options(key) and "," not in value:
+            return InputError(key, value, ", ".join(options(key)))
+    return InputError("command line", " ".join(words), message)

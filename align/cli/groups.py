@@ -1,0 +1,54 @@
+"""The config groups and their options, read from the folders under `conf/`, and the help made of them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+_PACKAGED = Path(__file__).parents[1] / "conf"  # in a wheel
+_CHECKOUT = Path(__file__).parents[2] / "conf"  # in a checkout, or installed from one with pip install -e
+CONF = _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
+
+_HELP = """\
+align: what preference alignment does to a language model, measured the same way for every method.
+
+usage: align [GROUP=OPTION ...] [KEY=VALUE ...]          (or: python -m align ...)
+
+  align                                       PPO, dense reward, embedded model and data
+  align method=ppo reward=sparse seed=1
+  align reward/credit=prefix method.kl.coef=0.1
+  align model=local model.path=DIR data=jsonl data.path=FILE
+  align -m reward=sparse,dense seed=0,1,2     every combination, one run each
+  align resume=RUN_DIR max_steps=200          continue a run
+
+groups and their options:
+{groups}
+
+keys (align --cfg job shows them all with their values):
+  seed  max_steps  precision  device  threads  checkpoint.every_steps  resume
+
+flags:
+  -m, --multirun      run every combination of the comma-separated values
+  -c, --cfg job       print the composed configuration and stop
+  --config-dir DIR    look for options in DIR as well
+  -sc install=bash    shell completion: eval "$(align -sc install=bash)"
+  --hydra-help        Hydra's own flags
+"""
+
+
+@cache
+def groups() -> list[str]:
+    """Every group by the name that the command line uses; Hydra's own left out."""
+    folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
+    return sorted(name for name in folders if name != "." and not name.startswith("hydra"))
+
+
+def options(group: str) -> list[str]:
+    """The options of `group`, none where there is no such group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def help_text() -> str:
+    """What `align --help` prints."""
+    width = max(map(len, groups()), default=0)
+    return _HELP.format(groups="\n".join(f"  {name:<{width}}  {', '.join(options(name))}" for name in groups()))

@@ -1,0 +1,219 @@
+"""The typed configuration: its sections, and how a composition becomes one checked, frozen object and a file.
+
+Imports no torch, so that a bad key is answered before anything slow. Method options stand beside their trainers
+(`trainers/<method>_config.py`) and reach Hydra through `register_schemas`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from align.config_checks import check_all, refuse_added_keys
+from align.config_sections import (
+    AdapterConfig,
+    AttentionCredit,
+    CheckpointConfig,
+    Config,
+    CreditConfig,
+    CriticInit,
+    DataConfig,
+    Device,
+    EvaluationConfig,
+    GoldSource,
+    KLController,
+    LRSchedule,
+    MethodConfig,
+    ModelConfig,
+    Precision,
+    PrefixCredit,
+    PromptOverflow,
+    QuantizationConfig,
+    RewardConfig,
+    RewardModelSource,
+    RolloutConfig,
+    Section,
+    SourceConfig,
+    SparseCredit,
+    TrackingConfig,
+    TrackingMode,
+    UniformCredit,
+)
+from align.errors import InputError
+from align.files import write_atomic
+
+__all__ = [
+    "CREDITS",
+    "SOURCES",
+    "AdapterConfig",
+    "AttentionCredit",
+    "CheckpointConfig",
+    "Config",
+    "CreditConfig",
+    "CriticInit",
+    "DataConfig",
+    "Device",
+    "EvaluationConfig",
+    "GoldSource",
+    "KLController",
+    "LRSchedule",
+    "MethodConfig",
+    "ModelConfig",
+    "Precision",
+    "PrefixCredit",
+    "PromptOverflow",
+    "QuantizationConfig",
+    "RewardConfig",
+    "RewardModelSource",
+    "RolloutConfig",
+    "Section",
+    "SourceConfig",
+    "SparseCredit",
+    "TrackingConfig",
+    "TrackingMode",
+    "UniformCredit",
+    "build",
+    "command_line",
+    "load",
+    "load_unchecked",
+    "plain",
+    "register_schemas",
+    "save",
+]
+
+SOURCES: dict[str, type[SourceConfig]] = {"reward_model": RewardModelSource, "gold": GoldSource}
+CREDITS: dict[str, type[CreditConfig]] = {
+    "sparse": SparseCredit,
+    "uniform": UniformCredit,
+    "prefix": PrefixCredit,
+    "attention": AttentionCredit,
+}
+_METHODS: dict[str, type[MethodConfig]] = {}
+_POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {
+    "method": _METHODS,
+    "reward.source": SOURCES,
+    "reward.credit": CREDITS,
+}
+
+
+def register_schemas(method_classes: Mapping[str, type[MethodConfig]]) -> None:
+    """Hand every schema to Hydra: `config_schema` for the root, `/_schema/<group>/<name>` where the options differ."""
+    _METHODS.update(method_classes)
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    for key, classes in _POLYMORPHIC.items():
+        for name, schema in classes.items():
+            store.store(group=f"_schema/{key.replace('.', '/')}", name=name, node=schema)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def _run_folder(resume: str | None, fresh: str) -> str:
+    """Hydra's run folder: the resumed run's own, else a new one."""
+    if resume is None:
+        return fresh
+    if not (Path(resume) / "config.yaml").is_file():
+        raise InputError("resume", resume, "the folder of a run (it holds config.yaml)")
+    return resume
+
+
+def build(cfg: DictConfig) -> Config:
+    """The checked and frozen configuration of a composition.
+
+    Raises:
+        InputError: a mandatory key is not set, a value is out of its range, or values exclude each other.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(missing[0], "nothing", f"it has no default: set {missing[0]}=VALUE")
+        refuse_added_keys(cfg)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        key = error.full_key or "configuration"
+        raise InputError(key, _raw(cfg, key), f"what resolves ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, Config):
+        raise TypeError(f"not a composition of align: {type(config).__name__}")
+    _expand_home(config)
+    check_all(config)
+    config.freeze()
+    return config
+
+
+def _expand_home(config: Config) -> None:
+    """Put the home folder in place of `~`, which YAML files may hold."""
+    sections: tuple[tuple[Section, tuple[str, ...]], ...] = (
+        (config.model, ("path", "chat_template")),
+        (config.data, ("path", "held_out_path")),
+        (config.reward.source, ("path",)),
+        (config.evaluation, ("general_text",)),
+    )
+    for section, names in sections:
+        for name in names:
+            value = getattr(section, name, None)
+            if value is not None:
+                setattr(section, name, os.path.expanduser(value))
+
+
+def _raw(cfg: DictConfig, key: str) -> object:
+    """The value at `key` as it was written, interpolations unresolved."""
+    node: object = OmegaConf.to_container(cfg, resolve=False)
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def save(config: Config, path: Path, command: str | None = None) -> None:
+    """Write `config` as YAML that `load` reads, under a comment with the command line (None = this process's)."""
+    line = " ".join((command or command_line()).split())
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+
+
+def command_line() -> str:
+    """This process's command line, as it would be typed."""
+    program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """`config` as nested dictionaries of plain values, for JSON and trackers."""
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def load(path: Path) -> Config:
+    """The checked and frozen configuration that `save` wrote to `path`.
+
+    Raises:
+        InputError: no such file, not such a file, or values that are not allowed (any more).
+    """
+    return build(load_unchecked(path))
+
+
+def load_unchecked(path: Path) -> DictConfig:
+    """What `save` wrote, typed but not yet checked across fields; raises InputError as `load` does."""
+    expected = "the config.yaml of a run"
+    try:
+        raw = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config(reward=RewardConfig()))
+        for key, classes in _POLYMORPHIC.items():
+            name = OmegaConf.select(raw, f"{key}.name")
+            if name not in classes:
+                raise InputError(f"{path}: {key}.name", name, ", ".join(classes))
+            OmegaConf.update(schema, key, OmegaConf.structured(classes[name]))
+        merged = OmegaConf.merge(schema, raw)
+    except OSError as error:
+        raise InputError(str(path), error.strerror, expected) from error
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise InputError(str(path), str(error).splitlines()[0], expected) from error
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -1,0 +1,204 @@
+"""What a composition must satisfy beyond the types of its keys; every failure is one InputError. Imports no torch.
+
+The small validators at the top serve the methods' own `check` as well: each takes a section, the dotted name that the
+section has in the configuration, and the names of its fields; a field that is None is left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from align.errors import InputError
+
+if TYPE_CHECKING:
+    from align.config_sections import Config
+
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+WORLD_ASSET = "align://"
+
+
+def positive(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number above 0."""
+    _each(section, prefix, names, lambda value: value > 0, "a number above 0")
+
+
+def not_negative(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number, 0 or above."""
+    _each(section, prefix, names, lambda value: value >= 0, "0 or a number above 0")
+
+
+def fraction(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field lies in [0, 1]."""
+    _each(section, prefix, names, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def open_fraction(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field lies in (0, 1)."""
+    _each(section, prefix, names, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+
+
+def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) -> None:
+    """Raise InputError unless the named field is one of `allowed`."""
+    value = getattr(section, name)
+    if value not in allowed:
+        raise InputError(f"{prefix}.{name}", value, ", ".join(allowed))
+
+
+def _each(section: object, prefix: str, names: Collection[str], good: Callable[[Any], bool], allowed: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (math.isfinite(value) and good(value)):
+            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
+
+
+def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
+    """The real path behind `path`, or None where it is not a local one (None itself, a Hub id).
+
+    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists.
+
+    Raises:
+        InputError: `path` is local and nothing is there, or it is empty.
+    """
+    if path is None:
+        return None
+    if not path.strip():
+        raise InputError(key, path, kind)
+    if path.startswith(WORLD_ASSET):
+        return _asset(key, path)
+    real = Path(path)
+    if real.exists():
+        return real
+    if path[0] in "/." or path.endswith(DATA_SUFFIXES):
+        raise InputError(key, path, kind)
+    return None
+
+
+def _asset(key: str, path: str) -> Path:
+    from align.worlds import resolve
+
+    try:
+        return Path(resolve(path))
+    except InputError as error:  # the same line, under the key that the user wrote
+        raise InputError(key, path, error.allowed) from error
+
+
+def existing_file(key: str, path: str | None) -> None:
+    """Raise InputError unless `path` is None or a file."""
+    kind = "a file that exists"
+    real = existing(key, path, kind=kind)
+    if path is not None and (real is None or not real.is_file()):
+        raise InputError(key, path, kind)
+
+
+def model_folder(key: str, path: str | None) -> None:
+    """Raise InputError where `path` is local and holds neither a model, nor an adapter, nor a run."""
+    kind = "a Hub id, or a folder with config.json (a model), adapter_config.json (an adapter) or model/ (a run)"
+    real = existing(key, path, kind=kind)
+    if real is not None and not any((real / name).exists() for name in ("config.json", "adapter_config.json", "model")):
+        raise InputError(key, path, kind)
+
+
+def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
+    """Raise InputError on a key that no schema has: `+key=value` gets past Hydra's own check."""
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = sorted(f.name for f in dataclasses.fields(schema))
+    for key in map(str, node):
+        if key not in known:
+            near = get_close_matches(key, known, n=1) or known
+            raise InputError(f"{prefix}{key}", f"+{prefix}{key}", ", ".join(near))
+        child = OmegaConf.select(node, key)
+        if isinstance(child, DictConfig):
+            refuse_added_keys(child, f"{prefix}{key}.")
+
+
+def check_all(config: Config) -> None:
+    """Raise InputError on the first value of `config` that cannot run, alone or together with the others."""
+    positive(config, "", "max_steps", "threads")
+    not_negative(config, "", "seed")
+    not_negative(config.checkpoint, "checkpoint", "every_steps")
+    positive(config.checkpoint, "checkpoint", "keep")
+    _check_model(config)
+    _check_data(config)
+    _check_reward(config)
+    positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
+    _check_evaluation(config)
+    _check_tracking(config)
+    config.method.check(config)
+
+
+def _check_model(config: Config) -> None:
+    model_folder("model.path", config.model.path)
+    existing_file("model.chat_template", config.model.chat_template)
+    one_of(config.adapter, "adapter", "name", ("none", "lora"))
+    one_of(config.quantization, "quantization", "name", ("none", "int8", "nf4"))
+    positive(config.adapter, "adapter", "r", "alpha")
+    quantization = config.quantization.name
+    if quantization != "none" and config.adapter.name == "none":
+        raise InputError("adapter", "none", f"lora: {quantization} weights cannot be trained themselves")
+    if quantization != "none":
+        _installed("quantization", quantization, "bitsandbytes")
+    if config.device.name == "cpu" and config.precision.name == "fp16":
+        raise InputError("precision", "fp16", "auto, fp32 or bf16 with device=cpu")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    existing("data.held_out_path", data.held_out_path)
+    open_fraction(data, "data", "held_out_fraction")
+    positive(data, "data", "max_prompt_tokens", "max_response_tokens")
+    columns = {name: getattr(data, name) for name in ("prompt_column", "chosen_column", "rejected_column")}
+    for name, column in columns.items():
+        if not column or list(columns.values()).count(column) > 1:
+            raise InputError(f"data.{name}", column, "a column name of its own")
+    if data.world is not None:
+        from align.worlds import get
+
+        get(data.world)
+
+
+def _check_reward(config: Config) -> None:
+    source, credit = config.reward.source, config.reward.credit
+    prefix = "reward.source"
+    lacking = credit.needs - source.offers
+    if lacking:
+        needed = ", ".join(sorted(lacking))
+        raise InputError("reward/credit", credit.name, f"one that does without {needed}: {source.name} offers none")
+    if source.name == "gold" and config.data.world is None:
+        raise InputError("reward/source", "gold", "reward_model: the gold reward is known only where data.world is set")
+    if source.name == "reward_model":
+        model_folder(f"{prefix}.path", getattr(source, "path", None))
+        positive(source, prefix, "learning_rate", "epochs", "batch_size", "reference_responses")
+        not_negative(source, prefix, "center_coef", "seed")
+    if credit.name == "attention":
+        fraction(credit, "reward.credit", "mix")
+
+
+def _check_evaluation(config: Config) -> None:
+    names = ("num_prompts", "num_pairs", "num_texts", "verbosity_word_limit", "batch_size")
+    positive(config.evaluation, "evaluation", *names)
+    not_negative(config.evaluation, "evaluation", "every_steps", "seed")
+    open_fraction(config.evaluation, "evaluation", "confidence")
+    existing_file("evaluation.general_text", config.evaluation.general_text)
+
+
+def _check_tracking(config: Config) -> None:
+    one_of(config.tracking, "tracking", "name", ("none", "wandb"))
+    if config.tracking.name == "wandb":
+        _installed("tracking", "wandb", "wandb")
+
+
+def _installed(key: str, given: str, package: str) -> None:
+    """Raise InputError where an optional package is not installed."""
+    if find_spec(package) is None:
+        raise InputError(key, given, f"none, until `pip install {package}` was run")
