@@ -1,0 +1,1 @@
+"""Data: preference pairs, prompts and plain texts, from files, folders and the Hub."""

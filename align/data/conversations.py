@@ -1,0 +1,125 @@
+"""A data row as a prompt and two responses: strings, message lists, or whole conversations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from align.errors import InputError
+
+Message = Mapping[str, str]
+_TURN = re.compile(r"\n\n(Human|Assistant):")  # how Anthropic's HH writes a conversation into one string
+_CELL = "text or a list of messages {role, content}"
+
+
+@dataclass(frozen=True)
+class Example:
+    messages: tuple[Message, ...]  # the prompt, a user's turn last
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Example | None:
+    """The prompt and responses of `row`.
+
+    A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations:
+    then the prompt is what both share, and the prompt column may be missing (`implicit prompt`).
+
+    Args:
+        where: Names the row in errors.
+
+    Returns:
+        None where the two conversations part before their last message, so that there is no one prompt to compare
+        responses to.
+
+    Raises:
+        InputError: an empty cell, a cell of a wrong type, or a conversation that does not end as it should.
+    """
+    chosen, rejected = (_cell(row, name, where) for name in (columns.chosen, columns.rejected))
+    explicit = _cell(row, columns.prompt, where) if columns.prompt in row else None
+    if explicit is None and isinstance(chosen, str) and isinstance(rejected, str):
+        chosen, rejected = (_dialogue(text, f"{where}, column {columns.chosen}") for text in (chosen, rejected))
+    heads, replies = [], []
+    for value, name in ((chosen, columns.chosen), (rejected, columns.rejected)):
+        head, reply = _reply(value, f"{where}, column {name}")
+        heads.append(head)
+        replies.append(reply)
+    implicit = [head for head in heads if head]
+    if len(implicit) == 2 and implicit[0] != implicit[1]:
+        return None
+    messages = _prompt(explicit, implicit[0] if implicit else None, f"{where}, column {columns.prompt}")
+    return Example(messages, *replies)
+
+
+def is_conversation(value: object) -> bool:
+    """Whether a response cell may hold its prompt as well: a list of messages, or Human:/Assistant: turns."""
+    return isinstance(value, list) or (isinstance(value, str) and _TURN.match(value) is not None)
+
+
+def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
+    """A cell as a string or a checked list of messages; other keys of a message are left out."""
+    value, place = row[name], f"{where}, column {name}"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        value = [value]
+    if not isinstance(value, (list, tuple)) or not value:
+        raise InputError(place, _brief(value), _CELL)
+    for message in value:
+        good = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
+        if not good:
+            raise InputError(place, _brief(message), _CELL)
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], str]:
+    """The turns before a response, if they are there, and the response."""
+    if isinstance(value, str):
+        return (), value
+    if value[-1]["role"] != "assistant":
+        raise InputError(place, f"a last message by {value[-1]['role']}", "a conversation that the assistant ends")
+    return tuple(value[:-1]), value[-1]["content"]
+
+
+def _prompt(
+    explicit: str | list[Message] | None, implicit: tuple[Message, ...] | None, place: str
+) -> tuple[Message, ...]:
+    if isinstance(explicit, str):
+        stated: tuple[Message, ...] = ({"role": "user", "content": explicit},)
+    else:
+        stated = tuple(explicit or ())
+    shared = implicit or ()
+    short, messages = sorted((stated, shared), key=len)  # either may hold a system turn that the other lacks
+    if short and messages[-len(short) :] != short:
+        allowed = f"the turn before the response ({_brief(shared[-1]['content'])!r})"
+        raise InputError(place, _brief(stated[-1]["content"]), allowed)
+    if not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
+        given = f"{messages[-1]['role']}: {messages[-1]['content']}" if messages else None
+        raise InputError(place, _brief(given), "a prompt that ends with a user's message, not empty")
+    return messages
+
+
+def _dialogue(text: str, place: str) -> list[Message]:
+    """A string of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns as messages."""
+    start, *parts = _TURN.split(text)
+    if start.strip() or not parts:
+        raise InputError(place, _brief(text), "a prompt column, message lists, or text in Human:/Assistant: turns")
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": roles[who], "content": said.strip()} for who, said in turns]
+
+
+def _brief(value: object) -> object:
+    """A cell as an error shows it: errors are one line."""
+    if isinstance(value, str):
+        return value if len(value) <= 60 else value[:60] + "..."
+    return value if len(repr(value)) <= 60 else repr(value)[:60] + "..."

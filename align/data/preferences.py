@@ -1,0 +1,188 @@
+"""Preference pairs for training and evaluation: read, checked, tokenized, limited in length, and split by prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from align.config import DataConfig, PromptOverflow
+from align.data.conversations import Columns, Message, is_conversation, read_example
+from align.data.prompts import prompts_of
+from align.data.sources import Row, load_rows
+from align.errors import InputError
+from align.models.codec import ChatCodec
+from align.types import Pair, Prompt
+
+COUNTS = (  # rows = the sum of the next seven, which count pairs
+    "rows",
+    "identical_dropped",  # chosen equals rejected, also after cutting
+    "empty_dropped",  # a response without text
+    "diverging_dropped",  # two conversations that part before their last message
+    "long_prompts_dropped",
+    "overlapping_dropped",  # held-out pairs whose prompt is trained on
+    "train",
+    "held_out",
+    "long_prompts_truncated",  # prompts that lost their first tokens
+    "responses_cut",  # responses that lost their last tokens, and with them their end token
+    "train_prompts",
+    "held_out_prompts",
+)
+
+
+@dataclass(frozen=True)
+class Preferences:
+    train: list[Pair]
+    held_out: list[Pair]
+    counts: dict[str, int]  # the keys of COUNTS
+
+
+def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
+    """Load, check and split the pairs that `config` names. Nothing is left out without being counted.
+
+    Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts, chosen by a
+    hash of their text, so that it does not depend on the order of rows, on a seed or on the responses. No prompt is
+    ever on both sides. Pairs on the same prompt share one `Prompt`, with the first of their rows.
+
+    Raises:
+        InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1), a prompt that is
+            too long where `long_prompts` is error, or nothing left.
+    """
+    reader = _Reader(config, codec)
+    train_rows, held_rows = _rows(config)
+    train = reader.pairs(train_rows, config.path)
+    if held_rows is None:
+        train, held_out = _cut_by_prompt(train, config.held_out_fraction)
+    else:
+        held_out = reader.pairs(held_rows, config.held_out_path or config.path)
+        seen = {pair.prompt.id for pair in train}
+        kept = [pair for pair in held_out if pair.prompt.id not in seen]
+        reader.counts["overlapping_dropped"] += len(held_out) - len(kept)
+        held_out = kept
+    counts = _counts(reader, train, held_out, codec.end_id)
+    lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
+    if not train:
+        raise InputError("data.path", config.path, f"data that leaves pairs to train on ({lost})")
+    if held_rows is not None and not held_out:
+        key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
+        raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
+    return Preferences(train, held_out, counts)
+
+
+def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
+    prompts = [prompts_of(train), prompts_of(held_out)]
+    counts = reader.counts | Counter(
+        train=len(train),
+        held_out=len(held_out),
+        long_prompts_truncated=sum(prompt.id in reader.truncated for side in prompts for prompt in side),
+        responses_cut=sum(ids[-1] != end_id for p in train + held_out for ids in (p.chosen_ids, p.rejected_ids)),
+        train_prompts=len(prompts[0]),
+        held_out_prompts=len(prompts[1]),
+    )
+    return {name: counts[name] for name in COUNTS}
+
+
+def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
+    columns = (config.prompt_column, config.chosen_column, config.rejected_column)
+    load = partial(load_rows, subset=config.subset, text=columns)
+    train = load(config.path, key="data.path", split=config.train_split, split_key="data.train_split")
+    if config.held_out_path is not None:
+        path, key, split = config.held_out_path, "data.held_out_path", config.held_out_split or "train"
+    elif config.held_out_split is not None:
+        path, key, split = config.path, "data.path", config.held_out_split
+    else:
+        return train, None
+    return train, load(path, key=key, split=split, split_key="data.held_out_split")
+
+
+class _Reader:
+    """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
+
+    def __init__(self, config: DataConfig, codec: ChatCodec) -> None:
+        self._config = config
+        self._codec = codec
+        self._columns = Columns(config.prompt_column, config.chosen_column, config.rejected_column)
+        self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not move them
+        self._prompts: dict[int, Prompt | None] = {}  # None: too long
+        self.truncated: set[int] = set()  # prompts
+        self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
+
+    def pairs(self, rows: Sequence[Row], source: str) -> list[Pair]:
+        self._check_columns(rows[0], source)
+        read = [self._pair(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
+        self.counts["rows"] += len(rows)
+        self.counts.update(item for item in read if isinstance(item, str))
+        return [item for item in read if isinstance(item, Pair)]
+
+    def _check_columns(self, row: Row, source: str) -> None:
+        needed = ["chosen", "rejected"]
+        whole = is_conversation(row.get(self._columns.chosen)) and is_conversation(row.get(self._columns.rejected))
+        if not whole or self._columns.prompt != DataConfig.prompt_column:  # one that was asked for must be there
+            needed.append("prompt")
+        for name in needed:
+            column = getattr(self._columns, name)
+            if column not in row:
+                raise InputError(f"data.{name}_column", column, f"a column of {source}: {', '.join(row)}")
+
+    def _pair(self, row: Row, where: str) -> Pair | str:
+        """The pair, or the count under which the row is dropped."""
+        example = read_example(row, self._columns, where)
+        if example is None:
+            return "diverging_dropped"
+        number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
+        if number not in self._prompts:
+            self._prompts[number] = self._prompt(number, example.messages, row, where)
+        prompt = self._prompts[number]
+        if prompt is None:
+            return "long_prompts_dropped"
+        chosen, chosen_ids = self._response(example.chosen)
+        rejected, rejected_ids = self._response(example.rejected)
+        if not chosen.strip() or not rejected.strip():
+            return "empty_dropped"
+        if chosen_ids == rejected_ids:
+            return "identical_dropped"
+        return Pair(prompt, chosen, rejected, chosen_ids, rejected_ids)
+
+    def _prompt(self, number: int, messages: tuple[Message, ...], row: Row, where: str) -> Prompt | None:
+        try:
+            ids = self._codec.encode_prompt(messages)
+        except InputError as error:
+            raise InputError(where, error.given, error.allowed) from error
+        limit = self._config.max_prompt_tokens
+        if len(ids) > limit:
+            if self._config.long_prompts is PromptOverflow.error:
+                raise InputError(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
+            if self._config.long_prompts is PromptOverflow.drop:
+                return None
+            self.truncated.add(number)
+            ids = ids[-limit:]
+        users = [m["content"] for m in messages if m["role"] == "user"]
+        text = users[-1] if users else messages[-1]["content"]
+        return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
+
+    def _response(self, text: str) -> tuple[str, tuple[int, ...]]:
+        ids = self._codec.encode_response(text)
+        limit = self._config.max_response_tokens
+        if len(ids) <= limit:
+            return text, tuple(ids)
+        return self._codec.decode(ids[:limit]), tuple(ids[:limit])
+
+
+def _cut_by_prompt(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
+    """(train, held out): the held-out prompts are those whose content hashes lowest."""
+    prompts = prompts_of(pairs)
+    if fraction == 0 or not prompts:
+        return pairs, []
+    if len(prompts) == 1:
+        raise InputError("data.held_out_fraction", fraction, "0 where the data has a single prompt")
+    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(_content(prompt.messages).encode()).digest())
+    size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))
+    held = {prompt.id for prompt in ranked[:size]}
+    return [p for p in pairs if p.prompt.id not in held], [p for p in pairs if p.prompt.id in held]
+
+
+def _content(messages: Sequence[Message]) -> str:
+    return json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False)

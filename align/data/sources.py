@@ -1,0 +1,103 @@
+"""Rows of a data set through `datasets.load_dataset`: JSON, JSONL, CSV and Parquet files, folders, Hub ids."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from align.data.paths import ALLOWED, FORMATS, existing_path
+from align.errors import InputError
+from align.libraries import reason
+
+Row = dict[str, Any]
+
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even a local file sends a request that counts downloads
+
+
+def load_rows(
+    path: str,
+    *,
+    key: str,
+    split: str = "train",
+    split_key: str = "",
+    subset: str | None = None,
+    text: Iterable[str] = (),
+) -> list[Row]:
+    """All rows of one split.
+
+    Args:
+        path: As `existing_path`. A single file has one split, `train`; slices (`train[:1000]`) work everywhere.
+        key: The config key of `path`, named in errors; `split_key` that of `split`.
+        subset: The configuration of a Hub data set that has several.
+        text: Columns that hold text whatever they look like: a CSV file's `12` or `None` stays a string.
+
+    Raises:
+        InputError: nothing there, unreadable content (with its line where that can be told), an unknown split, or no
+            rows.
+    """
+    place = existing_path(path, key)
+    try:
+        if place is None:
+            rows = list(datasets.load_dataset(path, subset, split=split))
+        else:
+            rows = _read_local(place, subset, split, text)
+    except Exception as error:  # each format raises its reader's own exceptions
+        raise _explained(error, path, place, subset, key, split, split_key) from error
+    if not rows:
+        raise InputError(key, path, f"data with rows (split {split} has none)")
+    return rows
+
+
+def _read_local(place: Path, subset: str | None, split: str, text: Iterable[str]) -> list[Row]:
+    # A cache of its own: files here are read in no time, and a shared cache would keep a copy of each for good.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+        if place.is_dir():
+            return list(datasets.load_dataset(str(place), subset, split=split, cache_dir=cache))
+        kind = FORMATS[place.suffix]
+        options = {"keep_default_na": False, "converters": dict.fromkeys(text, str)} if kind == "csv" else {}
+        return list(datasets.load_dataset(kind, data_files=str(place), split=split, cache_dir=cache, **options))
+
+
+def _explained(
+    error: Exception, path: str, place: Path | None, subset: str | None, key: str, split: str, split_key: str
+) -> InputError:
+    why = reason(error)
+    if "nknown split" in why or "nrecognized instruction" in why:
+        return InputError(split_key or key, split, f"a split of {path}, maybe sliced ({why})")
+    if "corresponds to no data" in why or isinstance(error, StopIteration):
+        sliced = "[" in split and split_key
+        return InputError(split_key if sliced else key, split if sliced else path, "data with rows (there are none)")
+    if "BuilderConfig" in str(error) or "onfig name" in str(error):
+        return InputError("data.subset", subset, f"a configuration of {path} ({why})")
+    if place is None or place.is_dir():
+        return InputError(key, path, f"{ALLOWED} that can be read ({why})")
+    kind = FORMATS[place.suffix]
+    bad_line = _bad_json(place, path, key) if kind == "json" else None
+    return bad_line or InputError(key, path, f"a well-formed {kind} file ({why})")
+
+
+def _bad_json(place: Path, path: str, key: str) -> InputError | None:
+    """Where a JSON file stops being rows: the loader's own message counts from the start of a block."""
+    try:
+        text = place.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        return InputError(key, path, f"UTF-8 text (byte {error.start} is not)")
+    if place.suffix == ".json" and text.lstrip().startswith("["):
+        try:
+            json.loads(text)
+        except json.JSONDecodeError as error:
+            return InputError(f"{place.name}, line {error.lineno}", error.msg, "well-formed JSON")
+        return None
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            row = json.loads(line) if line.strip() else {}
+        except json.JSONDecodeError as error:
+            return InputError(f"{place.name}, line {number}", f"{line[:60]} ({error.msg})", "one JSON object per line")
+        if not isinstance(row, dict):
+            return InputError(f"{place.name}, line {number}", line[:60], "one JSON object per line")
+    return None

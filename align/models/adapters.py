@@ -1,0 +1,122 @@
+"""Several LoRA adapters on one frozen base, one per role, and a switch between them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from align.config import AdapterConfig
+from align.errors import InputError
+
+POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
+CRITIC = "critic"
+REWARD = "reward"
+
+
+def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:
+    """Dropout is 0: PPO's ratio must be 1 on the first update (N implementation details, dropout)."""
+    return LoraConfig(
+        r=config.r, lora_alpha=config.alpha, target_modules=config.target_modules, lora_dropout=0.0, task_type=task
+    )
+
+
+class SharedBase:
+    """One PEFT model whose adapters take turns. The policy's is active whenever no role has asked for another."""
+
+    def __init__(self, base: PreTrainedModel, config: AdapterConfig) -> None:
+        self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
+        self._config = config
+        self._active: str | None = POLICY
+        self._trainable: list[nn.Parameter] = []
+
+    def add(self, name: str) -> None:
+        """A fresh adapter; its B matrices are zero, so the role starts as the base itself."""
+        self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM))
+        self._switch(self._active)
+
+    def load(self, name: str, folder: Path) -> Tensor | None:
+        """Add an adapter from a PEFT folder.
+
+        Returns:
+            The (1, d) weight of the scalar head stored with it, or None where there is none.
+
+        Raises:
+            InputError: The folder's weights do not fit this base and LoRA settings.
+        """
+        self._check_settings(folder)
+        self.add(name)
+        weights = load_file(folder / "adapter_model.safetensors")
+        # A PEFT model of another task type drops the head's weights silently: they are taken out by hand.
+        heads = [weights.pop(key) for key in list(weights) if ".score." in key]
+        own = set(self.parameters(name))
+        given = {k.replace(".weight", f".{name}.weight") for k in weights}
+        if own != given:
+            odd = sorted(own ^ given)[0]
+            raise InputError("adapter", str(folder), f"an adapter of the same base and LoRA settings ({odd} differs)")
+        set_peft_model_state_dict(self.model, weights, adapter_name=name)
+        return heads[0] if heads else None
+
+    def _check_settings(self, folder: Path) -> None:
+        """The scale of the updates (alpha / r) is in no weight: with another alpha the scores would be others."""
+        stored = json.loads((folder / "adapter_config.json").read_text())
+        own = {"r": self._config.r, "lora_alpha": self._config.alpha, "use_rslora": False}
+        for key, value in own.items():
+            if stored.get(key) != value:
+                allowed = f"an adapter of the same base and LoRA settings ({key}={value} as in this run)"
+                raise InputError("adapter", f"{folder} ({key}={stored.get(key)})", allowed)
+
+    def parameters(self, name: str) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by their name in the model."""
+        return {key: p for key, p in self.model.named_parameters() if f".{name}." in key}
+
+    def save(self, folder: Path) -> None:
+        """The policy's adapter alone, as PEFT loads it."""
+        self.model.save_pretrained(folder, selected_adapters=[POLICY])
+
+    def restore(self, folder: Path) -> None:
+        """The policy's adapter from what `save` wrote."""
+        set_peft_model_state_dict(self.model, load_file(folder / "adapter_model.safetensors"), adapter_name=POLICY)
+
+    def train(self, *names: str) -> None:
+        """Mark these adapters as trained, for good: PEFT's switching would freeze all but the active one."""
+        self._trainable = [p for name in names for p in self.parameters(name).values()]
+        self._switch(self._active)
+
+    @contextmanager
+    def use(self, name: str | None) -> Iterator[None]:
+        """Run with adapter `name`, or with the bare base for None."""
+        before = self._active
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def _switch(self, name: str | None) -> None:
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                if name is not None:
+                    module.set_adapter([name])
+                module.enable_adapters(name is not None)
+        self._active = name
+        self.model.requires_grad_(False)
+        for parameter in self._trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def active(shared: SharedBase | None, name: str | None) -> Iterator[None]:
+    """`shared.use(name)`, or nothing where the role has a model of its own."""
+    if shared is None:
+        yield
+        return
+    with shared.use(name):
+        yield

@@ -1,0 +1,119 @@
+"""Where a model's files are: a folder, a run's folder, an adapter on its base, a shipped asset or a Hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+from align.errors import InputError
+from align.libraries import reason
+from align.worlds import resolve
+
+_ALLOWED = "a Hugging Face model folder, a run's folder, align://pocket/model or a Hub id"
+_IDENTITY = ("config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "chat_template*")
+_TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A causal LM or classifier: whole weights at `base`, and maybe an adapter to put on them."""
+
+    base: str  # a folder or a Hub id
+    revision: str | None  # of a Hub id
+    adapter: Path | None = None
+
+    @property
+    def tokenizer(self) -> str:
+        """Where the tokenizer is: beside the adapter if it was saved there, else with the base."""
+        if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
+            return str(self.adapter)
+        return self.base
+
+    @property
+    def is_local(self) -> bool:
+        return Path(self.base).is_dir()
+
+
+def locate(path: str, revision: str | None = None, *, key: str = "model.path") -> Checkpoint:
+    """What `path` names. A run's folder (`run.json` and `model/`) stands for the model in it.
+
+    Raises:
+        InputError: a path that does not exist, a folder without a model, an adapter without safetensors weights or
+            whose base cannot be found; `key` is named.
+    """
+    folder = Path(resolve(path, key)).expanduser()
+    if path and folder.is_dir():
+        if (folder / "run.json").is_file() and (folder / "model").is_dir():
+            folder = folder / "model"
+        if (folder / "adapter_config.json").is_file():
+            return _on_base(folder, key)
+        if not (folder / "config.json").is_file():
+            raise InputError(key, path, f"{_ALLOWED} (this folder has no config.json)")
+        return Checkpoint(str(folder), None)
+    if path != path.strip() or path.startswith((".", "/", "~")) or folder.exists() or path.count("/") > 1 or not path:
+        raise InputError(key, path, f"{_ALLOWED} (no such folder)")
+    return _on_hub(path, revision, key)
+
+
+def fingerprint(path: str, revision: str | None = None) -> str:
+    """What a model is, whatever its place: a hash of a folder's configuration, tokenizer and weights, or id@commit.
+
+    An adapter's fingerprint covers its base as well. The commit is the cached one where the Hub cannot be reached.
+
+    Raises:
+        InputError: as `locate`, or a Hub id that is neither reachable nor cached.
+    """
+    checkpoint = locate(path, revision)
+    base = _hash_folder(Path(checkpoint.base)) if checkpoint.is_local else _hub_commit(checkpoint)
+    if checkpoint.adapter is None:
+        return base
+    return hashlib.sha256(f"{base}+{_hash_folder(checkpoint.adapter)}".encode()).hexdigest()
+
+
+def _on_base(folder: Path, key: str) -> Checkpoint:
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise InputError(key, str(folder), "an adapter with adapter_model.safetensors (pickled weights are refused)")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise InputError(key, str(folder), "an adapter whose adapter_config.json names base_model_name_or_path")
+    beside = folder / base
+    base = str(beside) if beside.is_dir() else base
+    below = locate(base, settings.get("revision"), key=f"{key} (the adapter's base)")
+    if below.adapter is not None:
+        raise InputError(key, str(folder), "an adapter on a whole model, not on another adapter")
+    return Checkpoint(below.base, below.revision, folder)
+
+
+def _on_hub(name: str, revision: str | None, key: str) -> Checkpoint:
+    try:
+        settings = Path(hf_hub_download(name, "adapter_config.json", revision=revision))
+        hf_hub_download(name, "adapter_model.safetensors", revision=revision)
+    except EntryNotFoundError:  # no adapter; or unreachable, which loading the model will report
+        return Checkpoint(name, revision)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise InputError(key, name, f"{_ALLOWED} ({reason(error)})") from error
+    return _on_base(settings.parent, key)
+
+
+def _hash_folder(folder: Path) -> str:
+    names = {file for pattern in (*_IDENTITY, *_TOKENIZER) for file in folder.glob(pattern) if file.is_file()}
+    digest = hashlib.sha256()
+    for file in sorted(names):
+        with open(file, "rb") as handle:
+            content = hashlib.file_digest(handle, "sha256").hexdigest()
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _hub_commit(checkpoint: Checkpoint) -> str:
+    try:
+        config = Path(hf_hub_download(checkpoint.base, "config.json", revision=checkpoint.revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise InputError("model.path", checkpoint.base, f"{_ALLOWED} ({reason(error)})") from error
+    return f"{checkpoint.base}@{config.parent.name}"  # .../snapshots/<commit>/config.json

@@ -1,0 +1,43 @@
+"""Which device and which precision a run computes with."""
+
+from __future__ import annotations
+
+import torch
+
+from align.config import Config, Device, Precision
+from align.errors import InputError
+
+
+def resolve_device(config: Config) -> torch.device:
+    """`config.device`, where auto is the first of CUDA, MPS and CPU that the machine has.
+
+    Raises:
+        InputError: a device that is not there.
+    """
+    there = {Device.cuda: torch.cuda.is_available(), Device.mps: torch.backends.mps.is_available(), Device.cpu: True}
+    if config.device is Device.auto:
+        return torch.device(next(d for d, found in there.items() if found).value)
+    if not there[config.device]:
+        names = ", ".join(["auto", *(d.value for d, found in there.items() if found)])
+        raise InputError("device", config.device.value, f"what this machine has: {names}")
+    return torch.device(config.device.value)
+
+
+def resolve_precision(asked: Precision, device: torch.device) -> tuple[Precision, str]:
+    """The precision of compute, and why.
+
+    auto is bf16 on CUDA cards that compute in it, fp16 on other CUDA cards (T4), fp32 elsewhere.
+    """
+    if asked is not Precision.auto:
+        return asked, "as configured"
+    if device.type != "cuda":
+        return Precision.fp32, f"auto: fp32 on {device.type}"
+    name = torch.cuda.get_device_name(device)
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return Precision.bf16, f"auto: {name} computes in bf16"
+    return Precision.fp16, f"auto: {name} has no bf16, so fp16 with a gradient scaler"
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The tensor type of a resolved precision."""
+    return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]

@@ -1,0 +1,270 @@
+"""Models and tokenizers from disk or the Hub: safetensors only, no remote code unless asked for, no dropout."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from align.config import ModelConfig, QuantizationConfig
+from align.errors import InputError
+from align.libraries import reason
+from align.models.checkpoint import Checkpoint, fingerprint, locate
+from align.models.codec import ChatCodec, make_codec
+from align.models.hardware import resolve_device, resolve_precision, torch_dtype
+from align.models.quantize import quantization_config
+
+__all__ = [
+    "fingerprint",
+    "load_causal_lm",
+    "load_codec",
+    "load_sequence_classifier",
+    "load_tokenizer",
+    "resolve_device",
+    "resolve_precision",
+    "torch_dtype",
+]
+
+
+_HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer as it was stored; `load_codec` settles PAD, the template and the end tokens.
+
+    Raises:
+        InputError: it cannot be loaded.
+    """
+    checkpoint = locate(config.path, config.revision)
+    with _one_line("model.path", config.path):
+        return AutoTokenizer.from_pretrained(
+            checkpoint.tokenizer, revision=checkpoint.revision, trust_remote_code=config.trust_remote_code
+        )
+
+
+def load_codec(config: ModelConfig) -> ChatCodec:
+    """The codec of the model that `config` names (`make_codec`).
+
+    Raises:
+        InputError: as `load_tokenizer` and `make_codec`, or a tokenizer with more tokens than the model.
+    """
+    checkpoint = locate(config.path, config.revision)
+    with _one_line("model.path", config.path):
+        model_config = _load_config(checkpoint, config.trust_remote_code)
+        generation = GenerationConfig.from_model_config(model_config)
+        with suppress(OSError):  # many checkpoints have none
+            generation = GenerationConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision)
+    rows = model_config.get_text_config().vocab_size
+    codec = make_codec(load_tokenizer(config), generation, config.chat_template, vocab_size=rows)
+    largest = max(*codec.encode_prompt([{"role": "user", "content": "hello"}]), codec.end_id, codec.pad_id)
+    if largest >= rows:
+        raise InputError(
+            "model.path", config.path, f"a tokenizer that fits its {rows} embeddings (it has id {largest})"
+        )
+    return codec
+
+
+def load_causal_lm(
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantization: QuantizationConfig | None = None,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """A causal LM in eval mode, without dropout, on `device`.
+
+    An adapter is merged into this copy of its base, in fp32 and before any rounding or quantization.
+
+    Args:
+        dtype: Of the weights; with quantization, of what stays unquantized and of compute.
+        attn_implementation: null = `config.attn_implementation`.
+
+    Raises:
+        InputError: the model cannot be loaded or lacks weights; the key is named.
+    """
+    checkpoint = locate(config.path, config.revision)
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "attn_implementation": attn_implementation or config.attn_implementation,
+        "trust_remote_code": config.trust_remote_code,
+        "key": "model.path",
+    }
+    quantized = quantization_config(quantization, dtype) if quantization is not None else None
+    if quantized is None:
+        return _load(AutoModelForCausalLM, checkpoint, **options)
+    options["quantization_config"] = quantized
+    if checkpoint.adapter is None:
+        return _load(AutoModelForCausalLM, checkpoint, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = options | {"dtype": torch.float32, "device": torch.device("cpu"), "quantization_config": None}
+        _load(AutoModelForCausalLM, checkpoint, **whole).save_pretrained(folder)
+        return _load(AutoModelForCausalLM, Checkpoint(folder, None), **options)
+
+
+def load_sequence_classifier(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    pad_id: int | None = None,
+    key: str = "reward.source.path",
+) -> PreTrainedModel:
+    """A sequence classifier with one output, in eval mode, without dropout, on `device`.
+
+    Args:
+        pad_id: Overrides the checkpoint's pad token; where neither is given, the codec of `path` chooses one.
+        key: The config key that an error names.
+
+    Raises:
+        InputError: it cannot be loaded, is not a classifier, has more than one output or lacks weights.
+    """
+    checkpoint = locate(path, revision, key=key)
+    with _one_line(key, path):
+        config = _load_config(checkpoint, trust_remote_code)
+    if checkpoint.adapter is not None:
+        _check_adapter_head(checkpoint.adapter, key)
+        config.num_labels = 1
+    kinds = config.architectures or []
+    if checkpoint.adapter is None and kinds and not any("SequenceClassification" in kind for kind in kinds):
+        raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")
+    if config.num_labels != 1:
+        raise InputError(key, f"{path} (num_labels={config.num_labels})", "a sequence classifier with num_labels=1")
+    text_config = config.get_text_config()
+    if pad_id is None and text_config.pad_token_id is None:
+        pad_id = load_codec(ModelConfig(path=path, revision=revision, trust_remote_code=trust_remote_code)).pad_id
+    if pad_id is not None:
+        config.pad_token_id = text_config.pad_token_id = pad_id
+    return _load(
+        AutoModelForSequenceClassification,
+        checkpoint,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+        key=key,
+        config=config,
+    )
+
+
+def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Set every dropout probability of `config` and of the configs in it to 0, in place (TRL PR 639)."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, PreTrainedConfig):
+            without_dropout(value)
+        elif isinstance(value, float) and any(word in name for word in ("dropout", "pdrop", "layerdrop")):
+            setattr(config, name, 0.0)
+    return config
+
+
+def _load(
+    auto: Any,
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attn_implementation: str | None,
+    trust_remote_code: bool,
+    key: str,
+    config: PreTrainedConfig | None = None,
+    quantization_config: Any = None,
+) -> PreTrainedModel:
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else pickled Hub weights come back as someone's converted PR
+    _refuse_pickles(checkpoint, key)
+    arguments: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    if quantization_config is not None:
+        arguments |= {"quantization_config": quantization_config, "device_map": {"": device}}
+    adapter = checkpoint.adapter
+    with _one_line(key, checkpoint.base):
+        model, info = auto.from_pretrained(
+            checkpoint.base,
+            config=without_dropout(config or _load_config(checkpoint, trust_remote_code)),
+            revision=checkpoint.revision,
+            dtype=dtype if adapter is None else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            **arguments,
+        )
+        if adapter is not None:
+            model = _merged(model, adapter).to(dtype)
+    missing = sorted(info["missing_keys"])
+    if adapter is not None and auto is AutoModelForSequenceClassification:
+        missing = [name for name in missing if not name.startswith(_HEADS)]  # the adapter brought its own
+    if missing:
+        raise InputError(
+            key, checkpoint.base, f"a checkpoint with all weights of a {type(model).__name__} ({missing[0]})"
+        )
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if quantization_config is None:
+        model = model.to(device)
+    return model.eval()
+
+
+def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedConfig:
+    return AutoConfig.from_pretrained(
+        checkpoint.base, revision=checkpoint.revision, trust_remote_code=trust_remote_code
+    )
+
+
+def _merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    settings = PeftConfig.from_pretrained(str(folder))
+    model = PeftModel.from_pretrained(base, str(folder), config=settings)
+    return model.merge_and_unload(safe_merge=True)
+
+
+def _refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
+    folder = Path(checkpoint.base)
+    if not checkpoint.is_local or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+    given = f"{folder} with {pickled[0]}" if pickled else str(folder)
+    raise InputError(key, given, "weights in safetensors (pickled ones can run code while they are loaded)")
+
+
+def _check_adapter_head(folder: Path, key: str) -> None:
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        if not any(head in name.split(".") for name in weights.keys() for head in _HEADS):  # noqa: SIM118
+            raise InputError(key, str(folder), "an adapter stored with its head (score.weight)")
+
+
+@contextmanager
+def _one_line(key: str, path: str) -> Iterator[None]:
+    """Turn what the libraries raise about a checkpoint into an InputError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError) as error:
+        why = reason(error)
+        if "custom code" in why or "trust_remote_code" in str(error):
+            raise InputError("model.trust_remote_code", False, "true, as this model runs code of its own") from error
+        if "attn_implementation" in str(error) or "flash" in why.lower():
+            key = "model.attn_implementation"
+        elif "does not appear to have a file named model.safetensors" in why:
+            why = "no weights in safetensors; pickled ones are refused"
+        raise InputError(key, path, f"a model that loads ({why})") from error

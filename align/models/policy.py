@@ -1,0 +1,112 @@
+"""A causal LM in the roles that read its token distribution: policy and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from align.functional.logprobs import entropy, token_logprobs
+from align.models.adapters import SharedBase, active
+from align.models.inputs import autocast, forward_arguments, position_ids
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Of given response tokens, at a temperature."""
+
+    logprobs: Tensor  # (B, T) float32, nats
+    entropy: Tensor  # (B, T) float32, nats, of the distribution each token was drawn from; no gradient
+
+
+class Policy(nn.Module):
+    """One role's view of a causal LM: its own weights, or an adapter (None = the bare base) on a shared one."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        dtype: torch.dtype,
+        shared: SharedBase | None = None,
+        adapter: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype  # of compute; weights keep theirs
+        self._shared = shared
+        self._adapter = adapter
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """This role's adapter and precision; wrap forward *and* backward in it when gradients are checkpointed."""
+        with active(self._shared, self._adapter), autocast(self.device, self.dtype):
+            yield
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer owns of this role, by name."""
+        if self._shared is not None and self._adapter is not None:
+            return self._shared.parameters(self._adapter)
+        return dict(self.model.named_parameters())
+
+    def logits(self, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
+        """(B, keep, V) logits at the last `keep` positions, undivided by any temperature."""
+        arguments = forward_arguments(self.model, attention_mask)
+        with self.active():
+            return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=keep, **arguments).logits
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, length: int, temperature: float) -> TokenStats:
+        """Statistics of the last `length` tokens of each row (the response) given all before them.
+
+        Args:
+            input_ids: (B, P + T), P left-padded prompt tokens and T = length right-padded response tokens.
+            attention_mask: (B, P + T), 1 = counts.
+        """
+        # Position i predicts token i + 1: one more position than tokens is kept, and the last one is dropped.
+        logits = self.logits(input_ids, attention_mask, length + 1)[:, :-1]
+        targets = input_ids[:, -length:]
+        with torch.no_grad():
+            spread = entropy(logits, temperature)
+        return TokenStats(token_logprobs(logits, targets, temperature), spread)
+
+    def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
+        """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
+        arguments = forward_arguments(self.model, attention_mask)
+        with self.active():
+            out = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=1, **arguments)
+        return out.logits[:, -1], out.past_key_values
+
+    def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
+        """Next-token logits (B, V) after one more token (B,); attention_mask (B, S) covers it already."""
+        arguments = forward_arguments(self.model, attention_mask)
+        if "position_ids" in arguments:
+            arguments["position_ids"] = position_ids(attention_mask)[:, -1:]
+        with self.active():
+            out = self.model(
+                input_ids=tokens.unsqueeze(1), past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments
+            )
+        return out.logits[:, -1]
+
+    def save(self, folder: Path) -> None:
+        """A model, or an adapter, that transformers or peft load alone (safetensors)."""
+        if self._shared is not None:
+            self._shared.save(folder)
+        else:
+            self.model.save_pretrained(folder)
+
+    @torch.no_grad()
+    def restore(self, folder: Path) -> None:
+        """The weights that `save` wrote, bit for bit."""
+        if self._shared is not None:
+            self._shared.restore(folder)
+            return
+        # Through from_pretrained, since what is on disk may be named, tied or sharded in another way than in memory.
+        saved = type(self.model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        self.model.load_state_dict(saved.state_dict())

@@ -1,0 +1,40 @@
+"""int8 and nf4 base weights through bitsandbytes: the only module that imports it."""
+
+from __future__ import annotations
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from align.config import QuantizationConfig
+from align.errors import InputError
+
+
+def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """What `from_pretrained` takes for `config`; None for full-precision weights.
+
+    int8 is LLM.int8() (Dettmers et al., arXiv 2208.07339); nf4 is 4-bit NormalFloat with double quantization
+    (arXiv 2305.14314). Heads stay unquantized.
+
+    Raises:
+        InputError: an unknown name, or bitsandbytes is not installed.
+    """
+    if config.name == "none":
+        return None
+    if config.name not in ("int8", "nf4"):
+        raise InputError("quantization", config.name, "none, int8, nf4")
+    _import_bitsandbytes(config.name)
+    if config.name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+def _import_bitsandbytes(name: str) -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise InputError("quantization", name, "none, as bitsandbytes is not installed") from error

@@ -1,0 +1,37 @@
+"""A stored reward model: a folder with a sequence classifier, or an adapter and its head, and reward_model.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+CARD = "reward_model.json"
+
+
+@dataclass(frozen=True)
+class RewardCard:
+    """What was measured when a reward model was trained, and from what."""
+
+    accuracy: float | None  # share of held-out pairs whose chosen response scores higher, ties counting half
+    longer_wins: float | None  # the same for a judge that prefers the longer response (in tokens)
+    held_out_pairs: int
+    train_pairs: int
+    seconds: float
+    key: Mapping[str, Any] = field(default_factory=dict)  # all it depends on; the hash names the folder
+
+    def write(self, folder: Path) -> None:
+        (folder / CARD).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
+
+
+def read_card(folder: Path) -> RewardCard | None:
+    """The card in `folder`, or None where the folder is a plain Hugging Face checkpoint."""
+    path = folder / CARD
+    return RewardCard(**json.loads(path.read_text())) if path.is_file() else None
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()

@@ -1,0 +1,126 @@
+"""The four roles of a run: policy, reference, critic and reward model, on one base or on copies of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from align.config import Config, CriticInit
+from align.errors import InputError
+from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase
+from align.models.load import load_causal_lm, load_sequence_classifier
+from align.models.policy import Policy
+from align.models.reward_folder import is_adapter
+from align.models.scorer import Scorer, body_of, linear_head, zero_head
+
+
+@dataclass(frozen=True)
+class Roles:
+    policy: Policy
+    reference: Policy  # the start model, frozen
+    critic: Scorer | None  # None where the method has none
+    reward: Scorer | None  # None where the reward has no model; raw scores until `rescale`
+    critic_from: CriticInit | None = None  # where the critic's weights come from
+
+
+@dataclass(frozen=True)
+class _Plan:
+    config: Config
+    device: torch.device
+    dtype: torch.dtype
+    reward: Path | None
+    critic: CriticInit | None
+
+    def critic_from_reward(self, fits: bool) -> bool:
+        """Whether the critic starts as the reward model; `fits`: its folder can take the critic's form here."""
+        if self.critic is CriticInit.reward_model and not fits:
+            allowed = "auto, policy, or a reward model of this run's kind (whole, or an adapter on the same base)"
+            raise InputError("method.critic_init", "reward_model", allowed)
+        return fits and self.critic is not CriticInit.policy
+
+
+def build_roles(
+    config: Config, *, device: torch.device, dtype: torch.dtype, reward: Path | None, critic_init: CriticInit | None
+) -> Roles:
+    """Load what the run needs.
+
+    Args:
+        dtype: Of compute. Trained weights are fp32 masters; a frozen LoRA base is stored in `dtype`.
+        reward: Folder of the reward model, if the reward comes from one.
+        critic_init: None where the method has no critic.
+
+    Raises:
+        InputError: A reward model that does not fit, or critic_init=reward_model where the run has none.
+    """
+    plan = _Plan(config, device, dtype, reward, critic_init)
+    return _separate(plan) if config.adapter.name == "none" else _on_one_base(plan)
+
+
+def _separate(plan: _Plan) -> Roles:
+    """Every weight is trained: each role has its own copy."""
+    policy, reference = _causal(plan), _causal(plan)
+    reference.requires_grad_(False)
+    if plan.config.model.gradient_checkpointing:
+        policy.model.activation_checkpointing_enable()
+    reward = None
+    if plan.reward is not None:
+        reward = _classifier(plan, plan.reward)
+        reward.requires_grad_(False)
+    if plan.critic is None:
+        return Roles(policy, reference, None, reward)
+    if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
+        return Roles(policy, reference, _classifier(plan, plan.reward), reward, CriticInit.reward_model)
+    body = body_of(_causal(plan).model)
+    critic = Scorer(body, zero_head(body.config.hidden_size).to(plan.device), plan.dtype)
+    return Roles(policy, reference, critic, reward, CriticInit.policy)
+
+
+def _on_one_base(plan: _Plan) -> Roles:
+    """LoRA: one frozen base; an adapter for each role, none for the reference."""
+    config = plan.config
+    base = load_causal_lm(config.model, dtype=plan.dtype, device=plan.device, quantization=config.quantization)
+    body = body_of(base)
+    if config.model.gradient_checkpointing:
+        base.activation_checkpointing_enable()
+    shared = SharedBase(base, config.adapter)
+    policy, reference = Policy(base, plan.dtype, shared, POLICY), Policy(base, plan.dtype, shared, None)
+    adapter = plan.reward if plan.reward is not None and is_adapter(plan.reward) else None
+    reward = None
+    if adapter is not None:
+        reward = _adapter_scorer(plan, shared, REWARD, adapter, body)
+    elif plan.reward is not None:
+        reward = _classifier(plan, plan.reward)
+        reward.requires_grad_(False)
+    critic, origin = None, None
+    if plan.critic is not None:
+        if plan.critic_from_reward(fits=adapter is not None) and adapter is not None:
+            critic, origin = _adapter_scorer(plan, shared, CRITIC, adapter, body), CriticInit.reward_model
+        else:
+            shared.add(CRITIC)
+            head = zero_head(body.config.hidden_size).to(plan.device)
+            critic, origin = Scorer(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
+    shared.train(POLICY, *([CRITIC] if critic is not None else []))
+    return Roles(policy, reference, critic, reward, origin)
+
+
+def _causal(plan: _Plan) -> Policy:
+    # Fp32 for the frozen copy too: with the same weights and the same autocast, KL is exactly 0 at the start.
+    return Policy(load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype)
+
+
+def _classifier(plan: _Plan, folder: Path) -> Scorer:
+    model = load_sequence_classifier(str(folder), dtype=torch.float32, device=plan.device)
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear):
+        raise InputError("reward.source.path", str(folder), "a causal classifier with a linear `score` head")
+    return Scorer(body_of(model), linear_head(head.weight).to(plan.device), plan.dtype)
+
+
+def _adapter_scorer(plan: _Plan, shared: SharedBase, name: str, folder: Path, body: nn.Module) -> Scorer:
+    weight = shared.load(name, folder)
+    if weight is None:
+        raise InputError("reward.source.path", str(folder), "an adapter with a scalar head (score.weight)")
+    return Scorer(body, linear_head(weight).to(plan.device), plan.dtype, shared, name)

@@ -1,0 +1,247 @@
+"""Preference rows to pairs: nothing lost silently, nothing on both sides of the split."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from align.config import DataConfig, PromptOverflow
+from align.data.preferences import COUNTS, Preferences, load_preferences
+from align.data.prompts import prompts_of
+from align.errors import InputError
+
+
+def row(prompt, chosen="good", rejected="bad", **more) -> dict:
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def load(codec, path: str, **settings) -> Preferences:
+    return load_preferences(DataConfig(path=path, **({"held_out_fraction": 0.0} | settings)), codec)
+
+
+def balanced(counts: dict[str, int]) -> bool:
+    """Every row is a pair or was dropped for one reason."""
+    return counts["rows"] == sum(v for k, v in counts.items() if k.endswith("_dropped") or k in ("train", "held_out"))
+
+
+def test_a_pair(codec, write):
+    data = load(codec, write("a.jsonl", [row("What?", "Yes é.", "No.", limit=3)]))
+    (pair,) = data.train
+    assert pair.prompt.messages == (user("What?"),)
+    assert (pair.prompt.text, pair.prompt.row["limit"]) == ("What?", 3)
+    assert list(pair.prompt.input_ids) == codec.encode_prompt([user("What?")])
+    assert (pair.chosen, pair.rejected) == ("Yes é.", "No.")
+    assert list(pair.chosen_ids) == codec.encode_response("Yes é.")
+    assert list(pair.rejected_ids) == codec.encode_response("No.")
+    assert tuple(data.counts) == COUNTS
+    assert balanced(data.counts)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_formats_agree(codec, write, name):
+    rows = [row("p1", "None", "12"), row("p2", 'x,\n"y"', "z")]
+    pairs = load(codec, write(name, rows)).train
+    assert [(p.prompt.text, p.chosen, p.rejected) for p in pairs] == [tuple(r.values()) for r in rows]
+
+
+def test_column_names(codec, write):
+    path = write("a.jsonl", [{"question": "q", "best": "b", "worst": "w"}])
+    columns = {"prompt_column": "question", "chosen_column": "best", "rejected_column": "worst"}
+    (pair,) = load(codec, path, **columns).train
+    assert (pair.prompt.text, pair.chosen, pair.rejected) == ("q", "b", "w")
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+HISTORY = [SYSTEM, user("one"), assistant("two"), user("three")]
+
+
+@pytest.mark.parametrize(
+    ("given", "messages"),
+    [
+        (row([user("p")]), [user("p")]),
+        (row(HISTORY), HISTORY),
+        (row("p", [assistant("good")], [assistant("bad")]), [user("p")]),
+        (row("p", assistant("good"), assistant("bad")), [user("p")]),
+        (row("p", [user("p"), assistant("good")], [user("p"), assistant("bad")]), [user("p")]),
+        (row("three", [*HISTORY, assistant("good")], [*HISTORY, assistant("bad")]), HISTORY),
+        (row(HISTORY, [*HISTORY, assistant("good")], [*HISTORY, assistant("bad")]), HISTORY),
+        (row([SYSTEM, user("p")], [user("p"), assistant("good")], [user("p"), assistant("bad")]), [SYSTEM, user("p")]),
+        ({"chosen": [*HISTORY, assistant("good")], "rejected": [*HISTORY, assistant("bad")]}, HISTORY),
+        (
+            {"chosen": "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: good",
+             "rejected": "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: bad"},
+            HISTORY[1:],
+        ),
+    ],
+)  # fmt: skip
+def test_ways_to_write_a_row(codec, write, given, messages):
+    for name in ("a.jsonl", "a.parquet"):
+        (pair,) = load(codec, write(name, [given])).train
+        assert list(pair.prompt.messages) == messages
+        assert (pair.chosen, pair.rejected) == ("good", "bad")
+        assert pair.prompt.text == messages[-1]["content"]
+
+
+def test_conversations_that_part_early_are_dropped(codec, write):
+    other = [user("other"), assistant("bad")]
+    rows = [{"chosen": [user("p"), assistant(c)], "rejected": r} for c, r in (("good", other), ("x", other))]
+    rows.append({"chosen": [user("p"), assistant("good")], "rejected": [user("p"), assistant("bad")]})
+    data = load(codec, write("a.jsonl", rows))
+    assert data.counts["diverging_dropped"] == 2
+    assert data.counts["train"] == 1
+    assert balanced(data.counts)
+
+
+def test_identical_and_empty_pairs_are_counted(codec, write):
+    rows = [row("a", "x", "x"), row("b", "", "x"), row("c", "x", " \n"), row("d", "x", "y"), row("e", "x", "x")]
+    data = load(codec, write("a.jsonl", rows))
+    assert [p.prompt.text for p in data.train] == ["d"]
+    assert (data.counts["identical_dropped"], data.counts["empty_dropped"]) == (2, 2)
+    assert balanced(data.counts)
+
+
+def test_long_prompts(codec, write):
+    path = write("a.jsonl", [row("x" * 100), row("x" * 100, "other"), row("short")])
+    frame = len(codec.encode_prompt([user("")]))
+    data = load(codec, path, max_prompt_tokens=frame + 99)
+    assert [p.prompt.text for p in data.train] == ["short"]
+    assert data.counts["long_prompts_dropped"] == 2
+    assert load(codec, path, max_prompt_tokens=frame + 100).counts["train"] == 3
+
+    data = load(codec, path, max_prompt_tokens=40, long_prompts=PromptOverflow.truncate)
+    assert data.counts["long_prompts_truncated"] == 1  # one prompt of two pairs
+    assert data.train[0].prompt.input_ids == tuple(codec.encode_prompt([user("x" * 100)])[-40:])
+    assert data.train[0].prompt.text == "x" * 100
+
+    with pytest.raises(InputError, match=r"row 1: given 'a prompt of \d+ tokens'; allowed: at most data\.max_prompt"):
+        load(codec, path, max_prompt_tokens=40, long_prompts=PromptOverflow.error)
+
+
+def test_long_responses_lose_their_end(codec, write):
+    path = write("a.jsonl", [row("p", "0123456789", "012345678")])
+    (pair,) = load(codec, path, max_response_tokens=10).train
+    assert (pair.chosen, pair.rejected) == ("0123456789", "012345678")
+    assert pair.chosen_ids == tuple(codec.encode_response("0123456789")[:10])  # ten digits, no end token
+    assert codec.end_id not in pair.chosen_ids
+    assert pair.rejected_ids[-1] == codec.end_id
+    data = load(codec, path, max_response_tokens=11)
+    assert data.counts["responses_cut"] == 0
+    data = load(
+        codec,
+        write("b.jsonl", [row("p", "0123456789"), row("p", "01234567890", "0123456789x")]),
+        max_response_tokens=10,
+    )
+    assert (data.counts["responses_cut"], data.counts["identical_dropped"]) == (1, 1)
+    assert data.train[0].chosen == "0123456789"
+
+
+def many(prompts: int, pairs_each: int = 2) -> list[dict]:
+    return [row(f"prompt {i}", f"good {j}", f"bad {j}") for j in range(pairs_each) for i in range(prompts)]
+
+
+def sides(data: Preferences) -> tuple[set[str], set[str]]:
+    return {p.prompt.text for p in data.train}, {p.prompt.text for p in data.held_out}
+
+
+def test_held_out_share_is_cut_by_prompt(codec, write):
+    data = load(codec, write("a.jsonl", many(40)), held_out_fraction=0.25)
+    train, held_out = sides(data)
+    assert (len(train), len(held_out), len(data.held_out)) == (30, 10, 20)
+    assert not train & held_out
+    assert (data.counts["train_prompts"], data.counts["held_out_prompts"]) == (30, 10)
+    assert balanced(data.counts)
+
+
+def test_held_out_prompts_depend_on_their_content_alone(codec, write):
+    rows = many(40)
+    before = sides(load(codec, write("a.jsonl", rows), held_out_fraction=0.25))
+    random.Random(0).shuffle(rows)
+    assert sides(load(codec, write("b.jsonl", rows), held_out_fraction=0.25)) == before
+    assert sides(load(codec, write("c.jsonl", many(40, 1)), held_out_fraction=0.25)) == before
+    assert before[1] != {f"prompt {i}" for i in range(10)}
+
+
+def test_held_out_share_of_little_data(codec, write):
+    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.01).counts["held_out_prompts"] == 1
+    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.99).counts["train_prompts"] == 1
+    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.0).counts["held_out"] == 0
+    with pytest.raises(InputError, match=r"^data\.held_out_fraction.*single prompt"):
+        load(codec, write("b.jsonl", many(1)), held_out_fraction=0.1)
+
+
+def test_held_out_file_loses_prompts_that_are_trained_on(codec, write):
+    train = write("a.jsonl", many(4))
+    held = write("b.jsonl", [row("prompt 1"), row("new"), row("prompt 3"), row("new", "other")])
+    data = load(codec, train, held_out_path=held)
+    assert sides(data)[1] == {"new"}
+    assert (data.counts["overlapping_dropped"], data.counts["held_out"], data.counts["rows"]) == (2, 2, 12)
+    assert balanced(data.counts)
+
+
+def test_held_out_split(codec, write):
+    path = write("a.jsonl", many(10, 1))
+    data = load(codec, path, train_split="train[:8]", held_out_split="train[7:]")
+    assert sides(data) == ({f"prompt {i}" for i in range(8)}, {"prompt 8", "prompt 9"})
+    assert data.counts["overlapping_dropped"] == 1
+
+
+def test_a_prompt_has_one_id_and_limits_do_not_move_it(codec, write):
+    rows = [row("long " * 30), row("a", "x", "x"), row("b"), row("a"), row("b", "other")]
+    held = write("h.jsonl", [row("c")])
+    data = load(codec, write("a.jsonl", rows), held_out_path=held, max_prompt_tokens=80)
+    assert [(p.prompt.text, p.prompt.id) for p in data.train] == [("b", 2), ("a", 1), ("b", 2)]
+    assert [p.prompt.id for p in data.held_out] == [3]
+    assert data.train[0].prompt is data.train[2].prompt
+    assert [p.text for p in prompts_of(data.train)] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"prompt": "p", "chosen": "c"}], r"^data\.rejected_column: given 'rejected'; allowed: .*prompt, chosen"),
+        ([{"prompt": "p", "rejected": "c"}], r"^data\.chosen_column: given 'chosen'"),
+        ([{"chosen": "c", "rejected": "r"}], r"^data\.prompt_column: given 'prompt'; allowed: .*chosen, rejected"),
+        ([row("p"), row("p", None)], r"row 2, column chosen: given None"),
+        ([row("p"), row("q"), {"prompt": "p", "chosen": "c"}], r"row 3, column rejected: given None"),
+        ([row("p"), row("p", 3)], r"row 2, column chosen: given 3; allowed: text or"),
+        ([row("p"), row(["x"])], r"row 2, column prompt"),
+        ([row("p", [])], r"row 1, column chosen"),
+        ([row("p", [{"role": "assistant"}])], r"row 1, column chosen"),
+        ([row("p", [{"role": "assistant", "content": None}])], r"row 1, column chosen"),
+        ([row("p", [user("p")], "r")], r"row 1, column chosen: .*by user.*assistant ends"),
+        ([row(""), row("p")], r"row 1, column prompt: .*not empty"),
+        ([row([user("p"), assistant("a")])], r"row 1, column prompt: .*user's message"),
+        ([row("x" * 500, [user("y"), assistant("c")], [user("y"), assistant("r")])], r"row 1, column prompt: .*'y'"),
+        ([{"chosen": "\n\nHuman: p\n\nAssistant: c", "rejected": "r"}], r"^data\.prompt_column"),
+        ([row("p", "x", "x"), row("q", "", "x")], r"^data\.path.*rows 2, identical_dropped 1, empty_dropped 1"),
+    ],
+)
+def test_bad_rows(codec, write, rows, told):
+    with pytest.raises(InputError, match=told) as caught:
+        load(codec, write("a.jsonl", rows))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_nothing_left_to_hold_out(codec, write):
+    path = write("a.jsonl", many(2))
+    with pytest.raises(InputError, match=r"^data\.held_out_path.*overlapping_dropped 4"):
+        load(codec, path, held_out_path=path)
+
+
+def test_prompts_that_the_template_refuses(codec, write, monkeypatch):
+    template = (
+        "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + codec.tokenizer.chat_template
+    )
+    monkeypatch.setattr(codec.tokenizer, "chat_template", template)
+    with pytest.raises(InputError, match=r"row 2: given 'turns of system, user'.*one turn only"):
+        load(codec, write("a.jsonl", [row([user("p")]), row([SYSTEM, user("p")])]))

@@ -1,0 +1,181 @@
+"""Rows from files and folders, and one line about what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+
+from align.config import ModelConfig
+from align.data.prompts import load_texts
+from align.data.sources import load_rows
+from align.errors import InputError
+from align.models.load import fingerprint, load_causal_lm, load_codec
+
+ROWS = [{"prompt": f"p{i}", "chosen": "None", "rejected": "12", "limit": i} for i in range(5)]
+
+
+def rows(path: str, **options) -> list[dict]:
+    return load_rows(
+        path, key="data.path", split_key="data.train_split", text=["prompt", "chosen", "rejected"], **options
+    )
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+def test_every_format_gives_the_same_rows(write, name):
+    assert rows(write(name, ROWS)) == ROWS
+
+
+def test_csv_cells_that_look_empty_or_numeric_stay_text(write):
+    path = write("a.csv", "prompt,chosen,rejected\nNA,null,\n1,2.50,True\n")
+    assert rows(path) == [
+        {"prompt": "NA", "chosen": "null", "rejected": ""},
+        {"prompt": "1", "chosen": "2.50", "rejected": "True"},
+    ]
+
+
+def test_nested_columns_keep_their_shape(write):
+    """A row's `spec` must not gain the keys of other rows' specs."""
+    given = [{"prompt": "p", "spec": {"a": 1}}, {"prompt": "q", "spec": {"b": ["x"]}}]
+    assert rows(write("a.jsonl", given)) == given
+
+
+def test_split_slices(write):
+    path = write("a.jsonl", ROWS)
+    assert rows(path, split="train[:2]") == ROWS[:2]
+    assert rows(path, split="train[3:]") == ROWS[3:]
+    assert rows(path, split="train[:40%]") == ROWS[:2]
+
+
+def test_folder_has_the_splits_its_file_names_say(write, tmp_path):
+    write("folder/train.jsonl", ROWS[:3])
+    write("folder/test.jsonl", ROWS[3:])
+    write("folder/README.md", "# not data")
+    assert rows(str(tmp_path / "folder")) == ROWS[:3]
+    assert rows(str(tmp_path / "folder"), split="test") == ROWS[3:]
+
+
+def test_nothing_is_left_in_the_shared_cache(write, tmp_path):
+    before = set(os.listdir(datasets.config.HF_DATASETS_CACHE)) if datasets.config.HF_DATASETS_CACHE.exists() else set()
+    rows(write("a.jsonl", ROWS))
+    after = set(os.listdir(datasets.config.HF_DATASETS_CACHE)) if datasets.config.HF_DATASETS_CACHE.exists() else set()
+    assert before == after
+
+
+def test_an_edited_file_is_read_again(write):
+    rows(write("a.jsonl", ROWS))
+    assert rows(write("a.jsonl", ROWS[:2])) == ROWS[:2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", "", r"^data\.path.*not empty"),
+        ("a.jsonl", "\n\n", r"^data\.path.*none"),
+        ("a.csv", "prompt,chosen\n", r"^data\.path.*none"),
+        ("a.json", "[]", r"^data\.path"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": \n', r"^a\.jsonl, line 3"),
+        ("a.jsonl", '{"a": 1}\n\n[2]\n', r"^a\.jsonl, line 3: .*one JSON object per line"),
+        ("a.json", '[{"a": 1},\n{]', r"^a\.json, line 2"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", r"^data\.path.*csv.*line 3"),
+        ("a.parquet", "nope", r"^data\.path.*parquet"),
+        ("a.txt", "nope", r"^data\.path.*extension \.txt"),
+        ("a.pkl", "nope", r"^data\.path.*extension \.pkl"),
+    ],
+)
+def test_unreadable_files(write, name, content, told):
+    with pytest.raises(InputError, match=told) as caught:
+        rows(write(name, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(InputError, match=r"^data\.path.*UTF-8"):
+        rows(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/no/such.jsonl", "missing.csv", "./folder", "a/b/c", "", "align://pocket/none.jsonl"]
+)
+def test_paths_that_name_nothing(path):
+    with pytest.raises(InputError, match=r"^data\.path") as caught:
+        rows(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_folder_without_data(tmp_path):
+    (tmp_path / "data.pkl").touch()
+    with pytest.raises(InputError, match=r"^data\.path.*no such file"):
+        rows(str(tmp_path))
+
+
+@pytest.mark.parametrize("split", ["test", "train[:x]", "train[9:]"])
+def test_splits_that_do_not_exist(write, split):
+    with pytest.raises(InputError, match=r"^data\.train_split") as caught:
+        rows(write("a.jsonl", ROWS), split=split)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_subset(write, tmp_path):
+    write("folder/train.jsonl", ROWS)
+    with pytest.raises(InputError, match=r"^data\.subset: given 'nope'"):
+        rows(str(tmp_path / "folder"), subset="nope")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """What HF_HUB_OFFLINE=1 sets, which the libraries read when they are imported."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: load_codec(ModelConfig(path="nobody/nothing")),
+        lambda: load_causal_lm(ModelConfig(path="nobody/nothing"), dtype=torch.float32, device=torch.device("cpu")),
+        lambda: fingerprint("nobody/nothing"),
+        lambda: rows("nobody/nothing"),
+    ],
+)
+def test_hub_ids_that_are_neither_cached_nor_reachable(offline, call):
+    with pytest.raises(InputError, match=r"^(model|data)\.path: given 'nobody/nothing'.*not in the cache") as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_ids_that_the_hub_cannot_have(offline):
+    with pytest.raises(InputError, match=r"^model\.path.*neither an existing folder nor a Hub id"):
+        load_codec(ModelConfig(path="not a valid id"))
+
+
+def test_local_files_reach_for_no_network(write, monkeypatch):
+    """`datasets` would count the download of every file that it loads."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
+    assert rows(write("a.jsonl", ROWS)) == ROWS
+    assert asked == []
+
+
+def test_texts(write):
+    path = write("a.jsonl", [{"text": "one"}, {"text": " "}, {"text": "two\nlines"}])
+    assert load_texts(path) == ["one", "two\nlines"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"txt": "one"}], r"^evaluation\.general_text.*column text.*txt"),
+        ([{"text": "one"}, {"text": 3}], r"row 2, column text: given 3"),
+        ([{"text": "one"}, {"text": None}], r"row 2, column text: given None"),
+        ([{"text": " "}], r"^evaluation\.general_text.*at least one"),
+    ],
+)
+def test_bad_texts(write, rows, told):
+    with pytest.raises(InputError, match=told):
+        load_texts(write("a.jsonl", rows))

@@ -1,0 +1,148 @@
+"""Adapters that take turns on one base: nobody's training shows in another role."""
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from align.config import AdapterConfig
+from align.errors import InputError
+from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
+from align.models.policy import Policy
+from align.models.scorer import Scorer, body_of, linear_head, zero_head
+from tests import tiny
+
+LORA = AdapterConfig(name="lora", r=4, alpha=8)
+MASK = torch.tensor([[1] * 9, [0] * 3 + [1] * 6, [0] * 2 + [1] * 5 + [0] * 2])
+IDS = torch.randint(4, 33, (3, 9), generator=torch.Generator().manual_seed(0)).where(MASK == 1, tiny.codec().pad_id)
+
+
+def scramble(parameters, size=0.2):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(size * torch.randn(p.shape, generator=generator))
+
+
+@pytest.fixture(params=["llama", "gpt2", "qwen2"])
+def shape(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def reward_adapter(shape, tmp_path):
+    """A random PEFT SEQ_CLS adapter with its head, and its scores (3,) of each row alone, by peft."""
+    torch.manual_seed(1)
+    classifier = AutoModelForSequenceClassification.from_pretrained(tiny.folder(shape), num_labels=1, pad_token_id=3)
+    tuned = get_peft_model(classifier, lora_config(LORA, TaskType.SEQ_CLS))
+    scramble(p for p in tuned.parameters() if p.requires_grad)
+    tuned.eval().save_pretrained(tmp_path / "reward")
+    with torch.no_grad():
+        scores = [tuned(IDS[i, MASK[i] == 1][None]).logits.item() for i in range(3)]
+    return tmp_path / "reward", torch.tensor(scores)
+
+
+@pytest.fixture
+def roles(shape, reward_adapter):
+    base = tiny.causal(shape)
+    shared = SharedBase(base, LORA)
+    policy, reference = Policy(base, torch.float32, shared, POLICY), Policy(base, torch.float32, shared, None)
+    head = shared.load(REWARD, reward_adapter[0])
+    reward = Scorer(body_of(base), linear_head(head), torch.float32, shared, REWARD)
+    shared.add(CRITIC)
+    critic = Scorer(body_of(base), zero_head(head.shape[1]), torch.float32, shared, CRITIC)
+    with torch.no_grad():
+        critic.head.weight.normal_(generator=torch.Generator().manual_seed(2))
+    shared.train(POLICY, CRITIC)
+    return shared, policy, reference, critic, reward
+
+
+@torch.no_grad()
+def see(role) -> torch.Tensor:
+    return role.logits(IDS, MASK, 9) if isinstance(role, Policy) else role(IDS, MASK)
+
+
+def test_reference_is_the_base_and_the_policy_starts_as_it(shape, roles):
+    _, policy, reference, _, _ = roles
+    with torch.no_grad():
+        base = Policy(tiny.causal(shape), torch.float32).logits(IDS, MASK, 9)
+    assert torch.equal(see(reference), base)
+    assert torch.equal(see(policy), base)  # B = 0: zero KL at the start
+
+
+def test_shared_base_scores_are_the_stand_alone_classifiers(roles, reward_adapter):
+    """'PEFT drops unknown heads silently': scores equal the stand-alone sequence classifier's to 1e-5."""
+    reward = roles[4]
+    last = 8 - MASK.flip(1).argmax(1)
+    scores = see(reward)[torch.arange(3), last]
+    assert scores.std() > 0.1
+    torch.testing.assert_close(scores, reward_adapter[1], rtol=0, atol=1e-5)
+
+
+def test_training_one_role_changes_no_other(roles):
+    _, policy, reference, critic, reward = roles
+    before = {role: see(role) for role in (policy, reference, critic, reward)}
+    for trained in (policy, critic):
+        parameters = list(trained.trained_parameters().values())
+        optimizer = torch.optim.SGD([*policy.trained_parameters().values(), *critic.trained_parameters().values()], 0.5)
+        loss = trained.logits(IDS, MASK, 9).square().mean() if trained is policy else trained(IDS, MASK).square().mean()
+        loss.backward()
+        assert all(p.grad is not None for p in parameters)
+        others = policy.trained_parameters() if trained is critic else critic.trained_parameters()
+        assert all(p.grad is None for p in others.values())
+        optimizer.step()
+        optimizer.zero_grad()
+        after = {role: see(role) for role in before}
+        for role, seen in after.items():
+            assert torch.equal(seen, before[role]) == (role is not trained)
+        before = after
+
+
+def test_switching_leaves_trained_parameters_trainable_and_the_rest_frozen(roles):
+    """PEFT's own switching freezes every adapter but the active one, and all of them while they are off."""
+    shared, policy, reference, critic, reward = roles
+    trained = {id(p) for role in (policy, critic) for n, p in role.trained_parameters().items() if "head" not in n}
+
+    def right() -> bool:
+        return {id(p) for p in shared.model.parameters() if p.requires_grad} == trained
+
+    assert right()
+    for role in (reward, reference, critic, policy):
+        with role.active():
+            assert right()
+        assert right()
+
+
+def test_use_nests_and_survives_an_error(roles):
+    shared, policy, *_ = roles
+    scramble(policy.trained_parameters().values())
+    expected = see(policy)
+    with pytest.raises(KeyError), shared.use(REWARD), shared.use(None):
+        raise KeyError
+    with shared.use(CRITIC):
+        assert torch.equal(see(policy), expected)
+    assert torch.equal(see(policy), expected)
+    with active(None, "nobody"):  # a role with a model of its own
+        pass
+
+
+@pytest.mark.parametrize("other", [{"r": 2}, {"lora_alpha": 16}, {"use_rslora": True}, {"target_modules": "places"}])
+def test_an_adapter_that_does_not_fit_is_refused(roles, shape, tmp_path, other):
+    """Another alpha has the same weights and would give other scores."""
+    if "target_modules" in other:
+        other = {"target_modules": ["c_attn"] if shape == "gpt2" else ["q_proj"]}
+    settings = {"r": LORA.r, "lora_alpha": LORA.alpha, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    get_peft_model(tiny.causal(shape), LoraConfig(**(settings | other))).save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="same base and LoRA settings"):
+        roles[0].load("other", tmp_path / "other")
+
+
+def test_no_adapter_drops_out(roles):
+    """'Dropout is off in every model, LoRA's too'."""
+    shared = roles[0]
+    shared.model.train()
+    rates = [m.p for m in shared.model.modules() if isinstance(m, nn.Dropout)]
+    assert not any(rates)
+    assert lora_config(LORA, TaskType.CAUSAL_LM).lora_dropout == 0
+    assert torch.equal(see(roles[1]), see(roles[1]))
