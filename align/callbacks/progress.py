@@ -1,0 +1,95 @@
+"""What a run shows while it goes on: a live bar on a terminal, a line every tenth of the run elsewhere."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from align.callbacks.base import Callback, RunInfo
+from align.callbacks.console import before_after
+from align.numbers import clock, number
+
+SHOWN = (("reward/score_mean", "reward"), ("kl/per_response_k1", "KL"))
+
+
+class ProgressCallback(Callback):
+    """Reward, KL (nats per response), elapsed and remaining time on stderr; the closing table on stdout."""
+
+    def __init__(self, console: Console | None = None, out: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._out = out or Console()
+        self._bar: Progress | None = None
+        self._run: RunInfo | None = None
+        self._started = 0.0
+        self._training_since = 0.0  # without the evaluation before it
+        self._next_line = 0
+
+    def on_run_start(self, run: RunInfo) -> None:
+        self._run = run
+        self._started = self._training_since = time.monotonic()
+        self._next_line = run.start_step + 1
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[status]}", markup=False),
+                TimeElapsedColumn(),
+                console=self._console,
+                refresh_per_second=2,
+                transient=True,
+            )
+            self._bar.add_task(run.method, total=run.max_steps, completed=run.start_step, status="")
+            self._bar.start()
+            atexit.register(self._stop)  # the cursor comes back whichever way the process ends
+
+    def on_step(self, record: Mapping[str, Any]) -> None:
+        assert self._run is not None
+        step, total = record["step"], self._run.max_steps
+        done = step - self._run.start_step
+        now = time.monotonic()
+        left = (now - self._training_since) / done * (total - step) if done > 0 else 0.0
+        figures = "  ".join(f"{label} {number(record[name])}" for name, label in SHOWN if name in record)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step, status=f"{figures}  {clock(left)} left")
+        elif step >= self._next_line or step == total:
+            elapsed = clock(now - self._started)
+            self._line(f"step {step}/{total}  {figures}  {elapsed} elapsed, about {clock(left)} left")
+            self._next_line = step + math.ceil(total / 10)
+
+    def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
+        if phase == "before":
+            self._training_since = time.monotonic()
+        reward = summary.get("reward", {})
+        figures = [f"proxy reward {number(reward.get('proxy_mean'))}", f"KL {number(summary.get('kl_per_response'))}"]
+        if reward.get("gold_mean") is not None:
+            figures.insert(0, f"gold reward {number(reward['gold_mean'])}")
+        self._line(f"evaluation ({phase}, step {step}): {', '.join(figures)}")
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        assert self._run is not None
+        self._stop()
+        if result.get("before") and result.get("after"):
+            self._out.print(before_after(result["before"], result["after"]))
+        if result.get("stopped"):
+            self._out.print(Text(f"stopped early: {result['stopped']}"))
+        self._out.print(Text(f"run folder: {self._run.folder}"), soft_wrap=True)
+
+    def on_failure(self, error: BaseException) -> None:
+        self._stop()
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+            atexit.unregister(self._stop)

@@ -1,0 +1,84 @@
+"""Win rate against the start model, and what can be said of responses without a model: length, words, compliance."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from align.streams import generator
+
+RESAMPLES = 2000  # of the bootstrap
+
+
+def win_rate(
+    scores: Sequence[float], baseline: Sequence[float], *, confidence: float, seed: int
+) -> dict[str, float | None]:
+    """Share of prompts on which `scores` beat `baseline`, ties counted half, with a bootstrap interval over prompts.
+
+    Args:
+        scores: One per prompt.
+        baseline: The start model's, on the same prompts in the same order. Prompts where either is NaN are left out.
+        confidence: Of the percentile interval (Efron & Tibshirani 1993, chapter 13).
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: The two differ in length.
+    """
+    wins = [
+        0.5 if a == b else float(a > b)
+        for a, b in zip(scores, baseline, strict=True)
+        if not (math.isnan(a) or math.isnan(b))
+    ]
+    if not wins:
+        return {"mean": None, "low": None, "high": None}
+    low, high = bootstrap(wins, confidence=confidence, seed=seed)
+    return {"mean": statistics.fmean(wins), "low": low, "high": high}
+
+
+def bootstrap(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` under resampling with replacement."""
+    data = torch.tensor(values, dtype=torch.float64)
+    random = generator(seed, "bootstrap")
+    means = [data[torch.randint(len(data), (len(data),), generator=random)].mean() for _ in range(RESAMPLES)]
+    tail = (1 - confidence) / 2
+    low, high = torch.stack(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high
+
+
+def words(text: str) -> int:
+    """Words between white space."""
+    return len(text.split())
+
+
+def verbosity(
+    responses: Sequence[str], tokens: Sequence[int], rows: Sequence[Mapping[str, Any]], word_limit: int
+) -> dict[str, float]:
+    """Lengths, and the share of responses within their word limit.
+
+    Args:
+        responses: Texts.
+        tokens: Their lengths in tokens, end token included.
+        rows: The data row of each prompt; a `word_limit` in it takes precedence over `word_limit`.
+    """
+    counts = [words(text) for text in responses]
+    limits = [word_limit if row.get("word_limit") is None else int(row["word_limit"]) for row in rows]
+    return {
+        "mean_tokens": statistics.fmean(tokens),
+        "median_tokens": float(statistics.median(tokens)),
+        "std_tokens": statistics.pstdev(tokens),
+        "mean_words": statistics.fmean(counts),
+        "compliance_rate": statistics.fmean(n <= limit for n, limit in zip(counts, limits, strict=True)),
+    }
+
+
+def mean_by(values: Sequence[float], rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, float]:
+    """Mean of `values` for each value of a column; rows without it are left out."""
+    groups: dict[str, list[float]] = {}
+    for value, row in zip(values, rows, strict=True):
+        if row.get(column) is not None:
+            groups.setdefault(str(row[column]), []).append(value)
+    return {name: statistics.fmean(group) for name, group in sorted(groups.items())}

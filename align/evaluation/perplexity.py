@@ -1,0 +1,74 @@
+"""Perplexity at temperature 1: of given responses, and of plain text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from align.functional.batching import token_batches
+from align.functional.logprobs import token_logprobs
+from align.functional.masked import masked_sum
+from align.models.codec import ChatCodec
+from align.models.policy import Policy
+from align.types import Pair
+
+LOGIT_ELEMENTS = 2**27  # most logits (positions times vocabulary) in one forward pass: 0.5 GB in fp32
+MAX_TEXT_TOKENS = 512  # of a general text; the rest is not read
+
+Row = tuple[Sequence[int], Sequence[int]]  # (context, target): the tokens that are given, and those that are scored
+
+
+def micro_batches(lengths: Tensor, vocabulary: int, rows: int) -> list[Tensor]:
+    """Indices of rows (n,), sorted by length, in groups of at most `rows` rows and LOGIT_ELEMENTS logits."""
+    groups = token_batches(lengths, max(1, LOGIT_ELEMENTS // vocabulary))
+    return [part for group in groups for part in group.split(rows)]
+
+
+def response_perplexity(policy: Policy, codec: ChatCodec, pairs: Sequence[Pair], batch_size: int) -> float | None:
+    """exp of the mean negative log-probability per token of the chosen responses, end token included.
+
+    Every token counts the same, whichever response it is in. None where there are no tokens.
+
+    Args:
+        batch_size: Sequences per forward pass, at most.
+    """
+    return _perplexity(policy, codec, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size)
+
+
+def text_perplexity(policy: Policy, codec: ChatCodec, texts: Sequence[str], batch_size: int) -> float | None:
+    """The same of plain text, without chat template: every token after the first, given all before it.
+
+    Special tokens are the tokenizer's own habit (a Llama tokenizer's BOS is the first token, which is not scored).
+    """
+    limit = min(MAX_TEXT_TOKENS, getattr(policy.model.config, "max_position_embeddings", None) or MAX_TEXT_TOKENS)
+    encoded = [codec.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    return _perplexity(policy, codec, [(ids[:1], ids[1:]) for ids in encoded], batch_size)
+
+
+def _perplexity(policy: Policy, codec: ChatCodec, rows: Sequence[Row], batch_size: int) -> float | None:
+    rows = [row for row in rows if len(row[0]) and len(row[1])]
+    count = sum(len(target) for _, target in rows)
+    if not count:
+        return None
+    lengths = torch.tensor([len(context) + len(target) for context, target in rows])
+    total = 0.0
+    for index in micro_batches(lengths, policy.model.config.get_text_config().vocab_size, batch_size):
+        total += _log_likelihood(policy, [rows[i] for i in index.tolist()], codec.pad_id)
+    mean = -total / count
+    return math.exp(mean) if mean < 700 else math.inf  # exp would raise on overflow
+
+
+@torch.no_grad()
+def _log_likelihood(policy: Policy, rows: Sequence[Row], pad_id: int) -> float:
+    """Sum of the targets' log-probabilities given their contexts, nats."""
+    p, t = max(len(c) for c, _ in rows), max(len(r) for _, r in rows)
+    ids = [[pad_id] * (p - len(c)) + [*c, *r] + [pad_id] * (t - len(r)) for c, r in rows]
+    mask = [[0] * (p - len(c)) + [1] * (len(c) + len(r)) + [0] * (t - len(r)) for c, r in rows]
+    input_ids = torch.tensor(ids, device=policy.device)
+    attention_mask = torch.tensor(mask, device=policy.device)
+    logits = policy.logits(input_ids, attention_mask, t + 1)[:, :-1]  # position i predicts token i + 1
+    logp = token_logprobs(logits, input_ids[:, -t:])
+    return float(masked_sum(logp.double(), attention_mask[:, -t:]))

@@ -1,0 +1,62 @@
+"""evaluation.json and evaluation_samples.jsonl: what a run keeps of its evaluations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align.evaluation.evaluate import EvaluationResult
+from align.files import dumps, read_lines, write_atomic
+
+EVALUATION = "evaluation.json"
+SAMPLES = "evaluation_samples.jsonl"
+
+
+def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
+    """Keep the start model's evaluation; a resumed run reads it back with `load_before`.
+
+    `after` and `delta` are null until `save_after`.
+    """
+    _write_samples(folder, {"before": before.samples})
+    _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
+
+
+def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any]) -> None:
+    """Write both evaluations, their differences and the settings."""
+    _write_samples(folder, {"before": before.samples, "after": after.samples})
+    change = delta(before.summary, after.summary)
+    _write(folder, {"before": before.summary, "after": after.summary, "delta": change, "settings": dict(settings)})
+
+
+def load_before(folder: Path) -> EvaluationResult | None:
+    """The start model's evaluation of an interrupted run; None where it had not got that far."""
+    path = folder / EVALUATION
+    if not path.exists():
+        return None
+    samples = [s for s in read_lines(folder / SAMPLES) if s.pop("phase") == "before"]
+    return EvaluationResult(json.loads(path.read_text())["before"], samples)
+
+
+def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """after - before of every number that both have; null where one is missing; other leaves are left out."""
+    change: dict[str, Any] = {}
+    for key, new in after.items():
+        old = before.get(key)
+        if isinstance(new, Mapping):
+            change[key] = delta(old if isinstance(old, Mapping) else {}, new)
+        elif isinstance(new, (int, float)) and isinstance(old, (int, float)):
+            change[key] = new - old
+        elif not isinstance(new, str):
+            change[key] = None
+    return change
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
+
+
+def _write_samples(folder: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    lines = (dumps({"phase": phase, **row}) + "\n" for phase, rows in phases.items() for row in rows)
+    write_atomic(folder / SAMPLES, "".join(lines))

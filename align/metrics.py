@@ -1,0 +1,308 @@
+"""The table of every metric a run writes, and the accumulator that keeps them until they are written.
+
+A metric is defined once, here: name, unit, how it is reduced over micro-batches and ranks, and its formula. Whatever
+is not in the table cannot be logged. KL is in nats, per response and per token, always policy against reference at the
+sampling temperature. "Token" means a response token that counts (mask 1, end token included) unless stated otherwise.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Reduction = Literal["mean", "std", "min", "max", "last"]
+Level = Literal["rollout", "update", "run", "evaluation"]
+
+RECORD_FIELDS = ("step", "seconds", "rollout", "update")  # of a step record, beside its metrics
+EVALUATION_FIELDS = ("step", "seconds", "phase")  # of an evaluation record, beside its metrics
+REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may differ when a run is repeated or resumed
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table."""
+
+    name: str  # a trailing * stands for any further name
+    unit: str
+    reduction: Reduction  # over micro-batches and ranks; a mean is (sum, count) until it is written
+    level: Level  # rollout: repeated on every update of the rollout; update: of one optimizer step; run: cumulative
+    definition: str
+    methods: tuple[str, ...] = ("ppo",)
+    optional: bool = False  # absent from records where its definition says so
+
+
+_KL = "with d = log pi - log pi_ref of a sampled token"
+
+# fmt: off
+_ROWS: tuple[Metric, ...] = (
+    Metric("reward/score_mean", "reward", "mean", "rollout",
+           "score of a response, before KL and missing-EOS penalty"),
+    Metric("reward/score_std", "reward", "std", "rollout",
+           "population deviation of the scores over the rollout"),
+    Metric("reward/total_mean", "reward", "mean", "rollout",
+           "what is maximised: sum over a response of its token rewards, missing-EOS penalty and KL penalty "
+           "-kl/coef * d included, before whitening"),
+    Metric("reward/missing_eos_rate", "share", "mean", "rollout",
+           "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)"),
+    Metric("reward/part_*", "reward", "mean", "rollout",
+           "one part of the score, weighted as in the sum", optional=True),
+    Metric("kl/per_response_k1", "nats/response", "mean", "rollout",
+           f"mean over responses of sum_t d, {_KL}"),
+    Metric("kl/per_response_k3", "nats/response", "mean", "rollout",
+           "mean over responses of sum_t (exp(-d) - 1 + d): never negative, unbiased like k1"),
+    Metric("kl/per_token_k1", "nats/token", "mean", "rollout", "sum of d over all tokens / number of tokens"),
+    Metric("kl/per_token_k3", "nats/token", "mean", "rollout", "sum of exp(-d) - 1 + d over all tokens / their number"),
+    Metric("kl/coef", "reward/nat", "last", "rollout", "beta of the KL penalty used on this rollout"),
+    Metric("advantage/mean", "reward", "mean", "rollout", "GAE over all tokens of the rollout, before whitening"),
+    Metric("advantage/std", "reward", "std", "rollout", "population deviation of GAE over the tokens"),
+    Metric("advantage/min", "reward", "min", "rollout", "smallest GAE of a token"),
+    Metric("advantage/max", "reward", "max", "rollout", "largest GAE of a token"),
+    Metric("value/mean", "reward", "mean", "rollout", "critic's prediction at rollout time, over tokens"),
+    Metric("value/explained_variance", "share", "last", "rollout",
+           "1 - var(returns - values) / var(returns) over all tokens of the rollout; 1 = perfect, 0 = no better than a "
+           "constant"),
+    Metric("value/loss", "reward^2", "mean", "update",
+           "0.5 max((v - R)^2, (clip(v) - R)^2), mean over tokens, before vf_coef"),
+    Metric("value/clip_fraction", "share", "mean", "update", "tokens where the clipped value loss is the larger"),
+    Metric("value/grad_norm", "1", "last", "update", "L2 norm of the critic's gradient before clipping"),
+    Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step"),
+    Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
+    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout"),
+    Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
+    Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller"),
+    Metric("policy/approx_kl", "nats/token", "mean", "update",
+           "k3 of old against new policy, ratio - 1 - log ratio, over tokens: how far the updates of one rollout have "
+           "moved; not the KL to the reference"),
+    Metric("policy/entropy", "nats/token", "mean", "update", "entropy of the next-token distribution over tokens"),
+    Metric("policy/grad_norm", "1", "last", "update", "L2 norm of the policy's gradient before clipping"),
+    Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step"),
+    Metric("policy/sampling_gap", "nats/token", "mean", "rollout",
+           "|log pi while sampling - log pi recomputed for training| over tokens: how far the two passes disagree"),
+    Metric("response/length_mean", "tokens", "mean", "rollout", "length of a response, end token included"),
+    Metric("response/length_std", "tokens", "std", "rollout", "population deviation of the lengths"),
+    Metric("response/length_min", "tokens", "min", "rollout", "shortest response"),
+    Metric("response/length_max", "tokens", "max", "rollout", "longest response"),
+    Metric("response/eos_rate", "share", "mean", "rollout", "responses that ended by themselves"),
+    Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
+    Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
+    Metric("time/advantage", "s", "last", "rollout",
+           "policy, reference and critic passes over the rollout, and the advantages"),
+    Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step"),
+    Metric("time/total", "s", "last", "update", "since the previous record, all that lies between included"),
+    Metric("throughput/policy_tokens_per_second", "tokens/s", "last", "update",
+           "prompt and response tokens of this update / time/update"),
+    Metric("throughput/sampled_tokens_per_second", "tokens/s", "last", "rollout",
+           "response tokens of the rollout / time/rollout"),
+    Metric("tokens/policy", "tokens", "last", "run",
+           "prompt and response tokens that went through the policy's forward and backward since the run began, "
+           "without padding: the budget of a fair comparison"),
+    Metric("memory/peak_mib", "MiB", "max", "run",
+           "peak so far: allocated on the accelerator, else resident size of the process"),
+    Metric("event/bad_steps", "steps", "last", "run",
+           "updates or rollouts not used so far because something in them was not finite"),
+)
+# fmt: on
+
+_EVALUATION: tuple[tuple[str, str, str], ...] = (
+    ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
+    ("forgetting_perplexity", "1", "exp(-mean log pi) over general text, tokens after the first, no chat template"),
+    ("kl_per_response", "nats/response", "k1 to the reference of responses sampled on held-out prompts"),
+    ("kl/per_response_k1", "nats/response", "kl_per_response again"),
+    ("kl/per_response_k1_se", "nats/response", "standard error of kl_per_response over responses"),
+    ("kl/per_response_k3", "nats/response", "k3 to the reference of those responses"),
+    ("kl/per_token_k1", "nats/token", "k1 summed over all tokens / number of tokens"),
+    ("kl/per_token_k3", "nats/token", "k3 summed over all tokens / number of tokens"),
+    ("reward/proxy_mean", "reward", "score by the run's own reward, before any penalty of the trainer"),
+    ("reward/gold_mean", "reward", "the world's true reward; null where no world is known"),
+    ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
+    ("win_rate/mean", "share", "responses that score above the start model's on the same prompt and noise, ties half"),
+    ("win_rate/low", "share", "lower end of the percentile bootstrap interval over prompts"),
+    ("win_rate/high", "share", "upper end of that interval"),
+    ("verbosity/mean_tokens", "tokens", "length of a response, end token included"),
+    ("verbosity/median_tokens", "tokens", "median of those lengths"),
+    ("verbosity/std_tokens", "tokens", "population deviation of those lengths"),
+    ("verbosity/mean_words", "words", "words between white space"),
+    ("verbosity/compliance_rate", "share", "responses within the row's, else the evaluation's, word limit"),
+    ("eos_rate", "share", "responses that ended by themselves"),
+)
+
+# What stands in the table at the end of a run and at the head of the report: metric and label.
+HEADLINE: tuple[tuple[str, str], ...] = (
+    ("eval/reward/gold_mean", "gold reward"),
+    ("eval/reward/proxy_mean", "proxy reward"),
+    ("eval/win_rate/mean", "win rate against the start"),
+    ("eval/kl_per_response", "KL to the reference, nats/response"),
+    ("eval/perplexity", "perplexity, held-out responses"),
+    ("eval/forgetting_perplexity", "perplexity, general text"),
+    ("eval/verbosity/mean_tokens", "response length, tokens"),
+    ("eval/verbosity/compliance_rate", "within the word limit"),
+    ("eval/eos_rate", "ended by themselves"),
+)
+
+METRICS: dict[str, Metric] = {m.name: m for m in _ROWS} | {
+    f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, optional=True)
+    for name, unit, definition in _EVALUATION
+}
+_FAMILIES = tuple(name[:-1] for name in METRICS if name.endswith("*"))
+
+
+def lookup(name: str) -> Metric:
+    """The table's row for a metric; `reward/part_length` is found under `reward/part_*`.
+
+    Raises:
+        KeyError: The table has no such metric.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    for prefix in _FAMILIES:
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return METRICS[prefix + "*"]
+    raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+
+
+def compare(record: Mapping[str, Any], method: str) -> tuple[set[str], set[str]]:
+    """(missing, extra) names of a step record of `method` against the table."""
+    known = {n: m for n, m in METRICS.items() if method in m.methods and m.level != "evaluation"}
+    names = set(record) - set(RECORD_FIELDS)
+    required = {n for n, m in known.items() if not m.optional}
+    return (required | set(RECORD_FIELDS)) - set(record), {n for n in names if _row_name(n) not in known}
+
+
+def _row_name(name: str) -> str:
+    try:
+        return lookup(name).name
+    except KeyError:
+        return name
+
+
+def repeatable(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a record that must be equal when a run is repeated with the same seed or resumed."""
+    return {k: v for k, v in record.items() if not k.startswith(REPEATABLE)}
+
+
+def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float]:
+    """An evaluation's nested summary as flat metrics, `{"win_rate": {"low": .4}}` -> `{"eval/win_rate/low": .4}`.
+
+    Leaves that are not numbers (null, the judge's name) are left out.
+    """
+    flat: dict[str, float] = {}
+    for key, value in summary.items():
+        name = f"{prefix}/{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, name))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            flat[name] = float(value)
+    return flat
+
+
+def markdown() -> str:
+    """The table as Markdown, one line a metric, for the documentation."""
+    head = "| metric | unit | level | reduction | methods | definition |\n| --- | --- | --- | --- | --- | --- |\n"
+    rows = (
+        f"| `{m.name}` | {m.unit} | {m.level} | {m.reduction} | {', '.join(m.methods)} | "
+        f"{m.definition.replace('|', chr(92) + '|')} |\n"
+        for m in METRICS.values()
+    )
+    return head + "".join(rows)
+
+
+# --- accumulation ----------------------------------------------------------------------------------------------------
+# A state is a short list of floats; `_COMBINE` must be associative, so that any split into parts gives the same result.
+State = Sequence[float]
+
+
+def _extreme(pick: Callable[[float, float], float]) -> Callable[[State, State], list[float]]:
+    def combine(a: State, b: State) -> list[float]:
+        return [math.nan if math.isnan(a[0]) or math.isnan(b[0]) else pick(a[0], b[0])]
+
+    return combine
+
+
+def _combine_std(a: State, b: State) -> list[float]:
+    """(count, mean, squared deviations) of the union; Chan et al. 1979, eq. 2.1: stable where sum of squares is not."""
+    n = a[0] + b[0]
+    if n == 0:
+        return [0.0, 0.0, 0.0]
+    delta = b[1] - a[1]
+    return [n, a[1] + delta * b[0] / n, a[2] + b[2] + delta * delta * a[0] * b[0] / n]
+
+
+_COMBINE: dict[Reduction, Callable[[State, State], list[float]]] = {
+    "mean": lambda a, b: [a[0] + b[0], a[1] + b[1]],
+    "std": _combine_std,
+    "min": _extreme(min),
+    "max": _extreme(max),
+    "last": lambda a, b: list(b),
+}
+
+
+def _finish(reduction: Reduction, state: State) -> float:
+    if reduction == "mean":
+        return state[0] / state[1] if state[1] else math.nan
+    if reduction == "std":
+        return math.sqrt(state[2] / state[0]) if state[0] else math.nan
+    return state[0]
+
+
+class Tally:
+    """Metrics between two records. A mean stays (sum, count) until it is read, so splits into micro-batches or ranks
+    change nothing; NaN is kept, never skipped."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, list[float]] = {}
+
+    def add(self, name: str, value: float, count: float = 1.0) -> None:
+        """Add one contribution.
+
+        Args:
+            name: A metric of the table.
+            value: For a mean, the *sum* over `count` items; else the value itself.
+            count: Items behind `value` (tokens or responses); only means use it.
+
+        Raises:
+            KeyError: The table has no such metric.
+            ValueError: A deviation, which needs the single values: use `observe`.
+        """
+        reduction = lookup(name).reduction
+        if reduction == "std":
+            raise ValueError(f"{name} is a deviation: give the single values to Tally.observe")
+        self._merge(name, reduction, [float(value), float(count)] if reduction == "mean" else [float(value)])
+
+    def observe(self, name: str, values: Iterable[float]) -> None:
+        """Add single values (one per token or response); for every reduction but `last`."""
+        reduction, data = lookup(name).reduction, [float(v) for v in values]
+        if reduction == "last":
+            raise ValueError(f"{name} is a single number: give it to Tally.add")
+        if reduction == "std":
+            mean = math.fsum(data) / len(data) if data and all(map(math.isfinite, data)) else math.nan
+            state = [float(len(data)), mean, math.fsum((v - mean) ** 2 for v in data)] if data else [0.0, 0.0, 0.0]
+            self._merge(name, reduction, state)
+        elif reduction == "mean":
+            self.add(name, sum(data), len(data))
+        else:
+            for value in data:
+                self.add(name, value)
+
+    def _merge(self, name: str, reduction: Reduction, state: list[float]) -> None:
+        held = self._states.get(name)
+        self._states[name] = state if held is None else _COMBINE[reduction](held, state)
+
+    def merge(self, other: Tally) -> None:
+        """Add all that `other` (a rank, a micro-batch) has gathered."""
+        for name, state in other._states.items():
+            self._merge(name, lookup(name).reduction, list(state))
+
+    def result(self) -> dict[str, float]:
+        """The reduced metrics, in the table's order (families by name)."""
+        order = {name: i for i, name in enumerate(METRICS)}
+        names = sorted(self._states, key=lambda n: (order[lookup(n).name], n))
+        return {n: _finish(lookup(n).reduction, self._states[n]) for n in names}
+
+    def pop(self) -> dict[str, float]:
+        """`result`, and start afresh."""
+        result = self.result()
+        self._states.clear()
+        return result

@@ -1,0 +1,163 @@
+import json
+import math
+
+import pytest
+import torch
+
+from align import metrics
+from align.config import EvaluationConfig, RolloutConfig
+from align.evaluation import EvaluationSet, Judge, evaluate, load_before, save_after, save_before, settings
+from align.evaluation.store import delta
+from align.files import read_lines
+from align.functional import credit
+
+TEXTS = ["the quick brown fox", "lazy dogs sleep"]
+EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=2, verbosity_word_limit=3, seed=4)
+ROLLOUT = RolloutConfig(batch_size=4, max_new_tokens=10, temperature=0.9)
+
+
+@pytest.fixture(scope="module")
+def data(prompts, pairs):
+    return EvaluationSet.select(prompts, pairs, TEXTS, EVALUATION)
+
+
+@pytest.fixture(scope="module")
+def judge(source, world):
+    return Judge(source.score, lambda output, mask: credit.uniform(output.total, mask), world)
+
+
+@pytest.fixture(scope="module")
+def run(policy, codec, data, judge):
+    def once(model, baseline=None, judge=judge):
+        return evaluate(model, policy, codec, data, judge, evaluation=EVALUATION, rollout=ROLLOUT, baseline=baseline)
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def before(run, policy):
+    return run(policy)
+
+
+@pytest.fixture(scope="module")
+def after(run, trained, before):
+    return run(trained, before.samples)
+
+
+def test_start_model_against_itself(before):
+    summary = before.summary
+    assert summary["win_rate"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "judge": "gold"}
+    assert summary["kl_per_response"] == 0.0
+    assert set(summary["kl"].values()) == {0.0}
+
+
+def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
+    assert set(after.summary) == {
+        *("perplexity", "forgetting_perplexity", "kl_per_response", "kl", "reward", "gold_by", "win_rate"),
+        *("verbosity", "eos_rate"),
+    }
+    assert set(after.summary["gold_by"]) == {"long", "short"}
+    names = metrics.flatten(after.summary)
+    assert {metrics.lookup(n).name for n in names} == {n for n, m in metrics.METRICS.items() if m.level == "evaluation"}
+
+
+def test_figures_follow_from_the_samples(before, after, prompts):
+    old, new = before.samples, after.samples
+    assert [s["prompt_id"] for s in old] == [s["prompt_id"] for s in new]
+    gold = [s["gold"] for s in new]
+    assert after.summary["reward"]["gold_mean"] == pytest.approx(sum(gold) / 6)
+    assert after.summary["reward"]["proxy_mean"] == pytest.approx(sum(gold) / 6, abs=1e-6)  # the source is the world's
+    wins = [(a["gold"] > b["gold"]) + 0.5 * (a["gold"] == b["gold"]) for a, b in zip(new, old, strict=True)]
+    assert after.summary["win_rate"]["mean"] == pytest.approx(sum(wins) / 6)
+    limits = {p.id: 0 if p.row["word_limit"] == 0 else 3 for p in prompts}
+    kept = [len(s["response"].split()) <= limits[s["prompt_id"]] for s in new]
+    assert after.summary["verbosity"]["compliance_rate"] == sum(kept) / 6
+    for s in new:
+        assert "".join(s["pieces"]) == s["response"]
+        assert len(s["pieces"]) == len(s["token_rewards"]) == s["tokens"]
+        assert sum(s["token_rewards"]) == pytest.approx(s["proxy"], abs=1e-6)
+        assert sum(segment[2] for segment in s["segments"]) == s["gold"]
+
+
+def test_repeatable_and_leaves_the_global_random_state_alone(run, trained, before, after):
+    state = torch.random.get_rng_state()
+    again = run(trained, before.samples)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert again == after
+    assert after.samples != before.samples
+
+
+def test_without_a_world_the_reward_judges(run, trained, before, judge):
+    blind = Judge(judge.score)
+    summary = run(trained, before.samples, blind).summary
+    assert summary["reward"]["gold_mean"] is None
+    assert summary["win_rate"]["judge"] == "proxy"
+    assert "gold_by" not in summary
+
+
+def test_baseline_of_other_prompts_is_refused(run, trained, before):
+    with pytest.raises(ValueError, match="other prompts"):
+        run(trained, before.samples[1:])
+
+
+def test_choice_is_seeded_and_in_order(prompts, pairs):
+    def ids(seed, n):
+        config = EvaluationConfig(num_prompts=n, num_pairs=2, num_texts=9, seed=seed)
+        chosen = EvaluationSet.select(prompts, pairs, TEXTS, config)
+        assert len(chosen.pairs) == 2
+        assert len(chosen.texts) == 2
+        return [p.id for p in chosen.prompts]
+
+    assert ids(0, 3) == ids(0, 3) == sorted(ids(0, 3))
+    assert len({tuple(ids(seed, 3)) for seed in range(8)}) > 1
+    assert ids(0, 99) == [p.id for p in prompts]
+
+
+def test_files_round_trip(tmp_path, before, after, data, judge):
+    conditions = settings(data, judge, EVALUATION, ROLLOUT)
+    assert load_before(tmp_path) is None
+    save_before(tmp_path, before, conditions)
+    assert json.loads((tmp_path / "evaluation.json").read_text())["after"] is None
+    assert load_before(tmp_path) == before  # a resumed run computes its win rate from these
+    save_after(tmp_path, before, after, conditions)
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored["before"] == before.summary
+    assert stored["after"] == after.summary
+    assert stored["delta"]["reward"]["gold_mean"] == pytest.approx(
+        after.summary["reward"]["gold_mean"] - before.summary["reward"]["gold_mean"]
+    )
+    assert stored["delta"]["perplexity"] == after.summary["perplexity"] - before.summary["perplexity"]
+    assert "judge" not in stored["delta"]["win_rate"]
+    assert stored["settings"]["num_prompts"] == 6
+    assert stored["settings"]["judge"] == "gold"
+    assert stored["settings"]["temperature"] == 0.9
+    assert set(metrics.flatten(stored["after"], "x")) == {
+        *("x/" + n for n in stored["settings"]["definitions"] if "*" not in n),
+        *("x/gold_by/long", "x/gold_by/short"),
+    }
+    phases = [s["phase"] for s in read_lines(tmp_path / "evaluation_samples.jsonl")]
+    assert phases == ["before"] * 6 + ["after"] * 6
+    assert load_before(tmp_path) == before
+
+
+def test_delta_of_missing_figures_is_null():
+    old = {"perplexity": None, "reward": {"gold_mean": None, "proxy_mean": 1.0}}
+    new = {"perplexity": 3.0, "reward": {"gold_mean": None, "proxy_mean": 1.5}, "extra": {"x": 1.0}}
+    assert delta(old, new) == {
+        "perplexity": None,
+        "reward": {"gold_mean": None, "proxy_mean": 0.5},
+        "extra": {"x": None},
+    }
+
+
+def test_a_score_that_is_not_a_number_is_null_on_disk_and_left_out_of_the_win_rate(run, policy, judge, tmp_path):
+    def broken(batch):
+        output = judge.score(batch)
+        output.total[0] = math.nan
+        return output
+
+    first = run(policy, judge=Judge(broken))
+    save_before(tmp_path, first, {})
+    loaded = load_before(tmp_path)
+    assert loaded.samples[0]["proxy"] is None
+    assert run(policy, loaded.samples, Judge(broken)).summary["win_rate"]["mean"] == 0.5
