@@ -1,0 +1,46 @@
+"""The README that a trained model carries: how it was made and what that did to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from align import __version__
+from align.config import Config
+from align.files import write_atomic
+from align.metrics import HEADLINE, flatten
+
+
+def write_model_card(
+    folder: Path, config: Config, before: Mapping[str, Any], after: Mapping[str, Any], stopped: str | None
+) -> None:
+    """Write README.md into the model's folder; before and after are evaluation summaries."""
+    old, new = flatten(before), flatten(after)
+    rows = "\n".join(
+        f"| {label} | {_number(old.get(name))} | {_number(new.get(name))} |"
+        for name, label in HEADLINE
+        if name in old or name in new
+    )
+    reward = f"{config.reward.source.name}, credit {config.reward.credit.name}"
+    ended = f"\nTraining ended early: {stopped}.\n" if stopped else ""
+    write_atomic(
+        folder / "README.md",
+        f"""---
+library_name: transformers
+tags: [align, {config.method.name}]
+---
+# {config.model.path} after {config.method.name}
+
+Trained with align {__version__}: method {config.method.name}, reward {reward}, data {config.data.path}, adapter
+{config.adapter.name}, seed {config.seed}. The configuration stands beside this folder in `config.yaml`.
+{ended}
+| held-out prompts, temperature {config.rollout.temperature:g} | before | after |
+| --- | --- | --- |
+{rows}
+""",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

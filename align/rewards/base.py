@@ -1,0 +1,39 @@
+"""A reward = a source (where a score comes from) and a credit scheme (how it is spread over the response's tokens).
+
+The KL penalty is never part of a reward: the trainer adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from align.models.codec import ChatCodec
+from align.types import Prompt, RewardInput, RewardOutput, Rollout
+
+
+class Source(Protocol):
+    """Scores a batch of responses."""
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        """Scores, with the finer signals that `needs` names (fields of RewardOutput) filled in."""
+        ...
+
+
+def reward_input(rollout: Rollout, prompts: Sequence[Prompt], codec: ChatCodec) -> RewardInput:
+    """Texts and character offsets of a rollout; `prompts` are those of its rows, one per row."""
+    responses: list[str] = []
+    offsets = torch.zeros(*rollout.response_ids.shape, 2, dtype=torch.long)
+    lengths = rollout.lengths.tolist()
+    for i, (ids, n) in enumerate(zip(rollout.response_ids.tolist(), lengths, strict=True)):
+        responses.append(codec.decode(ids[:n]))
+        offsets[i, :n] = torch.tensor(codec.offsets(ids[:n])).view(-1, 2)
+    return RewardInput(
+        prompts=[p.text for p in prompts],
+        responses=responses,
+        rollout=rollout,
+        offsets=offsets,
+        rows=[p.row for p in prompts],
+    )

@@ -1,0 +1,5 @@
+"""Sampling responses from the policy."""
+
+from align.rollout.sampling import Noise, sample
+
+__all__ = ["Noise", "sample"]

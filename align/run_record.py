@@ -1,0 +1,115 @@
+"""run.json: on what a run ran, what it cost and how it ended; rewritten as a whole whenever one of these changes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import align
+from align.files import dumps, write_atomic
+from align.memory import peak_memory_mib
+
+FILE = "run.json"
+_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "numpy", "safetensors")
+
+
+class RunRecord:
+    """The content of run.json."""
+
+    def __init__(self, folder: Path, device: torch.device, **facts: Any) -> None:
+        self._path = folder / FILE
+        self._device = device
+        self._content: dict[str, Any] = {
+            "status": "running",
+            "command": shlex.join(sys.argv),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {"align": align.__version__, "python": platform.python_version()} | versions(),
+            "hardware": hardware(device),
+            "git": git_state(),
+            "seconds": {},
+            **facts,
+        }
+        self.write()
+
+    @staticmethod
+    def read(folder: Path) -> dict[str, Any]:
+        """What an earlier sitting of the run left; nothing where there is no such file."""
+        path = folder / FILE
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+    def update(self, **facts: Any) -> None:
+        self._content |= facts
+        self.write()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the run, in seconds."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._content["seconds"][name] = round(time.perf_counter() - started, 3)
+            self.write()
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """status: finished, failed or interrupted."""
+        peak = round(peak_memory_mib(self._device), 1)
+        self.update(status=status, peak_memory_mib=peak, ended=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
+
+    def write(self) -> None:
+        write_atomic(self._path, dumps(self._content, indent=2) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide a run's numbers."""
+    installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]}
+    return {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What the run computes on."""
+    facts: dict[str, Any] = {
+        "device": str(device),
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "platform": platform.platform(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["accelerator"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the source tree and whether it was changed; None outside a checkout."""
+    root = Path(align.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(status.stdout.strip())} if commit.returncode == 0 else None

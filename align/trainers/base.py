@@ -1,0 +1,221 @@
+"""The loop that every method shares: updates, records, evaluations, checkpoints, and the way back from one."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.errors import RunError
+from align.files import LineFile
+from align.functional.batching import token_batches
+from align.memory import peak_memory_mib
+from align.metrics import Tally
+from align.models.policy import Policy
+from align.models.scorer import Scorer
+from align.trainers import checkpoint
+from align.trainers.checkpoint import CheckpointWriter
+from align.trainers.context import RunContext
+from align.trainers.optimization import Optimization
+
+MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in a checkpoint."""
+
+    step: int = 0  # optimizer updates applied
+    rollout: int = 0  # index of the rollout in use
+    update: int = 0  # updates tried on it
+    tokens: int = 0  # prompt and response tokens through the policy's forward and backward
+    bad_steps: int = 0  # updates not applied
+    seconds: float = 0.0  # since the run began, earlier sittings included
+
+
+class Trainer(ABC):
+    """A method fills in one update and its state; how a run goes about it is the same for all."""
+
+    stopped: str | None = None  # why the run ended before max_steps
+
+    def __init__(self, run: RunContext) -> None:
+        self.run = run
+        self.config = run.config
+        self.method = run.config.method
+        self.progress = Progress()
+        self._started = time.perf_counter()
+        self._last_record = 0.0
+        self._saved_step = -1
+        trained: dict[str, Policy | Scorer] = {"policy": run.roles.policy}
+        if run.roles.critic is not None:
+            trained["critic"] = run.roles.critic
+        # Prepared as modules, so that accelerate owns device, precision and gradient scaling.
+        self.engines: dict[str, nn.Module] = {n: run.accelerator.prepare(module) for n, module in trained.items()}
+        rates = self.learning_rates()
+        owned = {name: (module.trained_parameters(), rates[name]) for name, module in trained.items()}
+        self.optimization = Optimization(owned, self.method, self.config.max_steps, run.accelerator)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The base learning rate of every trained role."""
+        return {"policy": self.method.learning_rate}
+
+    @abstractmethod
+    def update(self) -> Mapping[str, float] | None:
+        """Apply one update and return its metrics; None where the run has reached its own end (see `stopped`)."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        """The method's part of a checkpoint: JSON, and tensors by file name."""
+
+    @abstractmethod
+    def load_state(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave; `folder` is the checkpoint's."""
+
+    def train(self) -> None:
+        """Run to max_steps, or until the method stops.
+
+        Raises:
+            RunError: More than method.max_bad_steps updates were not finite, or a reward failed.
+        """
+        while self.progress.step < self.config.max_steps:
+            metrics = self.update()
+            if metrics is None:
+                break
+            self._record(metrics)
+            step = self.progress.step
+            every = self.config.evaluation.every_steps
+            if every and step % every == 0 and step < self.config.max_steps:
+                self.run.evaluate(step)
+            every = self.config.checkpoint.every_steps
+            if every and step % every == 0:
+                self.save_checkpoint()
+        if self._saved_step != self.progress.step:
+            self.save_checkpoint()
+
+    def seconds(self) -> float:
+        return self.progress.seconds + time.perf_counter() - self._started
+
+    def _record(self, metrics: Mapping[str, float]) -> None:
+        now = self.seconds()
+        record = {
+            "step": self.progress.step,
+            "seconds": now,
+            "rollout": self.progress.rollout,
+            "update": self.progress.update,
+            **metrics,
+            "time/total": now - self._last_record,
+        }
+        self._last_record = now
+        self.run.callbacks.on_step(record)
+
+    def apply_update(
+        self,
+        lengths: Tensor,
+        backward: Callable[[Tensor, Tally], float],
+        describe: Callable[[], Sequence[Mapping[str, Any]]],
+    ) -> dict[str, float] | None:
+        """One optimizer update, gradients summed over micro-batches.
+
+        Args:
+            lengths: (n,) tokens of each row of the update, prompt and response.
+            backward: Forward and backward of the rows that an index (m,) names; returns their loss.
+            describe: The samples of the update, for the log of one that is not applied.
+
+        Returns:
+            The update's metrics; None where a loss or gradient was not finite and nothing was applied.
+        """
+        started = time.perf_counter()
+        tally = Tally()
+        loss = sum(backward(index, tally) for index in token_batches(lengths, self.method.micro_batch_tokens))
+        rates = self.optimization.rates(self.progress.step)
+        norms = self.optimization.apply(self.progress.step) if math.isfinite(loss) else None
+        self.optimization.discard()
+        if norms is None:
+            # In fp16 the gradient scaler finds its scale by overflowing a few times, and has lowered it by itself.
+            if not 0 < self.optimization.overflows <= MAX_OVERFLOWS:
+                self.bad_event("a loss or gradient was not finite", describe())
+            return None
+        tokens = int(lengths.sum())
+        self.progress.step += 1
+        self.progress.tokens += tokens
+        for role, norm in norms.items():
+            family = "policy" if role == "policy" else "value"
+            tally.add(f"{family}/grad_norm", norm)
+            tally.add(f"{family}/learning_rate", rates[role])
+        seconds = time.perf_counter() - started
+        tally.add("time/update", seconds)
+        tally.add("throughput/policy_tokens_per_second", tokens / seconds)
+        tally.add("tokens/policy", self.progress.tokens)
+        tally.add("memory/peak_mib", peak_memory_mib(self.run.accelerator.device))
+        tally.add("event/bad_steps", self.progress.bad_steps)
+        return tally.result()
+
+    def bad_event(self, what: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Count and log an update or rollout that is not applied because something was not finite.
+
+        Raises:
+            RunError: It was one more than method.max_bad_steps.
+        """
+        self.progress.bad_steps += 1
+        path = self.run.folder / "bad_steps.jsonl"
+        file = LineFile(path)
+        file.append({"step": self.progress.step, "what": what, "samples": list(samples)})
+        file.close()
+        if self.progress.bad_steps > self.method.max_bad_steps:
+            raise RunError(f"{what}; {self.progress.bad_steps} such events (method.max_bad_steps); samples in {path}")
+
+    def save_checkpoint(self) -> None:
+        step = self.progress.step
+        own, files = self.state()
+        rng, rng_tensors = checkpoint.global_rng_state()
+        files = files | {"optimizer": self.optimization.tensors(), "rng": rng_tensors}
+        if self.run.roles.critic is not None:
+            files["critic"] = dict(self.run.roles.critic.trained_parameters())
+        scaler = self.run.accelerator.scaler
+        state = {
+            "progress": asdict(self.progress) | {"seconds": self.seconds()},
+            "last_record": self._last_record,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "rng": rng,
+            "method": own,
+        }
+        writer = CheckpointWriter(self.run.folder, self.method.name, step)
+        for name, tensors in files.items():
+            writer.tensors(name, tensors)
+        save_model(self.run, writer.folder / "model")
+        path = writer.commit(state)
+        self._saved_step = step
+        checkpoint.prune(self.run.folder, self.method.name, self.config.checkpoint.keep)
+        self.run.callbacks.on_checkpoint(step, path)
+
+    def resume(self, folder: Path) -> None:
+        """Continue from the checkpoint in `folder`."""
+        state = checkpoint.read_state(folder)
+        self.progress = Progress(**state["progress"])
+        self._last_record = state["last_record"]
+        self._saved_step = self.progress.step
+        self.run.roles.policy.restore(folder / "model")
+        if self.run.roles.critic is not None:
+            saved = checkpoint.read_tensors(folder, "critic")
+            with torch.no_grad():
+                for name, parameter in self.run.roles.critic.trained_parameters().items():
+                    parameter.copy_(saved[name])
+        self.optimization.load_tensors(checkpoint.read_tensors(folder, "optimizer"))
+        if self.run.accelerator.scaler is not None and state["scaler"] is not None:
+            self.run.accelerator.scaler.load_state_dict(state["scaler"])
+        self.load_state(folder, state["method"])
+        checkpoint.set_global_rng_state(state["rng"], checkpoint.read_tensors(folder, "rng"))
+        self._started = time.perf_counter()
+
+
+def save_model(run: RunContext, folder: Path) -> None:
+    """The policy as transformers or peft load it, with its tokenizer."""
+    run.roles.policy.save(folder)
+    run.codec.tokenizer.save_pretrained(folder)

@@ -1,0 +1,30 @@
+"""What a trainer is given: everything that a run has made ready, and nothing that a method owns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from align.callbacks.base import CallbackList
+from align.config import Config
+from align.models.codec import ChatCodec
+from align.models.roles import Roles
+from align.rewards import Credit, Source
+from align.types import Prompt
+
+
+@dataclass(frozen=True)
+class RunContext:
+    config: Config
+    folder: Path
+    accelerator: Accelerator
+    roles: Roles
+    codec: ChatCodec
+    prompts: Sequence[Prompt]  # training prompts, in the data set's order
+    source: Source
+    credit: Credit
+    callbacks: CallbackList
+    evaluate: Callable[[int], None]  # evaluate the policy as it is after `step` updates, and report it

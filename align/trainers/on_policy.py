@@ -1,0 +1,272 @@
+"""What PPO and GRPO share: rollouts, their scores and log-probabilities, and minibatch updates on them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.config import KLController
+from align.errors import RunError
+from align.functional import credit as credit_functions
+from align.functional import kl
+from align.functional.batching import token_batches
+from align.functional.groups import sequence_log_ratio
+from align.functional.losses import clipped_policy_loss, log_ratio
+from align.functional.masked import masked_sum, zero_outside
+from align.metrics import Tally
+from align.models.policy import TokenStats
+from align.rewards import reward_input
+from align.rollout import Noise, sample
+from align.streams import permutation
+from align.trainers import checkpoint
+from align.trainers.base import Trainer
+from align.trainers.context import RunContext
+from align.trainers.kl_controller import adapted_coef
+from align.trainers.on_policy_config import OnPolicyConfig, RatioLevel
+from align.trainers.rollout_metrics import (
+    Clock,
+    add_kl,
+    add_responses,
+    add_rewards,
+    describe,
+    with_speed,
+)
+from align.types import Experience, Prompt, RewardOutput, Rollout
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout with its reward per token, before the KL penalty and the method's own view of it."""
+
+    rollout: Rollout
+    output: RewardOutput
+    token_rewards: Tensor  # (B, T), missing-EOS penalty in place
+    logprobs: Tensor  # (B, T) of the policy that sampled, recomputed as training computes them
+    ref_logprobs: Tensor  # (B, T)
+
+
+class OnPolicyTrainer(Trainer):
+    """Sample -> score -> (the method's) advantages -> minibatch updates, one update at a time.
+
+    Everything random is keyed by (seed, rollout), so a checkpoint needs only counters and the rollout in use.
+    """
+
+    method: OnPolicyConfig
+
+    def __init__(self, run: RunContext) -> None:
+        super().__init__(run)
+        self.kl_coef = self.method.kl.coef
+        self.experience: Experience | None = None
+        self.rollout_metrics: dict[str, float] = {}
+
+    # What a method fills in ------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def learn_from(self, scored: Scored, tally: Tally) -> Experience:
+        """Advantages and whatever else the loss reads, as columns; adds the rollout's own metrics to `tally`."""
+
+    @abstractmethod
+    def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
+        """Forward and backward of one micro-batch, losses divided by the minibatch's `tokens`; returns the loss."""
+
+    def samples_per_prompt(self) -> int:
+        return 1
+
+    # Rollouts --------------------------------------------------------------------------------------------------------
+
+    def prompts_of_rollout(self, rollout: int) -> list[Prompt]:
+        """Prompts without replacement, one random order per pass: a pure function of the rollout's index."""
+        count, n = self.config.rollout.batch_size // self.samples_per_prompt(), len(self.run.prompts)
+        places = range(rollout * count, (rollout + 1) * count)
+        orders = {epoch: permutation(n, self.config.seed, "prompts", epoch) for epoch in {k // n for k in places}}
+        return [self.run.prompts[int(orders[k // n][k % n])] for k in places]
+
+    def collect(self) -> Experience | None:
+        """One rollout, ready for updates; None where the KL budget is spent. Skips rollouts that are not finite."""
+        while True:
+            experience = self._try_collect()
+            if experience is not None or self.stopped:
+                return experience
+            self.progress.rollout += 1
+
+    def _try_collect(self) -> Experience | None:
+        tally = Tally()
+        clock = Clock(tally)
+        prompts = self.prompts_of_rollout(self.progress.rollout)
+        rollout = self._sample(prompts)
+        clock.lap("time/rollout")
+        repeated = [p for p in prompts for _ in range(self.samples_per_prompt())]
+        batch = reward_input(rollout, repeated, self.run.codec)
+        output = self.run.source.score(batch, self.run.credit.needs)
+        token_rewards = self._token_rewards(output, rollout)
+        clock.lap("time/reward")
+        bad = (~torch.isfinite(token_rewards)).any(1) | ~torch.isfinite(output.total)
+        if bool(bad.any()):
+            self.bad_event("a reward was not finite", describe(batch, output, token_rewards, only=bad))
+            return None
+        logprobs, ref_logprobs = self.logprobs(rollout, "policy"), self.logprobs(rollout, "reference")
+        experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
+        clock.lap("time/advantage")
+        add_responses(tally, rollout, logprobs)
+        add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
+        add_kl(tally, logprobs, ref_logprobs, rollout.response_mask, self.kl_coef)
+        self.rollout_metrics = with_speed(tally.result(), rollout)
+        samples = describe(batch, output, token_rewards, log_ratio=logprobs - ref_logprobs)
+        self.run.callbacks.on_rollout(self.progress.step + 1, samples)
+        nats, budget = self.rollout_metrics["kl/per_response_k1"], self.method.kl.budget
+        if budget is not None and nats > budget:
+            self.stopped = f"KL of {nats:.2f} nats per response is over method.kl.budget={budget}"
+            return None
+        self._adapt_kl(nats)
+        return experience
+
+    def _adapt_kl(self, kl_per_response: float) -> None:
+        """The new coefficient holds from the next rollout on."""
+        config = self.method.kl
+        if config.controller is KLController.adaptive:
+            self.kl_coef = adapted_coef(
+                self.kl_coef,
+                kl_per_response,
+                target=config.target,
+                responses=self.config.rollout.batch_size,
+                horizon=config.horizon,
+            )
+
+    def _sample(self, prompts: Sequence[Prompt]) -> Rollout:
+        config = self.config.rollout
+        return sample(
+            self.run.roles.policy,
+            self.run.codec,
+            prompts,
+            noise=Noise(self.config.seed, "rollout", self.progress.rollout),
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            samples_per_prompt=self.samples_per_prompt(),
+            decode_batch_size=config.decode_batch_size,
+        )
+
+    def _token_rewards(self, output: RewardOutput, rollout: Rollout) -> Tensor:
+        rewards = self.run.credit.assign(output, rollout.response_mask)
+        return credit_functions.replace_unended(
+            rewards, rollout.response_mask, rollout.ended, self.method.missing_eos_penalty
+        )
+
+    @torch.no_grad()
+    def logprobs(self, rollout: Rollout, role: str) -> Tensor:
+        """(B, T) float32 log-probabilities of the responses, 0 outside the mask."""
+        module = self.run.roles.policy if role == "policy" else self.run.roles.reference
+        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+        for index in token_batches(rollout.attention_mask.sum(1), self.method.micro_batch_tokens):
+            part = rollout.rows(index)
+            t = part.response_ids.shape[1]
+            stats = module(part.input_ids, part.attention_mask, t, self.config.rollout.temperature)
+            out[index, :t] = zero_outside(stats.logprobs, part.response_mask)
+        return out
+
+    # Updates ---------------------------------------------------------------------------------------------------------
+
+    def updates_per_epoch(self) -> int:
+        return self.config.rollout.batch_size // self.method.minibatch_size
+
+    def update(self) -> Mapping[str, float] | None:
+        while True:
+            if self.experience is None:
+                if self.progress.update:  # the rollout before is used up
+                    self.progress.rollout += 1
+                    self.progress.update = 0
+                self.experience = self.collect()
+                if self.experience is None:
+                    return None
+            metrics = self._one_update(self.experience)
+            used_up = self.progress.update == self.method.epochs * self.updates_per_epoch()
+            limit = self.method.target_kl
+            too_far = metrics is not None and limit is not None and metrics["policy/approx_kl"] > limit
+            if used_up or too_far:
+                self.experience = None
+            if metrics is not None:
+                return {**self.rollout_metrics, **metrics}
+
+    def _minibatch(self, experience: Experience) -> Tensor:
+        epoch, k = divmod(self.progress.update, self.updates_per_epoch())
+        order = permutation(len(experience.rollout), self.config.seed, "minibatch", self.progress.rollout, epoch)
+        size = self.method.minibatch_size
+        return order[k * size : (k + 1) * size].to(experience.rollout.response_ids.device)
+
+    def _one_update(self, experience: Experience) -> dict[str, float] | None:
+        """One minibatch; None where it was not applied."""
+        minibatch = experience.rows(self._minibatch(experience))
+        rollout = minibatch.rollout
+        tokens = int(rollout.response_mask.sum())
+        metrics = self.apply_update(
+            rollout.attention_mask.sum(1),
+            lambda index, tally: self.backward(minibatch.rows(index), tokens, tally),
+            lambda: self._texts(rollout),
+        )
+        self.progress.update += 1
+        if metrics is not None and self.progress.update == 1:
+            self._check_first_ratio(metrics)
+        return metrics
+
+    def policy_loss(
+        self, part: Experience, stats: TokenStats, clip_low: float, clip_high: float, level: RatioLevel, tally: Tally
+    ) -> Tensor:
+        """Clipped loss per token (B, T) under `stats` of the policy as it is now; its metrics go to `tally`."""
+        mask, old, advantages = part.rollout.response_mask, part.columns["logprobs"], part.columns["advantages"]
+        ratio = log_ratio(stats.logprobs, old, mask)
+        if level is RatioLevel.sequence:
+            ratio = sequence_log_ratio(ratio, mask)
+        per_token = clipped_policy_loss(ratio, advantages, clip_low, clip_high)
+        with torch.no_grad():
+            n = float(mask.sum())
+            clipped = (per_token > -advantages * ratio.exp()).float()
+            moved = kl.k3(old, stats.logprobs)  # old against new: the samples are the old policy's
+            tally.add("policy/loss", float(masked_sum(per_token, mask)), n)
+            tally.add("policy/ratio_mean", float(masked_sum(ratio.exp(), mask)), n)
+            tally.add("policy/ratio_max", float(ratio[mask == 1].exp().max()))
+            tally.add("policy/clip_fraction", float(masked_sum(clipped, mask)), n)
+            tally.add("policy/approx_kl", float(masked_sum(moved, mask)), n)
+            tally.add("policy/entropy", float(masked_sum(stats.entropy, mask)), n)
+        return per_token
+
+    def policy_stats(self, rollout: Rollout) -> TokenStats:
+        """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
+        length = rollout.response_ids.shape[1]
+        engine = self.engines["policy"]
+        return engine(rollout.input_ids, rollout.attention_mask, length, self.config.rollout.temperature)
+
+    def _check_first_ratio(self, metrics: Mapping[str, float]) -> None:
+        """Before any update pi is pi_old: a ratio off 1 means that dropout, masks or positions differ by pass."""
+        tolerance = 1e-5 if self.run.roles.policy.dtype is torch.float32 else 2e-2
+        off = abs(metrics["policy/ratio_mean"] - 1)
+        if off > tolerance:
+            raise RunError(f"policy ratio is 1 {off:+.2e} on the first minibatch of a rollout, more than {tolerance}")
+
+    def _texts(self, rollout: Rollout) -> list[dict[str, Any]]:
+        lengths = rollout.lengths.tolist()
+        rows = zip(rollout.prompt_index.tolist(), rollout.response_ids.tolist(), lengths, strict=True)
+        return [{"prompt_id": p, "response": self.run.codec.decode(ids[:n])} for p, ids, n in rows]
+
+    # Checkpoints -----------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+        files = {}
+        if self.experience is not None:
+            rollout = {f"rollout.{k}": v for k, v in self.experience.rollout.tensors().items()}
+            files["experience"] = rollout | {f"column.{k}": v for k, v in self.experience.columns.items()}
+        return {"kl_coef": self.kl_coef, "rollout_metrics": self.rollout_metrics}, files
+
+    def load_state(self, folder: Path, state: Mapping[str, Any]) -> None:
+        self.kl_coef = state["kl_coef"]
+        self.rollout_metrics = state["rollout_metrics"]
+        device = self.run.accelerator.device
+        saved = {k: v.to(device) for k, v in checkpoint.read_tensors(folder, "experience").items()}
+        if saved:
+            rollout = {k.removeprefix("rollout."): v for k, v in saved.items() if k.startswith("rollout.")}
+            columns = {k.removeprefix("column."): v for k, v in saved.items() if k.startswith("column.")}
+            self.experience = Experience(Rollout(**rollout), columns)

@@ -1,0 +1,96 @@
+"""PPO (arXiv 1707.06347) with a critic and rewards per token (arXiv 2203.02155).
+
+One update, in reading order: KL-shaped rewards -> GAE -> clipped policy loss and clipped value loss, each summed over
+the minibatch's response tokens and divided by their number. Details and their sources: arXiv 2403.17031 (N).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.functional.advantages import explained_variance, gae, penalise_kl
+from align.functional.batching import token_batches
+from align.functional.losses import aggregate, clipped_value_loss
+from align.functional.masked import masked_sum, whiten, zero_outside
+from align.metrics import Tally
+from align.models.scorer import Scorer
+from align.trainers.context import RunContext
+from align.trainers.on_policy import OnPolicyTrainer, Scored
+from align.trainers.on_policy_config import RatioLevel
+from align.trainers.ppo_config import PPOConfig
+from align.types import Experience, Rollout
+
+
+class PPOTrainer(OnPolicyTrainer):
+    method: PPOConfig
+
+    def __init__(self, run: RunContext) -> None:
+        super().__init__(run)
+        if run.roles.critic is None:
+            raise TypeError("PPO needs a critic")
+        self.critic: Scorer = run.roles.critic
+
+    def learning_rates(self) -> dict[str, float]:
+        return {"policy": self.method.learning_rate, "critic": self.method.critic_learning_rate}
+
+    def learn_from(self, scored: Scored, tally: Tally) -> Experience:
+        mask = scored.rollout.response_mask
+        values = self._values(scored.rollout)
+        rewards = penalise_kl(scored.token_rewards, scored.logprobs, scored.ref_logprobs, mask, self.kl_coef)
+        tally.observe("reward/total_mean", rewards.sum(1).tolist())
+        if self.method.whiten_rewards:
+            rewards = whiten(rewards, mask, shift_mean=False)
+        advantages, returns = gae(rewards, values, mask, gamma=self.method.gamma, lam=self.method.lam)
+        counted = advantages[mask == 1].tolist()
+        for name in ("mean", "std", "min", "max"):
+            tally.observe(f"advantage/{name}", counted)
+        tally.add("value/mean", float(masked_sum(values, mask)), float(mask.sum()))
+        tally.add("value/explained_variance", explained_variance(values, returns, mask))
+        if self.method.whiten_advantages:
+            advantages = whiten(advantages, mask)
+        columns = {"logprobs": scored.logprobs, "values": values, "advantages": advantages, "returns": returns}
+        return Experience(scored.rollout, columns)
+
+    @torch.no_grad()
+    def _values(self, rollout: Rollout) -> Tensor:
+        """(B, T) values before each response token, 0 outside the mask."""
+        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+        for index in token_batches(rollout.attention_mask.sum(1), self.method.micro_batch_tokens):
+            part = rollout.rows(index)
+            values = response_values(self.critic(part.input_ids, part.attention_mask), part)
+            out[index, : values.shape[1]] = zero_outside(values, part.response_mask)
+        return out
+
+    def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
+        warming_up = self.progress.step < self.method.critic_warmup_steps
+        clip, mask = self.method.clip_range, part.rollout.response_mask
+        with torch.set_grad_enabled(not warming_up):
+            stats = self.policy_stats(part.rollout)
+            per_token = self.policy_loss(part, stats, clip, clip, RatioLevel.token, tally)
+            loss = aggregate(per_token, mask, tokens)
+        with self.run.roles.policy.active():  # gradient checkpointing runs forward again: with the same adapter
+            if not warming_up:
+                self.run.accelerator.backward(loss)
+        value_loss = self.method.vf_coef * self._value_loss(part, tokens, tally)
+        with self.critic.active():
+            self.run.accelerator.backward(value_loss)
+        return float(loss.detach() + value_loss.detach())
+
+    def _value_loss(self, part: Experience, tokens: int, tally: Tally) -> Tensor:
+        rollout, mask = part.rollout, part.rollout.response_mask
+        scores = self.engines["critic"](rollout.input_ids, rollout.attention_mask)
+        values = zero_outside(response_values(scores, rollout), mask)
+        old, returns = part.columns["values"], part.columns["returns"]
+        per_token = clipped_value_loss(values, old, returns, self.method.value_clip_range)
+        with torch.no_grad():
+            n = float(mask.sum())
+            clipped = (per_token > 0.5 * (values - returns) ** 2).float()
+            tally.add("value/loss", float(masked_sum(per_token, mask)), n)
+            tally.add("value/clip_fraction", float(masked_sum(clipped, mask)), n)
+        return aggregate(per_token, mask, tokens)
+
+
+def response_values(scores: Tensor, rollout: Rollout) -> Tensor:
+    """(B, S) scores of every prefix -> (B, T) values before each response token: from the prompt's last token on."""
+    return scores[:, rollout.prompt_ids.shape[1] - 1 : -1]

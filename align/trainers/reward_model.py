@@ -1,0 +1,234 @@
+"""The reward model of a run: trained once from its preference pairs by TRL's RewardTrainer, stored, and reused."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PrinterCallback, TrainerCallback
+
+from align.config import Config, ModelConfig, RewardModelSource
+from align.errors import InputError
+from align.functional.batching import token_batches
+from align.models.adapters import lora_config
+from align.models.codec import ChatCodec
+from align.models.load import fingerprint, load_causal_lm, load_tokenizer
+from align.models.reward_folder import RewardCard
+from align.models.scorer import Scorer, body_of, linear_head
+from align.rollout.sampling import right_pad
+from align.store import find_or_make
+from align.types import Pair
+from align.worlds import resolve
+
+FORMAT = 1  # raised when a stored reward model of an older version must not be reused
+
+
+def ensure_reward_model(
+    config: Config,
+    source: RewardModelSource,
+    codec: ChatCodec,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The folder of the reward model that `source` names, trained now if nobody has trained it before.
+
+    Args:
+        say: Told in a line when training starts and how it ended.
+
+    Raises:
+        InputError: source.path has another tokenizer than the policy.
+    """
+    if source.path is not None:
+        folder = Path(resolve(source.path, "reward.source.path")).expanduser()
+        _check_tokenizer(folder, codec)
+        return folder
+    key = reward_model_key(config, source, train, held_out)
+
+    def make(folder: Path) -> None:
+        say(f"training the reward model on {len(train)} pairs, once")
+        card = train_reward_model(
+            folder, config, source, codec, train, held_out, device=device, dtype=dtype, key=key, say=say
+        )
+        if card.accuracy is not None and card.longer_wins is not None:
+            told = f"held-out accuracy {card.accuracy:.3f}; the longer response wins {card.longer_wins:.3f}"
+            say(f"reward model trained in {card.seconds:.0f} s: {told}")
+
+    return find_or_make("reward_models", key, make)
+
+
+def reward_model_key(
+    config: Config, source: RewardModelSource, train: Sequence[Pair], held_out: Sequence[Pair]
+) -> dict[str, Any]:
+    """All that a trained reward model depends on. Tokens stand for the data: they hold texts, template and cuts."""
+    adapter = {"name": "none"} if config.adapter.name == "none" else _plain(config.adapter)
+    settings = {k: v for k, v in _plain(source).items() if k not in ("path", "reference_responses")}
+    return {
+        "format": FORMAT,
+        "base": fingerprint(config.model.path, config.model.revision),
+        "pairs": _digest(train),
+        "held_out": _digest(held_out),
+        "adapter": adapter,
+        "quantization": config.quantization.name,
+        "settings": settings,
+    }
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return asdict(section)
+
+
+def _digest(pairs: Sequence[Pair]) -> str:
+    rows = [[p.prompt.input_ids, p.chosen_ids, p.rejected_ids] for p in pairs]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def train_reward_model(
+    folder: Path,
+    config: Config,
+    source: RewardModelSource,
+    codec: ChatCodec,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    key: dict[str, Any],
+    say: Callable[[str], None] = lambda line: None,
+) -> RewardCard:
+    """Train on `train`, measure on `held_out`, and write model and card into `folder`; `say` hears of every tenth."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer  # seconds to import, and only a first run needs it
+
+    started = time.perf_counter()
+    torch.manual_seed(source.seed)
+    model = classifier_on(config, codec, device, dtype)
+    arguments = RewardConfig(
+        output_dir=str(folder / "unused"),
+        per_device_train_batch_size=source.batch_size,
+        num_train_epochs=source.epochs,
+        learning_rate=source.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.05,  # of all steps
+        center_rewards_coefficient=source.center_coef,
+        max_length=None,
+        seed=source.seed,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=None,  # the old name, which TRL sets and transformers warns of
+        activation_checkpointing=config.model.gradient_checkpointing,
+        dataloader_pin_memory=False,
+        logging_steps=0.1,  # of all steps
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = RewardTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list([_token_row(pair) for pair in train]),
+        processing_class=codec.tokenizer,
+        peft_config=None if config.adapter.name == "none" else lora_config(config.adapter, "SEQ_CLS"),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Lines(say))
+    trainer.train()
+    trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+    head = model.score.modules_to_save["default"] if hasattr(model.score, "modules_to_save") else model.score
+    scorer = Scorer(body_of(model), linear_head(head.weight).to(device), dtype)
+    card = RewardCard(
+        accuracy=pair_accuracy(scorer, codec, held_out) if held_out else None,
+        longer_wins=longer_wins(held_out) if held_out else None,
+        held_out_pairs=len(held_out),
+        train_pairs=len(train),
+        seconds=time.perf_counter() - started,
+        key=key,
+    )
+    trained.save_pretrained(folder)
+    codec.tokenizer.save_pretrained(folder)
+    card.write(folder)
+    return card
+
+
+class _Lines(TrainerCallback):
+    """A line whenever the trainer logs, since a first run may wait minutes for its reward model."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            accuracy = float(logs.get("accuracy", math.nan))
+            self._say(f"  reward model step {state.global_step}/{state.max_steps}  accuracy {accuracy:.3f}")
+
+
+def _token_row(pair: Pair) -> dict[str, list[int]]:
+    """Tokenised here, so that the reward model reads exactly what the policy writes."""
+    prompt = pair.prompt.input_ids
+    return {"chosen_ids": [*prompt, *pair.chosen_ids], "rejected_ids": [*prompt, *pair.rejected_ids]}
+
+
+def classifier_on(config: Config, codec: ChatCodec, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """The start model's body under a fresh scalar head, N(0, 1 / (d + 1)) (arXiv 1909.08593; N, detail on heads)."""
+    whole = config.adapter.name == "none"
+    causal = load_causal_lm(
+        config.model,
+        dtype=torch.float32 if whole else dtype,
+        device=device,
+        quantization=None if whole else config.quantization,
+    )
+    settings = copy.deepcopy(causal.config)
+    settings.num_labels = 1
+    settings.pad_token_id = settings.get_text_config().pad_token_id = codec.pad_id
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(settings)
+    if not isinstance(getattr(model, "score", None), nn.Linear):
+        allowed = "an architecture whose sequence classifier has a linear `score` head"
+        raise InputError("model.path", f"{config.model.path} ({type(model).__name__})", allowed)
+    setattr(model, model.base_model_prefix, body_of(causal))
+    model.score = nn.Linear(settings.hidden_size, 1, bias=False).to(device)
+    nn.init.normal_(model.score.weight, std=(settings.hidden_size + 1) ** -0.5)
+    for name in ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit", "quantization_method", "hf_quantizer"):
+        if hasattr(causal, name):
+            setattr(model, name, getattr(causal, name))
+    return model
+
+
+@torch.no_grad()
+def pair_accuracy(scorer: Scorer, codec: ChatCodec, pairs: Sequence[Pair], token_budget: int = 16384) -> float:
+    """Share of pairs whose chosen response scores above the rejected one, ties counting half."""
+    sides = [[*p.prompt.input_ids, *r] for p in pairs for r in (p.chosen_ids, p.rejected_ids)]
+    ids = right_pad([torch.tensor([row], device=scorer.device) for row in sides], codec.pad_id)
+    lengths = torch.tensor([len(row) for row in sides], device=scorer.device)
+    scores = torch.zeros(len(sides), device=scorer.device)
+    for index in token_batches(lengths, token_budget):
+        n = lengths[index]
+        mask = (torch.arange(int(n.max()), device=n.device) < n.unsqueeze(1)).long()
+        every = scorer(ids[index, : mask.shape[1]], mask)
+        scores[index] = every.gather(1, (n - 1).unsqueeze(1)).squeeze(1)
+    margin = scores[0::2] - scores[1::2]
+    return float(((margin > 0).float() + 0.5 * (margin == 0).float()).mean())
+
+
+def longer_wins(pairs: Sequence[Pair]) -> float:
+    """Accuracy of the judge that prefers the response with more tokens; what a reward model must beat."""
+    margins = [len(p.chosen_ids) - len(p.rejected_ids) for p in pairs]
+    return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(margins)
+
+
+def _check_tokenizer(folder: Path, codec: ChatCodec) -> None:
+    if load_tokenizer(ModelConfig(path=str(folder))).get_vocab() != codec.tokenizer.get_vocab():
+        raise InputError("reward.source.path", str(folder), "a reward model with the policy's vocabulary")

@@ -1,0 +1,95 @@
+"""What is reported of a rollout, the same for every on-policy method."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from torch import Tensor
+
+from align.functional import kl
+from align.functional.masked import masked_sum
+from align.metrics import Tally
+from align.types import RewardInput, RewardOutput, Rollout
+
+LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
+
+
+class Clock:
+    """Phase times into a tally."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self._tally.add(name, now - self._last)
+        self._last = now
+
+
+def add_responses(tally: Tally, rollout: Rollout, logprobs: Tensor) -> None:
+    """Lengths, endings, and how far the recomputed log-probabilities (B, T) are from those seen while sampling."""
+    lengths = rollout.lengths.float().tolist()
+    for name in ("length_mean", "length_std", "length_min", "length_max"):
+        tally.observe(f"response/{name}", lengths)
+    tally.observe("response/eos_rate", rollout.ended.float().tolist())
+    gap = (logprobs - rollout.sampling_logprobs).abs()
+    mask = rollout.response_mask
+    tally.add("policy/sampling_gap", float(masked_sum(gap, mask)), float(mask.sum()))
+
+
+def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised: bool) -> None:
+    """Scores as the source gave them. `penalised`: unended responses are paid a penalty instead."""
+    scores = output.total.tolist()
+    tally.observe("reward/score_mean", scores)
+    tally.observe("reward/score_std", scores)
+    for name, part in output.parts.items():
+        tally.observe(f"reward/part_{name}", part.tolist())
+    unended = float((~rollout.ended).sum()) if penalised else 0.0
+    tally.add("reward/missing_eos_rate", unended, len(rollout))
+
+
+def add_kl(tally: Tally, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coef: float) -> None:
+    """KL of the sampling policy to the reference: all (B, T), nats."""
+    for name, estimator in (("k1", kl.k1), ("k3", kl.k3)):
+        summed = float(masked_sum(estimator(logprobs, ref_logprobs), mask))
+        tally.add(f"kl/per_response_{name}", summed, mask.shape[0])
+        tally.add(f"kl/per_token_{name}", summed, float(mask.sum()))
+    tally.add("kl/coef", coef)
+
+
+def with_speed(metrics: dict[str, float], rollout: Rollout) -> dict[str, float]:
+    """The same metrics with the sampling speed."""
+    speed = float(rollout.response_mask.sum()) / max(metrics["time/rollout"], 1e-9)
+    return metrics | {"throughput/sampled_tokens_per_second": speed}
+
+
+def describe(
+    batch: RewardInput,
+    output: RewardOutput,
+    token_rewards: Tensor,
+    *,
+    only: Tensor | None = None,
+    log_ratio: Tensor | None = None,
+) -> list[dict[str, Any]]:
+    """Responses as rows for completions.jsonl: the first few, or all that `only` (B,) marks."""
+    rollout = batch.rollout
+    rows = range(min(LOGGED_SAMPLES, len(rollout))) if only is None else only.nonzero().squeeze(1).tolist()
+    nats = masked_sum(log_ratio, rollout.response_mask, dim=1) if log_ratio is not None else None
+    lengths = rollout.lengths.tolist()
+    return [
+        {
+            "prompt_id": int(rollout.prompt_index[i]),
+            "sample_index": int(rollout.sample_index[i]),
+            "prompt": batch.prompts[i],
+            "response": batch.responses[i],
+            "ended": bool(rollout.ended[i]),
+            "score": float(output.total[i]),
+            "parts": {name: float(part[i]) for name, part in output.parts.items()},
+            "pieces": [batch.responses[i][a:b] for a, b in batch.offsets[i, : lengths[i]].tolist()],
+            "token_rewards": token_rewards[i, : lengths[i]].tolist(),
+            **({"kl": float(nats[i])} if nats is not None else {}),
+        }
+        for i in rows
+    ]

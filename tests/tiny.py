@@ -1,0 +1,259 @@
+"""A tokenizer of single letters, models of a few thousand weights, and runs on them: what many tests build on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from align.callbacks.base import Callback, CallbackList
+from align.config import (
+    AdapterConfig,
+    CheckpointConfig,
+    Config,
+    CriticInit,
+    DataConfig,
+    EvaluationConfig,
+    GoldSource,
+    ModelConfig,
+    Precision,
+    QuantizationConfig,
+    RewardConfig,
+    RewardModelSource,
+    RolloutConfig,
+    SparseCredit,
+    TrackingConfig,
+)
+from align.models.codec import ChatCodec, make_codec
+from align.models.load import load_causal_lm
+from align.models.policy import Policy
+from align.models.roles import Roles, build_roles
+from align.rewards import GoldSource as GoldScorer
+from align.rewards import RewardModelSource as ModelScorer
+from align.rewards import Source, build_credit
+from align.rollout.sampling import left_pad, right_pad
+from align.trainers.context import RunContext
+from align.trainers.ppo import PPOTrainer
+from align.trainers.ppo_config import PPOConfig
+from align.types import Pair, Prompt, Rollout
+from align.worlds import Gold, Segment
+
+torch.set_num_threads(1)
+
+CPU = torch.device("cpu")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# Like SmolLM2's: the base's EOS is one token, the template ends a turn with another.
+TEMPLATE = (
+    "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+)
+_FOLDERS = tempfile.TemporaryDirectory(prefix="align-tests-")
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each letter; `<eos>` and `<end>` both end a response, `<pad>` is neither."""
+    vocabulary = {c: i for i, c in enumerate(["<eos>", "<s>", "<end>", "<pad>", *LETTERS, "Ġ", "Ċ", ":"])}
+    bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="<eos>", pad_token="<pad>")
+    fast.add_special_tokens({"additional_special_tokens": ["<end>"]})
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+@cache
+def codec() -> ChatCodec:
+    return make_codec(tokenizer(), GenerationConfig(eos_token_id=[0]))
+
+
+SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (
+        LlamaConfig,
+        {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2},
+    ),
+    "qwen2": (
+        Qwen2Config,
+        {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1},
+    ),
+    "gpt2": (GPT2Config, {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}),  # dropout .1 by default
+}
+
+
+def model_config(shape: str, **settings: Any) -> PreTrainedConfig:
+    """Weights are spread wide, so that distributions are far from uniform and differ from place to place."""
+    kind, sizes = SHAPES[shape]
+    layers = {} if shape == "gpt2" else {"num_hidden_layers": 2, "max_position_embeddings": 128}
+    ids = {"vocab_size": len(codec().tokenizer), "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 3}
+    return kind(**(sizes | layers | ids | {"initializer_range": 0.4, "tie_word_embeddings": False} | settings))
+
+
+@cache
+def folder(shape: str = "llama", seed: int = 0) -> Path:
+    """A stored random model with its tokenizer."""
+    path = Path(_FOLDERS.name) / f"{shape}-{seed}"
+    torch.manual_seed(seed)
+    AutoModelForCausalLM.from_config(model_config(shape)).save_pretrained(path)
+    codec().tokenizer.save_pretrained(path)
+    return path
+
+
+@cache
+def reward_folder(shape: str = "llama", seed: int = 1) -> Path:
+    """A stored random sequence classifier of one output."""
+    path = Path(_FOLDERS.name) / f"{shape}-reward-{seed}"
+    torch.manual_seed(seed)
+    AutoModelForSequenceClassification.from_config(model_config(shape, num_labels=1)).save_pretrained(path)
+    codec().tokenizer.save_pretrained(path)
+    return path
+
+
+def causal(shape: str = "llama", seed: int = 0) -> PreTrainedModel:
+    """A fresh copy of the stored model, loaded as a run loads it."""
+    return load_causal_lm(ModelConfig(path=str(folder(shape, seed))), dtype=torch.float32, device=CPU)
+
+
+def policy(shape: str = "llama", seed: int = 0) -> Policy:
+    return Policy(causal(shape, seed), torch.float32)
+
+
+def prompt(number: int, text: str) -> Prompt:
+    messages = ({"role": "user", "content": text},)
+    return Prompt(number, messages, text, tuple(codec().encode_prompt(messages)), {"number": number})
+
+
+def prompts(n: int = 6) -> list[Prompt]:
+    """Of different lengths; ids are no places."""
+    return [prompt(10 + 3 * i, "say it again"[: 1 + (5 * i) % 12]) for i in range(n)]
+
+
+def pair(p: Prompt, chosen: str, rejected: str) -> Pair:
+    return Pair(p, chosen, rejected, tuple(codec().encode_response(chosen)), tuple(codec().encode_response(rejected)))
+
+
+def rollout_of(starts: Sequence[Prompt], responses: Sequence[Sequence[int]], samples: int = 1) -> Rollout:
+    """These responses as if they had been sampled, `samples` next to each other for each prompt."""
+    repeated = [p for p in starts for _ in range(samples)]
+    ids, mask = left_pad([p.input_ids for p in repeated], codec().pad_id, CPU)
+    tokens = right_pad([torch.tensor([list(r)]) for r in responses], codec().pad_id)
+    lengths = torch.tensor([len(r) for r in responses])
+    return Rollout(
+        prompt_ids=ids,
+        prompt_mask=mask,
+        response_ids=tokens,
+        response_mask=(torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long(),
+        ended=torch.tensor([r[-1] in codec().end_ids for r in responses]),
+        prompt_index=torch.tensor([p.id for p in repeated]),
+        sample_index=torch.arange(len(responses)) % samples,
+        sampling_logprobs=torch.zeros(tokens.shape),
+    )
+
+
+class VowelWorld:
+    """Gold = vowels / 4 less .5 where the response was cut; simple enough for a tiny model to learn."""
+
+    name = "vowels"
+
+    def gold(self, row: Mapping[str, Any], response: str, ended: bool) -> Gold:
+        parts = [Segment(i, i + 1, 0.25, "good") for i, c in enumerate(response) if c in "aeiou"]
+        if not ended:
+            parts.append(Segment(len(response), len(response), -0.5, "cut"))
+        return Gold(sum(p.credit for p in parts), tuple(parts))
+
+
+def config(
+    *,
+    method: Mapping[str, Any] | None = None,
+    rollout: Mapping[str, Any] | None = None,
+    reward: RewardConfig | None = None,
+    adapter: AdapterConfig | None = None,
+    shape: str = "llama",
+    checkpoint_every: int = 0,
+    **root: Any,
+) -> Config:
+    """A legal composition for a run of a few steps on a tiny model; gold reward, sparse, no LoRA unless told."""
+    made = Config(
+        method=PPOConfig(
+            **({"minibatch_size": 8, "learning_rate": 1e-3, "missing_eos_penalty": None} | (method or {}))
+        ),
+        model=ModelConfig(path=str(folder(shape))),
+        data=DataConfig(path="unused"),
+        reward=reward or RewardConfig(source=GoldSource(), credit=SparseCredit()),
+        adapter=adapter or AdapterConfig(name="none"),
+        quantization=QuantizationConfig(),
+        rollout=RolloutConfig(**({"batch_size": 16, "max_new_tokens": 8} | (rollout or {}))),
+        tracking=TrackingConfig(),
+        evaluation=EvaluationConfig(),
+        checkpoint=CheckpointConfig(every_steps=checkpoint_every),
+        precision=Precision.fp32,
+        **({"max_steps": 4} | root),
+    )
+    made.method.check(made)
+    return made
+
+
+class Recorder(Callback):
+    """Keeps what a run reported."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.rollouts: list[tuple[int, list[dict[str, Any]]]] = []
+        self.checkpoints: list[tuple[int, Path]] = []
+
+    def on_step(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+
+    def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        self.rollouts.append((step, [dict(s) for s in samples]))
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        self.checkpoints.append((step, path))
+
+    def column(self, name: str) -> list[float]:
+        return [record[name] for record in self.records]
+
+
+def ppo(
+    path: Path, cfg: Config, *, source: Source | None = None, start: Iterable[Prompt] | None = None
+) -> tuple[PPOTrainer, Recorder]:
+    """A trainer as the runner assembles it, in the run folder `path`."""
+    wants_model = isinstance(cfg.reward.source, RewardModelSource)
+    stored = Path(cfg.reward.source.path) if isinstance(cfg.reward.source, RewardModelSource) else None
+    assert isinstance(cfg.method, PPOConfig)
+    torch.manual_seed(0)  # fresh adapters and heads
+    roles: Roles = build_roles(
+        cfg, device=CPU, dtype=torch.float32, reward=stored, critic_init=cfg.method.critic or CriticInit.auto
+    )
+    if source is None:
+        source = ModelScorer(roles.reward) if wants_model and roles.reward is not None else GoldScorer(VowelWorld())
+    recorder = Recorder()
+    run = RunContext(
+        config=cfg,
+        folder=path,
+        accelerator=Accelerator(cpu=True),
+        roles=roles,
+        codec=codec(),
+        prompts=list(start) if start is not None else prompts(),
+        source=source,
+        credit=build_credit(cfg.reward.credit),
+        callbacks=CallbackList([recorder]),
+        evaluate=lambda step: None,
+    )
+    return PPOTrainer(run), recorder

@@ -1,0 +1,501 @@
+"""One PPO run on a tiny model: what an update is made of, and which way it goes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from align.config import AdapterConfig, KLController, PrefixCredit, RewardConfig, RewardModelSource, SparseCredit
+from align.config import GoldSource as GoldConfig
+from align.errors import RunError
+from align.files import read_lines
+from align.metrics import Tally, compare, repeatable
+from align.trainers.kl_controller import adapted_coef
+from align.trainers.on_policy import Scored
+from align.types import RewardOutput
+from align.worlds import Gold
+from tests import tiny
+from tests.functional.plain import plain_gae
+
+LORA = AdapterConfig(name="lora", r=4, alpha=8)
+MODEL_REWARD = RewardConfig(source=RewardModelSource(path=str(tiny.reward_folder())), credit=SparseCredit())
+
+
+def weights(role) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in role.trained_parameters().values()]
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def nudge(role, size: float = 0.05) -> None:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in role.trained_parameters().values():
+            p.add_(size * torch.randn(p.shape, generator=generator))
+
+
+# --- the first minibatch ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "temperature"),
+    [({}, 1.0), ({"shape": "gpt2"}, 0.7), ({"shape": "qwen2"}, 1.5), ({"adapter": LORA}, 0.7), ({"epochs": 2}, 1.0)],
+)
+def test_ratio_is_1_and_approx_kl_0_on_the_first_minibatch(tmp_path, settings, temperature):
+    """'Ratio is 1 (to 1e-5 in fp32) and approx-KL 0 on the first minibatch of a rollout'."""
+    settings = dict(settings)
+    method = {"learning_rate": 1e-2, "epochs": settings.pop("epochs", 1), "micro_batch_tokens": 100}
+    cfg = tiny.config(method=method, rollout={"temperature": temperature}, max_steps=8, **settings)
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.train()
+    first = [r for r in seen.records if r["update"] == 1]
+    assert len(first) == 4 / method["epochs"]
+    for record in first:
+        assert record["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
+        assert record["policy/ratio_max"] == pytest.approx(1, abs=1e-5)
+        assert record["policy/approx_kl"] == pytest.approx(0, abs=1e-9)
+        assert record["policy/clip_fraction"] == 0
+        assert record["policy/sampling_gap"] < 1e-5
+    later = [r for r in seen.records if r["update"] > 1]
+    assert all(r["policy/approx_kl"] > 1e-7 and r["policy/ratio_max"] > 1.001 for r in later)
+    assert all(compare(r, "ppo") == (set(), set()) for r in seen.records)
+
+
+def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path):
+    """Which is what dropout, shifted masks or wrong positions would do."""
+    trainer, _ = tiny.ppo(tmp_path, tiny.config())
+    trainer.experience = trainer.collect()
+    trainer.experience.columns["logprobs"].sub_(1e-3)
+    with pytest.raises(RunError, match="ratio"):
+        trainer.update()
+
+
+def test_the_largest_ratio_is_one_of_a_token(tmp_path):
+    """Padding, whose ratio is 1 by definition, is no token."""
+    trainer, _ = tiny.ppo(tmp_path, tiny.config())
+    trainer.experience = trainer.collect()
+    trainer.experience.columns["logprobs"].add_(0.1)
+    trainer.progress.update = 1
+    metrics = trainer.update()
+    assert metrics["policy/ratio_max"] == pytest.approx(0.9048, abs=1e-3)
+    assert metrics["policy/ratio_mean"] == pytest.approx(0.9048, abs=1e-3)
+    assert metrics["policy/approx_kl"] == pytest.approx(0.9048 - 1 + 0.1, abs=1e-3)
+
+
+# --- what a rollout is turned into ------------------------------------------------------------------------------------
+
+
+def row_by_row(trainer, rollout):
+    """Per response, unpadded and by plain forwards: (logp, reference's logp, values) of its tokens."""
+    roles, out = trainer.run.roles, []
+    temperature = trainer.config.rollout.temperature
+    for i, n in enumerate(rollout.lengths.tolist()):
+        prompt = rollout.prompt_ids[i, rollout.prompt_mask[i] == 1]
+        response = rollout.response_ids[i, :n]
+        ids = torch.cat([prompt, response])[None]
+        with torch.no_grad():
+            pair = [
+                torch.log_softmax(role.model(ids).logits[0, len(prompt) - 1 : -1] / temperature, -1)
+                .gather(1, response[:, None])
+                .squeeze(1)
+                .tolist()
+                for role in (roles.policy, roles.reference)
+            ]
+            hidden = roles.critic.body(ids).last_hidden_state[0, len(prompt) - 1 : -1]
+            out.append((*pair, roles.critic.head(hidden).squeeze(1).tolist()))
+    return out
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [8192, 60])
+@pytest.mark.parametrize("penalty", [None, -0.7])
+def test_advantages_and_returns_are_those_of_each_response_by_itself(tmp_path, micro_batch_tokens, penalty):
+    """'Score paid at the last response token; KL penalty per token; GAE over response tokens only' and
+    'missing_eos_penalty *instead of* its score', from the definitions, on a policy that has moved."""
+    method = {
+        "whiten_advantages": False,
+        "missing_eos_penalty": penalty,
+        "gamma": 0.97,
+        "lam": 0.9,
+        "micro_batch_tokens": micro_batch_tokens,
+    }
+    cfg = tiny.config(method=method, rollout={"temperature": 0.8}, reward=MODEL_REWARD)
+    cfg.method.kl.coef = 0.3
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    nudge(trainer.run.roles.policy)
+    nudge(trainer.critic)
+    experience = trainer.collect()
+    rollout, columns = experience.rollout, experience.columns
+    assert 0 < rollout.ended.sum() < len(rollout)
+    kls = []
+    samples = seen.rollouts[0][1]  # of the first rows
+    for i, (sample, (logp, ref, values)) in enumerate(zip(samples, row_by_row(trainer, rollout), strict=False)):
+        n = len(logp)
+        rewards = [-0.3 * (a - b) for a, b in zip(logp, ref, strict=True)]
+        paid = sample["score"] if penalty is None or bool(rollout.ended[i]) else penalty
+        rewards[-1] += paid
+        expected = plain_gae(rewards, values, 0.97, 0.9)
+        assert columns["advantages"][i, :n].tolist() == pytest.approx(expected, abs=1e-4)
+        assert columns["advantages"][i, n:].abs().sum() == 0
+        returns = [a + v for a, v in zip(expected, values, strict=True)]
+        assert columns["returns"][i, :n].tolist() == pytest.approx(returns, abs=1e-4)
+        assert columns["values"][i, :n].tolist() == pytest.approx(values, abs=1e-4)
+        assert columns["logprobs"][i, :n].tolist() == pytest.approx(logp, abs=1e-4)
+        assert sample["token_rewards"] == pytest.approx([0.0] * (n - 1) + [paid], abs=1e-6)
+        assert sample["kl"] == pytest.approx(sum(logp) - sum(ref), abs=1e-4)
+        assert len(sample["pieces"]) == n and "".join(sample["pieces"]) == sample["response"]
+        kls.append(sample["kl"])
+    assert len(kls) == 8
+    assert max(abs(k) for k in kls) > 0.05  # the policy had moved: the penalty's sign was seen
+    if penalty is not None:
+        assert trainer.rollout_metrics["reward/missing_eos_rate"] == float((~rollout.ended).float().mean())
+
+
+def test_rollout_metrics_are_what_the_table_says(tmp_path):
+    cfg = tiny.config(rollout={"batch_size": 8}, method={"missing_eos_penalty": -1.0})
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    nudge(trainer.run.roles.policy)
+    experience = trainer.collect()
+    samples = seen.rollouts[0][1]
+    assert len(samples) == 8  # all of this rollout
+    found, rollout = trainer.rollout_metrics, experience.rollout
+    rows = row_by_row(trainer, rollout)
+    d = [a - b for logp, ref, _ in rows for a, b in zip(logp, ref, strict=True)]
+    k3 = [torch.tensor(-x).exp().item() - 1 + x for x in d]
+    lengths = torch.tensor([float(len(r[0])) for r in rows])
+    scores = torch.tensor([s["score"] for s in samples])
+    unended = float((~rollout.ended).float().mean())
+    paid = [sum(s["token_rewards"]) - 0.05 * s["kl"] for s in samples]
+    expected = {
+        "kl/per_response_k1": sum(d) / 8,
+        "kl/per_response_k3": sum(k3) / 8,
+        "kl/per_token_k1": sum(d) / len(d),
+        "kl/per_token_k3": sum(k3) / len(k3),
+        "kl/coef": 0.05,
+        "reward/score_mean": float(scores.mean()),
+        "reward/score_std": float(scores.std(unbiased=False)),
+        "reward/total_mean": sum(paid) / 8,
+        "reward/missing_eos_rate": unended,
+        "reward/part_gold": float(scores.mean()),
+        "response/length_mean": float(lengths.mean()),
+        "response/length_std": float(lengths.std(unbiased=False)),
+        "response/length_min": float(lengths.min()),
+        "response/length_max": float(lengths.max()),
+        "response/eos_rate": 1 - unended,
+        "throughput/sampled_tokens_per_second": len(d) / found["time/rollout"],
+    }
+    assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-4)
+    advantages = experience.columns["advantages"][rollout.response_mask == 1]  # whitened: mean 0, deviation 1
+    assert float(advantages.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(advantages.std(unbiased=False)) == pytest.approx(1, abs=1e-3)
+    assert found["advantage/min"] < found["advantage/mean"] < found["advantage/max"]
+
+
+def scored(trainer, rewards: list[float]) -> Scored:
+    starts = tiny.prompts(2)
+    rollout = tiny.rollout_of(starts, [[5, 6, 2], [7, 2]])
+    token_rewards = torch.tensor([[0.0, 0.0, rewards[0]], [0.0, rewards[1], 0.0]])
+    nothing = torch.zeros(2, 3)
+    return Scored(rollout, RewardOutput(torch.tensor(rewards)), token_rewards, nothing, nothing)
+
+
+def test_whitened_rewards_keep_their_mean(tmp_path):
+    """'Whiten rewards without shifting the mean': with gamma = lambda = 1 the returns show the rewards."""
+    method = {"whiten_rewards": True, "whiten_advantages": False, "lam": 1.0}
+    trainer, _ = tiny.ppo(tmp_path, tiny.config(method=method))
+    returns = trainer.learn_from(scored(trainer, [3.0, 2.0]), Tally()).columns["returns"]
+    mean, deviation = 1.0, 1.6**0.5 / 1.0  # of 0, 0, 3, 0, 2: mean 1, variance (1 + 1 + 4 + 1 + 1) / 5
+    white = [(r - mean) / deviation + mean for r in (0.0, 0.0, 3.0)]
+    torch.testing.assert_close(returns[0], torch.tensor([sum(white), white[1] + white[2], white[2]]))
+    assert returns[1, 2] == 0
+
+
+# --- one update -------------------------------------------------------------------------------------------------------
+
+
+def test_an_update_is_adamw_on_the_clipped_losses(tmp_path):
+    """The weights after the first update, from the formulas: -A at ratio 1, vf_coef * 0.5 (v - R)^2, means over the
+    minibatch's tokens, each role clipped by itself, Adam eps 1e-5."""
+    method = {"learning_rate": 3e-3, "critic_learning_rate": 7e-3, "max_grad_norm": 0.2, "vf_coef": 0.3}
+    cfg = tiny.config(method=method, rollout={"batch_size": 8, "temperature": 0.8}, reward=MODEL_REWARD)
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.experience = experience = trainer.collect()
+    policy, critic = copy.deepcopy(trainer.run.roles.policy.model), copy.deepcopy(trainer.critic)
+    trainer._record(trainer.update())
+    rollout, columns = experience.rollout, experience.columns
+    tokens, policy_loss, value_loss = int(rollout.response_mask.sum()), 0.0, 0.0
+    for i, n in enumerate(rollout.lengths.tolist()):
+        prompt = rollout.prompt_ids[i, rollout.prompt_mask[i] == 1]
+        response = rollout.response_ids[i, :n]
+        ids = torch.cat([prompt, response])[None]
+        logp = torch.log_softmax(policy(ids).logits[0, len(prompt) - 1 : -1] / 0.8, -1)
+        logp = logp.gather(1, response[:, None]).squeeze(1)
+        policy_loss = policy_loss - (columns["advantages"][i, :n] * logp).sum() / tokens
+        values = critic.head(critic.body(ids).last_hidden_state[0, len(prompt) - 1 : -1]).squeeze(1)
+        value_loss = value_loss + 0.5 * ((values - columns["returns"][i, :n]) ** 2).sum() / tokens
+    (policy_loss + 0.3 * value_loss).backward()
+    record = seen.records[0]
+    assert record["value/loss"] == pytest.approx(float(value_loss.detach()), rel=1e-4)
+    for role, own, rate, family in (
+        (trainer.run.roles.policy, policy, 3e-3, "policy"),
+        (trainer.critic, critic, 7e-3, "value"),
+    ):
+        parameters = list(own.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 0.2)
+        assert record[f"{family}/grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+        assert record[f"{family}/learning_rate"] == rate
+        torch.optim.AdamW(parameters, lr=rate, eps=1e-5, weight_decay=0.0).step()
+        expected = dict(own.named_parameters())
+        for name, p in (role.model if family == "policy" else role).named_parameters():
+            torch.testing.assert_close(p, expected[name], rtol=0, atol=3e-5, msg=name)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_a_split_into_micro_batches_changes_nothing(tmp_path, adapter):
+    """'Normalise by the global number of response tokens across micro-batches'."""
+    ends = []
+    for budget in (8192, 70):
+        method = {"micro_batch_tokens": budget, "epochs": 2, "learning_rate": 3e-3}
+        trainer, seen = tiny.ppo(tmp_path / str(budget), tiny.config(method=method, max_steps=6, adapter=adapter))
+        trainer.train()
+        ends.append((seen.records, weights(trainer.run.roles.policy), weights(trainer.critic)))
+    (records, *roles), (split_records, *split_roles) = ends
+    for whole, split in zip(records, split_records, strict=True):
+        assert repeatable(split) == pytest.approx(repeatable(whole), abs=1e-5, rel=1e-4)
+    for whole, split in zip(roles, split_roles, strict=True):
+        for a, b in zip(whole, split, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+def test_junk_at_masked_positions_of_a_rollout_changes_no_weight(tmp_path):
+    ends = []
+    for junk in (0.0, float("nan")):
+        trainer, _ = tiny.ppo(tmp_path, tiny.config())
+        trainer.experience = trainer.collect()
+        outside = trainer.experience.rollout.response_mask == 0
+        assert outside.any()
+        for column in trainer.experience.columns.values():
+            column[outside] = junk
+        trainer.update()
+        assert trainer.progress.bad_steps == 0
+        ends.append(weights(trainer.run.roles.policy) + weights(trainer.critic))
+    assert same(*ends)
+
+
+# --- which way it goes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("credit", [SparseCredit(), PrefixCredit()])
+def test_the_reward_rises(tmp_path, credit):
+    """A flipped advantage, a flipped loss or a score paid at the wrong token would not get there."""
+    reward = RewardConfig(source=GoldConfig(), credit=credit)
+    method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
+    cfg = tiny.config(method=method, rollout={"batch_size": 32}, reward=reward, max_steps=60)
+    cfg.method.kl.coef = 0.01
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.train()
+    scores = seen.column("reward/score_mean")
+    start, end = sum(scores[:6]) / 6, sum(scores[-6:]) / 6
+    assert end > start + 0.4, (start, end)
+    assert seen.column("kl/per_response_k1")[-1] > 0.5
+
+
+def test_the_kl_penalty_pulls_towards_the_reference(tmp_path):
+    class Nothing:
+        name = "nothing"
+
+        def gold(self, row, response, ended):
+            return Gold(0.0, ())
+
+    method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
+    cfg = tiny.config(method=method, rollout={"batch_size": 32}, max_steps=40)
+    cfg.method.kl.coef = 1.0
+    trainer, seen = tiny.ppo(tmp_path, cfg, source=tiny.GoldScorer(Nothing()))
+    nudge(trainer.run.roles.policy, 0.12)
+    trainer.train()
+    kl = seen.column("kl/per_response_k1")
+    assert kl[0] > 1
+    assert sum(kl[-6:]) / 6 < 0.5 * kl[0], kl[::6]
+
+
+def test_critic_warm_up_leaves_the_policy_untouched(tmp_path):
+    """'Optional critic warm-up'."""
+    cfg = tiny.config(method={"critic_warmup_steps": 3}, max_steps=5)
+    trainer, _ = tiny.ppo(tmp_path, cfg)
+    policy, critic = weights(trainer.run.roles.policy), weights(trainer.critic)
+    for step in range(1, 5):
+        trainer.update()
+        assert same(policy, weights(trainer.run.roles.policy)) == (step <= 3)
+        assert not same(critic, weights(trainer.critic))
+        critic = weights(trainer.critic)
+
+
+# --- KL control -------------------------------------------------------------------------------------------------------
+
+
+def test_adapted_coef_by_hand():
+    """'beta <- beta * (1 + clip(KL/target - 1, ±0.2) * n/horizon)'."""
+    step = {"target": 6.0, "responses": 64, "horizon": 1000}
+    assert adapted_coef(0.1, 6.0, **step) == pytest.approx(0.1)
+    assert adapted_coef(0.1, 6.6, **step) == pytest.approx(0.1 * (1 + 0.1 * 0.064))
+    assert adapted_coef(0.1, 60.0, **step) == pytest.approx(0.1 * (1 + 0.2 * 0.064))
+    assert adapted_coef(0.1, 5.4, **step) == pytest.approx(0.1 * (1 - 0.1 * 0.064))
+    assert adapted_coef(0.1, -3.0, **step) == pytest.approx(0.1 * (1 - 0.2 * 0.064))
+    assert adapted_coef(0.1, float("nan"), **step) == 0.1  # of a rollout that nothing was learned from
+
+
+def test_the_adaptive_coefficient_follows_each_rollouts_kl(tmp_path):
+    """On nats per response; a rollout's coefficient is the one its rewards were made with."""
+    cfg = tiny.config(method={"learning_rate": 5e-3}, max_steps=8)
+    cfg.method.kl.controller, cfg.method.kl.target, cfg.method.kl.horizon = KLController.adaptive, 0.3, 40
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.train()
+    rollouts = seen.records[::2]
+    coef, coefs = 0.05, []
+    for record in rollouts:
+        assert record["kl/coef"] == pytest.approx(coef)
+        coefs.append(coef)
+        coef *= 1 + min(max(record["kl/per_response_k1"] / 0.3 - 1, -0.2), 0.2) * 16 / 40
+    assert len(set(coefs)) == 4 and coefs[1] < coefs[0] and coefs[-1] > coefs[1]
+
+
+def test_a_fixed_coefficient_stays(tmp_path):
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(max_steps=4))
+    trainer.train()
+    assert set(seen.column("kl/coef")) == {0.05}
+
+
+def test_target_kl_ends_a_rollouts_updates_early(tmp_path):
+    """'`target_kl` for early stopping of inner epochs is another thing: approx-KL old->new per update'."""
+    limit = 0.02
+    cfg = tiny.config(method={"learning_rate": 2e-2, "epochs": 6, "target_kl": limit}, max_steps=20)
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.train()
+    by_rollout: dict[int, list[dict]] = {}
+    for record in seen.records:
+        by_rollout.setdefault(record["rollout"], []).append(record)
+    assert list(by_rollout) == list(range(len(by_rollout))) and len(by_rollout) > 2
+    for records in list(by_rollout.values())[:-1]:
+        assert [r["update"] for r in records] == list(range(1, len(records) + 1))
+        *before, last = [r["policy/approx_kl"] for r in records]
+        assert all(kl <= limit for kl in before)
+        assert last > limit or len(records) == 12
+        assert len(records) < 12
+    assert trainer.stopped is None and trainer.progress.step == 20
+
+
+def test_the_kl_budget_stops_the_run(tmp_path):
+    cfg = tiny.config(method={"learning_rate": 2e-2}, max_steps=50)
+    cfg.method.kl.budget = 0.4
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    trainer.train()
+    assert "method.kl.budget" in trainer.stopped
+    assert 0 < trainer.progress.step < 50 and trainer.progress.step == seen.records[-1]["step"]
+    assert max(seen.column("kl/per_response_k1")) <= 0.4 < trainer.rollout_metrics["kl/per_response_k1"]
+    assert len(seen.rollouts) == len({r["rollout"] for r in seen.records}) + 1  # the one over it was used for nothing
+    assert seen.checkpoints[-1][0] == trainer.progress.step
+
+
+# --- prompts and minibatches ------------------------------------------------------------------------------------------
+
+
+def test_prompts_come_without_replacement_in_an_order_of_the_seed(tmp_path):
+    trainer, _ = tiny.ppo(tmp_path, tiny.config(), start=tiny.prompts(10))
+    served = [p.id for k in range(10) for p in trainer.prompts_of_rollout(k)]  # 160 = 16 passes
+    passes = [served[i : i + 10] for i in range(0, 160, 10)]
+    assert all(sorted(p) == [q.id for q in tiny.prompts(10)] for p in passes)
+    assert len({tuple(p) for p in passes}) == 16
+    assert [p.id for p in trainer.prompts_of_rollout(3)] == served[48:64]
+    other, _ = tiny.ppo(tmp_path, tiny.config(seed=1), start=tiny.prompts(10))
+    assert [p.id for p in other.prompts_of_rollout(0)] != served[:16]
+
+
+def test_an_epoch_uses_every_response_once(tmp_path):
+    trainer, _ = tiny.ppo(tmp_path, tiny.config(method={"epochs": 2, "minibatch_size": 4}))
+    experience = trainer.collect()
+    orders = []
+    for update in range(8):
+        trainer.progress.update = update
+        orders.append(trainer._minibatch(experience).tolist())
+    for epoch in (orders[:4], orders[4:]):
+        assert sorted(i for order in epoch for i in order) == list(range(16))
+    assert orders[:4] != orders[4:]
+
+
+# --- what is not finite -----------------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """The gold reward, with a NaN in one row of the given calls."""
+
+    def __init__(self, calls, value=float("nan")) -> None:
+        self.calls, self.value, self.count = calls, value, 0
+        self.inner = tiny.GoldScorer(tiny.VowelWorld())
+
+    def score(self, batch, needs=frozenset()):
+        out = self.inner.score(batch, needs)
+        if self.count in self.calls:
+            out = dataclasses.replace(out, total=out.total.index_fill(0, torch.tensor([5]), self.value))
+        self.count += 1
+        return out
+
+
+def bad_lines(path):
+    return list(read_lines(path / "bad_steps.jsonl"))
+
+
+@pytest.mark.parametrize("penalty", [None, -1.0])
+def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, penalty):
+    """'NaN or inf in a reward: the step is not applied, the event is logged with the offending samples saved'."""
+    cfg = tiny.config(max_steps=4, method={"missing_eos_penalty": penalty})
+    trainer, seen = tiny.ppo(tmp_path, cfg, source=Faulty({1}))
+    trainer.train()
+    assert [r["rollout"] for r in seen.records] == [0, 0, 2, 2]
+    assert seen.column("event/bad_steps") == [0, 0, 1, 1]
+    (event,) = bad_lines(tmp_path)
+    assert event["step"] == 2 and "reward" in event["what"] and len(event["samples"]) == 1
+    assert event["samples"][0]["score"] is None and event["samples"][0]["response"]
+    assert all(torch.isfinite(p).all() for p in weights(trainer.run.roles.policy))
+
+
+def test_too_many_bad_rewards_stop_the_run(tmp_path):
+    """'The run stops after a configured number.'"""
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}), source=Faulty(range(99), float("inf")))
+    before = weights(trainer.run.roles.policy)
+    with pytest.raises(RunError, match="max_bad_steps"):
+        trainer.train()
+    assert len(bad_lines(tmp_path)) == 3 and not seen.records
+    assert same(before, weights(trainer.run.roles.policy))
+
+
+@pytest.mark.parametrize("role", ["policy", "critic"])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
+    """'NaN or inf in a loss or gradient': neither role moves, the moments stay, the samples are saved."""
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}, max_steps=9))
+    trainer._record(trainer.update())
+    owner = trainer.run.roles.policy if role == "policy" else trainer.critic
+    parameter = list(owner.trained_parameters().values())[-1]
+    if where == "gradient":
+        parameter.register_hook(lambda grad: grad * float("inf"))
+    else:
+        column = "advantages" if role == "policy" else "returns"
+        trainer.experience.columns[column][:, 0] = float("nan")
+    before = weights(trainer.run.roles.policy) + weights(trainer.critic)
+    moments = {k: v.clone() for k, v in trainer.optimization.tensors().items()}
+    for _ in range(2):
+        trainer.progress.update = 1
+        assert trainer._one_update(trainer.experience) is None
+    trainer.progress.update = 1
+    with pytest.raises(RunError, match=r"loss or gradient.*max_bad_steps"):
+        trainer._one_update(trainer.experience)
+    assert same(before, weights(trainer.run.roles.policy) + weights(trainer.critic))
+    assert all(torch.equal(v, moments[k]) for k, v in trainer.optimization.tensors().items())
+    assert trainer.progress.step == 1 and len(seen.records) == 1
+    events = bad_lines(tmp_path)
+    assert len(events) == 3 and all(e["step"] == 1 for e in events)
+    assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}
