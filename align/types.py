@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,18 +35,17 @@ class Pair:
     rejected_ids: tuple[int, ...]
 
 
+_PROMPT_SIDE = ("prompt_ids", "prompt_mask")
+
+
 @dataclass(frozen=True)
-class Rollout:
-    """Sampled responses. Row i is `prompt_ids[i] + response_ids[i]`: prompts left-padded, responses right-padded."""
+class Sequences:
+    """Prompts with a response each. Row i is `prompt_ids[i] + response_ids[i]`: left- and right-padded to one length."""
 
     prompt_ids: Tensor  # (B, P) int64
     prompt_mask: Tensor  # (B, P) int64, 1 = counts
     response_ids: Tensor  # (B, T) int64
     response_mask: Tensor  # (B, T) int64, 1 up to and including the first end token
-    ended: Tensor  # (B,) bool, False = cut at the length limit
-    prompt_index: Tensor  # (B,) int64, Prompt.id
-    sample_index: Tensor  # (B,) int64, which of the responses to that prompt
-    sampling_logprobs: Tensor  # (B, T) float32, nats, at the sampling temperature, 0 where the mask is 0
 
     @property
     def input_ids(self) -> Tensor:
@@ -66,20 +65,29 @@ class Rollout:
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]
 
-    def rows(self, index: Tensor) -> Rollout:
+    def rows(self, index: Tensor) -> Self:
         """The rows named by `index` (n,), with padding that no remaining row needs cut away."""
-        picked = {f.name: getattr(self, f.name)[index] for f in fields(self)}
-        start = picked["prompt_mask"].shape[1] - int(picked["prompt_mask"].sum(1).max())
+        picked = {name: tensor[index] for name, tensor in self.tensors().items()}
+        start = self.prompt_mask.shape[1] - int(picked["prompt_mask"].sum(1).max())
         stop = int(picked["response_mask"].sum(1).max())
-        for name in ("prompt_ids", "prompt_mask"):
-            picked[name] = picked[name][:, start:]
-        for name in ("response_ids", "response_mask", "sampling_logprobs"):
-            picked[name] = picked[name][:, :stop]
-        return Rollout(**picked)
+        for name, tensor in picked.items():
+            if tensor.dim() == 2:
+                picked[name] = tensor[:, start:] if name in _PROMPT_SIDE else tensor[:, :stop]
+        return type(self)(**picked)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field by name, for safetensors."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Rollout(Sequences):
+    """Responses sampled from the policy."""
+
+    ended: Tensor  # (B,) bool, False = cut at the length limit
+    prompt_index: Tensor  # (B,) int64, Prompt.id
+    sample_index: Tensor  # (B,) int64, which of the responses to that prompt
+    sampling_logprobs: Tensor  # (B, T) float32, nats, at the sampling temperature, 0 where the mask is 0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft import TaskType, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -41,6 +42,7 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
+from align.models.adapters import lora_config
 from align.models.codec import ChatCodec, make_codec
 from align.models.load import load_causal_lm
 from align.models.policy import Policy
@@ -52,7 +54,7 @@ from align.rollout.sampling import left_pad, right_pad
 from align.trainers.context import RunContext
 from align.trainers.ppo import PPOTrainer
 from align.trainers.ppo_config import PPOConfig
-from align.types import Pair, Prompt, Rollout
+from align.types import Pair, Prompt, Rollout, Sequences
 from align.worlds import Gold, Segment
 
 torch.set_num_threads(1)
@@ -121,6 +123,22 @@ def reward_folder(shape: str = "llama", seed: int = 1) -> Path:
     path = Path(_FOLDERS.name) / f"{shape}-reward-{seed}"
     torch.manual_seed(seed)
     AutoModelForSequenceClassification.from_config(model_config(shape, num_labels=1)).save_pretrained(path)
+    codec().tokenizer.save_pretrained(path)
+    return path
+
+
+@cache
+def reward_adapter(r: int = 4, alpha: int = 8) -> Path:
+    """A stored random PEFT adapter with its scalar head, on the tiny Llama."""
+    path = Path(_FOLDERS.name) / f"reward-adapter-{r}-{alpha}"
+    torch.manual_seed(3)
+    model = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1)
+    tuned = get_peft_model(model, lora_config(AdapterConfig(name="lora", r=r, alpha=alpha), TaskType.SEQ_CLS))
+    with torch.no_grad():
+        for p in tuned.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    tuned.save_pretrained(path)
     codec().tokenizer.save_pretrained(path)
     return path
 
@@ -231,7 +249,12 @@ class Recorder(Callback):
 
 
 def ppo(
-    path: Path, cfg: Config, *, source: Source | None = None, start: Iterable[Prompt] | None = None
+    path: Path,
+    cfg: Config,
+    *,
+    source: Source | None = None,
+    start: Iterable[Prompt] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[PPOTrainer, Recorder]:
     """A trainer as the runner assembles it, in the run folder `path`."""
     wants_model = isinstance(cfg.reward.source, RewardModelSource)
@@ -239,7 +262,7 @@ def ppo(
     assert isinstance(cfg.method, PPOConfig)
     torch.manual_seed(0)  # fresh adapters and heads
     roles: Roles = build_roles(
-        cfg, device=CPU, dtype=torch.float32, reward=stored, critic_init=cfg.method.critic or CriticInit.auto
+        cfg, device=CPU, dtype=dtype, reward=stored, critic_init=cfg.method.critic or CriticInit.auto
     )
     if source is None:
         source = ModelScorer(roles.reward) if wants_model and roles.reward is not None else GoldScorer(VowelWorld())
@@ -257,3 +280,8 @@ def ppo(
         evaluate=lambda step: None,
     )
     return PPOTrainer(run), recorder
+
+
+def split(ids: torch.Tensor, mask: torch.Tensor, length: int) -> Sequences:
+    """Padded rows (B, P + length) as prompts and responses."""
+    return Sequences(ids[:, :-length], mask[:, :-length], ids[:, -length:], mask[:, -length:])

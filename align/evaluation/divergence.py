@@ -9,7 +9,6 @@ from torch import Tensor
 
 from align.evaluation.perplexity import micro_batches
 from align.functional.kl import k1, k3
-from align.functional.logprobs import token_logprobs
 from align.functional.masked import masked_sum
 from align.models.policy import Policy
 from align.types import Rollout
@@ -45,14 +44,8 @@ def _kl_per_response(
     vocabulary = policy.model.config.get_text_config().vocab_size
     for index in micro_batches(rollout.attention_mask.sum(1).cpu(), vocabulary, rows):
         part = rollout.rows(index.to(policy.device))
-        logp, ref_logp = (_response_logprobs(model, part, temperature) for model in (policy, reference))
+        logp, ref_logp = (model.response_logprobs(part, temperature) for model in (policy, reference))
         first[index] = masked_sum(k1(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
         third[index] = masked_sum(k3(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
     return first, third
 
-
-def _response_logprobs(model: Policy, part: Rollout, temperature: float) -> Tensor:
-    """(B, T) float32."""
-    keep = part.response_ids.shape[1] + 1  # position i predicts token i + 1
-    logits = model.logits(part.input_ids, part.attention_mask, keep)[:, :-1]
-    return token_logprobs(logits, part.response_ids, temperature)

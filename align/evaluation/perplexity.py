@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.data.collate import Row, collate
 from align.functional.batching import token_batches
-from align.functional.logprobs import token_logprobs
 from align.functional.masked import masked_sum
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
@@ -17,8 +17,6 @@ from align.types import Pair
 
 LOGIT_ELEMENTS = 2**27  # most logits (positions times vocabulary) in one forward pass: 0.5 GB in fp32
 MAX_TEXT_TOKENS = 512  # of a general text; the rest is not read
-
-Row = tuple[Sequence[int], Sequence[int]]  # (context, target): the tokens that are given, and those that are scored
 
 
 def micro_batches(lengths: Tensor, vocabulary: int, rows: int) -> list[Tensor]:
@@ -64,11 +62,5 @@ def _perplexity(policy: Policy, codec: ChatCodec, rows: Sequence[Row], batch_siz
 @torch.no_grad()
 def _log_likelihood(policy: Policy, rows: Sequence[Row], pad_id: int) -> float:
     """Sum of the targets' log-probabilities given their contexts, nats."""
-    p, t = max(len(c) for c, _ in rows), max(len(r) for _, r in rows)
-    ids = [[pad_id] * (p - len(c)) + [*c, *r] + [pad_id] * (t - len(r)) for c, r in rows]
-    mask = [[0] * (p - len(c)) + [1] * (len(c) + len(r)) + [0] * (t - len(r)) for c, r in rows]
-    input_ids = torch.tensor(ids, device=policy.device)
-    attention_mask = torch.tensor(mask, device=policy.device)
-    logits = policy.logits(input_ids, attention_mask, t + 1)[:, :-1]  # position i predicts token i + 1
-    logp = token_logprobs(logits, input_ids[:, -t:])
-    return float(masked_sum(logp.double(), attention_mask[:, -t:]))
+    batch = collate(rows, pad_id, policy.device)
+    return float(masked_sum(policy.response_logprobs(batch, 1.0).double(), batch.response_mask))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 
 from align.errors import InputError
 from align.libraries import reason
@@ -73,6 +77,34 @@ def fingerprint(path: str, revision: str | None = None) -> str:
     if checkpoint.adapter is None:
         return base
     return hashlib.sha256(f"{base}+{_hash_folder(checkpoint.adapter)}".encode()).hexdigest()
+
+
+def refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
+    """Raise InputError where a local checkpoint has no weights in safetensors."""
+    folder = Path(checkpoint.base)
+    if not checkpoint.is_local or any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
+    given = f"{folder} with {pickled[0]}" if pickled else str(folder)
+    raise InputError(key, given, "weights in safetensors (pickled ones can run code while they are loaded)")
+
+
+@contextmanager
+def one_line(key: str, path: str) -> Iterator[None]:
+    """Turn what the libraries raise about a checkpoint into an InputError that names `key`."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError) as error:
+        why = reason(error)
+        if "custom code" in why or "trust_remote_code" in str(error):
+            raise InputError("model.trust_remote_code", False, "true, as this model runs code of its own") from error
+        if "attn_implementation" in str(error) or "flash" in why.lower():
+            key = "model.attn_implementation"
+        elif "does not appear to have a file named model.safetensors" in why:
+            why = "no weights in safetensors; pickled ones are refused"
+        raise InputError(key, path, f"a model that loads ({why})") from error
 
 
 def _on_base(folder: Path, key: str) -> Checkpoint:

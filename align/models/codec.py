@@ -134,15 +134,9 @@ def make_codec(
 
 def _read_template(path: Path) -> str:
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
-        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
+        return path.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("model.chat_template", str(path), "a readable Jinja file") from error
-    except jinja2.TemplateSyntaxError as error:
-        if "unknown tag 'generation'" in str(error):  # the library's own tag, known to its environment only
-            return text
-        raise InputError("model.chat_template", f"{path}: {error}", "a well-formed Jinja template") from error
-    return text
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
@@ -150,6 +144,9 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generatio
         return tokenizer.apply_chat_template(
             [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
         )
+    except jinja2.TemplateSyntaxError as error:
+        given = f"line {error.lineno}: {error.message}"
+        raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
     except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
         roles = ", ".join(str(m.get("role")) for m in messages)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

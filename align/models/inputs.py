@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -19,6 +22,22 @@ def forward_arguments(model: nn.Module, attention_mask: Tensor) -> dict[str, Ten
     if "position_ids" in inspect.signature(model.forward).parameters:
         arguments["position_ids"] = position_ids(attention_mask)
     return arguments
+
+
+@contextmanager
+def recomputing(model: PreTrainedModel) -> Iterator[None]:
+    """Training mode around a forward pass with gradients: transformers checkpoints activations in no other.
+
+    That is all the mode does here, as no model has dropout. Nothing happens unless checkpointing is on.
+    """
+    if not torch.is_grad_enabled() or not model.is_activation_checkpointing:
+        yield
+        return
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

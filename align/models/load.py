@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -26,8 +25,7 @@ from transformers import (
 
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
-from align.libraries import reason
-from align.models.checkpoint import Checkpoint, fingerprint, locate
+from align.models.checkpoint import Checkpoint, fingerprint, locate, one_line, refuse_pickles
 from align.models.codec import ChatCodec, make_codec
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
 from align.models.quantize import quantization_config
@@ -43,7 +41,6 @@ __all__ = [
     "torch_dtype",
 ]
 
-
 _HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
 
 
@@ -54,7 +51,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
         InputError: it cannot be loaded.
     """
     checkpoint = locate(config.path, config.revision)
-    with _one_line("model.path", config.path):
+    with one_line("model.path", config.path):
         return AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, revision=checkpoint.revision, trust_remote_code=config.trust_remote_code
         )
@@ -67,7 +64,7 @@ def load_codec(config: ModelConfig) -> ChatCodec:
         InputError: as `load_tokenizer` and `make_codec`, or a tokenizer with more tokens than the model.
     """
     checkpoint = locate(config.path, config.revision)
-    with _one_line("model.path", config.path):
+    with one_line("model.path", config.path):
         model_config = _load_config(checkpoint, config.trust_remote_code)
         generation = GenerationConfig.from_model_config(model_config)
         with suppress(OSError):  # many checkpoints have none
@@ -142,7 +139,7 @@ def load_sequence_classifier(
         InputError: it cannot be loaded, is not a classifier, has more than one output or lacks weights.
     """
     checkpoint = locate(path, revision, key=key)
-    with _one_line(key, path):
+    with one_line(key, path):
         config = _load_config(checkpoint, trust_remote_code)
     if checkpoint.adapter is not None:
         _check_adapter_head(checkpoint.adapter, key)
@@ -192,12 +189,12 @@ def _load(
     quantization_config: Any = None,
 ) -> PreTrainedModel:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else pickled Hub weights come back as someone's converted PR
-    _refuse_pickles(checkpoint, key)
+    refuse_pickles(checkpoint, key)
     arguments: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     if quantization_config is not None:
         arguments |= {"quantization_config": quantization_config, "device_map": {"": device}}
     adapter = checkpoint.adapter
-    with _one_line(key, checkpoint.base):
+    with one_line(key, checkpoint.base):
         model, info = auto.from_pretrained(
             checkpoint.base,
             config=without_dropout(config or _load_config(checkpoint, trust_remote_code)),
@@ -237,34 +234,7 @@ def _merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     return model.merge_and_unload(safe_merge=True)
 
 
-def _refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
-    folder = Path(checkpoint.base)
-    if not checkpoint.is_local or any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-    given = f"{folder} with {pickled[0]}" if pickled else str(folder)
-    raise InputError(key, given, "weights in safetensors (pickled ones can run code while they are loaded)")
-
-
 def _check_adapter_head(folder: Path, key: str) -> None:
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
         if not any(head in name.split(".") for name in weights.keys() for head in _HEADS):  # noqa: SIM118
             raise InputError(key, str(folder), "an adapter stored with its head (score.weight)")
-
-
-@contextmanager
-def _one_line(key: str, path: str) -> Iterator[None]:
-    """Turn what the libraries raise about a checkpoint into an InputError."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, AttributeError, SafetensorError) as error:
-        why = reason(error)
-        if "custom code" in why or "trust_remote_code" in str(error):
-            raise InputError("model.trust_remote_code", False, "true, as this model runs code of its own") from error
-        if "attn_implementation" in str(error) or "flash" in why.lower():
-            key = "model.attn_implementation"
-        elif "does not appear to have a file named model.safetensors" in why:
-            why = "no weights in safetensors; pickled ones are refused"
-        raise InputError(key, path, f"a model that loads ({why})") from error

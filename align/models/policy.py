@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from align.functional.logprobs import entropy, token_logprobs
+from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
-from align.models.inputs import autocast, forward_arguments, position_ids
+from align.models.inputs import autocast, forward_arguments, position_ids, recomputing
+from align.types import Sequences
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,26 @@ class Policy(nn.Module):
     def logits(self, input_ids: Tensor, attention_mask: Tensor, keep: int) -> Tensor:
         """(B, keep, V) logits at the last `keep` positions, undivided by any temperature."""
         arguments = forward_arguments(self.model, attention_mask)
-        with self.active():
+        with self.active(), recomputing(self.model):
             return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=keep, **arguments).logits
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, length: int, temperature: float) -> TokenStats:
-        """Statistics of the last `length` tokens of each row (the response) given all before them.
-
-        Args:
-            input_ids: (B, P + T), P left-padded prompt tokens and T = length right-padded response tokens.
-            attention_mask: (B, P + T), 1 = counts.
-        """
-        # Position i predicts token i + 1: one more position than tokens is kept, and the last one is dropped.
-        logits = self.logits(input_ids, attention_mask, length + 1)[:, :-1]
-        targets = input_ids[:, -length:]
+    def forward(self, batch: Sequences, temperature: float) -> TokenStats:
+        """Log-probabilities and entropies of the responses' tokens, each given all before it."""
+        logits = self._response_logits(batch)
         with torch.no_grad():
             spread = entropy(logits, temperature)
-        return TokenStats(token_logprobs(logits, targets, temperature), spread)
+        return TokenStats(token_logprobs(logits, batch.response_ids, temperature), spread)
+
+    @torch.no_grad()
+    def response_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
+        """(B, T) float32 log-probabilities of the responses' tokens, nats, 0 outside the mask; no gradient."""
+        logp = token_logprobs(self._response_logits(batch), batch.response_ids, temperature)
+        return zero_outside(logp, batch.response_mask)
+
+    def _response_logits(self, batch: Sequences) -> Tensor:
+        # Position i predicts token i + 1: one more position than tokens is kept, and the last one is dropped.
+        keep = batch.response_ids.shape[1] + 1
+        return self.logits(batch.input_ids, batch.attention_mask, keep)[:, :-1]
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""

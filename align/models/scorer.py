@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from align.errors import InputError
 from align.models.adapters import SharedBase, active
-from align.models.inputs import autocast, forward_arguments
+from align.models.inputs import autocast, forward_arguments, recomputing
 
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -78,7 +78,7 @@ class Scorer(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S) float32 scores; those at padding mean nothing."""
         arguments = forward_arguments(self.body, attention_mask)
-        with self.active():
+        with self.active(), recomputing(self.body):
             hidden = self.body(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
         return self.head(hidden.float()).squeeze(-1)  # the head in fp32: scores of 1e-3 matter to advantages
 

@@ -20,7 +20,7 @@ from align.functional.groups import sequence_log_ratio
 from align.functional.losses import clipped_policy_loss, log_ratio
 from align.functional.masked import masked_sum, zero_outside
 from align.metrics import Tally
-from align.models.policy import TokenStats
+from align.models.policy import Policy, TokenStats
 from align.rewards import reward_input
 from align.rollout import Noise, sample
 from align.streams import permutation
@@ -110,7 +110,8 @@ class OnPolicyTrainer(Trainer):
         if bool(bad.any()):
             self.bad_event("a reward was not finite", describe(batch, output, token_rewards, only=bad))
             return None
-        logprobs, ref_logprobs = self.logprobs(rollout, "policy"), self.logprobs(rollout, "reference")
+        roles = self.run.roles
+        logprobs, ref_logprobs = self.logprobs(rollout, roles.policy), self.logprobs(rollout, roles.reference)
         experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
         clock.lap("time/advantage")
         add_responses(tally, rollout, logprobs)
@@ -157,16 +158,12 @@ class OnPolicyTrainer(Trainer):
             rewards, rollout.response_mask, rollout.ended, self.method.missing_eos_penalty
         )
 
-    @torch.no_grad()
-    def logprobs(self, rollout: Rollout, role: str) -> Tensor:
-        """(B, T) float32 log-probabilities of the responses, 0 outside the mask."""
-        module = self.run.roles.policy if role == "policy" else self.run.roles.reference
+    def logprobs(self, rollout: Rollout, model: Policy) -> Tensor:
+        """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
         for index in token_batches(rollout.attention_mask.sum(1), self.method.micro_batch_tokens):
-            part = rollout.rows(index)
-            t = part.response_ids.shape[1]
-            stats = module(part.input_ids, part.attention_mask, t, self.config.rollout.temperature)
-            out[index, :t] = zero_outside(stats.logprobs, part.response_mask)
+            logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
+            out[index, : logp.shape[1]] = logp
         return out
 
     # Updates ---------------------------------------------------------------------------------------------------------
@@ -236,9 +233,7 @@ class OnPolicyTrainer(Trainer):
 
     def policy_stats(self, rollout: Rollout) -> TokenStats:
         """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
-        length = rollout.response_ids.shape[1]
-        engine = self.engines["policy"]
-        return engine(rollout.input_ids, rollout.attention_mask, length, self.config.rollout.temperature)
+        return self.engines["policy"](rollout, self.config.rollout.temperature)
 
     def _check_first_ratio(self, metrics: Mapping[str, float]) -> None:
         """Before any update pi is pi_old: a ratio off 1 means that dropout, masks or positions differ by pass."""

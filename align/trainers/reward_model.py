@@ -124,6 +124,8 @@ def train_reward_model(
         warmup_steps=0.05,  # of all steps
         center_rewards_coefficient=source.center_coef,
         max_length=None,
+        # Else TRL pads with EOS where a tokenizer has no PAD, and reads the score before the end token.
+        pad_token=codec.tokenizer.convert_ids_to_tokens(codec.pad_id),
         seed=source.seed,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
@@ -140,7 +142,7 @@ def train_reward_model(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([_token_row(pair) for pair in train]),
-        processing_class=codec.tokenizer,
+        processing_class=copy.deepcopy(codec.tokenizer),  # TRL sets its pad token
         peft_config=None if config.adapter.name == "none" else lora_config(config.adapter, "SEQ_CLS"),
     )
     trainer.remove_callback(PrinterCallback)

@@ -47,7 +47,7 @@ def test_logprobs_of_a_padded_batch_are_those_of_each_row_alone(shape, temperatu
     raw = AutoModelForCausalLM.from_pretrained(tiny.folder(shape)).eval()
     ids, mask, response_mask, rows = batch()
     with torch.no_grad():
-        stats = tiny.policy(shape)(ids, mask, 5, temperature)
+        stats = tiny.policy(shape)(tiny.split(ids, mask, 5), temperature)
     for i, (prompt, response) in enumerate(rows):
         logp, entropy = plain(raw, prompt, response, temperature)
         torch.testing.assert_close(stats.logprobs[i, response_mask[i] == 1], logp, rtol=0, atol=1e-5)
@@ -71,7 +71,7 @@ def test_what_stands_at_padding_changes_nothing(shape):
     for junk in (PAD, 7):
         ids, mask, response_mask, _ = batch(junk)
         policy.zero_grad()
-        logprobs = policy(ids, mask, 5, 1.0).logprobs
+        logprobs = policy(tiny.split(ids, mask, 5), 1.0).logprobs
         logprobs[response_mask == 1].sum().backward()
         outcomes.append([logprobs[response_mask == 1].detach(), *(p.grad.clone() for p in policy.parameters())])
     for a, b in zip(*outcomes, strict=True):
@@ -82,12 +82,12 @@ def test_dropout_is_off_whatever_the_mode():
     """'Dropout is off in every model': GPT-2's configuration asks for .1."""
     policy = tiny.policy("gpt2").train()
     ids, mask, _, _ = batch()
-    assert torch.equal(policy(ids, mask, 5, 1.0).logprobs, policy(ids, mask, 5, 1.0).logprobs)
+    assert torch.equal(policy(tiny.split(ids, mask, 5), 1.0).logprobs, policy(tiny.split(ids, mask, 5), 1.0).logprobs)
 
 
 def test_entropy_has_no_gradient_and_logprobs_have():
     ids, mask, _, _ = batch()
-    stats = tiny.policy()(ids, mask, 5, 1.0)
+    stats = tiny.policy()(tiny.split(ids, mask, 5), 1.0)
     assert stats.logprobs.requires_grad and not stats.entropy.requires_grad
 
 

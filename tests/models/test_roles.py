@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import TaskType, get_peft_model
-from transformers import AutoModelForSequenceClassification
 
 from align.config import AdapterConfig, CriticInit, RewardConfig, RewardModelSource, SparseCredit
 from align.errors import InputError
@@ -41,17 +40,8 @@ def trainable(module) -> bool:
 
 
 @pytest.fixture(scope="module")
-def reward_adapter(tmp_path_factory) -> Path:
-    torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_pretrained(tiny.folder(), num_labels=1)
-    tuned = get_peft_model(model, lora_config(LORA, TaskType.SEQ_CLS))
-    with torch.no_grad():
-        for p in tuned.parameters():
-            if p.requires_grad:
-                p.add_(0.1 * torch.randn_like(p))
-    folder = tmp_path_factory.mktemp("adapter")
-    tuned.save_pretrained(folder)
-    return folder
+def reward_adapter() -> Path:
+    return tiny.reward_adapter(LORA.r, LORA.alpha)
 
 
 def test_full_every_role_has_its_own_copy():

@@ -237,6 +237,6 @@ def test_sampling_logprobs_are_those_of_a_plain_forward_of_each_row(shape, tempe
 
 def test_recomputed_logprobs_agree(policy, rollout):
     with torch.no_grad():
-        again = policy(rollout.input_ids, rollout.attention_mask, rollout.response_ids.shape[1], 1.0).logprobs
+        again = policy(rollout, 1.0).logprobs
     again = again.masked_fill(rollout.response_mask == 0, 0)
     torch.testing.assert_close(again, rollout.sampling_logprobs, rtol=0, atol=1e-4)

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 
-from align.config import AdapterConfig, KLController, PrefixCredit, RewardConfig, RewardModelSource, SparseCredit
+from align.config import AdapterConfig, AttentionCredit, KLController, PrefixCredit, RewardConfig, RewardModelSource, SparseCredit
 from align.config import GoldSource as GoldConfig
 from align.errors import RunError
 from align.files import read_lines
@@ -64,6 +64,17 @@ def test_ratio_is_1_and_approx_kl_0_on_the_first_minibatch(tmp_path, settings, t
     later = [r for r in seen.records if r["update"] > 1]
     assert all(r["policy/approx_kl"] > 1e-7 and r["policy/ratio_max"] > 1.001 for r in later)
     assert all(compare(r, "ppo") == (set(), set()) for r in seen.records)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_ratio_is_1_in_bf16(tmp_path, adapter):
+    """'Ratio is 1 (... 2e-2 in bf16)', since the old log-probabilities are recomputed as training computes them."""
+    cfg = tiny.config(method={"learning_rate": 1e-3}, max_steps=4, adapter=adapter)
+    trainer, seen = tiny.ppo(tmp_path, cfg, dtype=torch.bfloat16)
+    trainer.train()
+    assert all(r["policy/ratio_mean"] == pytest.approx(1, abs=2e-2) for r in seen.records if r["update"] == 1)
+    assert seen.column("policy/sampling_gap")[0] > 1e-5  # it was bf16
+    assert {p.dtype for p in trainer.run.roles.policy.trained_parameters().values()} == {torch.float32}
 
 
 def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path):
@@ -269,6 +280,49 @@ def test_a_split_into_micro_batches_changes_nothing(tmp_path, adapter):
     for whole, split in zip(roles, split_roles, strict=True):
         for a, b in zip(whole, split, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_gradient_checkpointing_changes_no_weight(tmp_path, adapter):
+    """It runs the forward pass again during backward, when another role's adapter could be on."""
+    ends, passes = [], []
+    for on in (False, True):
+        cfg = tiny.config(max_steps=3, adapter=adapter)
+        cfg.model.gradient_checkpointing = on
+        trainer, _ = tiny.ppo(tmp_path / str(on), cfg)
+        layer, count = trainer.run.roles.policy.model.model.layers[0].mlp, [0]
+        layer.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
+        trainer.train()
+        ends.append(weights(trainer.run.roles.policy) + weights(trainer.critic))
+        passes.append(count[0])
+    for a, b in zip(*ends, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    assert passes[1] - passes[0] == 3 * (2 if adapter else 1)  # once more in each update of the policy (and critic)
+
+
+def test_lora_training_moves_neither_the_reference_nor_the_reward(tmp_path):
+    folder = tiny.reward_adapter()
+    source = RewardModelSource(path=str(folder))
+    reward = RewardConfig(source=source, credit=AttentionCredit())
+    cfg = tiny.config(method={"learning_rate": 1e-2}, adapter=LORA, reward=reward, max_steps=4)
+    trainer, seen = tiny.ppo(tmp_path, cfg)
+    roles = trainer.run.roles
+    ids = torch.tensor([[1, 5, 6, 7, 8]])
+    mask = torch.ones_like(ids)
+
+    def see():
+        with torch.no_grad():
+            everything = [roles.reference.logits(ids, mask, 5), roles.reward(ids, mask)]
+            return everything, roles.policy.logits(ids, mask, 5), roles.critic(ids, mask)
+
+    (frozen, policy, critic) = see()
+    assert torch.equal(policy, frozen[0]) and torch.equal(critic, frozen[1])  # each starts as the other
+    trainer.train()
+    (frozen_after, policy_after, critic_after) = see()
+    assert same(frozen, frozen_after)
+    assert not torch.equal(policy, policy_after) and not torch.equal(critic, critic_after)
+    assert seen.column("kl/per_response_k1")[0] == 0  # the policy starts as the reference
+    assert seen.column("kl/per_response_k3")[-1] > 1e-4
 
 
 def test_junk_at_masked_positions_of_a_rollout_changes_no_weight(tmp_path):

@@ -169,7 +169,7 @@ def test_the_head_starts_small(shape):
     """'Head std 1/sqrt(d+1)'; the body is the start model's; no dropout."""
     cfg = tiny.config(shape=shape)
     heads = []
-    for seed in range(40):
+    for seed in range(15):
         torch.manual_seed(seed)
         heads.append(classifier_on(cfg, tiny.codec(), tiny.CPU, torch.float32).score.weight.detach())
     width = heads[0].shape[1]
@@ -181,6 +181,7 @@ def test_the_head_starts_small(shape):
     assert all(torch.equal(v, start[k]) for k, v in body_of(model).state_dict().items())
     assert model.config.pad_token_id == tiny.codec().pad_id
     assert not [p for p in model.parameters() if p.is_meta]
+    assert not any(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
 
 
 def test_centring_pulls_scores_to_0(tmp_path):
