@@ -21,6 +21,11 @@ EVALUATION_FIELDS = ("step", "seconds", "phase")  # of an evaluation record, bes
 REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may differ when a run is repeated or resumed
 
 
+ON_POLICY = ("ppo", "grpo")
+OFFLINE = ("dpo", "sft")
+TRAINED = (*ON_POLICY, *OFFLINE)
+
+
 @dataclass(frozen=True)
 class Metric:
     """One row of the table."""
@@ -30,7 +35,7 @@ class Metric:
     reduction: Reduction  # over micro-batches and ranks; a mean is (sum, count) until it is written
     level: Level  # rollout: repeated on every update of the rollout; update: of one optimizer step; run: cumulative
     definition: str
-    methods: tuple[str, ...] = ("ppo",)
+    methods: tuple[str, ...] = ON_POLICY
     optional: bool = False  # absent from records where its definition says so
 
 
@@ -56,19 +61,23 @@ _ROWS: tuple[Metric, ...] = (
     Metric("kl/per_token_k1", "nats/token", "mean", "rollout", "sum of d over all tokens / number of tokens"),
     Metric("kl/per_token_k3", "nats/token", "mean", "rollout", "sum of exp(-d) - 1 + d over all tokens / their number"),
     Metric("kl/coef", "reward/nat", "last", "rollout", "beta of the KL penalty used on this rollout"),
-    Metric("advantage/mean", "reward", "mean", "rollout", "GAE over all tokens of the rollout, before whitening"),
-    Metric("advantage/std", "reward", "std", "rollout", "population deviation of GAE over the tokens"),
-    Metric("advantage/min", "reward", "min", "rollout", "smallest GAE of a token"),
-    Metric("advantage/max", "reward", "max", "rollout", "largest GAE of a token"),
-    Metric("value/mean", "reward", "mean", "rollout", "critic's prediction at rollout time, over tokens"),
+    Metric("advantage/mean", "reward", "mean", "rollout",
+           "over all tokens of the rollout: GAE before whitening (PPO), the group's advantage (GRPO)"),
+    Metric("advantage/std", "reward", "std", "rollout", "population deviation of the advantages over the tokens"),
+    Metric("advantage/min", "reward", "min", "rollout", "smallest advantage of a token"),
+    Metric("advantage/max", "reward", "max", "rollout", "largest advantage of a token"),
+    Metric("value/mean", "reward", "mean", "rollout",
+           "critic's prediction at rollout time, over tokens", methods=("ppo",)),
     Metric("value/explained_variance", "share", "last", "rollout",
            "1 - var(returns - values) / var(returns) over all tokens of the rollout; 1 = perfect, 0 = no better than a "
-           "constant"),
+           "constant", methods=("ppo",)),
     Metric("value/loss", "reward^2", "mean", "update",
-           "0.5 max((v - R)^2, (clip(v) - R)^2), mean over tokens, before vf_coef"),
-    Metric("value/clip_fraction", "share", "mean", "update", "tokens where the clipped value loss is the larger"),
-    Metric("value/grad_norm", "1", "last", "update", "L2 norm of the critic's gradient before clipping"),
-    Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step"),
+           "0.5 max((v - R)^2, (clip(v) - R)^2), mean over tokens, before vf_coef", methods=("ppo",)),
+    Metric("value/clip_fraction", "share", "mean", "update",
+           "tokens where the clipped value loss is the larger", methods=("ppo",)),
+    Metric("value/grad_norm", "1", "last", "update",
+           "L2 norm of the critic's gradient before clipping", methods=("ppo",)),
+    Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
     Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
@@ -76,9 +85,23 @@ _ROWS: tuple[Metric, ...] = (
     Metric("policy/approx_kl", "nats/token", "mean", "update",
            "k3 of old against new policy, ratio - 1 - log ratio, over tokens: how far the updates of one rollout have "
            "moved; not the KL to the reference"),
-    Metric("policy/entropy", "nats/token", "mean", "update", "entropy of the next-token distribution over tokens"),
-    Metric("policy/grad_norm", "1", "last", "update", "L2 norm of the policy's gradient before clipping"),
-    Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step"),
+    Metric("policy/entropy", "nats/token", "mean", "update",
+           "entropy of the next-token distribution over tokens", methods=(*ON_POLICY, "sft")),
+    Metric("policy/grad_norm", "1", "last", "update",
+           "L2 norm of the policy's gradient before clipping", methods=TRAINED),
+    Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step", methods=TRAINED),
+    Metric("group/zero_std_fraction", "share", "last", "rollout",
+           "groups whose responses all get the same reward, and so teach nothing", methods=("grpo",)),
+    Metric("dpo/loss", "nats", "mean", "update", "loss of a pair, mean over pairs", methods=("dpo",)),
+    Metric("dpo/margin", "reward", "mean", "update",
+           "beta * [(log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected)]; without pi_ref if reference-free",
+           methods=("dpo",)),
+    Metric("dpo/accuracy", "share", "mean", "update", "pairs with a margin above 0, ties half", methods=("dpo",)),
+    Metric("dpo/chosen_logp", "nats", "mean", "update",
+           "log pi of chosen responses, per token if length-normalised; falls together with the next where DPO fails",
+           methods=("dpo",)),
+    Metric("dpo/rejected_logp", "nats", "mean", "update", "log pi of rejected responses", methods=("dpo",)),
+    Metric("sft/loss", "nats/token", "mean", "update", "-log pi over the chosen responses' tokens", methods=("sft",)),
     Metric("policy/sampling_gap", "nats/token", "mean", "rollout",
            "|log pi while sampling - log pi recomputed for training| over tokens: how far the two passes disagree"),
     Metric("response/length_mean", "tokens", "mean", "rollout", "length of a response, end token included"),
@@ -90,19 +113,20 @@ _ROWS: tuple[Metric, ...] = (
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
     Metric("time/advantage", "s", "last", "rollout",
            "policy, reference and critic passes over the rollout, and the advantages"),
-    Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step"),
-    Metric("time/total", "s", "last", "update", "since the previous record, all that lies between included"),
+    Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=TRAINED),
+    Metric("time/total", "s", "last", "update",
+           "since the previous record, all that lies between included", methods=TRAINED),
     Metric("throughput/policy_tokens_per_second", "tokens/s", "last", "update",
-           "prompt and response tokens of this update / time/update"),
+           "prompt and response tokens of this update / time/update", methods=TRAINED),
     Metric("throughput/sampled_tokens_per_second", "tokens/s", "last", "rollout",
            "response tokens of the rollout / time/rollout"),
     Metric("tokens/policy", "tokens", "last", "run",
            "prompt and response tokens that went through the policy's forward and backward since the run began, "
-           "without padding: the budget of a fair comparison"),
+           "without padding: the budget of a fair comparison", methods=TRAINED),
     Metric("memory/peak_mib", "MiB", "max", "run",
-           "peak so far: allocated on the accelerator, else resident size of the process"),
+           "peak so far: allocated on the accelerator, else resident size of the process", methods=TRAINED),
     Metric("event/bad_steps", "steps", "last", "run",
-           "updates or rollouts not used so far because something in them was not finite"),
+           "updates or rollouts not used so far because something in them was not finite", methods=TRAINED),
 )
 # fmt: on
 

@@ -165,7 +165,6 @@ class _Run:
         )
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
-        train_prompts, held_out_prompts = prompts_of(data.train), prompts_of(data.held_out)
         world = get_world(config.data.world) if config.data.world is not None else None
         source: Source
         if isinstance(config.reward.source, GoldSource):
@@ -180,7 +179,7 @@ class _Run:
             return source.score(batch, credit.needs)
 
         texts = load_texts(config.evaluation.general_text)
-        self._set = EvaluationSet.select(held_out_prompts, data.held_out, texts, config.evaluation)
+        self._set = EvaluationSet.select(prompts_of(data.held_out), data.held_out, texts, config.evaluation)
         self._judge = Judge(score, credit.assign, world)
         self._settings = evaluation_settings(self._set, self._judge, config.evaluation, config.rollout)
         self._roles, self._codec = roles, codec
@@ -189,7 +188,17 @@ class _Run:
             cpu=self.device.type == "cpu", mixed_precision="fp16" if self.dtype is torch.float16 else "no"
         )
         return RunContext(
-            config, self.folder, accelerator, roles, codec, train_prompts, source, credit, self.callbacks, self._during
+            config=config,
+            folder=self.folder,
+            accelerator=accelerator,
+            roles=roles,
+            codec=codec,
+            prompts=prompts_of(data.train),
+            pairs=data.train,
+            source=source,
+            credit=credit,
+            callbacks=self.callbacks,
+            evaluate=self._during,
         )
 
     def _model_source(self, roles: Roles, codec: ChatCodec, data: Preferences) -> ModelScorer:

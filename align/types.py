@@ -40,7 +40,7 @@ _PROMPT_SIDE = ("prompt_ids", "prompt_mask")
 
 @dataclass(frozen=True)
 class Sequences:
-    """Prompts with a response each. Row i is `prompt_ids[i] + response_ids[i]`: left- and right-padded to one length."""
+    """Prompts with a response each. Row i is `prompt_ids[i] + response_ids[i]`, left-padded and right-padded."""
 
     prompt_ids: Tensor  # (B, P) int64
     prompt_mask: Tensor  # (B, P) int64, 1 = counts

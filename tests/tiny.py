@@ -29,7 +29,6 @@ from align.config import (
     AdapterConfig,
     CheckpointConfig,
     Config,
-    CriticInit,
     DataConfig,
     EvaluationConfig,
     GoldSource,
@@ -46,7 +45,7 @@ from align.models.adapters import lora_config
 from align.models.codec import ChatCodec, make_codec
 from align.models.load import load_causal_lm
 from align.models.policy import Policy
-from align.models.roles import Roles, build_roles
+from align.models.roles import build_roles
 from align.rewards import GoldSource as GoldScorer
 from align.rewards import RewardModelSource as ModelScorer
 from align.rewards import Source, build_credit
@@ -257,15 +256,12 @@ def ppo(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[PPOTrainer, Recorder]:
     """A trainer as the runner assembles it, in the run folder `path`."""
-    wants_model = isinstance(cfg.reward.source, RewardModelSource)
-    stored = Path(cfg.reward.source.path) if isinstance(cfg.reward.source, RewardModelSource) else None
-    assert isinstance(cfg.method, PPOConfig)
+    named = cfg.reward.source
+    stored = Path(named.path) if isinstance(named, RewardModelSource) else None
     torch.manual_seed(0)  # fresh adapters and heads
-    roles: Roles = build_roles(
-        cfg, device=CPU, dtype=dtype, reward=stored, critic_init=cfg.method.critic or CriticInit.auto
-    )
+    roles = build_roles(cfg, device=CPU, dtype=dtype, reward=stored, critic_init=cfg.method.critic)
     if source is None:
-        source = ModelScorer(roles.reward) if wants_model and roles.reward is not None else GoldScorer(VowelWorld())
+        source = GoldScorer(VowelWorld()) if roles.reward is None else ModelScorer(roles.reward)
     recorder = Recorder()
     run = RunContext(
         config=cfg,
@@ -274,6 +270,8 @@ def ppo(
         roles=roles,
         codec=codec(),
         prompts=list(start) if start is not None else prompts(),
+        pairs=[],
+        pairs=[],
         source=source,
         credit=build_credit(cfg.reward.credit),
         callbacks=CallbackList([recorder]),

@@ -48,4 +48,3 @@ def _kl_per_response(
         first[index] = masked_sum(k1(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
         third[index] = masked_sum(k3(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
     return first, third
-

@@ -13,7 +13,7 @@ from align.config import Config
 from align.models.codec import ChatCodec
 from align.models.roles import Roles
 from align.rewards import Credit, Source
-from align.types import Prompt
+from align.types import Pair, Prompt
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class RunContext:
     roles: Roles
     codec: ChatCodec
     prompts: Sequence[Prompt]  # training prompts, in the data set's order
+    pairs: Sequence[Pair]  # training pairs, in the data set's order
     source: Source
     credit: Credit
     callbacks: CallbackList

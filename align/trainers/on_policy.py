@@ -18,7 +18,7 @@ from align.functional import kl
 from align.functional.batching import token_batches
 from align.functional.groups import sequence_log_ratio
 from align.functional.losses import clipped_policy_loss, log_ratio
-from align.functional.masked import masked_sum, zero_outside
+from align.functional.masked import masked_sum
 from align.metrics import Tally
 from align.models.policy import Policy, TokenStats
 from align.rewards import reward_input

@@ -24,6 +24,9 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "ppo": Entry("align.trainers.ppo_config:PPOConfig", "align.trainers.ppo:PPOTrainer"),
+    "grpo": Entry("align.trainers.grpo_config:GRPOConfig", "align.trainers.grpo:GRPOTrainer"),
+    "dpo": Entry("align.trainers.dpo_config:DPOConfig", "align.trainers.dpo:DPOTrainer"),
+    "sft": Entry("align.trainers.sft_config:SFTConfig", "align.trainers.sft:SFTTrainer"),
 }
 
 

@@ -235,8 +235,11 @@ def test_sampling_logprobs_are_those_of_a_plain_forward_of_each_row(shape, tempe
         torch.testing.assert_close(rollout.sampling_logprobs[i, :n], expected, rtol=0, atol=1e-4)
 
 
-def test_recomputed_logprobs_agree(policy, rollout):
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+def test_recomputed_logprobs_agree(policy, temperature):
+    """'Policy, old and reference logits are all divided by the sampling temperature.'"""
+    rollout = draw(policy, temperature=temperature)
     with torch.no_grad():
-        again = policy(rollout, 1.0).logprobs
+        again = policy(rollout, temperature).logprobs
     again = again.masked_fill(rollout.response_mask == 0, 0)
     torch.testing.assert_close(again, rollout.sampling_logprobs, rtol=0, atol=1e-4)
