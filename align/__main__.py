@@ -96,6 +96,7 @@ def main() -> int:
             register_schemas(config_classes())
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(launch)()
         except KeyboardInterrupt:
+            sweep.finish()  # with the jobs that had ended
             return _report_interrupt(launch.folder)
         except Exception as error:
             launch.failure = error
@@ -106,11 +107,12 @@ def _report_end(launch: _Launch, words: list[str], trace: bool) -> int:
     """Say what failed, if anything did; returns the exit code."""
     if trace and launch.failure is not None:
         traceback.print_exception(launch.failure)
-    if any(record["exit_code"] for record in sweep.outcomes()):
-        return _report_sweep()
+    jobs = sweep.finish()
+    if any(record["exit_code"] for record in jobs):
+        return _report_sweep(jobs)
     if launch.failure is None:
         return 0
-    refused = launch.folder is None  # nothing ran: the composition itself was not accepted
+    refused = launch.folder is None and not jobs  # nothing ran: the composition itself was not accepted
     if refused:
         sweep.discard()
     error = explain(launch.failure, words) if refused else launch.failure
@@ -119,9 +121,8 @@ def _report_end(launch: _Launch, words: list[str], trace: bool) -> int:
     return code
 
 
-def _report_sweep() -> int:
+def _report_sweep(jobs: list[dict[str, Any]]) -> int:
     """List the failed jobs of the sweep that just ended; 2 where every failure was bad input, else 1."""
-    jobs = sweep.outcomes()
     failed = [record for record in jobs if record["exit_code"]]
     for record in failed:
         print(f"job {record['job']} failed ({' '.join(record['overrides'])}): {record['error']}", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 _QUIET_ENVIRONMENT = {  # read by a library when it is imported
@@ -52,6 +53,7 @@ def quiet() -> None:
         disable_progress_bars()
     for name in ("huggingface_hub", "datasets", "transformers", "accelerate", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # what peft asks models
 
 
 def reason(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
@@ -184,9 +185,7 @@ class _Run:
         self._settings = evaluation_settings(self._set, self._judge, config.evaluation, config.rollout)
         self._roles, self._codec = roles, codec
         self._before_result: EvaluationResult | None = None
-        accelerator = Accelerator(
-            cpu=self.device.type == "cpu", mixed_precision="fp16" if self.dtype is torch.float16 else "no"
-        )
+        accelerator = self._accelerator()
         return RunContext(
             config=config,
             folder=self.folder,
@@ -200,6 +199,20 @@ class _Run:
             callbacks=self.callbacks,
             evaluate=self._during,
         )
+
+    def _accelerator(self) -> Accelerator:
+        """Device placement and, in fp16, gradient scaling; autocast is the roles' own.
+
+        Raises:
+            InputError: The run was launched as several processes.
+        """
+        # Accelerate keeps one state per process: the reward model's trainer, or the job before, has left its own.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        mixed_precision = "fp16" if self.dtype is torch.float16 else "no"
+        accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=mixed_precision)
+        if accelerator.num_processes > 1:
+            raise InputError("processes", accelerator.num_processes, "1: a run is one process; sweeps run many")
+        return accelerator
 
     def _model_source(self, roles: Roles, codec: ChatCodec, data: Preferences) -> ModelScorer:
         """The reward model, put on the scale on which the start model's responses have mean 0 and deviation 1."""

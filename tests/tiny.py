@@ -46,6 +46,7 @@ from align.models.codec import ChatCodec, make_codec
 from align.models.load import load_causal_lm
 from align.models.policy import Policy
 from align.models.roles import build_roles
+from align.models.scorer import Scorer
 from align.rewards import GoldSource as GoldScorer
 from align.rewards import RewardModelSource as ModelScorer
 from align.rewards import Source, build_credit
@@ -271,7 +272,6 @@ def ppo(
         codec=codec(),
         prompts=list(start) if start is not None else prompts(),
         pairs=[],
-        pairs=[],
         source=source,
         credit=build_credit(cfg.reward.credit),
         callbacks=CallbackList([recorder]),
@@ -283,3 +283,21 @@ def ppo(
 def split(ids: torch.Tensor, mask: torch.Tensor, length: int) -> Sequences:
     """Padded rows (B, P + length) as prompts and responses."""
     return Sequences(ids[:, :-length], mask[:, :-length], ids[:, -length:], mask[:, -length:])
+
+
+def weights(role: Policy | Scorer) -> list[torch.Tensor]:
+    """What is trained of a role, as it is now."""
+    return [p.detach().clone() for p in role.trained_parameters().values()]
+
+
+def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    """Bit for bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def nudge(role: Policy | Scorer, size: float = 0.05) -> None:
+    """Move a role away from where it started."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in role.trained_parameters().values():
+            p.add_(size * torch.randn(p.shape, generator=generator))

@@ -1,10 +1,12 @@
-"""What a sweep leaves beside its jobs' folders: `sweep.jsonl`, one line per finished job, failed ones included.
+"""What a sweep leaves beside its jobs' folders: `summary.jsonl`, a line per job, failed ones too, and `summary.md`.
 
 Hydra calls `SweepSummary` in the process that ran the job, whichever launcher started it, also when the job failed.
+The table is made at the end, by `finish` in the process that started the sweep.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +16,57 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from align.cli.errors import exit_code, one_line
-from align.files import LineFile, read_lines
+from align.files import LineFile, dumps, read_lines, write_atomic
 
-FILE = "sweep.jsonl"
+FILE = "summary.jsonl"
+TABLE = "summary.md"
 
 
 _folder: Path | None = None  # of the sweep that this process started
+_earlier = 0  # lines that a sweep before it left in the same folder
 
 
 class SweepSummary(Callback):
-    """Records the outcome of every job of a sweep, and removes run folders that a refused configuration left empty."""
+    """Records what every job of a sweep came to, and removes run folders that a refused configuration left empty."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        global _folder
+        global _folder, _earlier
         _folder = Path(str(config.hydra.sweep.dir)).absolute()
+        _earlier = len(list(read_lines(_folder / FILE)))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        folder = Path(str(config.hydra.runtime.output_dir))
         if config.hydra.mode is RunMode.MULTIRUN:
-            error = job_return._return_value if job_return.status is JobStatus.FAILED else None
-            record = {
-                "job": config.hydra.job.num,
-                "overrides": list(job_return.overrides or ()),
-                "exit_code": exit_code(error) if error else 0,
-                "error": one_line(error) if error else None,
-            }
             summary = LineFile(Path(str(config.hydra.sweep.dir)) / FILE)
-            summary.append(record)
+            summary.append(self._record(config, job_return, folder))
             summary.close()
-        _remove_if_empty(Path(config.hydra.runtime.output_dir))
+        _remove_if_empty(folder)
+
+    def _record(self, config: DictConfig, job_return: JobReturn, folder: Path) -> dict[str, Any]:
+        from align.cli.summary import figures_of
+
+        error = job_return._return_value if job_return.status is JobStatus.FAILED else None
+        return {
+            "job": config.hydra.job.num,
+            "overrides": list(job_return.overrides or ()),
+            "exit_code": exit_code(error) if error else 0,
+            "error": one_line(error) if error else None,
+            "folder": str(config.hydra.sweep.subdir) if folder.is_dir() and any(folder.iterdir()) else None,
+            "seconds": round(time.perf_counter() - self._started, 3),
+            **figures_of(folder),
+        }
 
 
 def reset() -> None:
     """Forget the sweep of an earlier call in this process."""
-    global _folder
-    _folder = None
+    global _folder, _earlier
+    _folder, _earlier = None, 0
 
 
 def summary_file() -> Path | None:
@@ -58,7 +77,26 @@ def summary_file() -> Path | None:
 def outcomes() -> list[dict[str, Any]]:
     """What the jobs of this process's sweep came to, by job number; empty where there was no sweep."""
     path = summary_file()
-    return sorted(read_lines(path), key=lambda record: record["job"]) if path else []
+    return sorted(list(read_lines(path))[_earlier:], key=lambda record: record["job"]) if path else []
+
+
+def finish() -> list[dict[str, Any]]:
+    """Close this process's sweep: the summary by job number, the table beside it and on stdout; returns `outcomes`."""
+    global _earlier
+    jobs = outcomes()
+    if jobs and _folder is not None:
+        from align.cli.table import markdown, print_table
+
+        write_atomic(_folder / FILE, "".join(dumps(record) + "\n" for record in jobs))
+        _earlier = 0  # only this sweep's lines are left
+        write_atomic(_folder / TABLE, markdown(jobs))
+        print_table(jobs)
+    return jobs
+
+
+def ran() -> bool:
+    """Whether a job of this process's sweep got to start."""
+    return _folder is not None and any(path.name.isdigit() for path in _folder.glob("*"))
 
 
 def discard() -> None:

@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PrinterCallback, TrainerCallback
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
 
 from align.config import Config, ModelConfig, RewardModelSource
 from align.errors import InputError
@@ -124,8 +130,6 @@ def train_reward_model(
         warmup_steps=0.05,  # of all steps
         center_rewards_coefficient=source.center_coef,
         max_length=None,
-        # Else TRL pads with EOS where a tokenizer has no PAD, and reads the score before the end token.
-        pad_token=codec.tokenizer.convert_ids_to_tokens(codec.pad_id),
         seed=source.seed,
         bf16=dtype is torch.bfloat16,
         fp16=dtype is torch.float16,
@@ -142,9 +146,12 @@ def train_reward_model(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([_token_row(pair) for pair in train]),
-        processing_class=copy.deepcopy(codec.tokenizer),  # TRL sets its pad token
+        processing_class=_with_pad(codec),
         peft_config=None if config.adapter.name == "none" else lora_config(config.adapter, "SEQ_CLS"),
     )
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # TRL puts adapters on a quantized base into bf16, where small updates are lost
+            parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Lines(say))
     trainer.train()
@@ -175,6 +182,14 @@ class _Lines(TrainerCallback):
         if logs and "loss" in logs:
             accuracy = float(logs.get("accuracy", math.nan))
             self._say(f"  reward model step {state.global_step}/{state.max_steps}  accuracy {accuracy:.3f}")
+
+
+def _with_pad(codec: ChatCodec) -> PreTrainedTokenizerBase:
+    """A copy whose pad token is the codec's PAD: where it had none TRL would take EOS, and then read the score of the
+    last token that is not EOS."""
+    tokenizer = copy.deepcopy(codec.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(codec.pad_id)
+    return tokenizer
 
 
 def _token_row(pair: Pair) -> dict[str, list[int]]:

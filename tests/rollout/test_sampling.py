@@ -82,6 +82,23 @@ def test_first_tokens_of_many_samples_follow_the_model(policy):
     assert chi2 < freedom * (1 - spread + 3.09 * spread**0.5) ** 3
 
 
+def test_each_token_is_the_inverse_cdf_at_its_own_uniform(policy):
+    """Token t of a response comes from the model's distribution after t tokens and from the row's uniform t."""
+    rollout = draw(policy, samples_per_prompt=4)
+    places = set()
+    for i, n in enumerate(rollout.lengths.tolist()):
+        uniforms = NOISE.uniforms(int(rollout.prompt_index[i]), int(rollout.sample_index[i]), MAX)
+        prompt = rollout.prompt_ids[i, rollout.prompt_mask[i] == 1]
+        response = rollout.response_ids[i, :n]
+        with torch.no_grad():
+            logits = policy.model(torch.cat([prompt, response])[None]).logits[0, len(prompt) - 1 : -1]
+        cdf = torch.nn.functional.pad(torch.softmax(logits, -1).cumsum(-1), (1, 0))
+        low, high = (cdf.gather(1, response[:, None] + k).squeeze(1) for k in (0, 1))
+        assert ((low - 1e-5 <= uniforms[:n]) & (uniforms[:n] <= high + 1e-5)).all()
+        places |= set(range(n))
+    assert places == set(range(MAX))
+
+
 def test_tokens_of_a_row_are_independent_of_each_other():
     """One uniform per token: neighbours in a stream are uncorrelated, and streams differ."""
     u = torch.stack([NOISE.uniforms(p, s, 8) for p in range(40) for s in range(25)])

@@ -3,40 +3,31 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import pytest
 import torch
 
-from align.config import AdapterConfig, AttentionCredit, KLController, PrefixCredit, RewardConfig, RewardModelSource, SparseCredit
+from align.config import (
+    AdapterConfig,
+    AttentionCredit,
+    PrefixCredit,
+    RewardConfig,
+    RewardModelSource,
+    SparseCredit,
+)
 from align.config import GoldSource as GoldConfig
 from align.errors import RunError
-from align.files import read_lines
 from align.metrics import Tally, compare, repeatable
-from align.trainers.kl_controller import adapted_coef
 from align.trainers.on_policy import Scored
+from align.trainers.ppo_config import PPOConfig
 from align.types import RewardOutput
 from align.worlds import Gold
 from tests import tiny
 from tests.functional.plain import plain_gae
+from tests.tiny import nudge, same, weights
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)
 MODEL_REWARD = RewardConfig(source=RewardModelSource(path=str(tiny.reward_folder())), credit=SparseCredit())
-
-
-def weights(role) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in role.trained_parameters().values()]
-
-
-def same(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def nudge(role, size: float = 0.05) -> None:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for p in role.trained_parameters().values():
-            p.add_(size * torch.randn(p.shape, generator=generator))
 
 
 # --- the first minibatch ----------------------------------------------------------------------------------------------
@@ -348,13 +339,13 @@ def test_the_reward_rises(tmp_path, credit):
     """A flipped advantage, a flipped loss or a score paid at the wrong token would not get there."""
     reward = RewardConfig(source=GoldConfig(), credit=credit)
     method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
-    cfg = tiny.config(method=method, rollout={"batch_size": 32}, reward=reward, max_steps=60)
+    cfg = tiny.config(method=method, rollout={"batch_size": 32}, reward=reward, max_steps=36)
     cfg.method.kl.coef = 0.01
     trainer, seen = tiny.ppo(tmp_path, cfg)
     trainer.train()
     scores = seen.column("reward/score_mean")
     start, end = sum(scores[:6]) / 6, sum(scores[-6:]) / 6
-    assert end > start + 0.4, (start, end)
+    assert end > start + 0.6, (start, end)
     assert seen.column("kl/per_response_k1")[-1] > 0.5
 
 
@@ -366,7 +357,7 @@ def test_the_kl_penalty_pulls_towards_the_reference(tmp_path):
             return Gold(0.0, ())
 
     method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
-    cfg = tiny.config(method=method, rollout={"batch_size": 32}, max_steps=40)
+    cfg = tiny.config(method=method, rollout={"batch_size": 32}, max_steps=32)
     cfg.method.kl.coef = 1.0
     trainer, seen = tiny.ppo(tmp_path, cfg, source=tiny.GoldScorer(Nothing()))
     nudge(trainer.run.roles.policy, 0.12)
@@ -388,168 +379,9 @@ def test_critic_warm_up_leaves_the_policy_untouched(tmp_path):
         critic = weights(trainer.critic)
 
 
-# --- KL control -------------------------------------------------------------------------------------------------------
-
-
-def test_adapted_coef_by_hand():
-    """'beta <- beta * (1 + clip(KL/target - 1, ±0.2) * n/horizon)'."""
-    step = {"target": 6.0, "responses": 64, "horizon": 1000}
-    assert adapted_coef(0.1, 6.0, **step) == pytest.approx(0.1)
-    assert adapted_coef(0.1, 6.6, **step) == pytest.approx(0.1 * (1 + 0.1 * 0.064))
-    assert adapted_coef(0.1, 60.0, **step) == pytest.approx(0.1 * (1 + 0.2 * 0.064))
-    assert adapted_coef(0.1, 5.4, **step) == pytest.approx(0.1 * (1 - 0.1 * 0.064))
-    assert adapted_coef(0.1, -3.0, **step) == pytest.approx(0.1 * (1 - 0.2 * 0.064))
-    assert adapted_coef(0.1, float("nan"), **step) == 0.1  # of a rollout that nothing was learned from
-
-
-def test_the_adaptive_coefficient_follows_each_rollouts_kl(tmp_path):
-    """On nats per response; a rollout's coefficient is the one its rewards were made with."""
-    cfg = tiny.config(method={"learning_rate": 5e-3}, max_steps=8)
-    cfg.method.kl.controller, cfg.method.kl.target, cfg.method.kl.horizon = KLController.adaptive, 0.3, 40
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
-    rollouts = seen.records[::2]
-    coef, coefs = 0.05, []
-    for record in rollouts:
-        assert record["kl/coef"] == pytest.approx(coef)
-        coefs.append(coef)
-        coef *= 1 + min(max(record["kl/per_response_k1"] / 0.3 - 1, -0.2), 0.2) * 16 / 40
-    assert len(set(coefs)) == 4 and coefs[1] < coefs[0] and coefs[-1] > coefs[1]
-
-
-def test_a_fixed_coefficient_stays(tmp_path):
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(max_steps=4))
-    trainer.train()
-    assert set(seen.column("kl/coef")) == {0.05}
-
-
-def test_target_kl_ends_a_rollouts_updates_early(tmp_path):
-    """'`target_kl` for early stopping of inner epochs is another thing: approx-KL old->new per update'."""
-    limit = 0.02
-    cfg = tiny.config(method={"learning_rate": 2e-2, "epochs": 6, "target_kl": limit}, max_steps=20)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
-    by_rollout: dict[int, list[dict]] = {}
-    for record in seen.records:
-        by_rollout.setdefault(record["rollout"], []).append(record)
-    assert list(by_rollout) == list(range(len(by_rollout))) and len(by_rollout) > 2
-    for records in list(by_rollout.values())[:-1]:
-        assert [r["update"] for r in records] == list(range(1, len(records) + 1))
-        *before, last = [r["policy/approx_kl"] for r in records]
-        assert all(kl <= limit for kl in before)
-        assert last > limit or len(records) == 12
-        assert len(records) < 12
-    assert trainer.stopped is None and trainer.progress.step == 20
-
-
-def test_the_kl_budget_stops_the_run(tmp_path):
-    cfg = tiny.config(method={"learning_rate": 2e-2}, max_steps=50)
-    cfg.method.kl.budget = 0.4
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
-    assert "method.kl.budget" in trainer.stopped
-    assert 0 < trainer.progress.step < 50 and trainer.progress.step == seen.records[-1]["step"]
-    assert max(seen.column("kl/per_response_k1")) <= 0.4 < trainer.rollout_metrics["kl/per_response_k1"]
-    assert len(seen.rollouts) == len({r["rollout"] for r in seen.records}) + 1  # the one over it was used for nothing
-    assert seen.checkpoints[-1][0] == trainer.progress.step
-
-
-# --- prompts and minibatches ------------------------------------------------------------------------------------------
-
-
-def test_prompts_come_without_replacement_in_an_order_of_the_seed(tmp_path):
-    trainer, _ = tiny.ppo(tmp_path, tiny.config(), start=tiny.prompts(10))
-    served = [p.id for k in range(10) for p in trainer.prompts_of_rollout(k)]  # 160 = 16 passes
-    passes = [served[i : i + 10] for i in range(0, 160, 10)]
-    assert all(sorted(p) == [q.id for q in tiny.prompts(10)] for p in passes)
-    assert len({tuple(p) for p in passes}) == 16
-    assert [p.id for p in trainer.prompts_of_rollout(3)] == served[48:64]
-    other, _ = tiny.ppo(tmp_path, tiny.config(seed=1), start=tiny.prompts(10))
-    assert [p.id for p in other.prompts_of_rollout(0)] != served[:16]
-
-
-def test_an_epoch_uses_every_response_once(tmp_path):
-    trainer, _ = tiny.ppo(tmp_path, tiny.config(method={"epochs": 2, "minibatch_size": 4}))
-    experience = trainer.collect()
-    orders = []
-    for update in range(8):
-        trainer.progress.update = update
-        orders.append(trainer._minibatch(experience).tolist())
-    for epoch in (orders[:4], orders[4:]):
-        assert sorted(i for order in epoch for i in order) == list(range(16))
-    assert orders[:4] != orders[4:]
-
-
-# --- what is not finite -----------------------------------------------------------------------------------------------
-
-
-class Faulty:
-    """The gold reward, with a NaN in one row of the given calls."""
-
-    def __init__(self, calls, value=float("nan")) -> None:
-        self.calls, self.value, self.count = calls, value, 0
-        self.inner = tiny.GoldScorer(tiny.VowelWorld())
-
-    def score(self, batch, needs=frozenset()):
-        out = self.inner.score(batch, needs)
-        if self.count in self.calls:
-            out = dataclasses.replace(out, total=out.total.index_fill(0, torch.tensor([5]), self.value))
-        self.count += 1
-        return out
-
-
-def bad_lines(path):
-    return list(read_lines(path / "bad_steps.jsonl"))
-
-
-@pytest.mark.parametrize("penalty", [None, -1.0])
-def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, penalty):
-    """'NaN or inf in a reward: the step is not applied, the event is logged with the offending samples saved'."""
-    cfg = tiny.config(max_steps=4, method={"missing_eos_penalty": penalty})
-    trainer, seen = tiny.ppo(tmp_path, cfg, source=Faulty({1}))
-    trainer.train()
-    assert [r["rollout"] for r in seen.records] == [0, 0, 2, 2]
-    assert seen.column("event/bad_steps") == [0, 0, 1, 1]
-    (event,) = bad_lines(tmp_path)
-    assert event["step"] == 2 and "reward" in event["what"] and len(event["samples"]) == 1
-    assert event["samples"][0]["score"] is None and event["samples"][0]["response"]
-    assert all(torch.isfinite(p).all() for p in weights(trainer.run.roles.policy))
-
-
-def test_too_many_bad_rewards_stop_the_run(tmp_path):
-    """'The run stops after a configured number.'"""
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}), source=Faulty(range(99), float("inf")))
-    before = weights(trainer.run.roles.policy)
-    with pytest.raises(RunError, match="max_bad_steps"):
-        trainer.train()
-    assert len(bad_lines(tmp_path)) == 3 and not seen.records
-    assert same(before, weights(trainer.run.roles.policy))
-
-
-@pytest.mark.parametrize("role", ["policy", "critic"])
-@pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
-    """'NaN or inf in a loss or gradient': neither role moves, the moments stay, the samples are saved."""
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}, max_steps=9))
-    trainer._record(trainer.update())
-    owner = trainer.run.roles.policy if role == "policy" else trainer.critic
-    parameter = list(owner.trained_parameters().values())[-1]
-    if where == "gradient":
-        parameter.register_hook(lambda grad: grad * float("inf"))
-    else:
-        column = "advantages" if role == "policy" else "returns"
-        trainer.experience.columns[column][:, 0] = float("nan")
-    before = weights(trainer.run.roles.policy) + weights(trainer.critic)
-    moments = {k: v.clone() for k, v in trainer.optimization.tensors().items()}
-    for _ in range(2):
-        trainer.progress.update = 1
-        assert trainer._one_update(trainer.experience) is None
-    trainer.progress.update = 1
-    with pytest.raises(RunError, match=r"loss or gradient.*max_bad_steps"):
-        trainer._one_update(trainer.experience)
-    assert same(before, weights(trainer.run.roles.policy) + weights(trainer.critic))
-    assert all(torch.equal(v, moments[k]) for k, v in trainer.optimization.tensors().items())
-    assert trainer.progress.step == 1 and len(seen.records) == 1
-    events = bad_lines(tmp_path)
-    assert len(events) == 3 and all(e["step"] == 1 for e in events)
-    assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}
+def test_defaults_are_the_ones_that_work():
+    """'Gamma 1, lambda 0.95'; '`vf_coef` 0.1'; 'Adam eps 1e-5'; a reward model is trained for one epoch."""
+    method = PPOConfig()
+    assert (method.gamma, method.lam, method.vf_coef, method.adam_eps) == (1.0, 0.95, 0.1, 1e-5)
+    assert method.whiten_advantages and method.missing_eos_penalty is not None
+    assert RewardModelSource().epochs == 1

@@ -1,0 +1,132 @@
+"""What the jobs of a sweep came to: a record for each, and the figures of each arm over its seeds.
+
+An arm is what is compared: the overrides without the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.intervals import Interval, mean_interval
+
+Record = Mapping[str, Any]
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """What a run left in `folder`, as far as it got: null for what it did not reach.
+
+    Returns:
+        {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
+        "before", "after": evaluation summaries}.
+    """
+    from align.report.load import load_run  # jinja2 behind it
+
+    if not (folder / "config.yaml").is_file():
+        return {"stopped": None, "phases": {}, "metrics": None, "before": None, "after": None}
+    run = load_run(folder)
+    return {
+        "stopped": run.facts.get("stopped"),
+        "phases": run.facts.get("seconds", {}),
+        "metrics": run.steps[-1] if run.steps else None,
+        "before": run.evaluation.get("before"),
+        "after": run.evaluation.get("after"),
+    }
+
+
+def _evaluated(*path: str) -> Callable[[Record], Any]:
+    return lambda record: _at(record, "after", *path)
+
+
+def _forgetting(record: Record) -> float | None:
+    before, after = (_at(record, phase, "forgetting_perplexity") for phase in ("before", "after"))
+    return None if before is None or after is None else after - before
+
+
+def _seconds(record: Record) -> float | None:
+    """Without the reward model, which the first job trains for all."""
+    total = record.get("seconds")
+    return None if total is None else total - (_at(record, "phases", "reward_model") or 0.0)
+
+
+def _thousand_tokens(record: Record) -> float | None:
+    tokens = _at(record, "metrics", "tokens/policy")
+    return None if tokens is None else tokens / 1000
+
+
+def _at(tree: Any, *path: str) -> Any:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of the table."""
+
+    label: str
+    meaning: str
+    read: Callable[[Record], float | None]
+
+
+COLUMNS = (
+    Column("gold reward", "mean true reward, where a world knows it", _evaluated("reward", "gold_mean")),
+    Column("proxy reward", "mean score by the job's own reward", _evaluated("reward", "proxy_mean")),
+    Column("KL", "to the start model, nats per response", _evaluated("kl_per_response")),
+    Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
+    Column("forgetting", "perplexity on general text, after - before", _forgetting),
+    Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),
+    Column("tokens, k", "thousand tokens through the policy's updates", _thousand_tokens),
+    Column("seconds", "of the job, without training the reward model that all share", _seconds),
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm's figures over the jobs that finished."""
+
+    name: str
+    jobs: int
+    finished: int
+    figures: dict[str, Interval | None]  # by column; None where no job has the figure
+
+
+def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[Arm]:
+    """The arms in the order of their first jobs. A value that is missing or not finite counts for no mean.
+
+    Args:
+        records: Of all jobs, by job number.
+    """
+    by_arm: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        by_arm.setdefault(_seedless(record), []).append(record)
+    shared = common_overrides(records)
+    return [_arm(_name(key, shared, alone=len(by_arm) == 1), jobs, columns) for key, jobs in by_arm.items()]
+
+
+def _arm(name: str, jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
+    done = [job for job in jobs if job["exit_code"] == 0]
+    figures: dict[str, Interval | None] = {}
+    for column in columns:
+        found = [column.read(job) for job in done]
+        values = [value for value in found if value is not None and math.isfinite(value)]
+        figures[column.label] = mean_interval(values) if values else None
+    return Arm(name, len(jobs), len(done), figures)
+
+
+def common_overrides(records: Sequence[Record]) -> list[str]:
+    """The overrides that all jobs have in common, seeds apart."""
+    every = [_seedless(record) for record in records]
+    return [word for word in every[0] if all(word in words for words in every)] if every else []
+
+
+def _seedless(record: Record) -> tuple[str, ...]:
+    return tuple(word for word in record["overrides"] if not word.startswith("seed="))
+
+
+def _name(overrides: Sequence[str], shared: Sequence[str], *, alone: bool) -> str:
+    own = [word for word in overrides if word not in shared]
+    return " ".join(own) or ("all jobs" if alone else "as common to all")

@@ -1,0 +1,111 @@
+"""What a rollout is made of, how its updates share it, and what is not finite."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from align.errors import RunError
+from align.files import read_lines
+from tests import tiny
+from tests.tiny import same, weights
+
+
+def test_prompts_come_without_replacement_in_an_order_of_the_seed(tmp_path):
+    trainer, _ = tiny.ppo(tmp_path, tiny.config(), start=tiny.prompts(10))
+    served = [p.id for k in range(10) for p in trainer.prompts_of_rollout(k)]  # 160 = 16 passes
+    passes = [served[i : i + 10] for i in range(0, 160, 10)]
+    assert all(sorted(p) == [q.id for q in tiny.prompts(10)] for p in passes)
+    assert len({tuple(p) for p in passes}) == 16
+    assert [p.id for p in trainer.prompts_of_rollout(3)] == served[48:64]
+    other, _ = tiny.ppo(tmp_path, tiny.config(seed=1), start=tiny.prompts(10))
+    assert [p.id for p in other.prompts_of_rollout(0)] != served[:16]
+
+
+def test_an_epoch_uses_every_response_once(tmp_path):
+    trainer, _ = tiny.ppo(tmp_path, tiny.config(method={"epochs": 2, "minibatch_size": 4}))
+    experience = trainer.collect()
+    orders = []
+    for update in range(8):
+        trainer.progress.update = update
+        orders.append(trainer._minibatch(experience).tolist())
+    for epoch in (orders[:4], orders[4:]):
+        assert sorted(i for order in epoch for i in order) == list(range(16))
+    assert orders[:4] != orders[4:]
+
+
+# --- what is not finite -----------------------------------------------------------------------------------------------
+
+
+class Faulty:
+    """The gold reward, with a NaN in one row of the given calls."""
+
+    def __init__(self, calls, value=float("nan")) -> None:
+        self.calls, self.value, self.count = calls, value, 0
+        self.inner = tiny.GoldScorer(tiny.VowelWorld())
+
+    def score(self, batch, needs=frozenset()):
+        out = self.inner.score(batch, needs)
+        if self.count in self.calls:
+            out = dataclasses.replace(out, total=out.total.index_fill(0, torch.tensor([5]), self.value))
+        self.count += 1
+        return out
+
+
+def bad_lines(path):
+    return list(read_lines(path / "bad_steps.jsonl"))
+
+
+@pytest.mark.parametrize("penalty", [None, -1.0])
+def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, penalty):
+    """'NaN or inf in a reward: the step is not applied, the event is logged with the offending samples saved'."""
+    cfg = tiny.config(max_steps=4, method={"missing_eos_penalty": penalty})
+    trainer, seen = tiny.ppo(tmp_path, cfg, source=Faulty({1}))
+    trainer.train()
+    assert [r["rollout"] for r in seen.records] == [0, 0, 2, 2]
+    assert seen.column("event/bad_steps") == [0, 0, 1, 1]
+    (event,) = bad_lines(tmp_path)
+    assert event["step"] == 2 and "reward" in event["what"] and len(event["samples"]) == 1
+    assert event["samples"][0]["score"] is None and event["samples"][0]["response"]
+    assert all(torch.isfinite(p).all() for p in weights(trainer.run.roles.policy))
+
+
+def test_too_many_bad_rewards_stop_the_run(tmp_path):
+    """'The run stops after a configured number.'"""
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}), source=Faulty(range(99), float("inf")))
+    before = weights(trainer.run.roles.policy)
+    with pytest.raises(RunError, match="max_bad_steps"):
+        trainer.train()
+    assert len(bad_lines(tmp_path)) == 3 and not seen.records
+    assert same(before, weights(trainer.run.roles.policy))
+
+
+@pytest.mark.parametrize("role", ["policy", "critic"])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
+    """'NaN or inf in a loss or gradient': neither role moves, the moments stay, the samples are saved."""
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}, max_steps=9))
+    trainer._record(trainer.update())
+    owner = trainer.run.roles.policy if role == "policy" else trainer.critic
+    parameter = list(owner.trained_parameters().values())[-1]
+    if where == "gradient":
+        parameter.register_hook(lambda grad: grad * float("inf"))
+    else:
+        column = "advantages" if role == "policy" else "returns"
+        trainer.experience.columns[column][:, 0] = float("nan")
+    before = weights(trainer.run.roles.policy) + weights(trainer.critic)
+    moments = {k: v.clone() for k, v in trainer.optimization.tensors().items()}
+    for _ in range(2):
+        trainer.progress.update = 1
+        assert trainer._one_update(trainer.experience) is None
+    trainer.progress.update = 1
+    with pytest.raises(RunError, match=r"loss or gradient.*max_bad_steps"):
+        trainer._one_update(trainer.experience)
+    assert same(before, weights(trainer.run.roles.policy) + weights(trainer.critic))
+    assert all(torch.equal(v, moments[k]) for k, v in trainer.optimization.tensors().items())
+    assert trainer.progress.step == 1 and len(seen.records) == 1
+    events = bad_lines(tmp_path)
+    assert len(events) == 3 and all(e["step"] == 1 for e in events)
+    assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}
