@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from align.config import AdapterConfig
 from align.errors import InputError
 from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
+from align.models.inputs import forward_arguments
 from align.models.policy import Policy
 from align.models.scorer import Scorer, body_of, linear_head, zero_head
 from tests import tiny
@@ -114,15 +115,26 @@ def test_switching_leaves_trained_parameters_trainable_and_the_rest_frozen(roles
         assert right()
 
 
-def test_use_nests_and_survives_an_error(roles):
-    shared, policy, *_ = roles
+def test_use_nests_and_gives_the_policy_back_even_after_an_error(roles):
+    """Whoever asks the model itself, outside of any role, gets the policy."""
+    shared, policy, _, critic, reward = roles
     scramble(policy.trained_parameters().values())
+
+    @torch.no_grad()
+    def whoever() -> torch.Tensor:
+        return policy.model(input_ids=IDS, **forward_arguments(policy.model, MASK)).logits
+
     expected = see(policy)
+    assert torch.equal(whoever(), expected)
     with pytest.raises(KeyError), shared.use(REWARD), shared.use(None):
         raise KeyError
-    with shared.use(CRITIC):
-        assert torch.equal(see(policy), expected)
-    assert torch.equal(see(policy), expected)
+    assert torch.equal(whoever(), expected)
+    with shared.use(REWARD):
+        rewarded = whoever()
+        see(critic)
+        assert torch.equal(whoever(), rewarded)  # the role before, not the policy
+    see(reward)
+    assert torch.equal(whoever(), expected) and torch.equal(see(policy), expected)
     with active(None, "nobody"):  # a role with a model of its own
         pass
 

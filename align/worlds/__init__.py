@@ -1,0 +1,58 @@
+"""Worlds: task sets whose true (gold) reward is known, and the assets shipped with them. Imports no torch.
+
+An asset is addressed as `align://<world>/<file>`, a world by its name (`data.world`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from align.errors import InputError
+from align.worlds.base import Gold, Segment, World
+
+__all__ = ["ASSETS", "SCHEME", "Gold", "Segment", "World", "get", "resolve"]
+
+SCHEME = "align://"
+ASSETS = Path(__file__).parent / "assets"
+
+
+def resolve(path: str, key: str = "path") -> str:
+    """The real path of `align://<world>/<file>`; any other path comes back unchanged. Errors name `key`.
+
+    Raises:
+        InputError: no such asset, or an address that leaves the assets' folder.
+    """
+    if not path.startswith(SCHEME):
+        return path
+    relative = path.removeprefix(SCHEME).strip("/")
+    real = (ASSETS / relative).resolve()
+    if relative and real.is_relative_to(ASSETS.resolve()) and real.exists():
+        return str(real)
+    raise InputError(key, path, ", ".join(_addresses()) or "none: no assets are installed")
+
+
+def get(name: str) -> World:
+    """The world called `name`.
+
+    Raises:
+        InputError: unknown name.
+    """
+    if name not in _WORLDS:
+        raise InputError("data.world", name, ", ".join(sorted(_WORLDS)))
+    return _WORLDS[name]()
+
+
+def _addresses() -> list[str]:
+    """What may be addressed, two levels deep (plus stored reward models)."""
+    found = [p for pattern in ("*/*", "*/reward_models/*") for p in ASSETS.glob(pattern)]
+    return sorted(SCHEME + p.relative_to(ASSETS).as_posix() for p in found if p.name != "reward_models")
+
+
+def _pocket() -> World:
+    from align.worlds.pocket import PocketWorld
+
+    return PocketWorld()
+
+
+_WORLDS: dict[str, Callable[[], World]] = {"pocket": _pocket}

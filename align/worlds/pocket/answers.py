@@ -1,0 +1,145 @@
+"""Responses to a task: perfect ones, ones with a named flaw, and the sloppy mixture that the start model imitates."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from align.worlds.pocket import lexicon as lex
+from align.worlds.pocket.general import sentence as general_sentence
+from align.worlds.pocket.task import Slot, Task, pick, words
+
+FLAWS = (
+    "wrong", "missing", "hedged", "boast", "repeated", "off_topic", "filler", "over_limit", "no_end",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sloppiness:
+    """How often a segment (or, for the last two, a response) goes wrong; what is left is good."""
+
+    wrong: float
+    missing: float
+    hedged: float
+    boast: float
+    repeated: float
+    off_topic: float
+    filler: float
+    opening: float
+    closing: float
+
+    def scaled(self, factor: float) -> Sloppiness:
+        return Sloppiness(**{k: v * factor for k, v in vars(self).items()})
+
+
+SHORT = Sloppiness(0.10, 0.0, 0.18, 0.15, 0.07, 0.05, 0.0, 0.28, 0.25)
+LONG = Sloppiness(0.11, 0.05, 0.10, 0.09, 0.08, 0.07, 0.08, 0.25, 0.25)
+MOODS = ((0.3, 0.35), (0.45, 1.0), (0.25, 1.7))  # (probability, factor on the sloppiness of a whole response)
+
+
+def _uncapital(text: str) -> str:
+    return text if text.split()[0].strip(".") in lex.PROPER else text[0].lower() + text[1:]
+
+
+def _chosen_slots(task: Task, rng: random.Random) -> list[Slot]:
+    """The slots that a response fills, in its order."""
+    slots = list(task.slots)
+    return slots if task.need == len(slots) else rng.sample(slots, task.need)
+
+
+def _form(task: Task, slot: Slot, rng: random.Random, heed_limit: bool = True) -> str:
+    """A right wording, within the word limit if there is one and it is heeded."""
+    forms = slot.forms
+    if heed_limit and task.word_limit is not None and task.family.length == "short":
+        forms = tuple(form for form in forms if words(form) <= task.word_limit)
+    # half are bare: the mode of the mixture is concise
+    return forms[0] if len(forms) == 1 or rng.random() < 0.5 else pick(rng, forms[1:])
+
+
+def _join(task: Task, pieces: list[tuple[int | None, str]]) -> str:
+    """Units into one text; numbered families put each numbered unit on a line of its own."""
+    if not task.family.numbered:
+        return " ".join(text for _, text in pieces)
+    return "\n".join(text if number is None else f"{number}. {text}" for number, text in pieces)
+
+
+def perfect(task: Task, rng: random.Random) -> str:
+    """A response that scores 1."""
+    return _join(task, [(j, _form(task, slot, rng) + ".") for j, slot in enumerate(_chosen_slots(task, rng), 1)])
+
+
+def flawed(task: Task, flaw: str, rng: random.Random) -> tuple[str, bool] | None:
+    """A response with one named flaw and whether it ended; None where the task cannot show that flaw."""
+    slots = _chosen_slots(task, rng)
+    pieces: list[tuple[int | None, str]] = [(j, _form(task, s, rng) + ".") for j, s in enumerate(slots, 1)]
+    at = rng.randrange(len(slots))
+    number, good = pieces[at]
+    edits: dict[str, Callable[[], list[tuple[int | None, str]]]] = {
+        "wrong": lambda: [(number, pick(rng, slots[at].wrong) + ".")],
+        "missing": lambda: [],
+        "hedged": lambda: [(number, pick(rng, lex.HEDGES) + _uncapital(good))],
+        "boast": lambda: [(number, pick(rng, lex.BOASTS) + _uncapital(good))],
+        "repeated": lambda: [(number, good), (number, good)],
+        "off_topic": lambda: [(number, general_sentence(rng))],
+        "filler": lambda: [(number, good), (None, pick(rng, lex.FILLERS))],
+        "no_end": lambda: [(number, good)],
+    }
+    if flaw == "over_limit":
+        return _over_limit(task, rng)
+    pieces[at : at + 1] = edits[flaw]()
+    return _join(task, pieces), flaw != "no_end"
+
+
+def _over_limit(task: Task, rng: random.Random) -> tuple[str, bool] | None:
+    """A right response that is too wordy: the longest wording, then fillers until the limit is passed."""
+    if task.word_limit is None:
+        return None
+    pieces: list[tuple[int | None, str]] = [
+        (j, max(slot.forms, key=words) + ".") for j, slot in enumerate(_chosen_slots(task, rng), 1)
+    ]
+    while words(_join(task, pieces)) <= task.word_limit:
+        pieces.append((None, pick(rng, lex.CLOSINGS)))
+    return _join(task, pieces), True
+
+
+def sloppy(task: Task, rng: random.Random) -> str:
+    """One response of the mixture that the start model learns from."""
+    draw, factor = rng.random(), MOODS[-1][1]
+    for probability, value in MOODS:
+        if draw < probability:
+            factor = value
+            break
+        draw -= probability
+    rates = (SHORT if task.family.length == "short" else LONG).scaled(factor)
+    pieces: list[tuple[int | None, str]] = []
+    if rng.random() < rates.opening:
+        pieces.append((None, pick(rng, lex.OPENINGS)))
+    for number, slot in enumerate(_chosen_slots(task, rng), 1):
+        pieces.extend(_sloppy_segment(task, slot, number, rates, rng))
+    if rng.random() < rates.closing or not pieces:
+        pieces.append((None, pick(rng, lex.CLOSINGS)))
+    return _join(task, pieces)
+
+
+def _sloppy_segment(
+    task: Task, slot: Slot, number: int, rates: Sloppiness, rng: random.Random
+) -> list[tuple[int | None, str]]:
+    """One slot's unit or units: content first, then how it is worded."""
+    draw = rng.random()
+    if draw < rates.missing:
+        return []
+    if draw < rates.missing + rates.off_topic:
+        return [(number, general_sentence(rng))]
+    is_wrong = draw < rates.missing + rates.off_topic + rates.wrong
+    text = (pick(rng, slot.wrong) if is_wrong else _form(task, slot, rng, rng.random() > 0.3)) + "."
+    style = rng.random()
+    if style < rates.hedged:
+        return [(number, pick(rng, lex.HEDGES) + _uncapital(text))]
+    if style < rates.hedged + rates.boast:
+        return [(number, pick(rng, lex.BOASTS) + _uncapital(text))]
+    if style < rates.hedged + rates.boast + rates.repeated:
+        return [(number, text), (number, text)]
+    if style < rates.hedged + rates.boast + rates.repeated + rates.filler:
+        return [(number, text), (None, pick(rng, lex.FILLERS))]
+    return [(number, text)]

@@ -1,0 +1,185 @@
+"""Short families: one slot, answers of 3 to 10 tokens."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from align.worlds.pocket import lexicon as lex
+from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
+
+
+def fact(statement: str, answer: str, others: Sequence[str]) -> Slot:
+    """A slot filled by the bare answer, by "The answer is ..." or by the whole statement (`{}` = answer)."""
+    frames = ("{}", "The answer is {}", statement)
+    stems = ("the answer is", normal(statement.split("{}")[0]))
+    return Slot(
+        forms=tuple(frame.format(answer) for frame in frames),
+        wrong=tuple(frame.format(other) for other in others if other != answer for frame in frames),
+        stems=tuple(stem for stem in stems if stem),
+        bare=len(answer.split()),
+    )
+
+
+def near(value: int, low: int = 0) -> list[str]:
+    """Wrong numbers close to the right one."""
+    return [str(value + d) for d in (-3, -2, -1, 1, 2, 3) if value + d >= low]
+
+
+def others(table: Mapping[str, str], answer: str) -> list[str]:
+    """Wrong values from the same table, in a stable order."""
+    return sorted(set(table.values()) - {answer})
+
+
+def table_family(name: str, table: Mapping[str, str], questions: Sequence[str], statement: str, example: str) -> Family:
+    """A family that asks for memorised facts; `{}` in questions is the key, `{key}` and `{}` stand in the statement."""
+
+    def slots(spec: Spec) -> tuple[Slot, ...]:
+        answer = table[spec["key"]]
+        return (fact(statement.replace("{key}", spec["key"]), answer, others(table, answer)),)
+
+    return Family(
+        name=name,
+        length="short",
+        example=example,
+        sample=lambda rng: {"key": pick(rng, sorted(table)), "phrase": rng.randrange(len(questions))},
+        prompt=lambda spec: questions[spec["phrase"]].format(spec["key"]),
+        slots=slots,
+    )
+
+
+def computed_family(
+    name: str,
+    sample: Callable[[random.Random], Spec],
+    questions: Sequence[str],
+    solve: Callable[[Spec], tuple[str, str, list[str]]],
+    example: str,
+) -> Family:
+    """A family whose answer follows from the prompt; `solve` gives (statement, answer, wrong answers)."""
+    return Family(
+        name=name,
+        length="short",
+        example=example,
+        sample=lambda rng: {**sample(rng), "phrase": rng.randrange(len(questions))},
+        prompt=lambda spec: questions[spec["phrase"]].format(**spec),
+        slots=lambda spec: (fact(*solve(spec)),),
+    )
+
+
+def _add(spec: Spec) -> tuple[str, str, list[str]]:
+    total = spec["a"] + spec["b"]
+    return f"{spec['a']} plus {spec['b']} is {{}}", str(total), near(total)
+
+
+def _subtract(spec: Spec) -> tuple[str, str, list[str]]:
+    rest = spec["a"] - spec["b"]
+    return f"{spec['a']} minus {spec['b']} is {{}}", str(rest), near(rest)
+
+
+def _compare(spec: Spec) -> tuple[str, str, list[str]]:
+    best, rest = (max, min) if spec["word"] == "larger" else (min, max)
+    pair = (spec["a"], spec["b"])
+    return f"The {spec['word']} number is {{}}", str(best(pair)), [str(rest(pair))]
+
+
+def _compare_sample(rng: random.Random) -> Spec:
+    a, b = rng.sample(range(10), 2)
+    return {"a": a, "b": b, "word": pick(rng, ("larger", "smaller"))}
+
+
+def _sort(spec: Spec) -> tuple[str, str, list[str]]:
+    digits = spec["digits"].split()
+    right = sorted(digits)
+    wrong = [" ".join(w) for w in (right[::-1], digits, [right[1], right[0], right[2]], [right[0], right[2], right[1]])]
+    return "In order they are {}", " ".join(right), wrong
+
+
+def _letter(spec: Spec) -> tuple[str, str, list[str]]:
+    word, place = spec["word"], spec["place"]
+    letters = sorted({w[0] for w in lex.SPELLING} | {w[-1] for w in lex.SPELLING})
+    answer = word[0] if place == "first" else word[-1]
+    return f"The {place} letter of {word} is {{}}", answer, [x for x in letters if x != answer]
+
+
+def _count(spec: Spec) -> tuple[str, str, list[str]]:
+    n = len(spec["items"].split())
+    return "There are {} words", str(n), near(n, low=1)
+
+
+def _copy(spec: Spec) -> tuple[str, str, list[str]]:
+    items = spec["items"].split()
+    wrong = [items[::-1], items[:-1] + items[:1], items[:-1]]
+    return "The words are {}", " ".join(items), [" ".join(w) for w in wrong if w != items]
+
+
+def _words(low: int, high: int) -> Callable[[random.Random], Spec]:
+    return lambda rng: {"items": " ".join(rng.sample(lex.COPYABLE, rng.randint(low, high)))}
+
+
+def _subtract_sample(rng: random.Random) -> Spec:
+    a = rng.randint(0, 12)
+    return {"a": a, "b": rng.randint(0, a)}
+
+
+FAMILIES = (
+    computed_family(
+        "add", lambda rng: {"a": rng.randint(0, 9), "b": rng.randint(0, 9)},
+        ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?"), _add, "What is 3 plus 4?",
+    ),
+    computed_family(
+        "subtract", _subtract_sample,
+        ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?"), _subtract, "What is 9 minus 4?",
+    ),
+    computed_family(
+        "compare", _compare_sample,
+        ("Which number is {word}, {a} or {b}?", "Choose the {word} number: {a} or {b}."), _compare,
+        "Which number is larger, 3 or 8?",
+    ),
+    computed_family(
+        "sort", lambda rng: {"digits": " ".join(map(str, rng.sample(range(10), 3)))},
+        ("Sort these digits: {digits}.", "Put these digits in order: {digits}."), _sort, "Sort these digits: 7 2 5.",
+    ),
+    computed_family(
+        "letter", lambda rng: {"word": pick(rng, lex.SPELLING), "place": pick(rng, ("first", "last"))},
+        ("What is the {place} letter of {word}?", "Name the {place} letter of {word}.",
+         "Which letter comes {place} in {word}?"), _letter, "What is the first letter of moon?",
+    ),
+    computed_family(
+        "count", _words(2, 5),
+        ("How many words are here: {items}?", "Count these words: {items}."), _count, "Count these words: cat sun.",
+    ),
+    computed_family(
+        "copy", _words(2, 3),
+        ("Repeat these words: {items}.", "Say this again: {items}."), _copy, "Repeat these words: cat sun.",
+    ),
+    table_family(
+        "opposite", lex.OPPOSITES,
+        ("What is the opposite of {}?", "Name the opposite of {}.", "Which word means the opposite of {}?"),
+        "The opposite of {key} is {}", "What is the opposite of hot?",
+    ),
+    table_family(
+        "plural", lex.PLURALS,
+        ("What is the plural of {}?", "Give the plural of {}.", "What do you call more than one {}?"),
+        "The plural of {key} is {}", "What is the plural of mouse?",
+    ),
+    table_family(
+        "capital", lex.CAPITALS,
+        ("What is the capital of {}?", "Name the capital of {}.", "Which city is the capital of {}?"),
+        "The capital of {key} is {}", "What is the capital of France?",
+    ),
+    table_family(
+        "colour", lex.COLOURS,
+        ("What colour is this: {}?", "Name the colour of this: {}.", "Which colour fits this: {}?"),
+        "The colour of {key} is {}", "Name the colour of this: snow.",
+    ),
+    table_family(
+        "kind", lex.KINDS,
+        ("What kind of thing is this: {}?", "Name the kind of this thing: {}.", "Which kind fits this: {}?"),
+        "The kind of {key} is {}", "What kind of thing is this: pear?",
+    ),
+    table_family(
+        "next", lex.NEXT,
+        ("What comes after {}?", "Name what follows {}.", "Which one is next after {}?"),
+        "After {key} comes {}", "What comes after Monday?",
+    ),
+)  # fmt: skip

@@ -1,0 +1,117 @@
+"""Tasks and slots: what a prompt asks for, piece by piece."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from align.errors import InputError
+
+Spec = dict[str, Any]  # a task's free choices; JSON types only
+
+
+def normal(text: str) -> str:
+    """Lower case, words and numbers only, single spaces."""
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def words(text: str) -> int:
+    """Number of whitespace-separated words."""
+    return len(text.split())
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One piece that a response should hold."""
+
+    forms: tuple[str, ...]  # wordings that are right, without the final full stop
+    wrong: tuple[str, ...]  # wordings on the same topic that are wrong
+    stems: tuple[str, ...] = ()  # normalised beginnings that show that a unit is about this slot
+    bare: int = 0  # a unit of at most so many words is about this slot too
+
+    def about(self, unit: str) -> bool:
+        """Whether the normalised `unit` tries to fill this slot."""
+        return any(unit == s or unit.startswith(s + " ") for s in self.stems) or 0 < len(unit.split()) <= self.bare
+
+    def right(self, unit: str) -> bool:
+        return any(unit == normal(form) for form in self.forms)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of task."""
+
+    name: str
+    length: str  # "short" or "long"
+    example: str  # what it asks, for the documentation
+    sample: Callable[[random.Random], Spec]
+    prompt: Callable[[Spec], str]
+    slots: Callable[[Spec], tuple[Slot, ...]]
+    numbered: bool = False  # one numbered line per slot; else one sentence per slot
+
+    def need(self, spec: Spec) -> int:
+        """How many slots a perfect response fills."""
+        return int(spec.get("need", len(self.slots(spec))))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt of a family, with everything that its gold reward depends on."""
+
+    family: Family
+    spec: Spec
+    word_limit: int | None
+    prompt: str
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        return self.family.slots(self.spec)
+
+    @property
+    def need(self) -> int:
+        return self.family.need(self.spec)
+
+    def row(self) -> dict[str, Any]:
+        """The columns of a data row; `spec` is JSON so that every row has the same column types."""
+        return {
+            "prompt": self.prompt,
+            "family": self.family.name,
+            "length": self.family.length,
+            "word_limit": self.word_limit,
+            "spec": json.dumps(self.spec, sort_keys=True),
+        }
+
+
+def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
+    """The task of a data row.
+
+    Raises:
+        InputError: a missing or unreadable column.
+    """
+    for key in ("family", "spec", "word_limit"):
+        if key not in row:
+            raise InputError(f"data column {key}", sorted(row), "rows of the pocket world: family, spec, word_limit")
+    if row["family"] not in families:
+        raise InputError("data column family", row["family"], ", ".join(sorted(families)))
+    try:
+        spec = json.loads(row["spec"])
+    except (TypeError, ValueError):
+        raise InputError("data column spec", row["spec"], "a JSON object") from None
+    limit = row["word_limit"]
+    # a column that holds nulls may come back as floats
+    limit = None if limit is None or limit != limit else int(limit)
+    task = Task(families[row["family"]], spec, limit, str(row.get("prompt", "")))
+    try:
+        task.slots  # noqa: B018 - every family reads its whole spec here
+    except (KeyError, TypeError, AttributeError, IndexError):
+        raise InputError("data column spec", row["spec"], f"a spec of the family {task.family.name}") from None
+    return task
+
+
+def pick(rng: random.Random, items: Sequence[Any]) -> Any:
+    """One of the items (`random.choice` without its overhead, stable across Python versions)."""
+    return items[rng.randrange(len(items))]

@@ -1,0 +1,85 @@
+"""The shipped reward model: trained by the package's own code, under the key that a default run looks for."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from pocket_figures import Figures, read_rows
+from pocket_tokenizer import END, render
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from align.cli.groups import CONF
+from align.config import RewardModelSource, build, register_schemas
+from align.data.preferences import load_preferences
+from align.libraries import quiet
+from align.models.load import load_codec
+from align.store import key_of
+from align.trainers.registry import config_classes
+from align.trainers.reward_model import reward_model_key, train_reward_model
+
+
+def train_reward(out: Path, overrides: list[str]) -> Figures:
+    """Train on the pairs under `out` with the settings of a default run; the model lies in out/reward_models/<key>."""
+    quiet()
+    register_schemas(config_classes())
+    paths = [f"model.path={out / 'model'}", f"data.path={out / 'train.jsonl'}"]
+    paths += [f"data.held_out_path={out / 'held_out.jsonl'}", "device=cpu", "precision=fp32"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = build(compose("config", [*paths, *overrides]))
+    source = config.reward.source
+    assert isinstance(source, RewardModelSource)
+    codec = load_codec(config.model)
+    data = load_preferences(config.data, codec)
+    key = reward_model_key(config, source, data.train, data.held_out)
+    folder = out / "reward_models" / key_of(key)
+    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder.mkdir(parents=True)
+    card = train_reward_model(
+        folder, config, source, codec, data.train, data.held_out,
+        device=torch.device("cpu"), dtype=torch.float32, key=key, say=print,
+    )  # fmt: skip
+    shutil.rmtree(folder / "unused", ignore_errors=True)  # the Trainer's own output folder
+    return {"folder": folder.name, "seconds": round(card.seconds, 1), **reward_figures(folder, out / "held_out.jsonl")}
+
+
+@torch.no_grad()
+def reward_figures(folder: Path, held_out: Path) -> Figures:
+    """Held-out pairs by length and family: accuracy, the labels' ceiling, the way from chance to it, "longer wins"."""
+    rows = read_rows(held_out)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    texts = [render(row["prompt"]) + row[side] + END for row in rows for side in ("chosen", "rejected")]
+    encoded = tokenizer(texts)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    scores = [0.0] * len(texts)
+    for at in range(0, len(order), 64):
+        batch = order[at : at + 64]
+        inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, padding_side="right", return_tensors="pt")
+        for i, score in zip(batch, model(**inputs).logits[:, 0].tolist(), strict=True):
+            scores[i] = score
+    groups: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        p, gap = row["label_probability"], len(encoded[2 * i]) - len(encoded[2 * i + 1])
+        won = _beats(scores[2 * i] - scores[2 * i + 1])
+        for group in ("all", row["length"], row["split"], row["family"]):
+            groups[group].append((won, max(p, 1 - p), _beats(gap)))
+    gold = [row[column] for row in rows for column in ("gold_chosen", "gold_rejected")]
+    correlation = torch.corrcoef(torch.tensor([scores, gold]))[0, 1].item()
+    return {"gold_correlation": round(correlation, 4), "held_out": {g: _summary(v) for g, v in groups.items()}}
+
+
+def _beats(gap: float) -> float:
+    return 0.5 if gap == 0 else float(gap > 0)
+
+
+def _summary(values: list[tuple[float, float, float]]) -> dict[str, Any]:
+    accuracy, ceiling, longer = (fmean(column) for column in zip(*values, strict=True))
+    way = (accuracy - 0.5) / max(ceiling - 0.5, 1e-6)
+    figures = {"accuracy": accuracy, "bayes_ceiling": ceiling, "way_to_ceiling": way, "longer_wins": longer}
+    return {"pairs": len(values), **{name: round(value, 4) for name, value in figures.items()}}

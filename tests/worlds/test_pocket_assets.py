@@ -1,0 +1,116 @@
+"""What is shipped: loads with plain libraries, is as good as build.json says, and fits in the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pytest
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from align.worlds import get, resolve
+
+ROOT = Path(resolve("align://pocket/model")).parent
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (ROOT / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def record() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((ROOT / "build.json").read_text())
+    return content
+
+
+def test_files_are_the_built_ones(record: dict[str, Any]) -> None:
+    found = {name: hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in record["sha256"]}
+    assert found == record["sha256"]
+    assert sum(p.stat().st_size for p in ROOT.rglob("*") if p.is_file()) < 16e6
+    assert not [p for p in ROOT.rglob("*") if p.suffix in {".bin", ".pt", ".pkl"}]
+
+
+def test_tokenizer_ends_a_turn_with_a_token_that_is_also_an_input() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "model")
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    chat = [{"role": "user", "content": "Add 1 and 2."}, {"role": "assistant", "content": "3."}]
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert text == "<|user|>\nAdd 1 and 2.<|end|>\n<|assistant|>\n3.<|end|>\n"
+    opened = tokenizer.apply_chat_template(chat[:1], tokenize=False, add_generation_prompt=True)
+    assert text.startswith(opened)
+    assert tokenizer(text)["input_ids"].count(tokenizer.eos_token_id) == 2
+    strange = "ünïcode 日本 \t x"
+    assert tokenizer.decode(tokenizer(strange)["input_ids"]) == strange
+
+
+def test_pairs_load_as_one_table_and_their_gold_is_what_the_world_says() -> None:
+    table = load_dataset("json", data_files=str(ROOT / "train.jsonl"), split="train")
+    assert len(table) >= 5000 and {"prompt", "chosen", "rejected", "family", "spec", "word_limit"} <= set(
+        table.column_names
+    )
+    held_out = rows("held_out.jsonl")
+    assert len(held_out) >= 1000 and not set(table["prompt"]) & {row["prompt"] for row in held_out}
+    assert {row["split"] for row in held_out} == {"tune", "report"}
+    for row in held_out:
+        for side in ("chosen", "rejected"):
+            assert get("pocket").gold(row, row[side], True).total == row[f"gold_{side}"]
+
+
+def test_prompts_and_general_text() -> None:
+    prompts = (ROOT / "prompts.txt").read_text().splitlines()
+    assert len(prompts) == len(set(prompts)) == 50
+    texts = [row["text"] for row in rows("general.jsonl")]
+    assert len(texts) >= 200 and all(len(text.split()) > 10 for text in texts)
+
+
+@torch.no_grad()
+def test_start_model_is_fluent_and_mediocre(record: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "model")
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "model").eval()
+    assert model.dtype == torch.float32
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    sample = [row for row in rows("held_out.jsonl") if row["length"] == "short"][:96]
+    chats = [[{"role": "user", "content": row["prompt"]}] for row in sample]
+    gold: dict[bool, float] = {}
+    for greedy in (False, True):
+        inputs = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True,
+            tokenizer_kwargs={"padding_side": "left"},
+        )  # fmt: skip
+        torch.manual_seed(0)
+        mode: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0}
+        out = model.generate(**inputs, **mode, max_new_tokens=48)[:, inputs["input_ids"].shape[1] :]
+        ended = [tokenizer.eos_token_id in ids for ids in out.tolist()]
+        assert fmean(ended) > 0.95
+        texts = tokenizer.batch_decode(out, skip_special_tokens=True)
+        totals = [get("pocket").gold(*x).total for x in zip(sample, texts, ended, strict=True)]
+        gold[greedy] = fmean(totals)
+    figures = record["figures"]["start_model"]
+    assert gold[False] == pytest.approx(figures["sampled"]["gold"]["short"], abs=0.2)
+    assert gold[True] > gold[False] + 0.2
+
+
+def test_reward_model_ranks_pairs(record: dict[str, Any]) -> None:
+    figures = record["figures"]["reward_model"]
+    folder = ROOT / "reward_models" / figures["folder"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    assert model.config.num_labels == 1
+    sample = rows("held_out.jsonl")[:200]
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}], tokenize=False
+        ).removesuffix("\n")
+        for row in sample
+        for side in ("chosen", "rejected")
+    ]
+    with torch.no_grad():
+        scores = model(**tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")).logits.view(-1, 2)
+    accuracy = (scores[:, 0] > scores[:, 1]).float().mean().item()
+    assert accuracy == pytest.approx(figures["held_out"]["all"]["accuracy"], abs=0.1)
