@@ -200,7 +200,7 @@ def test_a_failed_job_does_not_take_the_sweep_with_it(align, files, folder, runn
     assert first.endswith("RunError: diverged")
     assert last.startswith("1 of 3 jobs failed")
     (sweep,) = (folder / "multirun").iterdir()
-    records = [json.loads(line) for line in (sweep / "sweep.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (sweep / "summary.jsonl").read_text().splitlines()]
     assert [record["exit_code"] for record in records] == [0, 1, 0]
 
 
@@ -214,7 +214,7 @@ def test_a_sweep_of_refused_jobs_exits_2_and_leaves_no_empty_folders(align, file
     assert code == 2
     assert err.count("method.minibatch_size: given 24") == 2
     (sweep,) = (folder / "multirun").iterdir()
-    assert sorted(path.name for path in sweep.iterdir()) == ["multirun.yaml", "sweep.jsonl"]
+    assert sorted(path.name for path in sweep.iterdir()) == ["multirun.yaml", "summary.jsonl", "summary.md"]
 
 
 def test_an_experiment_sweeps_its_own_values(align, files, runner):

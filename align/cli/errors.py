@@ -85,11 +85,11 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
         return InputError(full_key, given, ", ".join(near or groups()))
     section = full_key.rpartition(".")[0]
     keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
-    near = get_close_matches(key, [*keys, *(groups() if not section else ())], n=1)
-    if near:
-        return InputError(full_key, given, f"{near[0]}, the nearest key{f' of {section}' if section else ''}")
     root = error.parent_node._get_root() if error.parent_node is not None else None
     elsewhere = list(_keys_named(key, root)) if isinstance(root, DictConfig) else []
+    near = get_close_matches(key, [*keys, *(groups() if not section else ())], n=1)
+    if near and (section or not elsewhere):  # a key without its section is no misspelling of the root's
+        return InputError(full_key, given, f"{near[0]}, the nearest key{f' of {section}' if section else ''}")
     return InputError(full_key, given, ", ".join(elsewhere or keys))
 
 

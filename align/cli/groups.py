@@ -19,13 +19,14 @@ usage: align [GROUP=OPTION ...] [KEY=VALUE ...]          (or: python -m align ..
   align reward/credit=prefix method.kl.coef=0.1
   align model=local model.path=DIR data=jsonl data.path=FILE
   align -m reward=sparse,dense seed=0,1,2     every combination, one run each
+  align -m experiment=methods arm=dpo,grpo    a named sweep, here of two of its arms
   align resume=RUN_DIR max_steps=200          continue a run
 
 groups and their options:
 {groups}
 
 keys (align --cfg job shows them all with their values):
-  seed  max_steps  precision  device  threads  checkpoint.every_steps  resume
+  seed  max_steps  max_policy_tokens  precision  device  threads  checkpoint.every_steps  resume
 
 flags:
   -m, --multirun      run every combination of the comma-separated values

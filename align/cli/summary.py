@@ -47,9 +47,9 @@ def _forgetting(record: Record) -> float | None:
 
 
 def _seconds(record: Record) -> float | None:
-    """Without the reward model, which the first job trains for all."""
-    total = record.get("seconds")
-    return None if total is None else total - (_at(record, "phases", "reward_model") or 0.0)
+    """Of the run's phases, less the reward model, which the first job trains for all."""
+    phases = record.get("phases")
+    return sum(phases.values()) - phases.get("reward_model", 0.0) if phases else None
 
 
 def _thousand_tokens(record: Record) -> float | None:
@@ -75,12 +75,12 @@ class Column:
 COLUMNS = (
     Column("gold reward", "mean true reward, where a world knows it", _evaluated("reward", "gold_mean")),
     Column("proxy reward", "mean score by the job's own reward", _evaluated("reward", "proxy_mean")),
-    Column("KL", "to the start model, nats per response", _evaluated("kl_per_response")),
+    Column("KL", "to the start model, nats per response; of best-of-n an upper bound", _evaluated("kl_per_response")),
     Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
     Column("forgetting", "perplexity on general text, after - before", _forgetting),
     Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),
     Column("tokens, k", "thousand tokens through the policy's updates", _thousand_tokens),
-    Column("seconds", "of the job, without training the reward model that all share", _seconds),
+    Column("seconds", "of the run, without the training of the reward model that all share", _seconds),
 )
 
 
@@ -88,7 +88,7 @@ COLUMNS = (
 class Arm:
     """One arm's figures over the jobs that finished."""
 
-    name: str
+    overrides: tuple[str, ...]  # those that it does not share with all others
     jobs: int
     finished: int
     figures: dict[str, Interval | None]  # by column; None where no job has the figure
@@ -104,17 +104,18 @@ def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list
     for record in records:
         by_arm.setdefault(_seedless(record), []).append(record)
     shared = common_overrides(records)
-    return [_arm(_name(key, shared, alone=len(by_arm) == 1), jobs, columns) for key, jobs in by_arm.items()]
+    own = [tuple(word for word in words if word not in shared) for words in by_arm]
+    return [_arm(words, jobs, columns) for words, jobs in zip(own, by_arm.values(), strict=True)]
 
 
-def _arm(name: str, jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
+def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
     done = [job for job in jobs if job["exit_code"] == 0]
     figures: dict[str, Interval | None] = {}
     for column in columns:
         found = [column.read(job) for job in done]
         values = [value for value in found if value is not None and math.isfinite(value)]
         figures[column.label] = mean_interval(values) if values else None
-    return Arm(name, len(jobs), len(done), figures)
+    return Arm(overrides, len(jobs), len(done), figures)
 
 
 def common_overrides(records: Sequence[Record]) -> list[str]:
@@ -124,9 +125,12 @@ def common_overrides(records: Sequence[Record]) -> list[str]:
 
 
 def _seedless(record: Record) -> tuple[str, ...]:
-    return tuple(word for word in record["overrides"] if not word.startswith("seed="))
+    return tuple(word for word in record["overrides"] if not word.lstrip("+").startswith("seed="))
 
 
-def _name(overrides: Sequence[str], shared: Sequence[str], *, alone: bool) -> str:
-    own = [word for word in overrides if word not in shared]
-    return " ".join(own) or ("all jobs" if alone else "as common to all")
+def arm_names(found: Sequence[Arm]) -> tuple[str, list[str]]:
+    """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides."""
+    keys = {arm.overrides[0].partition("=")[0] if len(arm.overrides) == 1 else "" for arm in found}
+    if len(keys) == 1 and "" not in keys:
+        return keys.pop(), [arm.overrides[0].partition("=")[2] for arm in found]
+    return "arm", [" ".join(arm.overrides) or "-" for arm in found]

@@ -94,11 +94,6 @@ def finish() -> list[dict[str, Any]]:
     return jobs
 
 
-def ran() -> bool:
-    """Whether a job of this process's sweep got to start."""
-    return _folder is not None and any(path.name.isdigit() for path in _folder.glob("*"))
-
-
 def discard() -> None:
     """Remove the folder of a sweep that was refused before any job ran: Hydra has put its own file there already."""
     if _folder is not None and [path.name for path in _folder.glob("*")] == ["multirun.yaml"]:

@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from align.cli.summary import COLUMNS, Arm, Column, arms, common_overrides
+from align.cli.summary import COLUMNS, Arm, Column, arm_names, arms, common_overrides
 from align.intervals import Interval
 from align.numbers import number
 
@@ -25,16 +25,19 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
     columns = _shown(found)
     if not columns:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=NOTE, caption_justify="left")
-    table.add_column("arm", overflow="fold")
+    heading, names = arm_names(found)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)  # eight figures and a short name fit in 80 columns
+    table.add_column(heading, overflow="fold")
     for label in ("n", *(column.label for column in columns)):
-        table.add_column(label, justify="right", no_wrap=label == "n")
-    for arm in found:
+        table.add_column(label.replace(" ", "\n"), justify="right", no_wrap=True)
+    for name, arm in zip(names, found, strict=True):
         cells = [Text(_cell(arm, column, "\n"), justify="right") for column in columns]
-        table.add_row(Text(arm.name), _count(arm), *cells)
-    # Wider than a file's or a pipe's 80 columns where it has to be; a terminal folds it.
-    width = console.width if console.is_terminal else max(console.width, _natural_width(table, console))
-    console.print(table, width=width, crop=False)
+        table.add_row(Text(name), Text(_count(arm)), *cells)
+    if not console.is_terminal:  # nothing there to fold at
+        console.width = max(console.width, _natural_width(table, console))
+    console.print()
+    console.print(table)
+    console.print(Text(NOTE), soft_wrap=True)
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
@@ -56,9 +59,11 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _table(found: Sequence[Arm], columns: Sequence[Column]) -> list[str]:
-    head = ["arm", "n", *(column.label for column in columns)]
+    heading, names = arm_names(found)
+    head = [heading, "n", *(column.label for column in columns)]
     rows = [head, ["---", *["---:"] * (len(head) - 1)]]
-    rows += [[_code([arm.name]), _count(arm), *(_cell(arm, column, " ") for column in columns)] for arm in found]
+    for name, arm in zip(names, found, strict=True):
+        rows.append([_code([name]), _count(arm), *(_cell(arm, column, " ") for column in columns)])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
