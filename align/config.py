@@ -31,9 +31,11 @@ from align.config_sections import (
     EvaluationConfig,
     GoldSource,
     KLController,
+    LoopConfig,
     LRSchedule,
     MethodConfig,
     ModelConfig,
+    OptimizedConfig,
     Precision,
     PrefixCredit,
     PromptOverflow,
@@ -66,8 +68,10 @@ __all__ = [
     "GoldSource",
     "KLController",
     "LRSchedule",
+    "LoopConfig",
     "MethodConfig",
     "ModelConfig",
+    "OptimizedConfig",
     "Precision",
     "PrefixCredit",
     "PromptOverflow",
@@ -188,6 +192,12 @@ def plain(config: Config) -> dict[str, Any]:
     content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def command_of(path: Path) -> str | None:
+    """The command line in the comment that heads a saved configuration; None where there is none."""
+    first = path.read_text().partition("\n")[0] if path.is_file() else ""
+    return first.removeprefix("# ") if first.startswith("# ") else None
 
 
 def load(path: Path) -> Config:

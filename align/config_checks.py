@@ -7,6 +7,7 @@ section has in the configuration, and the names of its fields; a field that is N
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable, Collection
 from difflib import get_close_matches
@@ -106,6 +107,20 @@ def model_folder(key: str, path: str | None) -> None:
         raise InputError(key, path, kind)
 
 
+def classifier_folder(key: str, path: str | None) -> None:
+    """Raise InputError where `path` is a local model that says of itself that it is no reward model."""
+    real = existing(key, path)
+    if real is None or not (real / "config.json").is_file():
+        return
+    stated = json.loads((real / "config.json").read_text())
+    kinds = stated.get("architectures") or []
+    if kinds and not any("SequenceClassification" in kind for kind in kinds):
+        raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")
+    outputs = len(stated.get("id2label") or {}) or stated.get("num_labels", 1)
+    if outputs != 1:
+        raise InputError(key, f"{path} (num_labels={outputs})", "a sequence classifier with num_labels=1")
+
+
 def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
     """Raise InputError on a key that no schema has: `+key=value` gets past Hydra's own check."""
     schema = OmegaConf.get_type(node)
@@ -123,7 +138,7 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
 
 def check_all(config: Config) -> None:
     """Raise InputError on the first value of `config` that cannot run, alone or together with the others."""
-    positive(config, "", "max_steps", "threads")
+    positive(config, "", "max_steps", "max_policy_tokens", "threads")
     not_negative(config, "", "seed")
     not_negative(config.checkpoint, "checkpoint", "every_steps")
     positive(config.checkpoint, "checkpoint", "keep")
@@ -178,6 +193,7 @@ def _check_reward(config: Config) -> None:
         raise InputError("reward/source", "gold", "reward_model: the gold reward is known only where data.world is set")
     if source.name == "reward_model":
         model_folder(f"{prefix}.path", getattr(source, "path", None))
+        classifier_folder(f"{prefix}.path", getattr(source, "path", None))
         positive(source, prefix, "learning_rate", "epochs", "batch_size", "reference_responses")
         not_negative(source, prefix, "center_coef", "seed")
     if credit.name == "attention":

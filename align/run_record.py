@@ -29,9 +29,17 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 class RunRecord:
     """The content of run.json."""
 
-    def __init__(self, folder: Path, device: torch.device, **facts: Any) -> None:
+    def __init__(self, folder: Path, device: torch.device, *, resumed: bool = False, **facts: Any) -> None:
+        """
+        Args:
+            resumed: Keep what earlier sittings of the run left in the folder, under `sittings`.
+        """
         self._path = folder / FILE
         self._device = device
+        before = self.read(folder) if resumed else {}
+        if before:
+            sitting = {key: before.get(key) for key in ("command", "started", "ended", "status", "seconds", "git")}
+            facts["sittings"] = [*before.get("sittings", []), sitting]
         self._content: dict[str, Any] = {
             "status": "running",
             "command": shlex.join(sys.argv),

@@ -1,6 +1,6 @@
 """Build the embedded world's assets from a seed: tokenizer, start model, pairs, general text, prompts, reward model.
 
-    python scripts/build_pocket.py                    # align/worlds/assets/pocket, about half an hour on 2 cores
+    python scripts/build_pocket.py                    # align/worlds/assets/pocket, about half an hour on one core
     python scripts/build_pocket.py --tiny --out DIR   # seconds, for tests
     python scripts/build_pocket.py --reward-only      # the reward model again, from the pairs that lie there
 
@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ASSETS / "pocket")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="part of what the hashes depend on")
+    parser.add_argument("--threads", type=int, default=1, help="what the hashes depend on; 1 made the shipped files")
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes; useless as a world")
     parser.add_argument("--tokens", type=int, help="training tokens of the start model (default: full recipe)")
     parser.add_argument("--reward-only", action="store_true")

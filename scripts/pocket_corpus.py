@@ -25,8 +25,8 @@ class Example:
 class Mixture:
     """Shares of what the start model reads; the rest is plain answers.
 
-    Reviews and marks are what any language model has seen of other people's judgement. They are why a reward model can
-    be trained from few pairs: it starts from a model that checks answers, at the position that it reads.
+    Reviews and marks are what any language model has seen of other people's judgement; the mark stands right after the
+    end token, so that the position that a reward model reads says something about quality.
     """
 
     long: float = 0.3  # of the tasks, these are of long families

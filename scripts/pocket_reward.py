@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from pocket_figures import Figures, read_rows
 from pocket_tokenizer import END, render
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from align.cli.groups import CONF
@@ -45,7 +46,14 @@ def train_reward(out: Path, overrides: list[str]) -> Figures:
         device=torch.device("cpu"), dtype=torch.float32, key=key, say=print,
     )  # fmt: skip
     shutil.rmtree(folder / "unused", ignore_errors=True)  # the Trainer's own output folder
+    halve(folder / "model.safetensors")
     return {"folder": folder.name, "seconds": round(card.seconds, 1), **reward_figures(folder, out / "held_out.jsonl")}
+
+
+def halve(path: Path) -> None:
+    """Store weights in half precision; config.json keeps float32, in which they are loaded."""
+    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    path.chmod(0o644)
 
 
 @torch.no_grad()

@@ -180,7 +180,6 @@ def test_values_that_cannot_run_are_refused_by_name(files, key, overrides):
         ["method.lam=1"],
         ["method.gamma=1"],
         ["method.kl.coef=0"],
-        ["method.vf_coef=0"],
         ["method.minibatch_size=64"],
         ["checkpoint.every_steps=0"],
         ["reward.credit.mix=0"],

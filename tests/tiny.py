@@ -15,9 +15,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    Gemma2Config,
     GenerationConfig,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
+    OPTConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -96,6 +99,20 @@ SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1},
     ),
     "gpt2": (GPT2Config, {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}),  # dropout .1 by default
+    "gemma2": (
+        Gemma2Config,
+        {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+        | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "sliding_window": 6},
+    ),
+    "opt": (
+        OPTConfig,
+        {"hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 2, "word_embed_proj_dim": 16, "init_std": 0.4},
+    ),
+    "mistral": (
+        MistralConfig,
+        {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+        | {"sliding_window": 6},
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from align.files import LineFile, keep_lines, read_lines
 
 LOG_HISTORY = "log_history.jsonl"
 COMPLETIONS = "completions.jsonl"
+BAD_STEPS = "bad_steps.jsonl"  # written by the trainer
 
 
 def metrics_file(method: str) -> str:
@@ -31,6 +32,8 @@ def truncate_to(folder: Path, method: str, step: int) -> None:
 
     for name in (LOG_HISTORY, metrics_file(method), COMPLETIONS):
         keep_lines(folder / name, keep)
+    # An event of step N happened after the checkpoint of step N was written.
+    keep_lines(folder / BAD_STEPS, lambda record: record["step"] < step)
 
 
 class JsonlCallback(Callback):

@@ -52,17 +52,27 @@ class ProgressCallback(Callback):
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         assert self._run is not None
-        step, total = record["step"], self._run.max_steps
+        step, total = record["step"], self._steps_in_all(record)
         done = step - self._run.start_step
         now = time.monotonic()
         left = (now - self._training_since) / done * (total - step) if done > 0 else 0.0
         figures = "  ".join(f"{label} {number(record[name])}" for name, label in SHOWN if name in record)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step, status=f"{figures}  {clock(left)} left")
+            self._bar.update(
+                self._bar.task_ids[0], completed=step, total=total, status=f"{figures}  {clock(left)} left"
+            )
         elif step >= self._next_line or step == total:
             elapsed = clock(now - self._started)
             self._line(f"step {step}/{total}  {figures}  {elapsed} elapsed, about {clock(left)} left")
             self._next_line = step + math.ceil(total / 10)
+
+    def _steps_in_all(self, record: Mapping[str, Any]) -> int:
+        """max_steps, or the fewer after which max_policy_tokens will be spent at this rate."""
+        assert self._run is not None
+        budget, tokens = self._run.config.get("max_policy_tokens"), record.get("tokens/policy")
+        if not budget or not tokens:
+            return self._run.max_steps
+        return min(self._run.max_steps, math.ceil(record["step"] * budget / tokens))
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
         if phase == "before":

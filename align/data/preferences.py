@@ -174,10 +174,10 @@ class _Reader:
 def _cut_by_prompt(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
     """(train, held out): the held-out prompts are those whose content hashes lowest."""
     prompts = prompts_of(pairs)
-    if fraction == 0 or not prompts:
+    if not prompts:
         return pairs, []
     if len(prompts) == 1:
-        raise InputError("data.held_out_fraction", fraction, "0 where the data has a single prompt")
+        raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")
     ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(_content(prompt.messages).encode()).digest())
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))
     held = {prompt.id for prompt in ranked[:size]}

@@ -15,8 +15,9 @@ def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_
 
     Args:
         scores: (B,), B a multiple of group_size >= 2.
-        scale_std: Divide by the group's sample deviation. It rescales the reward against beta, prompt by prompt, so
-            the fixed point is no longer the KL-regularised optimum; without it: Dr. GRPO, arXiv 2503.20783.
+        scale_std: Divide by the group's sample deviation. With the KL in the loss it rescales the reward against beta,
+            prompt by prompt, so that the fixed point is not the KL-regularised optimum and, under k2, may lie far below
+            the start; with the KL in the scores the optimum stays. Without it: Dr. GRPO, arXiv 2503.20783.
         leave_one_out: The baseline is the mean of the *other* responses (RLOO, arXiv 2402.14740), which is unbiased;
             the group's own mean shrinks every advantage by (G - 1) / G.
     """

@@ -22,7 +22,7 @@ def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float, 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
     """Half the larger squared error of the new value and of one kept within clip_range of the old: (B, T).
 
-    N implementation details (arXiv 2403.17031), "value function loss clipping".
+    N+ implementation details (arXiv 2403.17031), "value function loss clipping".
     """
     kept = old_values + (values - old_values).clamp(-clip_range, clip_range)
     return 0.5 * torch.max((values - returns) ** 2, (kept - returns) ** 2)

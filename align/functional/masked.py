@@ -33,7 +33,7 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-
 
     Args:
         shift_mean: True for advantages (mean becomes 0), False for rewards (the mean is kept: a constant reward is
-            information). N implementation details, "reward and advantage whitening", arXiv 2403.17031.
+            information). N+ implementation details, "reward and advantage whitening", arXiv 2403.17031.
     """
     x = zero_outside(x, mask)
     mean = masked_mean(x, mask)

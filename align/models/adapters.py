@@ -22,7 +22,7 @@ REWARD = "reward"
 
 
 def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:
-    """Dropout is 0: PPO's ratio must be 1 on the first update (N implementation details, dropout)."""
+    """Dropout is 0: PPO's ratio must be 1 on the first update (N+ implementation details, dropout)."""
     return LoraConfig(
         r=config.r, lora_alpha=config.alpha, target_modules=config.target_modules, lora_dropout=0.0, task_type=task
     )

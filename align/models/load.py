@@ -44,17 +44,25 @@ __all__ = [
 _HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
 
 
-def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: ModelConfig, *, key: str = "model.path") -> PreTrainedTokenizerBase:
     """The model's tokenizer as it was stored; `load_codec` settles PAD, the template and the end tokens.
 
     Raises:
-        InputError: it cannot be loaded.
+        InputError: it cannot be loaded; `key` is named.
     """
-    checkpoint = locate(config.path, config.revision)
-    with one_line("model.path", config.path):
+    checkpoint = locate(config.path, config.revision, key=key)
+    with one_line(key, config.path):
         return AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, revision=checkpoint.revision, trust_remote_code=config.trust_remote_code
         )
+
+
+def context_length(config: ModelConfig) -> int | None:
+    """Positions that the model was made for; None where its configuration names no limit."""
+    checkpoint = locate(config.path, config.revision)
+    with one_line("model.path", config.path):
+        text_config = _load_config(checkpoint, config.trust_remote_code).get_text_config()
+    return getattr(text_config, "max_position_embeddings", None)
 
 
 def load_codec(config: ModelConfig) -> ChatCodec:
@@ -231,7 +239,7 @@ def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedC
 def _merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
     settings = PeftConfig.from_pretrained(str(folder))
     model = PeftModel.from_pretrained(base, str(folder), config=settings)
-    return model.merge_and_unload(safe_merge=True)
+    return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # PEFT has frozen the base
 
 
 def _check_adapter_head(folder: Path, key: str) -> None:

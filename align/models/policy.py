@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
@@ -51,6 +52,16 @@ class Policy(nn.Module):
         """This role's adapter and precision; wrap forward *and* backward in it when gradients are checkpointed."""
         with active(self._shared, self._adapter), autocast(self.device, self.dtype):
             yield
+
+    @property
+    def whole(self) -> PreTrainedModel | PeftModel:
+        """The model as another library's loop trains it: with its adapters where it has some."""
+        return self.model if self._shared is None else self._shared.model
+
+    @property
+    def separate(self) -> bool:
+        """Whether every weight is this role's own: no adapter on a shared base."""
+        return self._shared is None
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """What the optimizer owns of this role, by name."""

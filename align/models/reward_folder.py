@@ -20,7 +20,8 @@ class RewardCard:
     held_out_pairs: int
     train_pairs: int
     seconds: float
-    key: Mapping[str, Any] = field(default_factory=dict)  # all it depends on; the hash names the folder
+    key: Mapping[str, Any] = field(default_factory=dict)  # what it was made from; the hash names the folder
+    precision: str | None = None  # of compute in training
 
     def write(self, folder: Path) -> None:
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from align.config import Config, CriticInit
 from align.errors import InputError
@@ -73,8 +74,8 @@ def _separate(plan: _Plan) -> Roles:
         return Roles(policy, reference, None, reward)
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
         return Roles(policy, reference, _classifier(plan, plan.reward), reward, CriticInit.reward_model)
-    body = body_of(_causal(plan).model)
-    critic = Scorer(body, zero_head(body.config.hidden_size).to(plan.device), plan.dtype)
+    start = _causal(plan).model
+    critic = Scorer(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
     return Roles(policy, reference, critic, reward, CriticInit.policy)
 
 
@@ -100,10 +101,15 @@ def _on_one_base(plan: _Plan) -> Roles:
             critic, origin = _adapter_scorer(plan, shared, CRITIC, adapter, body), CriticInit.reward_model
         else:
             shared.add(CRITIC)
-            head = zero_head(body.config.hidden_size).to(plan.device)
+            head = zero_head(_width(base)).to(plan.device)
             critic, origin = Scorer(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
     return Roles(policy, reference, critic, reward, origin)
+
+
+def _width(model: PreTrainedModel) -> int:
+    """Of the states that the heads read; not always hidden_size (OPT-350m projects them)."""
+    return int(model.get_output_embeddings().in_features)
 
 
 def _causal(plan: _Plan) -> Policy:

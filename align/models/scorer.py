@@ -80,7 +80,8 @@ class Scorer(nn.Module):
         arguments = forward_arguments(self.body, attention_mask)
         with self.active(), recomputing(self.body):
             hidden = self.body(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
-        return self.head(hidden.float()).squeeze(-1)  # the head in fp32: scores of 1e-3 matter to advantages
+        with torch.autocast(self.device.type, enabled=False):  # the head in fp32: scores of 1e-3 matter to advantages
+            return self.head(hidden.float()).squeeze(-1)
 
     def with_attention(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, S) and the last layer's attention, mean over heads: (B, S queries, S keys)."""

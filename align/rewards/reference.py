@@ -1,7 +1,7 @@
 """The zero and the unit of a reward: mean and deviation of its scores on the start model's own responses.
 
-With both set, beta and every threshold mean the same for every reward model (N implementation details, arXiv
-2403.17031, "reward normalization based on reference responses").
+With both set, beta and every threshold mean the same for every reward model (Ziegler et al., arXiv 1909.08593, section
+2.1: the reward model is normalised to mean 0 and variance 1 under the start policy).
 """
 
 from __future__ import annotations

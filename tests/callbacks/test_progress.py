@@ -41,6 +41,15 @@ def test_a_line_for_every_tenth_without_a_terminal(tmp_path):
     assert "\x1b" not in text.getvalue()
 
 
+def test_steps_are_counted_to_where_the_policy_tokens_will_be_spent(tmp_path):
+    console = Console(file=io.StringIO(), force_terminal=False, width=100)
+    callback = ProgressCallback(console)
+    callback.on_run_start(RunInfo(tmp_path, {"max_policy_tokens": 1000}, "ppo", 40, 0, 0))
+    for step, tokens in ((1, 300), (2, 600), (3, 1100)):
+        callback.on_step({"step": step, "tokens/policy": tokens})
+    assert [line.split()[1] for line in console.file.getvalue().splitlines()] == ["1/4", "2/4", "3/3"]
+
+
 def test_live_bar_gives_the_cursor_back(tmp_path):
     callback, text, _ = run(tmp_path, terminal=True)
     assert "\x1b[?25l" in text.getvalue()  # hidden
