@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from align.config import (
     DataConfig,
     EvaluationConfig,
     GoldSource,
-    LRSchedule,
     MethodConfig,
     ModelConfig,
     Precision,
@@ -34,6 +33,7 @@ from align.config import (
     TrackingConfig,
 )
 from align.models.codec import ChatCodec, make_codec
+from align.models.load import load_causal_lm
 from align.models.policy import Policy
 from align.models.roles import build_roles
 from align.rewards import build_credit
@@ -45,8 +45,9 @@ from tests.oracle.tree import Tree, best, objective
 
 torch.set_num_threads(1)
 
-END, PAD, VOCABULARY, LENGTH = 0, 1, 5, 3
+END, PAD, VOCABULARY, LENGTH = 0, 1, 5, 2
 TREE = Tree(VOCABULARY, LENGTH, END)
+APART = 19  # a seed of tables on which no two fixed points are close to each other
 TEXTS = ("a", "bca", "cb")  # of different lengths, so that prompts are padded
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}<end>{% endfor %}"
 CPU = torch.device("cpu")
@@ -69,9 +70,9 @@ def folder(seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=16,
         initializer_range=0.15,
@@ -94,16 +95,16 @@ def prompts() -> list[Prompt]:
     return made
 
 
-@torch.no_grad()
 def table_of(policy: Policy) -> Tensor:
-    """log pi (P, S, V) in float64, from plain forward passes of the bare model without padding."""
-    table = torch.zeros(len(TEXTS), len(TREE.states), VOCABULARY, dtype=torch.float64)
-    for i, prompt in enumerate(prompts()):
-        for depth in range(LENGTH):
-            here = (TREE.depth == depth).nonzero().squeeze(1)
-            ids = torch.tensor([[*prompt.input_ids, *TREE.states[s]] for s in here.tolist()])
-            table[i, here] = torch.log_softmax(policy.model(input_ids=ids).logits[:, -1].double(), dim=-1)
-    return table
+    """log pi (P, S, V) in float64, from plain forward passes of the bare model without padding; with gradient."""
+    tables = []
+    for prompt in prompts():
+        rows = []
+        for depth in range(LENGTH):  # the states stand in order of their depth
+            ids = torch.tensor([[*prompt.input_ids, *s] for s in TREE.states if len(s) == depth])
+            rows.append(policy.model(input_ids=ids).logits[:, -1].double())
+        tables.append(torch.log_softmax(torch.cat(rows), dim=-1))
+    return torch.stack(tables)
 
 
 class Tables:
@@ -139,7 +140,11 @@ class TableSource:
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         rollout = batch.rollout
-        p, r, width = rollout.prompt_index, rows_of(rollout.response_ids, rollout.lengths), rollout.response_ids.shape[1]
+        p, r, width = (
+            rollout.prompt_index,
+            rows_of(rollout.response_ids, rollout.lengths),
+            rollout.response_ids.shape[1],
+        )
         tables = self._tables
         return RewardOutput(
             total=tables.scores[p, r],
@@ -213,7 +218,7 @@ def trained(path: Path, method: MethodConfig, tables: Tables, **settings: Any) -
     """The table (P, S, V) of the policy at the end of a run."""
     made, _ = trainer(path, method, tables, **settings)
     made.train()
-    return table_of(made.run.roles.policy)
+    return table_of(made.run.roles.policy).detach()
 
 
 def reference() -> Tensor:
@@ -223,9 +228,8 @@ def reference() -> Tensor:
 
 @cache
 def _reference() -> Tensor:
-    from align.models.load import load_causal_lm
-
-    return table_of(Policy(load_causal_lm(ModelConfig(path=str(folder())), dtype=torch.float32, device=CPU), torch.float32))
+    model = load_causal_lm(ModelConfig(path=str(folder())), dtype=torch.float32, device=CPU)
+    return table_of(Policy(model, torch.float32)).detach()
 
 
 def closed(table: Tensor, scores: Tensor, beta: float) -> float:

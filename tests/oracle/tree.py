@@ -55,7 +55,7 @@ def best(tree: Tree, ref: Tensor, scores: Tensor, beta: float) -> Tensor:
     return (beta * torch.logsumexp(tree.logprobs(ref) + scores / beta, dim=1)).mean()
 
 
-def kl(tree: Tree, table: Tensor, other: Tensor) -> Tensor:
+def divergence(tree: Tree, table: Tensor, other: Tensor) -> Tensor:
     """KL(table || other) in nats per response, mean over prompts."""
     return objective(tree, table, other, torch.zeros(table.shape[0], len(tree.responses)).double(), -1.0)
 

@@ -5,12 +5,12 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from align.config import LRSchedule, MethodConfig
+from align.config import LRSchedule, OptimizedConfig
 from align.trainers.optimization import Optimization, lr_factor
 
 
 def factors(steps: int, **settings) -> list[float]:
-    return [lr_factor(MethodConfig(**settings), step, steps) for step in range(steps)]
+    return [lr_factor(OptimizedConfig(**settings), step, steps) for step in range(steps)]
 
 
 def test_schedules():
@@ -25,7 +25,7 @@ def build(**settings):
     torch.manual_seed(0)
     policy, critic = nn.Linear(3, 2), nn.Linear(3, 1)
     roles = {"policy": (dict(policy.named_parameters()), 1e-2), "critic": (dict(critic.named_parameters()), 1e-1)}
-    return policy, critic, Optimization(roles, MethodConfig(**settings), 10, Accelerator(cpu=True))
+    return policy, critic, Optimization(roles, OptimizedConfig(**settings), 10, Accelerator(cpu=True))
 
 
 def test_each_role_is_clipped_by_itself_and_has_its_rate():

@@ -69,11 +69,14 @@ def test_ratio_is_1_in_bf16(tmp_path, adapter):
     assert {p.dtype for p in trainer.run.roles.policy.trained_parameters().values()} == {torch.float32}
 
 
-def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path):
-    """Which is what dropout, shifted masks or wrong positions would do."""
+@pytest.mark.parametrize("size", [0.0, 0.01])
+def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path, size):
+    """Which is what shifted masks or wrong positions (a bias), dropout or other kernels (noise) would do."""
     trainer, _ = tiny.ppo(tmp_path, tiny.config())
     trainer.experience = trainer.collect()
-    trainer.experience.columns["logprobs"].sub_(1e-3)
+    logprobs = trainer.experience.columns["logprobs"]
+    noise = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
+    logprobs.sub_(size * (noise - noise.mean()) if size else 1e-3)
     with pytest.raises(RunError, match="ratio"):
         trainer.update()
 

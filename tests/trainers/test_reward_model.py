@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from align.config import AdapterConfig, Config, RewardConfig, RewardModelSource, SparseCredit
 from align.errors import InputError
 from align.models.adapters import REWARD, SharedBase
+from align.models.codec import make_codec
 from align.models.reward_folder import is_adapter, read_card
 from align.models.scorer import Scorer, body_of, linear_head
 from align.trainers.reward_model import (
@@ -265,3 +266,21 @@ def test_an_unknown_asset_is_named():
     cfg, source = setting(path="align://nowhere/model")
     with pytest.raises(InputError, match=r"reward\.source\.path"):
         ensure_reward_model(cfg, source, tiny.codec(), TRAIN, HELD_OUT, **ON)
+
+
+def test_without_a_pad_token_the_end_token_is_still_the_one_that_is_scored(tmp_path):
+    """Left to itself TRL would pad with EOS, and train the score of the last token that is not EOS."""
+    codec = make_codec(tiny.tokenizer())
+    codec.tokenizer.pad_token = None  # as with a GPT-2 tokenizer, whose PAD is no special token
+    cfg, source = setting()
+    train_reward_model(tmp_path, cfg, source, codec, TRAIN[:16], HELD_OUT[:4], key={}, **ON)
+    assert codec.tokenizer.pad_token is None
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert model.config.pad_token_id == codec.pad_id
+    scorer = Scorer(body_of(model), linear_head(model.score.weight), torch.float32)
+    for pair in TRAIN[:4]:
+        ids = torch.tensor([[*pair.prompt.input_ids, *pair.chosen_ids]])
+        padded = torch.cat([ids, torch.full((1, 3), codec.pad_id)], dim=1)
+        with torch.no_grad():
+            at_the_end = scorer(ids, torch.ones_like(ids))[0, -1]
+            torch.testing.assert_close(model(padded).logits[0, 0], at_the_end, rtol=0, atol=1e-5)

@@ -1,0 +1,203 @@
+"""Break the package on purpose, one line at a time, and see whether a test notices.
+
+    python scripts/mutate.py                 # every mutant, about five minutes on one core
+    python scripts/mutate.py advantage_sign  # those named
+    python scripts/mutate.py --list
+
+Each mutant is a replacement of one piece of source that must occur there exactly once. It is applied to a
+temporary copy of `align`, `tests` and `conf`, never in place; there the files of tests that should notice are run with
+`pytest -x` in a process of their own (forked: not on Windows). A table tells which test failed.
+
+Exit code: 0 = every mutant was caught; 1 = one survived, or the tests fail without any; 2 = a mutant no longer fits
+the source (rename it along with the code).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import peft  # noqa: F401  these once, for all the mutants
+import pytest
+import trl.trainer.dpo_trainer
+import trl.trainer.grpo_trainer  # noqa: F401
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("align", "tests", "conf", "scripts", "pyproject.toml")
+LIMIT = 240  # seconds for the tests of one mutant
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    file: str  # under align/
+    before: str
+    after: str
+    tests: tuple[str, ...]  # under tests/, the likeliest to notice first
+
+
+GROUPS = ("functional/test_groups.py", "trainers/test_grpo.py")
+LOSSES = ("functional/test_losses.py", "parity/test_grpo.py")
+GRADIENTS = ("oracle/test_gradients.py",)
+SAMPLING = ("models/test_architectures.py", "rollout/test_sampling.py")
+DPO = ("parity/test_dpo.py", "trainers/test_dpo.py")
+PREFERENCE = ("functional/test_preference.py", *DPO)
+
+MUTANTS = (
+    Mutant("advantage_sign", "functional/losses.py", "torch.max(-advantages", "torch.max(advantages", LOSSES),
+    Mutant("clip_takes_the_smaller", "functional/losses.py", "return torch.max(-adv", "return torch.min(-adv", LOSSES),
+    Mutant("ratio_inverted", "functional/losses.py", "logp - old_logp", "old_logp - logp", ("parity/test_grpo.py",)),
+    Mutant("ratio_inverted_for_the_oracle", "functional/losses.py", "logp - old_logp", "old_logp - logp", GRADIENTS),
+    Mutant("clip_sides_swapped", "trainers/grpo.py", "method.clip_range, method.clip_high or method.clip_range",
+           "method.clip_high or method.clip_range, method.clip_range", ("parity/test_grpo.py",)),
+    Mutant("kl_sign_in_the_reward", "functional/advantages.py", "coef * (logp - ref_logp)", "coef * (ref_logp - logp)",
+           ("functional/test_advantages.py", "trainers/test_grpo.py")),
+    Mutant("kl_sign_for_the_oracle", "functional/advantages.py", "token_rewards - coef", "token_rewards + coef",
+           GRADIENTS),
+    Mutant("kl_sign_in_the_loss", "trainers/grpo.py", "per_token + self.kl_coef", "per_token - self.kl_coef",
+           ("parity/test_grpo.py",)),
+    Mutant("k3_inverted", "functional/kl.py", "(ref_logp - logp).clamp", "(logp - ref_logp).clamp",
+           ("functional/test_kl.py", "parity/test_grpo.py")),
+    Mutant("k3_not_corrected", "trainers/grpo.py", "return ratio * kl.k3", "return kl.k3", ("parity/test_grpo.py",)),
+    Mutant("kl_of_reward_forgotten", "trainers/grpo.py", "KLPlace.reward else 0.0", "KLPlace.loss else 0.0",
+           ("trainers/test_grpo.py",)),
+    Mutant("group_std_dropped", "functional/groups.py", "centred = centred / (grouped.std(1, keepdim=True) + STD_EPS)",
+           "pass", GROUPS),
+    Mutant("group_mean_dropped", "functional/groups.py", "grouped - grouped.mean(1, keepdim=True)", "grouped - 0",
+           GROUPS),
+    Mutant("group_std_of_the_population", "functional/groups.py", "grouped.std(1, keepdim=True)",
+           "grouped.std(1, keepdim=True, correction=0)", GROUPS),
+    Mutant("groups_interleaved", "functional/groups.py", "grouped = scores.view(-1, group_size)",
+           "grouped = scores.view(group_size, -1).T", GROUPS),
+    Mutant("reward_so_far_for_reward_to_go", "functional/groups.py", "rewards.flip(1).cumsum(1).flip(1)",
+           "rewards.cumsum(1)", GROUPS),
+    Mutant("sequence_ratio_summed", "functional/groups.py", "(total / mask.sum(1, keepdim=True).clamp(min=1))", "total",
+           GROUPS),
+    Mutant("lengths_weighted_equally", "functional/groups.py", "mask.sum(1, keepdim=True).clamp(min=1) * responses",
+           "mask.shape[1] * responses", GROUPS),
+    Mutant("gae_bootstraps_past_the_end", "functional/advantages.py", "rewards, values = zero_outside(rewards, mask),"
+           " zero_outside(values, mask)", "rewards = zero_outside(rewards, mask)", ("functional/test_advantages.py",)),
+    Mutant("gae_forgets_lambda", "functional/advantages.py", "gamma * lam * running", "gamma * running",
+           ("functional/test_advantages.py",)),
+    Mutant("reward_a_token_early", "functional/credit.py", "(mask.sum(1, keepdim=True) - 1)",
+           "(mask.sum(1, keepdim=True) - 2)", ("functional/test_credit.py", "oracle/test_tree.py")),
+    Mutant("prefix_reward_a_token_late", "functional/credit.py", "prefix_scores[:, 1:] - prefix_scores[:, :-1]",
+           "prefix_scores[:, :-1] - prefix_scores[:, :-1].roll(1, 1)", ("functional/test_credit.py",)),
+    Mutant("mask_shifted", "models/policy.py", "mask, keep)[:, :-1]", "mask, keep)[:, 1:]", SAMPLING),
+    Mutant("positions_ignore_padding", "models/inputs.py", "(attention_mask.cumsum(1) - 1).clamp(min=0)",
+           "(attention_mask.ge(0).long().cumsum(1) - 1)", SAMPLING),
+    Mutant("temperature_forgotten", "functional/logprobs.py", "scaled = logits.float() / temperature",
+           "scaled = logits.float()", SAMPLING),
+    Mutant("values_a_token_late", "trainers/ppo.py", "rollout.prompt_ids.shape[1] - 1 : -1]",
+           "rollout.prompt_ids.shape[1] :]", ("trainers/test_ppo.py",)),
+    Mutant("eos_dropped_from_the_mask", "rollout/sampling.py", "        lengths[at] += 1\n        ended[at] = "
+           "torch.isin(drawn[going], ends)", "        ended[at] = torch.isin(drawn[going], ends)\n"
+           "        lengths[at] += (~ended[at]).long()", ("rollout/test_sampling.py", "trainers/test_ppo.py")),
+    Mutant("eos_dropped_from_given_responses", "models/codec.py", "return [*ids, self.end_id]", "return [*ids]",
+           ("trainers/test_dpo.py", "models/test_codec.py")),
+    Mutant("unended_keeps_its_score", "functional/credit.py", "torch.where(ended.unsqueeze(1), token_rewards,",
+           "torch.where(~ended.unsqueeze(1), token_rewards,", ("functional/test_credit.py", "trainers/test_ppo.py")),
+    Mutant("wrong_rows_leave_the_cache", "rollout/sampling.py", "cache.batch_select_indices(index)",
+           "cache.batch_select_indices(index.flip(0))", SAMPLING),
+    Mutant("chosen_and_rejected_swapped", "functional/preference.py", "margin = chosen - rejected",
+           "margin = rejected - chosen", PREFERENCE),
+    Mutant("sides_swapped_in_the_batch", "trainers/dpo.py", 'for side in ("chosen_ids", "rejected_ids")',
+           'for side in ("rejected_ids", "chosen_ids")', DPO),
+    Mutant("reference_added", "functional/preference.py", "margin - (ref_chosen - ref_rejected)",
+           "margin + (ref_chosen - ref_rejected)", PREFERENCE),
+    Mutant("dpo_averages_over_tokens", "trainers/dpo.py", "if self.method.length_normalised else total",
+           "if True else total", DPO),
+    Mutant("label_smoothing_swapped", "functional/preference.py", "-(1 - label_smoothing) * logsigmoid(h) -",
+           "-(1 - label_smoothing) * logsigmoid(-h) -", PREFERENCE),
+    Mutant("sft_learns_the_rejected", "trainers/sft.py", "rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]",
+           "rows = [(p.prompt.input_ids, p.rejected_ids) for p in pairs]", ("trainers/test_sft.py",)),
+)  # fmt: skip
+
+
+def mutated(source: str, mutant: Mutant) -> str:
+    """Raises ValueError where the mutant does not fit."""
+    if source.count(mutant.before) != 1:
+        raise ValueError(f"{mutant.name}: {source.count(mutant.before)} times in align/{mutant.file}, expected once")
+    return source.replace(mutant.before, mutant.after)
+
+
+def copy_to(folder: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / name)
+
+
+def failing_test(folder: Path, files: tuple[str, ...]) -> str | None:
+    """The first test that fails in the copy; None where all pass."""
+    report = folder / "report.txt"
+    child = os.fork()  # with the libraries imported and align not: a new interpreter would spend seconds on them
+    if child == 0:
+        signal.alarm(LIMIT)
+        with open(report, "w") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+        os.chdir(folder)
+        sys.path.insert(0, str(folder))
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{file}" for file in files)]))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code == 0:
+        return None
+    if code == -signal.SIGALRM:
+        return f"ran past {LIMIT} s"
+    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", report.read_text(), re.MULTILINE)
+    return found[1] if found else f"pytest ended with {code}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="mutants to try; all where none is named")
+    parser.add_argument("--list", action="store_true", help="print the mutants and end")
+    options = parser.parse_args()
+    unknown = set(options.names) - {m.name for m in MUTANTS}
+    if unknown:
+        parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
+    chosen = [m for m in MUTANTS if not options.names or m.name in options.names]
+    if options.list:
+        print("\n".join(f"{m.name:36} align/{m.file}" for m in chosen))
+        return 0
+    survivors = []
+    sys.dont_write_bytecode = True  # it would be taken for that of the next mutant
+    with tempfile.TemporaryDirectory(prefix="align-mutants-") as name:
+        folder = Path(name)
+        copy_to(folder)
+        try:
+            broken = {m.name: mutated((folder / "align" / m.file).read_text(), m) for m in chosen}
+        except ValueError as error:
+            print(error)
+            return 2
+        sound = failing_test(folder, tuple(dict.fromkeys(file for m in chosen for file in m.tests)))
+        if sound is not None:
+            print(f"the tests fail without any mutant: {sound}")
+            return 1
+        for mutant in chosen:
+            started, target = time.perf_counter(), folder / "align" / mutant.file
+            original = target.read_text()
+            target.write_text(broken[mutant.name])
+            caught = failing_test(folder, mutant.tests)
+            target.write_text(original)
+            survivors += [mutant.name] if caught is None else []
+            print(f"{mutant.name:36} {time.perf_counter() - started:5.1f} s  {caught or 'SURVIVED'}", flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

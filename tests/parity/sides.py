@@ -1,0 +1,74 @@
+"""The same weights and the same batch on both sides: an align trainer, and what TRL needs beside it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from align.callbacks.base import CallbackList
+from align.config import MethodConfig
+from align.models.roles import build_roles
+from align.rewards import GoldSource, build_credit
+from align.trainers.base import Trainer
+from align.trainers.context import RunContext
+from align.trainers.registry import trainer_class
+from align.types import Pair
+from tests import tiny
+
+RELATIVE = 1e-5
+
+
+def pairs() -> list[Pair]:
+    """Prompts and responses of different lengths on both sides."""
+    texts = [("abcde", "x"), ("q", "zzyx"), ("hello", "hold"), ("no", "nevermore")]
+    return [tiny.pair(p, *t) for p, t in zip(tiny.prompts(4), texts, strict=True)]
+
+
+def trainer(path: Path, method: MethodConfig, *, moved: bool = True, steps: int = 4, **rollout: Any) -> Trainer:
+    """An align trainer whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
+    config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps)
+    config.method = method
+    method.check(config)
+    run = RunContext(
+        config=config,
+        folder=path,
+        accelerator=Accelerator(cpu=True),
+        roles=build_roles(config, device=tiny.CPU, dtype=torch.float32, reward=None, critic_init=None),
+        codec=tiny.codec(),
+        prompts=tiny.prompts(),
+        pairs=pairs(),
+        source=GoldSource(tiny.VowelWorld()),
+        credit=build_credit(config.reward.credit),
+        callbacks=CallbackList([]),
+        evaluate=lambda step: None,
+    )
+    if moved:
+        tiny.nudge(run.roles.policy)
+    return trainer_class(method.name)(run)
+
+
+def other_model() -> nn.Module:
+    """For TRL, which changes the forward pass of what it is given: a copy of the nudged policy."""
+    policy = tiny.policy()
+    tiny.nudge(policy)
+    return copy.deepcopy(policy.model)
+
+
+def gradients(model: nn.Module) -> torch.Tensor:
+    """All of them in one row, in the order of the names; the model is left without."""
+    named = sorted(model.named_parameters())
+    row = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for _, p in named])
+    model.zero_grad(set_to_none=True)
+    return row
+
+
+def assert_equal(loss: float, slope: torch.Tensor, their_loss: float, their_slope: torch.Tensor) -> None:
+    assert loss == pytest.approx(their_loss, rel=RELATIVE, abs=1e-7)
+    assert float(their_slope.norm()) > 1e-4
+    assert float((slope - their_slope).norm() / their_slope.norm()) < RELATIVE

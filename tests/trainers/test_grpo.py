@@ -1,0 +1,111 @@
+"""GRPO's own view of a rollout: what becomes an advantage under each option, and what an update does with it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from align.config import CreditConfig, RewardConfig, SparseCredit, UniformCredit
+from align.config import GoldSource as GoldConfig
+from align.errors import InputError
+from align.metrics import Tally, compare
+from align.trainers.grpo_config import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
+from align.trainers.on_policy import Scored
+from align.types import RewardOutput
+from tests import tiny
+from tests.parity.sides import gradients, trainer
+
+BETA = 0.25
+ROWS = [[5, 6, 2], [7, 2], [4, 4, 4], [8, 9, 2]]
+SCORES = torch.tensor([1.0, 3.0, 0.0, -2.0])
+
+
+def made(path, **options):
+    kl = GroupKLConfig(coef=BETA, place=options.pop("place", KLPlace.reward))
+    settings = {"group_size": 2, "minibatch_size": 4, "scale_std": False, "kl": kl, "missing_eos_penalty": None}
+    return trainer(path, GRPOConfig(**(settings | options)), batch_size=4)
+
+
+def scored(credit_rewards: torch.Tensor) -> Scored:
+    rollout = tiny.rollout_of(tiny.prompts(2), ROWS, samples=2)
+    generator = torch.Generator().manual_seed(0)
+    logp, ref = (-torch.rand(4, 3, generator=generator) * rollout.response_mask for _ in range(2))
+    return Scored(rollout, RewardOutput(SCORES), credit_rewards, logp, ref)
+
+
+def test_advantages_count_the_kl_of_the_whole_response_off_its_score(tmp_path):
+    made_ = made(tmp_path)
+    rewards = torch.tensor([[0.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, -2.0]])
+    given = scored(rewards)
+    found = made_.learn_from(given, Tally()).columns["advantages"]
+    total = SCORES - BETA * (given.logprobs - given.ref_logprobs).sum(1)
+    expected = (total - total.view(2, 2).mean(1).repeat_interleave(2)).unsqueeze(1) * given.rollout.response_mask
+    torch.testing.assert_close(found, expected)
+
+
+def test_kl_in_the_loss_is_not_in_the_advantages_as_well(tmp_path):
+    given = scored(torch.tensor([[0.0, 0.0, 1.0], [0.0, 3.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, -2.0]]))
+    found = made(tmp_path, place=KLPlace.loss).learn_from(given, Tally()).columns["advantages"]
+    assert found.tolist() == [[-1, -1, -1], [1, 1, 0], [1, 1, 1], [-1, -1, -1]]
+
+
+def test_dense_rewards_become_reward_to_go_over_the_groups_tokens(tmp_path):
+    """Summed to one number, uniform credit would be sparse credit."""
+    made_ = made(tmp_path, place=KLPlace.loss)
+    made_.config.reward = RewardConfig(source=GoldConfig(), credit=UniformCredit())
+    rewards = torch.tensor([[1.0, 1.0, 1.0], [3.0, 3.0, 0.0], [0.0, 0.0, 0.0], [-1.0, 0.0, -1.0]])
+    found = made_.learn_from(scored(rewards), Tally()).columns["advantages"]
+    togo = torch.tensor([[3.0, 2.0, 1.0], [6.0, 3.0, 0.0], [0.0, 0.0, 0.0], [-2.0, -1.0, -1.0]])
+    mask = tiny.rollout_of(tiny.prompts(2), ROWS, samples=2).response_mask
+    means = torch.tensor([[3.0], [3.0], [-4 / 6], [-4 / 6]])
+    torch.testing.assert_close(found, (togo - means) * mask)
+
+
+@pytest.mark.parametrize("length", LossLength)
+@pytest.mark.parametrize("estimator", [KLEstimator.k2, KLEstimator.k3])
+def test_splitting_into_micro_batches_changes_no_gradient(tmp_path, length, estimator):
+    kl = GroupKLConfig(coef=BETA, place=KLPlace.loss, estimator=estimator)
+    method = GRPOConfig(group_size=2, minibatch_size=4, loss_length=length, kl=kl)
+    slopes = []
+    for parts in ([[0, 1, 2, 3]], [[2], [0, 3], [1]]):
+        trainer_ = trainer(tmp_path, method, batch_size=4)
+        experience = trainer_.learn_from(scored(torch.tensor([[1.0, 0, 2], [3, 0, 0], [0, 1, 0], [1, 1, 1]])), Tally())
+        tokens = int(experience.rollout.response_mask.sum())
+        for part in parts:
+            trainer_.backward(experience.rows(torch.tensor(part)), tokens, Tally())
+        slopes.append(gradients(trainer_.run.roles.policy.model))
+    assert float((slopes[1] - slopes[0]).norm() / slopes[0].norm()) < 1e-5
+
+
+def test_a_run_reports_what_the_table_of_metrics_promises_and_learns(tmp_path):
+    method = GRPOConfig(
+        group_size=8, minibatch_size=32, learning_rate=5e-3, missing_eos_penalty=None, kl=GroupKLConfig(coef=0.0)
+    )
+    trainer_ = trainer(tmp_path, method, steps=12, batch_size=32)
+    scores = []
+    for _ in range(12):
+        metrics = trainer_.update()
+        scores.append(metrics["reward/score_mean"])
+        record = metrics | {"step": 1, "seconds": 0.0, "rollout": 0, "update": 1, "time/total": 0.0}
+        assert compare(record, "grpo") == (set(), set())
+        assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.15
+
+
+@pytest.mark.parametrize(
+    ("options", "credit", "key"),
+    [
+        ({"group_size": 1}, SparseCredit(), "method.group_size"),
+        ({"group_size": 3}, SparseCredit(), "method.group_size"),
+        ({"baseline": Baseline.leave_one_out}, UniformCredit(), "method.baseline"),
+        ({"clip_high": -0.1}, SparseCredit(), "method.clip_high"),
+    ],
+)
+def test_options_that_cannot_run_are_refused(options, credit: CreditConfig, key):
+    config = tiny.config(reward=RewardConfig(source=GoldConfig(), credit=credit))
+    config.method = dataclasses.replace(GRPOConfig(minibatch_size=8, group_size=4), **options)
+    with pytest.raises(InputError) as error:
+        config.method.check(config)
+    assert error.value.key == key
