@@ -162,6 +162,8 @@ class SparseCredit(CreditConfig):
 
 @dataclass
 class UniformCredit(CreditConfig):
+    """R / T at every token. Moves the KL-regularised optimum (functional/credit.py)."""
+
     name: str = "uniform"
 
 
@@ -176,6 +178,8 @@ class PrefixCredit(CreditConfig):
 
 @dataclass
 class AttentionCredit(CreditConfig):
+    """ABC. Moves the KL-regularised optimum (functional/credit.py)."""
+
     name: str = "attention"
     mix: float = 0.8  # b of ABC: share of the score that attention spreads; the rest is paid at the last token
 
@@ -244,18 +248,14 @@ class CheckpointConfig(Section):
 
 @dataclass
 class MethodConfig(Section):
-    """Base of the methods' options; what every training method shares."""
+    """Base of every method's options."""
 
     name: str = MISSING
-    learning_rate: float = 1.0e-5
-    lr_schedule: LRSchedule = LRSchedule.constant
-    warmup_steps: int = 0
-    adam_eps: float = 1.0e-5  # N implementation details, detail 15
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    micro_batch_tokens: int = 8192  # padded tokens per forward and backward
-    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method updates the policy."""
+        return True
 
     @property
     def critic(self) -> CriticInit | None:
@@ -264,14 +264,44 @@ class MethodConfig(Section):
 
     def check(self, config: Config) -> None:
         """Raise InputError on values that cannot run; `config` is the whole composition."""
-        names = ("learning_rate", "adam_eps", "max_grad_norm", "micro_batch_tokens", "max_bad_steps")
-        positive(self, "method", *names)
+
+
+@dataclass
+class OptimizedConfig(MethodConfig):
+    """Base of the methods that take gradient steps, whosever loop they are on."""
+
+    learning_rate: float = 1.0e-5
+    lr_schedule: LRSchedule = LRSchedule.constant
+    warmup_steps: int = 0
+    adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "learning_rate", "adam_eps", "max_grad_norm")
         not_negative(self, "method", "warmup_steps", "weight_decay")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
         if self.warmup_steps >= config.max_steps:
             allowed = f"fewer than max_steps={config.max_steps}"
             raise InputError("method.warmup_steps", self.warmup_steps, allowed)
+        if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
+            allowed = "constant with max_policy_tokens, under which the last step is not known"
+            raise InputError("method.lr_schedule", "linear", allowed)
+
+
+@dataclass
+class LoopConfig(OptimizedConfig):
+    """Base of the methods on the loop of trainers/base.py."""
+
+    micro_batch_tokens: int = 8192  # padded tokens per forward and backward
+    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
 
 
 @dataclass
@@ -288,6 +318,7 @@ class Config(Section):
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     max_steps: int = 100  # optimizer updates
+    max_policy_tokens: int | None = None  # prompt and response tokens through the policy's updates; the run ends there
     precision: Precision = Precision.auto
     device: Device = Device.auto
     threads: int | None = None  # CPU threads; null = PyTorch's choice

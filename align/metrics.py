@@ -24,6 +24,11 @@ REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may diff
 ON_POLICY = ("ppo", "grpo")
 OFFLINE = ("dpo", "sft")
 TRAINED = (*ON_POLICY, *OFFLINE)
+TRL_PAIRS = ("trl_dpo", "trl_kto")  # TRL's own trainers: what they log is mapped in trainers/trl_metrics.py
+TRL_ON_POLICY = ("trl_grpo", "trl_rloo")
+TRL = (*TRL_PAIRS, *TRL_ON_POLICY)
+UPDATED = (*TRAINED, *TRL)
+SCORED = (*ON_POLICY, *TRL_ON_POLICY)
 
 
 @dataclass(frozen=True)
@@ -44,21 +49,23 @@ _KL = "with d = log pi - log pi_ref of a sampled token"
 # fmt: off
 _ROWS: tuple[Metric, ...] = (
     Metric("reward/score_mean", "reward", "mean", "rollout",
-           "score of a response, before KL and missing-EOS penalty"),
+           "score of a response, before KL and missing-EOS penalty", methods=SCORED),
     Metric("reward/score_std", "reward", "std", "rollout",
-           "population deviation of the scores over the rollout"),
+           "population deviation of the scores over the rollout", methods=SCORED),
     Metric("reward/total_mean", "reward", "mean", "rollout",
            "what is maximised: sum over a response of its token rewards, missing-EOS penalty and KL penalty "
            "-kl/coef * d included, before whitening"),
     Metric("reward/missing_eos_rate", "share", "mean", "rollout",
-           "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)"),
+           "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)",
+           methods=SCORED),
     Metric("reward/part_*", "reward", "mean", "rollout",
-           "one part of the score, weighted as in the sum", optional=True),
+           "one part of the score, weighted as in the sum", methods=SCORED, optional=True),
     Metric("kl/per_response_k1", "nats/response", "mean", "rollout",
            f"mean over responses of sum_t d, {_KL}"),
     Metric("kl/per_response_k3", "nats/response", "mean", "rollout",
            "mean over responses of sum_t (exp(-d) - 1 + d): never negative, unbiased like k1"),
-    Metric("kl/per_token_k1", "nats/token", "mean", "rollout", "sum of d over all tokens / number of tokens"),
+    Metric("kl/per_token_k1", "nats/token", "mean", "rollout", "sum of d over all tokens / number of tokens",
+           methods=(*ON_POLICY, "trl_rloo")),
     Metric("kl/per_token_k3", "nats/token", "mean", "rollout", "sum of exp(-d) - 1 + d over all tokens / their number"),
     Metric("kl/coef", "reward/nat", "last", "rollout", "beta of the KL penalty used on this rollout"),
     Metric("advantage/mean", "reward", "mean", "rollout",
@@ -81,50 +88,84 @@ _ROWS: tuple[Metric, ...] = (
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
     Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
-    Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller"),
+    Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller",
+           methods=(*ON_POLICY, "trl_grpo")),
     Metric("policy/approx_kl", "nats/token", "mean", "update",
            "k3 of old against new policy, ratio - 1 - log ratio, over tokens: how far the updates of one rollout have "
            "moved; not the KL to the reference"),
     Metric("policy/entropy", "nats/token", "mean", "update",
-           "entropy of the next-token distribution over tokens", methods=(*ON_POLICY, "sft")),
+           "entropy of the next-token distribution over tokens", methods=(*ON_POLICY, "sft", *TRL)),
     Metric("policy/grad_norm", "1", "last", "update",
-           "L2 norm of the policy's gradient before clipping", methods=TRAINED),
-    Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step", methods=TRAINED),
+           "L2 norm of the policy's gradient before clipping", methods=UPDATED),
+    Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step", methods=UPDATED),
     Metric("group/zero_std_fraction", "share", "last", "rollout",
-           "groups whose responses all get the same reward, and so teach nothing", methods=("grpo",)),
-    Metric("dpo/loss", "nats", "mean", "update", "loss of a pair, mean over pairs", methods=("dpo",)),
+           "groups whose responses all get the same reward, and so teach nothing", methods=("grpo", *TRL_ON_POLICY)),
+    Metric("dpo/loss", "nats", "mean", "update", "loss of a pair, mean over pairs", methods=("dpo", "trl_dpo")),
     Metric("dpo/margin", "reward", "mean", "update",
            "beta * [(log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected)]; without pi_ref if reference-free",
-           methods=("dpo",)),
+           methods=("dpo", *TRL_PAIRS)),
     Metric("dpo/accuracy", "share", "mean", "update", "pairs with a margin above 0, ties half", methods=("dpo",)),
     Metric("dpo/chosen_logp", "nats", "mean", "update",
            "log pi of chosen responses, per token if length-normalised; falls together with the next where DPO fails",
-           methods=("dpo",)),
-    Metric("dpo/rejected_logp", "nats", "mean", "update", "log pi of rejected responses", methods=("dpo",)),
+           methods=("dpo", *TRL_PAIRS)),
+    Metric("dpo/rejected_logp", "nats", "mean", "update", "log pi of rejected responses", methods=("dpo", *TRL_PAIRS)),
+    Metric("dpo/accuracy_strict", "share", "mean", "update",
+           "pairs with a margin above 0; ties, as on the first update, count nothing", methods=("trl_dpo",)),
+    Metric("dpo/chosen_reward", "reward", "mean", "update",
+           "beta * (log pi - log pi_ref)(chosen)", methods=TRL_PAIRS),
+    Metric("dpo/rejected_reward", "reward", "mean", "update",
+           "beta * (log pi - log pi_ref)(rejected)", methods=TRL_PAIRS),
+    Metric("dpo/chosen_logit", "nats", "mean", "update",
+           "logits of all tokens of the vocabulary at the chosen responses' positions", methods=TRL_PAIRS),
+    Metric("dpo/rejected_logit", "nats", "mean", "update",
+           "the same at the rejected responses' positions", methods=TRL_PAIRS),
+    Metric("dpo/token_accuracy", "share", "mean", "update",
+           "tokens of the chosen responses that the policy finds most likely", methods=("trl_dpo",)),
+    Metric("kto/loss", "1", "mean", "update", "loss of a response, mean over responses", methods=("trl_kto",)),
+    Metric("kto/kl", "nats/response", "mean", "update",
+           "KTO's reference point: log pi - log pi_ref of responses to other prompts, mean, not below 0; 0 with "
+           "apo_zero_unpaired", methods=("trl_kto",)),
+    Metric("policy/total_loss", "reward", "mean", "update",
+           "what is minimised, as the method adds it up, KL in the loss included", methods=TRL_ON_POLICY),
+    Metric("policy/response_clip_fraction", "share", "mean", "update",
+           "responses whose clipped objective is the smaller, the ratio being the response's", methods=("trl_rloo",)),
+    Metric("kl/per_token_k3_update", "nats/token", "mean", "update",
+           "k3 to the reference of the update's tokens under the policy as it is, times pi / pi_old with "
+           "bias_correction_kl; absent with beta 0", methods=("trl_grpo",), optional=True),
+    Metric("reward/paid_mean", "reward", "mean", "rollout",
+           "score of a response, missing-EOS penalty in its place, before KL", methods=TRL_ON_POLICY),
+    Metric("reward/paid_std", "reward", "std", "rollout",
+           "sample deviation of those over the rollout (n - 1)", methods=TRL_ON_POLICY),
+    Metric("response/ended_length_mean", "tokens", "mean", "rollout",
+           "length of the responses that ended by themselves; 0 where none did", methods=TRL_ON_POLICY),
+    Metric("response/ended_length_min", "tokens", "min", "rollout", "shortest of those", methods=TRL_ON_POLICY),
+    Metric("response/ended_length_max", "tokens", "max", "rollout", "longest of those", methods=TRL_ON_POLICY),
     Metric("sft/loss", "nats/token", "mean", "update", "-log pi over the chosen responses' tokens", methods=("sft",)),
     Metric("policy/sampling_gap", "nats/token", "mean", "rollout",
            "|log pi while sampling - log pi recomputed for training| over tokens: how far the two passes disagree"),
-    Metric("response/length_mean", "tokens", "mean", "rollout", "length of a response, end token included"),
+    Metric("response/length_mean", "tokens", "mean", "rollout", "length of a response, end token included",
+           methods=SCORED),
     Metric("response/length_std", "tokens", "std", "rollout", "population deviation of the lengths"),
-    Metric("response/length_min", "tokens", "min", "rollout", "shortest response"),
-    Metric("response/length_max", "tokens", "max", "rollout", "longest response"),
-    Metric("response/eos_rate", "share", "mean", "rollout", "responses that ended by themselves"),
+    Metric("response/length_min", "tokens", "min", "rollout", "shortest response", methods=SCORED),
+    Metric("response/length_max", "tokens", "max", "rollout", "longest response", methods=SCORED),
+    Metric("response/eos_rate", "share", "mean", "rollout", "responses that ended by themselves", methods=SCORED),
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
     Metric("time/advantage", "s", "last", "rollout",
            "policy, reference and critic passes over the rollout, and the advantages"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=TRAINED),
     Metric("time/total", "s", "last", "update",
-           "since the previous record, all that lies between included", methods=TRAINED),
+           "since the previous record, all that lies between included", methods=UPDATED),
     Metric("throughput/policy_tokens_per_second", "tokens/s", "last", "update",
            "prompt and response tokens of this update / time/update", methods=TRAINED),
     Metric("throughput/sampled_tokens_per_second", "tokens/s", "last", "rollout",
            "response tokens of the rollout / time/rollout"),
     Metric("tokens/policy", "tokens", "last", "run",
            "prompt and response tokens that went through the policy's forward and backward since the run began, "
-           "without padding: the budget of a fair comparison", methods=TRAINED),
+           "without padding: the budget of a fair comparison; of trl_grpo and trl_rloo counted when they are sampled",
+           methods=UPDATED),
     Metric("memory/peak_mib", "MiB", "max", "run",
-           "peak so far: allocated on the accelerator, else resident size of the process", methods=TRAINED),
+           "peak so far: allocated on the accelerator, else resident size of the process", methods=UPDATED),
     Metric("event/bad_steps", "steps", "last", "run",
            "updates or rollouts not used so far because something in them was not finite", methods=TRAINED),
 )
@@ -133,7 +174,11 @@ _ROWS: tuple[Metric, ...] = (
 _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
     ("forgetting_perplexity", "1", "exp(-mean log pi) over general text, tokens after the first, no chat template"),
-    ("kl_per_response", "nats/response", "k1 to the reference of responses sampled on held-out prompts"),
+    (
+        "kl_per_response",
+        "nats/response",
+        "k1 to the reference of responses sampled on held-out prompts; of best-of-n an upper bound",
+    ),
     ("kl/per_response_k1", "nats/response", "kl_per_response again"),
     ("kl/per_response_k1_se", "nats/response", "standard error of kl_per_response over responses"),
     ("kl/per_response_k3", "nats/response", "k3 to the reference of those responses"),
@@ -152,9 +197,28 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("verbosity/compliance_rate", "share", "responses within the row's, else the evaluation's, word limit"),
     ("eos_rate", "share", "responses that ended by themselves"),
 )
+# What the evaluation of one method says beside, or in place of, some of the above.
+_EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "best_of_n": (
+        (
+            "kl/per_response_upper_bound",
+            "nats/response",
+            "log n - (n - 1) / n (arXiv 2401.01879), in place of k1 and k3",
+        ),
+    ),
+    "reward_model": (
+        ("reward_model/accuracy", "share", "held-out pairs whose chosen response it scores higher, ties half"),
+        ("reward_model/longer_wins", "share", "the same of the judge that prefers the response with more tokens"),
+        ("reward_model/held_out_pairs", "pairs", "on which that was measured"),
+        ("reward_model/train_pairs", "pairs", "on which it was trained"),
+        ("reward_model/seconds", "s", "that its training took"),
+    ),
+}
 
 # What stands in the table at the end of a run and at the head of the report: metric and label.
 HEADLINE: tuple[tuple[str, str], ...] = (
+    ("eval/reward_model/accuracy", "reward model, held-out accuracy"),
+    ("eval/reward_model/longer_wins", "the longer response wins"),
     ("eval/reward/gold_mean", "gold reward"),
     ("eval/reward/proxy_mean", "proxy reward"),
     ("eval/win_rate/mean", "win rate against the start"),
@@ -166,10 +230,18 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/eos_rate", "ended by themselves"),
 )
 
-METRICS: dict[str, Metric] = {m.name: m for m in _ROWS} | {
-    f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, optional=True)
-    for name, unit, definition in _EVALUATION
-}
+METRICS: dict[str, Metric] = (
+    {m.name: m for m in _ROWS}
+    | {
+        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, optional=True)
+        for name, unit, definition in _EVALUATION
+    }
+    | {
+        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=(method,), optional=True)
+        for method, rows in _EVALUATION_OF.items()
+        for name, unit, definition in rows
+    }
+)
 _FAMILIES = tuple(name[:-1] for name in METRICS if name.endswith("*"))
 
 
@@ -185,6 +257,11 @@ def lookup(name: str) -> Metric:
         if name.startswith(prefix) and len(name) > len(prefix):
             return METRICS[prefix + "*"]
     raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+
+
+def evaluation_definitions(method: str) -> dict[str, str]:
+    """What the figures of a method's evaluation.json mean, by their names there."""
+    return {name: definition for name, _, definition in (*_EVALUATION, *_EVALUATION_OF.get(method, ()))}
 
 
 def compare(record: Mapping[str, Any], method: str) -> tuple[set[str], set[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
 from align.models.codec import ChatCodec
-from align.models.load import load_codec, resolve_device, resolve_precision, torch_dtype
+from align.models.load import context_length, load_codec, resolve_device, resolve_precision, torch_dtype
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
@@ -30,10 +31,12 @@ from align.rewards import GoldSource as GoldScorer
 from align.rewards import RewardModelSource as ModelScorer
 from align.rewards import Source, build_credit
 from align.rewards.reference import reference_scale
+from align.rollout.responder import Responder
 from align.run_record import RunRecord
-from align.trainers.base import Trainer, save_model
+from align.streams import permutation
 from align.trainers.checkpoint import checkpoints
 from align.trainers.context import RunContext
+from align.trainers.method import Method
 from align.trainers.registry import trainer_class
 from align.trainers.reward_model import ensure_reward_model
 from align.types import RewardInput, RewardOutput
@@ -76,20 +79,27 @@ class _Run:
         say(f"{config.method.name} in {folder}: {precision.value} on {self.device} ({why})")
         self.checkpoint = self._checkpoint()
         folder.mkdir(parents=True, exist_ok=True)
-        configuration.save(config, folder / "config.yaml")
-        self.record = RunRecord(folder, self.device, precision=precision.value, precision_why=why, seed=config.seed)
+        # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
+        command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
+        configuration.save(replace(config, resume=None), folder / "config.yaml", command)
+        self.record = RunRecord(
+            folder,
+            self.device,
+            precision=precision.value,
+            precision_why=why,
+            seed=config.seed,
+            resumed=config.resume is not None,
+        )
         self.callbacks = default_callbacks(config.tracking)
 
     def go(self) -> dict[str, Any]:
         try:
-            result = self._phases()
+            return self._phases()
         except BaseException as error:
             self.callbacks.on_failure(error)
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.record.finish(status, error=f"{type(error).__name__}: {error}")
             raise
-        self.record.finish("finished", stopped=result["stopped"], step=result["step"])
-        return result
 
     def _phases(self) -> dict[str, Any]:
         with self.record.phase("load_data"):
@@ -98,23 +108,24 @@ class _Run:
             reward_folder = self._reward_model(codec, data)
         with self.record.phase("load_models"):
             context = self._assemble(codec, data, reward_folder)
-            trainer: Trainer = trainer_class(self.config.method.name)(context)
+            trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
             if self.checkpoint is not None:
                 trainer.resume(self.checkpoint)
             trainer.train()
-        step = trainer.progress.step
+        step = trainer.step
         with self.record.phase("evaluate_after"):
-            after = self._evaluate(before)
+            after = self._after(trainer, before)
             save_after(self.folder, before, after, self._settings)
             self.callbacks.on_evaluation("after", step, after.summary)
-        save_model(context, self.folder / "model")
+        trainer.save(self.folder / "model")
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
         result = {"before": before.summary, "after": after.summary, "stopped": trainer.stopped, "step": step}
         self.callbacks.on_end(result)
-        with self.record.phase("report"):
+        self.record.finish("finished", stopped=result["stopped"], step=result["step"])
+        with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         return result | {"folder": str(self.folder)}
 
@@ -142,10 +153,27 @@ class _Run:
         codec = load_codec(self.config.model)
         data = load_preferences(self.config.data, codec)
         self.record.update(data=data.counts)
+        self._check_context(data)
         lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
         noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
         self.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
         return codec, data
+
+    def _check_context(self, data: Preferences) -> None:
+        """Beyond its context some models fail in the middle of a run, and others answer nonsense silently."""
+        limit = context_length(self.config.model)
+        if limit is None:
+            return
+        pairs = [*data.train, *data.held_out]
+        prompt = max(len(p.prompt.input_ids) for p in pairs)
+        given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs)
+        wanted = self.config.rollout.max_new_tokens
+        if prompt + wanted > limit:
+            allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
+            raise InputError("rollout.max_new_tokens", wanted, allowed)
+        if given > limit:
+            allowed = f"less: the longest prompt and response have {given} tokens, the model's context {limit}"
+            raise InputError("data.max_response_tokens", self.config.data.max_response_tokens, allowed)
 
     def _reward_model(self, codec: ChatCodec, data: Preferences) -> Path | None:
         source = self.config.reward.source
@@ -182,7 +210,9 @@ class _Run:
         texts = load_texts(config.evaluation.general_text)
         self._set = EvaluationSet.select(prompts_of(data.held_out), data.held_out, texts, config.evaluation)
         self._judge = Judge(score, credit.assign, world)
-        self._settings = evaluation_settings(self._set, self._judge, config.evaluation, config.rollout)
+        self._settings = evaluation_settings(
+            self._set, self._judge, config.evaluation, config.rollout, config.method.name
+        )
         self._roles, self._codec = roles, codec
         self._before_result: EvaluationResult | None = None
         accelerator = self._accelerator()
@@ -198,6 +228,8 @@ class _Run:
             credit=credit,
             callbacks=self.callbacks,
             evaluate=self._during,
+            held_out=data.held_out,
+            reward_folder=reward_folder,
         )
 
     def _accelerator(self) -> Accelerator:
@@ -219,7 +251,11 @@ class _Run:
         config, settings = self.config, self.config.reward.source
         assert roles.reward is not None and isinstance(settings, RewardModelSource)
         source = ModelScorer(roles.reward)
-        prompts = prompts_of(data.train)[: settings.reference_responses]
+        candidates, wanted = prompts_of(data.train), settings.reference_responses
+        order = permutation(len(candidates), settings.seed, "reference prompts")[:wanted]
+        prompts = [candidates[i] for i in order.tolist()]
+        if len(prompts) < wanted:
+            self.say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
         mean, std = reference_scale(
             roles.reference,
             source,
@@ -242,8 +278,9 @@ class _Run:
         """The start model's figures; read back where the run had got that far. Starts the callbacks."""
         step = 0 if self.checkpoint is None else int(self.checkpoint.name.rpartition("_")[2])
         plain = configuration.plain(self.config)
-        name = self.config.method.name
-        info = RunInfo(self.folder, plain, name, self.config.max_steps, start_step=step, seed=self.config.seed)
+        method = self.config.method
+        steps = self.config.max_steps if method.trains else 0
+        info = RunInfo(self.folder, plain, method.name, steps, start_step=step, seed=self.config.seed)
         self.callbacks.on_run_start(info)
         before = load_before(self.folder) if self.config.resume is not None else None
         if before is None:
@@ -256,7 +293,14 @@ class _Run:
     def _during(self, step: int) -> None:
         self.callbacks.on_evaluation("during", step, self._evaluate(self._before_result).summary)
 
-    def _evaluate(self, before: EvaluationResult | None) -> EvaluationResult:
+    def _after(self, trainer: Method, before: EvaluationResult) -> EvaluationResult:
+        respond = trainer.responder()
+        # The same policy under the same noise answers as it did before.
+        same = not self.config.method.trains and respond is None
+        result = before if same else self._evaluate(before, respond)
+        return replace(result, summary=result.summary | trainer.figures())
+
+    def _evaluate(self, before: EvaluationResult | None, respond: Responder | None = None) -> EvaluationResult:
         return evaluate(
             self._roles.policy,
             self._roles.reference,
@@ -266,4 +310,5 @@ class _Run:
             evaluation=self.config.evaluation,
             rollout=self.config.rollout,
             baseline=None if before is None else before.samples,
+            respond=respond,
         )

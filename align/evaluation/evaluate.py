@@ -18,6 +18,7 @@ from align.evaluation.perplexity import MAX_TEXT_TOKENS, response_perplexity, te
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
 from align.rewards import reward_input
+from align.rollout.responder import Responder
 from align.rollout.sampling import Noise, sample
 from align.streams import permutation
 from align.types import Pair, Prompt, RewardInput, RewardOutput, Rollout
@@ -82,6 +83,7 @@ def evaluate(
     evaluation: EvaluationConfig,
     rollout: RolloutConfig,
     baseline: Sequence[Mapping[str, Any]] | None = None,
+    respond: Responder | None = None,
 ) -> EvaluationResult:
     """Measure `policy` as it is.
 
@@ -92,25 +94,34 @@ def evaluate(
         reference: The start model, for the KL.
         rollout: Temperature (of sampling and KL) and length limit; the same as in training.
         baseline: `samples` of the start model's evaluation, for the win rate; None = this is it, compared with itself.
+        respond: Who answers the prompts in place of the policy; its KL is then a bound and no estimate.
 
     Raises:
         ValueError: `baseline` is about other prompts.
     """
-    responses = sample(
-        policy,
-        codec,
-        data.prompts,
-        noise=Noise(evaluation.seed, "evaluation"),
-        max_new_tokens=rollout.max_new_tokens,
-        temperature=rollout.temperature,
-        decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
-    )
+    noise = Noise(evaluation.seed, "evaluation")
+    kl: dict[str, Any]
+    if respond is None:
+        responses = sample(
+            policy,
+            codec,
+            data.prompts,
+            noise=noise,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
+        )
+        kl = kl_summary(policy, reference, responses, rollout.temperature, evaluation.batch_size)
+        nats = kl["per_response_k1"]
+    else:
+        responses = respond(data.prompts, noise)
+        nats = respond.kl_upper_bound
+        kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}
     samples = _samples(responses, codec, data.prompts, judge)
-    kl = kl_summary(policy, reference, responses, rollout.temperature, evaluation.batch_size)
     summary = {
         "perplexity": response_perplexity(policy, codec, data.pairs, evaluation.batch_size),
         "forgetting_perplexity": text_perplexity(policy, codec, data.texts, evaluation.batch_size),
-        "kl_per_response": kl["per_response_k1"],
+        "kl_per_response": nats,
         "kl": kl,
         **_figures(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation),
     }
@@ -176,9 +187,10 @@ def _score(sample: Mapping[str, Any], judge: str) -> float:
     return float("nan") if sample[judge] is None else float(sample[judge])  # a NaN comes back from disk as null
 
 
-def settings(data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig) -> dict[str, Any]:
-    """Under which conditions the figures hold, for evaluation.json."""
-    known = metrics.METRICS.items()
+def settings(
+    data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
+) -> dict[str, Any]:
+    """Under which conditions the figures hold, for evaluation.json; `method` may have figures of its own."""
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),
@@ -191,5 +203,5 @@ def settings(data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, ro
         "confidence": evaluation.confidence,
         "bootstrap_resamples": RESAMPLES,
         "verbosity_word_limit": evaluation.verbosity_word_limit,
-        "definitions": {n.removeprefix("eval/"): m.definition for n, m in known if m.level == "evaluation"},
+        "definitions": metrics.evaluation_definitions(method),
     }

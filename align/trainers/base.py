@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from align.callbacks.jsonl import BAD_STEPS
+from align.config import LoopConfig
 from align.errors import RunError
 from align.files import LineFile
 from align.functional.batching import token_batches
@@ -23,6 +25,7 @@ from align.models.scorer import Scorer
 from align.trainers import checkpoint
 from align.trainers.checkpoint import CheckpointWriter
 from align.trainers.context import RunContext
+from align.trainers.method import Method, save_model
 from align.trainers.optimization import Optimization
 
 MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
@@ -37,17 +40,17 @@ class Progress:
     update: int = 0  # updates tried on it
     tokens: int = 0  # prompt and response tokens through the policy's forward and backward
     bad_steps: int = 0  # updates not applied
-    seconds: float = 0.0  # since the run began, earlier sittings included
+    seconds: float = 0.0  # of training, earlier sittings included
 
 
-class Trainer(ABC):
+class Trainer(Method):
     """A method fills in one update and its state; how a run goes about it is the same for all."""
 
-    stopped: str | None = None  # why the run ended before max_steps
+    method: LoopConfig
 
     def __init__(self, run: RunContext) -> None:
-        self.run = run
-        self.config = run.config
+        super().__init__(run)
+        assert isinstance(run.config.method, LoopConfig)
         self.method = run.config.method
         self.progress = Progress()
         self._started = time.perf_counter()
@@ -61,6 +64,10 @@ class Trainer(ABC):
         rates = self.learning_rates()
         owned = {name: (module.trained_parameters(), rates[name]) for name, module in trained.items()}
         self.optimization = Optimization(owned, self.method, self.config.max_steps, run.accelerator)
+
+    @property
+    def step(self) -> int:
+        return self.progress.step
 
     def learning_rates(self) -> dict[str, float]:
         """The base learning rate of every trained role."""
@@ -79,12 +86,13 @@ class Trainer(ABC):
         """Take up what `state` gave; `folder` is the checkpoint's."""
 
     def train(self) -> None:
-        """Run to max_steps, or until the method stops.
+        """Run to max_steps, to max_policy_tokens, or until the method stops.
 
         Raises:
             RunError: More than method.max_bad_steps updates were not finite, or a reward failed.
         """
-        while self.progress.step < self.config.max_steps:
+        self._started = time.perf_counter()
+        while self.progress.step < self.config.max_steps and not self._tokens_spent():
             metrics = self.update()
             if metrics is None:
                 break
@@ -98,6 +106,14 @@ class Trainer(ABC):
                 self.save_checkpoint()
         if self._saved_step != self.progress.step:
             self.save_checkpoint()
+
+    def _tokens_spent(self) -> bool:
+        """Whether max_policy_tokens went through the updates, which `stopped` then says."""
+        tokens, budget = self.progress.tokens, self.config.max_policy_tokens
+        if budget is None or tokens < budget:
+            return False
+        self.stopped = f"{tokens} policy tokens reach max_policy_tokens={budget}"
+        return True
 
     def seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._started
@@ -139,7 +155,7 @@ class Trainer(ABC):
         self.optimization.discard()
         if norms is None:
             # In fp16 the gradient scaler finds its scale by overflowing a few times, and has lowered it by itself.
-            if not 0 < self.optimization.overflows <= MAX_OVERFLOWS:
+            if not math.isfinite(loss) or not 0 < self.optimization.overflows <= MAX_OVERFLOWS:
                 self.bad_event("a loss or gradient was not finite", describe())
             return None
         tokens = int(lengths.sum())
@@ -164,7 +180,7 @@ class Trainer(ABC):
             RunError: It was one more than method.max_bad_steps.
         """
         self.progress.bad_steps += 1
-        path = self.run.folder / "bad_steps.jsonl"
+        path = self.run.folder / BAD_STEPS
         file = LineFile(path)
         file.append({"step": self.progress.step, "what": what, "samples": list(samples)})
         file.close()
@@ -213,9 +229,3 @@ class Trainer(ABC):
         self.load_state(folder, state["method"])
         checkpoint.set_global_rng_state(state["rng"], checkpoint.read_tensors(folder, "rng"))
         self._started = time.perf_counter()
-
-
-def save_model(run: RunContext, folder: Path) -> None:
-    """The policy as transformers or peft load it, with its tokenizer."""
-    run.roles.policy.save(folder)
-    run.codec.tokenizer.save_pretrained(folder)

@@ -29,3 +29,5 @@ class RunContext:
     credit: Credit
     callbacks: CallbackList
     evaluate: Callable[[int], None]  # evaluate the policy as it is after `step` updates, and report it
+    held_out: Sequence[Pair] = ()  # pairs that nothing is trained on
+    reward_folder: Path | None = None  # of the stored reward model, where the reward comes from one

@@ -34,12 +34,15 @@ class KLPlace(Enum):
 
 
 class KLEstimator(Enum):
-    """Of the KL in the loss. k3's gradient is not the KL's; k2's is, and so is k3_corrected's."""
+    """Of the KL in the loss; each moves the optimum (share of the value gap closed by exact gradients, by problem).
 
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-    k3_corrected = "k3_corrected"  # times pi / pi_old
+    None counts what a token does to the KL of the tokens after it; only the KL in the reward does.
+    """
+
+    k1 = "k1"  # its expected gradient is 0: no penalty at all on fresh samples
+    k2 = "k2"  # the gradient of each token's KL given its prefix (.81-1.00)
+    k3 = "k3"  # the gradient of KL(ref || pi) instead of KL(pi || ref) (.09-.92)
+    k3_corrected = "k3_corrected"  # times pi / pi_old: k2's gradient (.81-1.00)
 
 
 @dataclass
@@ -53,7 +56,7 @@ class GRPOConfig(OnPolicyConfig):
     name: str = "grpo"
     group_size: int = 8  # responses to each prompt
     baseline: Baseline = Baseline.group
-    scale_std: bool = True  # divide by the group's deviation; changes the optimum, false for Dr. GRPO
+    scale_std: bool = True  # divide by the group's deviation: moves the optimum of KL in the loss; false for Dr. GRPO
     loss_length: LossLength = LossLength.response
     clip_high: float | None = None  # null = clip_range on both sides; DAPO: 0.28
     ratio: RatioLevel = RatioLevel.token

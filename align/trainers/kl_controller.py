@@ -6,7 +6,7 @@ import math
 
 
 def adapted_coef(coef: float, kl: float, *, target: float, responses: int, horizon: int) -> float:
-    """coef * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon): Ziegler et al., arXiv 1909.08593, eq. 2.
+    """coef * (1 + clip(kl / target - 1, -0.2, 0.2) * responses / horizon): Ziegler et al., arXiv 1909.08593, 2.2.
 
     Args:
         kl: KL to the reference of this rollout, nats per response (k1 mean; it may be negative on a sample).

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from align.config import Config, MethodConfig
+from align.config import Config, LoopConfig
 from align.config_checks import positive
 
 
 @dataclass
-class OfflineConfig(MethodConfig):
+class OfflineConfig(LoopConfig):
     batch_size: int = 32  # pairs per optimizer update
 
     def check(self, config: Config) -> None:

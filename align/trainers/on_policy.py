@@ -237,10 +237,11 @@ class OnPolicyTrainer(Trainer):
 
     def _check_first_ratio(self, metrics: Mapping[str, float]) -> None:
         """Before any update pi is pi_old: a ratio off 1 means that dropout, masks or positions differ by pass."""
-        tolerance = 1e-5 if self.run.roles.policy.dtype is torch.float32 else 2e-2
-        off = abs(metrics["policy/ratio_mean"] - 1)
-        if off > tolerance:
-            raise RunError(f"policy ratio is 1 {off:+.2e} on the first minibatch of a rollout, more than {tolerance}")
+        ratio_off, kl_off = (1e-5, 1e-6) if self.run.roles.policy.dtype is torch.float32 else (2e-2, 1e-3)
+        ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
+        # The mean alone would not see differences that cancel; approx_kl adds their squares up.
+        if abs(ratio - 1) > ratio_off or moved > kl_off:
+            raise RunError(f"on the first minibatch of a rollout the ratio is {ratio:.6f} and approx_kl {moved:.2e}")
 
     def _texts(self, rollout: Rollout) -> list[dict[str, Any]]:
         lengths = rollout.lengths.tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from align.config import Config, KLController, MethodConfig, Section
+from align.config import Config, KLController, LoopConfig, Section
 from align.config_checks import not_negative, open_fraction, positive
 from align.errors import InputError
 
@@ -25,11 +25,11 @@ class KLConfig(Section):
     controller: KLController = KLController.fixed
     target: float = 6.0  # nats per response, adaptive controller only
     horizon: int = 10_000  # responses, adaptive controller only
-    budget: float | None = None  # nats per response; the run ends when a rollout's mean KL exceeds it
+    budget: float | None = None  # nats per response; the run ends, as it then is, when a rollout's mean KL exceeds it
 
 
 @dataclass
-class OnPolicyConfig(MethodConfig):
+class OnPolicyConfig(LoopConfig):
     """Base of the methods that sample from the policy they train."""
 
     epochs: int = 1  # passes over each rollout

@@ -9,12 +9,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from align.config import LRSchedule, MethodConfig
+from align.config import LRSchedule, OptimizedConfig
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def lr_factor(config: MethodConfig, step: int, max_steps: int) -> float:
+def lr_factor(config: OptimizedConfig, step: int, max_steps: int) -> float:
     """The learning rate's multiplier for the update after `step` of them: linear warm-up, then constant or to 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -31,7 +31,7 @@ class Optimization:
     def __init__(
         self,
         roles: Mapping[str, tuple[Mapping[str, nn.Parameter], float]],
-        config: MethodConfig,
+        config: OptimizedConfig,
         max_steps: int,
         accelerator: Accelerator,
     ) -> None:

@@ -15,7 +15,7 @@ class PPOConfig(OnPolicyConfig):
     name: str = "ppo"
     critic_learning_rate: float = 1.0e-3
     value_clip_range: float = 0.2
-    vf_coef: float = 0.1
+    vf_coef: float = 0.1  # the critic has its own weights and Adam: felt only where its gradient is clipped
     gamma: float = 1.0
     lam: float = 0.95
     whiten_rewards: bool = False  # by the deviation only, the mean stays
@@ -29,9 +29,12 @@ class PPOConfig(OnPolicyConfig):
 
     def check(self, config: Config) -> None:
         super().check(config)
-        positive(self, "method", "critic_learning_rate", "value_clip_range")
-        not_negative(self, "method", "vf_coef", "critic_warmup_steps")
+        positive(self, "method", "critic_learning_rate", "value_clip_range", "vf_coef")
+        not_negative(self, "method", "critic_warmup_steps")
         fraction(self, "method", "gamma", "lam")
+        if config.reward.credit.name == "prefix" and self.gamma != 1:
+            allowed = "1 with reward/credit=prefix: its rewards are differences of undiscounted scores"
+            raise InputError("method.gamma", self.gamma, allowed)
         if self.critic_init is CriticInit.reward_model and config.reward.source.name != "reward_model":
             allowed = f"auto or policy: reward/source={config.reward.source.name} has no reward model"
             raise InputError("method.critic_init", "reward_model", allowed)

@@ -27,6 +27,15 @@ METHODS: dict[str, Entry] = {
     "grpo": Entry("align.trainers.grpo_config:GRPOConfig", "align.trainers.grpo:GRPOTrainer"),
     "dpo": Entry("align.trainers.dpo_config:DPOConfig", "align.trainers.dpo:DPOTrainer"),
     "sft": Entry("align.trainers.sft_config:SFTConfig", "align.trainers.sft:SFTTrainer"),
+    "reward_model": Entry(
+        "align.trainers.reward_model_method_config:RewardModelMethodConfig",
+        "align.trainers.reward_model_method:RewardModelMethod",
+    ),
+    "best_of_n": Entry("align.trainers.best_of_n_config:BestOfNConfig", "align.trainers.best_of_n:BestOfN"),
+    "trl_dpo": Entry("align.trainers.trl_config:TRLDPOConfig", "align.trainers.trl_pairs:TRLDPO"),
+    "trl_kto": Entry("align.trainers.trl_config:TRLKTOConfig", "align.trainers.trl_pairs:TRLKTO"),
+    "trl_grpo": Entry("align.trainers.trl_config:TRLGRPOConfig", "align.trainers.trl_on_policy:TRLGRPO"),
+    "trl_rloo": Entry("align.trainers.trl_config:TRLRLOOConfig", "align.trainers.trl_on_policy:TRLRLOO"),
 }
 
 

@@ -78,7 +78,11 @@ def ensure_reward_model(
 def reward_model_key(
     config: Config, source: RewardModelSource, train: Sequence[Pair], held_out: Sequence[Pair]
 ) -> dict[str, Any]:
-    """All that a trained reward model depends on. Tokens stand for the data: they hold texts, template and cuts."""
+    """What names a trained reward model. Tokens stand for the data: they hold texts, template and cuts.
+
+    Precision and device are left out on purpose, so that a model trained on one machine serves the others; the card
+    says which precision it was.
+    """
     adapter = {"name": "none"} if config.adapter.name == "none" else _plain(config.adapter)
     settings = {k: v for k, v in _plain(source).items() if k not in ("path", "reference_responses")}
     return {
@@ -122,7 +126,7 @@ def train_reward_model(
     torch.manual_seed(source.seed)
     model = classifier_on(config, codec, device, dtype)
     arguments = RewardConfig(
-        output_dir=str(folder / "unused"),
+        output_dir=str(folder),  # it writes nothing there: no checkpoints, no reports
         per_device_train_batch_size=source.batch_size,
         num_train_epochs=source.epochs,
         learning_rate=source.learning_rate,
@@ -146,7 +150,7 @@ def train_reward_model(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([_token_row(pair) for pair in train]),
-        processing_class=_with_pad(codec),
+        processing_class=with_pad(codec),
         peft_config=None if config.adapter.name == "none" else lora_config(config.adapter, "SEQ_CLS"),
     )
     for parameter in model.parameters():
@@ -165,6 +169,7 @@ def train_reward_model(
         train_pairs=len(train),
         seconds=time.perf_counter() - started,
         key=key,
+        precision=str(dtype).removeprefix("torch."),
     )
     trained.save_pretrained(folder)
     codec.tokenizer.save_pretrained(folder)
@@ -184,7 +189,7 @@ class _Lines(TrainerCallback):
             self._say(f"  reward model step {state.global_step}/{state.max_steps}  accuracy {accuracy:.3f}")
 
 
-def _with_pad(codec: ChatCodec) -> PreTrainedTokenizerBase:
+def with_pad(codec: ChatCodec) -> PreTrainedTokenizerBase:
     """A copy whose pad token is the codec's PAD: where it had none TRL would take EOS, and then read the score of the
     last token that is not EOS."""
     tokenizer = copy.deepcopy(codec.tokenizer)
@@ -216,8 +221,9 @@ def classifier_on(config: Config, codec: ChatCodec, device: torch.device, dtype:
         allowed = "an architecture whose sequence classifier has a linear `score` head"
         raise InputError("model.path", f"{config.model.path} ({type(model).__name__})", allowed)
     setattr(model, model.base_model_prefix, body_of(causal))
-    model.score = nn.Linear(settings.hidden_size, 1, bias=False).to(device)
-    nn.init.normal_(model.score.weight, std=(settings.hidden_size + 1) ** -0.5)
+    width = model.score.in_features  # not always hidden_size: OPT-350m projects its states
+    model.score = nn.Linear(width, 1, bias=False).to(device)
+    nn.init.normal_(model.score.weight, std=(width + 1) ** -0.5)
     for name in ("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit", "quantization_method", "hf_quantizer"):
         if hasattr(causal, name):
             setattr(model, name, getattr(causal, name))
@@ -247,5 +253,8 @@ def longer_wins(pairs: Sequence[Pair]) -> float:
 
 
 def _check_tokenizer(folder: Path, codec: ChatCodec) -> None:
-    if load_tokenizer(ModelConfig(path=str(folder))).get_vocab() != codec.tokenizer.get_vocab():
+    if (
+        load_tokenizer(ModelConfig(path=str(folder)), key="reward.source.path").get_vocab()
+        != codec.tokenizer.get_vocab()
+    ):
         raise InputError("reward.source.path", str(folder), "a reward model with the policy's vocabulary")

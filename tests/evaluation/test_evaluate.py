@@ -58,7 +58,7 @@ def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
     }
     assert set(after.summary["gold_by"]) == {"long", "short"}
     names = metrics.flatten(after.summary)
-    assert {metrics.lookup(n).name for n in names} == {n for n, m in metrics.METRICS.items() if m.level == "evaluation"}
+    assert {metrics.lookup(n).name for n in names} == {f"eval/{n}" for n in metrics.evaluation_definitions("ppo")}
 
 
 def test_figures_follow_from_the_samples(before, after, prompts):
