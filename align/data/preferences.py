@@ -172,9 +172,9 @@ class _Reader:
 
 
 def _cut_by_prompt(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
-    """(train, held out): the held-out prompts are those whose content hashes lowest."""
+    """(train, held out): the held-out prompts are those whose content hashes lowest; none for a fraction of 0."""
     prompts = prompts_of(pairs)
-    if not prompts:
+    if fraction == 0 or not prompts:
         return pairs, []
     if len(prompts) == 1:
         raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")

@@ -174,7 +174,7 @@ def test_held_out_share_of_little_data(codec, write):
     assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.01).counts["held_out_prompts"] == 1
     assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.99).counts["train_prompts"] == 1
     assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.0).counts["held_out"] == 0
-    with pytest.raises(InputError, match=r"^data\.held_out_fraction.*single prompt"):
+    with pytest.raises(InputError, match=r"^data\.path.*single prompt"):
         load(codec, write("b.jsonl", many(1)), held_out_fraction=0.1)
 
 
