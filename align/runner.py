@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
-from align.config import Config, GoldSource, RewardModelSource
+from align.config import Config, CriticInit, GoldSource, RewardModelSource
 from align.data.preferences import Preferences, load_preferences
 from align.data.prompts import load_texts, prompts_of
 from align.errors import InputError
@@ -267,7 +267,7 @@ class _Run:
             decode_batch_size=config.rollout.decode_batch_size or config.rollout.batch_size,
         )
         roles.reward.rescale(mean, std)
-        if roles.critic is not None and roles.critic_from is not None and roles.critic_from.value == "reward_model":
+        if roles.critic is not None and roles.critic_from is CriticInit.reward_model:
             roles.critic.rescale(mean, std)
         self.record.update(reward_scale={"raw_mean": mean, "raw_std": std, "responses": len(prompts)})
         return source

@@ -83,8 +83,8 @@ def reward_model_key(
     Precision and device are left out on purpose, so that a model trained on one machine serves the others; the card
     says which precision it was.
     """
-    adapter = {"name": "none"} if config.adapter.name == "none" else _plain(config.adapter)
-    settings = {k: v for k, v in _plain(source).items() if k not in ("path", "reference_responses")}
+    adapter = {"name": "none"} if config.adapter.name == "none" else asdict(config.adapter)
+    settings = {k: v for k, v in asdict(source).items() if k not in ("path", "reference_responses")}
     return {
         "format": FORMAT,
         "base": fingerprint(config.model.path, config.model.revision),
@@ -94,10 +94,6 @@ def reward_model_key(
         "quantization": config.quantization.name,
         "settings": settings,
     }
-
-
-def _plain(section: Any) -> dict[str, Any]:
-    return asdict(section)
 
 
 def _digest(pairs: Sequence[Pair]) -> str:

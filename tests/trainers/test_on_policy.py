@@ -109,3 +109,13 @@ def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
     events = bad_lines(tmp_path)
     assert len(events) == 3 and all(e["step"] == 1 for e in events)
     assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}
+
+
+def test_a_loss_that_is_not_finite_is_an_event_also_after_a_gradient_scalers_overflow(tmp_path):
+    """Else a minibatch whose loss is NaN in fp16 would be tried, and excused, for ever."""
+    trainer, _ = tiny.ppo(tmp_path, tiny.config())
+    experience = trainer.collect()
+    experience.columns["advantages"].fill_(float("nan"))
+    trainer.optimization.overflows = 3
+    assert trainer._one_update(experience) is None
+    assert trainer.progress.bad_steps == 1 and len(bad_lines(tmp_path)) == 1

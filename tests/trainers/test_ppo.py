@@ -75,8 +75,11 @@ def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path, size):
     trainer, _ = tiny.ppo(tmp_path, tiny.config())
     trainer.experience = trainer.collect()
     logprobs = trainer.experience.columns["logprobs"]
-    noise = torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
-    logprobs.sub_(size * (noise - noise.mean()) if size else 1e-3)
+    noise = size * torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
+    rows = trainer._minibatch(trainer.experience)
+    counted = noise[rows][trainer.experience.rollout.response_mask[rows] == 1]
+    # Noise under which the mean ratio of this minibatch is exactly 1: only approx_kl can tell.
+    logprobs.sub_(noise - counted.exp().mean().log() if size else 1e-3)
     with pytest.raises(RunError, match="ratio"):
         trainer.update()
 
