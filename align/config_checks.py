@@ -176,10 +176,19 @@ def _check_data(config: Config) -> None:
     for name, column in columns.items():
         if not column or list(columns.values()).count(column) > 1:
             raise InputError(f"data.{name}", column, "a column name of its own")
+    for name in ("train_where", "held_out_where", "reward_where"):
+        _check_where(f"data.{name}", getattr(data, name))
     if data.world is not None:
         from align.worlds import get
 
         get(data.world)
+
+
+def _check_where(key: str, where: dict[str, Any]) -> None:
+    for column, values in where.items():
+        given = values if isinstance(values, list) else [values]
+        if not given or any(isinstance(value, (dict, list)) for value in given):
+            raise InputError(f"{key}.{column}", values, "a value, or a list of values, of that column")
 
 
 def _check_reward(config: Config) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -97,6 +98,15 @@ class DataConfig(Section):
     train_split: str = "train"  # slices allowed: train[:1000]
     held_out_split: str | None = None
     held_out_fraction: float = 0.1  # by prompt, so that no prompt is on both sides
+    # Rows by their columns, {column: value or list of values}; empty = all. Chosen after the two sides are parted, so
+    # that no choice moves a prompt to the other side: +data.held_out_where.split=tune
+    train_where: dict[str, Any] = field(
+        default_factory=dict
+    )  # pairs that the method learns from, prompts it samples on
+    held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts that it is evaluated on
+    # What a reward model is trained on: empty = every training row, whatever train_where says, so that runs on other
+    # prompts share the stored one. Its accuracy is measured on all held-out rows.
+    reward_where: dict[str, Any] = field(default_factory=dict)
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"

@@ -166,7 +166,8 @@ class _Run:
             return
         pairs = [*data.train, *data.held_out]
         prompt = max(len(p.prompt.input_ids) for p in pairs)
-        given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs)
+        read = [*pairs, *data.reward_train, *data.reward_held_out]
+        given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in read)
         wanted = self.config.rollout.max_new_tokens
         if prompt + wanted > limit:
             allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
@@ -180,7 +181,14 @@ class _Run:
         if not isinstance(source, RewardModelSource):
             return None
         folder = ensure_reward_model(
-            self.config, source, codec, data.train, data.held_out, device=self.device, dtype=self.dtype, say=self.say
+            self.config,
+            source,
+            codec,
+            data.reward_train,
+            data.reward_held_out,
+            device=self.device,
+            dtype=self.dtype,
+            say=self.say,
         )
         card = read_card(folder)
         measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}

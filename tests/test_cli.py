@@ -76,6 +76,10 @@ MISTAKES = {
     "key of another section": (["max_new_tokens=8"], "allowed: rollout.max_new_tokens"),
     "nothing like it": (["rollout.zzz=8"], "allowed: batch_size, max_new_tokens, temperature, decode_batch_size"),
     "added key": (["+rollout.tempratur=1"], "rollout.tempratur: given '+rollout.tempratur'; allowed: temperature"),
+    "column without a plus": (
+        ["data.held_out_where.split=tune"],
+        "data.held_out_where.split: given 'data.held_out_where.split=tune'; allowed: +data.held_out_where.KEY=VALUE",
+    ),
     "number": (["max_steps=many"], "max_steps: given 'many'; allowed: a whole number"),
     "whole number": (["max_steps=1.5"], "max_steps: given '1.5'; allowed: a whole number"),
     "optional number": (["threads=all"], "threads: given 'all'; allowed: a whole number or null"),

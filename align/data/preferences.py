@@ -5,25 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, NamedTuple
 
 from align.config import DataConfig, PromptOverflow
 from align.data.conversations import Columns, Message, is_conversation, read_example
 from align.data.prompts import prompts_of
 from align.data.sources import Row, load_rows
+from align.data.where import matching
 from align.errors import InputError
 from align.models.codec import ChatCodec
 from align.types import Pair, Prompt
 
-COUNTS = (  # rows = the sum of the next seven, which count pairs
+COUNTS = (  # rows = the sum of the next eight, which count pairs
     "rows",
     "identical_dropped",  # chosen equals rejected, also after cutting
     "empty_dropped",  # a response without text
     "diverging_dropped",  # two conversations that part before their last message
     "long_prompts_dropped",
     "overlapping_dropped",  # held-out pairs whose prompt is trained on
+    "unasked_dropped",  # outside train_where or held_out_where
     "train",
     "held_out",
     "long_prompts_truncated",  # prompts that lost their first tokens
@@ -35,9 +38,13 @@ COUNTS = (  # rows = the sum of the next seven, which count pairs
 
 @dataclass(frozen=True)
 class Preferences:
+    """What the method uses, and what a model that serves the reward is trained and measured on."""
+
     train: list[Pair]
     held_out: list[Pair]
     counts: dict[str, int]  # the keys of COUNTS
+    reward_train: list[Pair]
+    reward_held_out: list[Pair]
 
 
 def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
@@ -47,21 +54,27 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     hash of their text, so that it does not depend on the order of rows, on a seed or on the responses. No prompt is
     ever on both sides. Pairs on the same prompt share one `Prompt`, with the first of their rows.
 
+    `train_where` and `held_out_where` then choose among the pairs of either side by their rows' columns. They move no
+    pair from one side to the other and no prompt's id, so that the same prompt gets the same noise under every choice.
+
     Raises:
         InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1), a prompt that is
             too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, codec)
     train_rows, held_rows = _rows(config)
-    train = reader.pairs(train_rows, config.path)
+    every = reader.pairs(train_rows, config.path)
+    source = config.held_out_path or config.path
     if held_rows is None:
-        train, held_out = _cut_by_prompt(train, config.held_out_fraction)
+        every, every_held = _cut_by_prompt(every, config.held_out_fraction)
     else:
-        held_out = reader.pairs(held_rows, config.held_out_path or config.path)
-        seen = {pair.prompt.id for pair in train}
-        kept = [pair for pair in held_out if pair.prompt.id not in seen]
-        reader.counts["overlapping_dropped"] += len(held_out) - len(kept)
-        held_out = kept
+        given = reader.pairs(held_rows, source)
+        seen = {item.pair.prompt.id for item in every}
+        every_held = [item for item in given if item.pair.prompt.id not in seen]
+        reader.counts["overlapping_dropped"] += len(given) - len(every_held)
+    train = _where(every, config.train_where, "data.train_where", config.path)
+    held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
+    reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
     counts = _counts(reader, train, held_out, codec.end_id)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
     if not train:
@@ -69,7 +82,18 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     if held_rows is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
-    return Preferences(train, held_out, counts)
+    return Preferences(
+        train,
+        held_out,
+        counts,
+        reward_train=_where(every, config.reward_where, "data.reward_where", config.path),
+        reward_held_out=[item.pair for item in every_held],
+    )
+
+
+def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
+    kept = matching([item.row for item in items], where, key, source)
+    return [item.pair for item, keep in zip(items, kept, strict=True) if keep]
 
 
 def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
@@ -98,6 +122,11 @@ def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
     return train, load(path, key=key, split=split, split_key="data.held_out_split")
 
 
+class _Read(NamedTuple):
+    pair: Pair
+    row: Row  # the pair's own; its prompt holds the first row of that prompt
+
+
 class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
@@ -110,12 +139,12 @@ class _Reader:
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
 
-    def pairs(self, rows: Sequence[Row], source: str) -> list[Pair]:
+    def pairs(self, rows: Sequence[Row], source: str) -> list[_Read]:
         self._check_columns(rows[0], source)
         read = [self._pair(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
         self.counts["rows"] += len(rows)
         self.counts.update(item for item in read if isinstance(item, str))
-        return [item for item in read if isinstance(item, Pair)]
+        return [_Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
         needed = ["chosen", "rejected"]
@@ -171,17 +200,17 @@ class _Reader:
         return self._codec.decode(ids[:limit]), tuple(ids[:limit])
 
 
-def _cut_by_prompt(pairs: list[Pair], fraction: float) -> tuple[list[Pair], list[Pair]]:
+def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:
     """(train, held out): the held-out prompts are those whose content hashes lowest; none for a fraction of 0."""
-    prompts = prompts_of(pairs)
+    prompts = prompts_of(item.pair for item in items)
     if fraction == 0 or not prompts:
-        return pairs, []
+        return items, []
     if len(prompts) == 1:
         raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")
     ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(_content(prompt.messages).encode()).digest())
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))
     held = {prompt.id for prompt in ranked[:size]}
-    return [p for p in pairs if p.prompt.id not in held], [p for p in pairs if p.prompt.id in held]
+    return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
 
 
 def _content(messages: Sequence[Message]) -> str:
