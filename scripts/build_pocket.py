@@ -33,6 +33,7 @@ from pocket_tokenizer import train_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
+from align.evaluation.prompts_file import format_prompts, made_twins
 from align.worlds import ASSETS
 from align.worlds.pocket import general, split
 
@@ -93,8 +94,7 @@ def build(out: Path, settings: Settings, seed: int) -> Figures:
     rng = random.Random(f"general-{seed}")
     texts = [general.text(rng) for _ in range(settings.general_texts)]
     _write_jsonl(out / "general.jsonl", ({"text": text} for text in texts))
-    tasks = unique_tasks(random.Random(f"prompts-{seed}"), frozenset({"report"}), settings.prompts, 0.5)
-    (out / "prompts.txt").write_text("".join(f"{task.prompt}\n" for task in tasks))
+    write_prompts(out, settings.prompts, seed)
     figures = {
         "start_model": start_model_figures(model, tokenizer, settings.figure_prompts, seed),
         "general_perplexity": perplexity(model, tokenizer, texts[:100]),
@@ -103,6 +103,21 @@ def build(out: Path, settings: Settings, seed: int) -> Figures:
     }
     lap("figures")
     return {**figures, "seconds": timings}
+
+
+def write_prompts(out: Path, count: int, seed: int) -> None:
+    """prompts.txt: held-out prompts of the report side, half of them long, each with its twins.
+
+    They are rows of held_out.jsonl, because the gold reward of what a twin is answered needs the prompt's row.
+    """
+    rows = [row for row in read_rows(out / "held_out.jsonl") if row["split"] == "report"]
+    rng = random.Random(f"prompts-{seed}")
+    chosen: list[str] = []
+    for length in ("short", "long"):
+        prompts = [row["prompt"] for row in rows if row["length"] == length]
+        chosen += rng.sample(prompts, min(count // 2, len(prompts)))
+    rng.shuffle(chosen)
+    (out / "prompts.txt").write_text(format_prompts(made_twins(chosen)))
 
 
 def _build_model(folder: Path, settings: Settings, seed: int) -> None:

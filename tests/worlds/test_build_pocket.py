@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from align.evaluation.prompts_file import load_prompts
 from align.worlds import get
 from align.worlds.pocket import split
 
@@ -57,3 +58,5 @@ def test_built_rows_carry_all_that_gold_needs(built: Path) -> None:
         prompts[name] = {row["prompt"] for row in rows}
         assert len(prompts[name]) == len(rows)
     assert not prompts["train"] & prompts["held_out"]
+    probed = load_prompts(str(built / "prompts.txt"))
+    assert probed and all(p.text in prompts["held_out"] and split(p.text) == "report" for p in probed)

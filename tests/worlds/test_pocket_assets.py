@@ -13,6 +13,8 @@ import torch
 from datasets import load_dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from align.evaluation.perturbations import twins_of
+from align.evaluation.prompts_file import load_prompts
 from align.worlds import get, resolve
 
 ROOT = Path(resolve("align://pocket/model")).parent
@@ -62,8 +64,12 @@ def test_pairs_load_as_one_table_and_their_gold_is_what_the_world_says() -> None
 
 
 def test_prompts_and_general_text() -> None:
-    prompts = (ROOT / "prompts.txt").read_text().splitlines()
-    assert len(prompts) == len(set(prompts)) == 50
+    prompts = load_prompts("align://pocket/prompts.txt")
+    held_out = {row["prompt"]: row for row in rows("held_out.jsonl")}
+    assert len(prompts) == 50
+    for prompt in prompts:
+        assert held_out[prompt.text]["split"] == "report"
+        assert prompt.twins == twins_of(prompt.text)
     texts = [row["text"] for row in rows("general.jsonl")]
     assert len(texts) >= 200 and all(len(text.split()) > 10 for text in texts)
 
