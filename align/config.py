@@ -48,6 +48,7 @@ from align.config_sections import (
     SparseCredit,
     TrackingConfig,
     TrackingMode,
+    TrainedOn,
     UniformCredit,
 )
 from align.errors import InputError
@@ -84,6 +85,7 @@ __all__ = [
     "SparseCredit",
     "TrackingConfig",
     "TrackingMode",
+    "TrainedOn",
     "UniformCredit",
     "build",
     "command_line",

@@ -204,7 +204,12 @@ def _check_reward(config: Config) -> None:
         model_folder(f"{prefix}.path", getattr(source, "path", None))
         classifier_folder(f"{prefix}.path", getattr(source, "path", None))
         positive(source, prefix, "learning_rate", "epochs", "batch_size", "reference_responses")
+        positive(source, prefix, "prefix_steps", "prefix_learning_rate")
         not_negative(source, prefix, "center_coef", "seed")
+        trained_on = getattr(source, "trained_on", None)
+        if getattr(source, "path", None) is not None and trained_on is not None and trained_on.name != "end":
+            allowed = f"end with {prefix}.path, whose model is taken as it is"
+            raise InputError(f"{prefix}.trained_on", trained_on.name, allowed)
     if credit.name == "attention":
         fraction(credit, "reward.credit", "mix")
 

@@ -49,6 +49,13 @@ class CriticInit(Enum):
     policy = "policy"  # the policy's body under a zero head
 
 
+class TrainedOn(Enum):
+    """Which scores of a reward model are trained."""
+
+    end = "end"  # of whole responses
+    prefixes = "prefixes"  # then every prefix's too, on the score that the whole response got
+
+
 class PromptOverflow(Enum):
     drop = "drop"
     truncate = "truncate"  # keep the last max_prompt_tokens tokens
@@ -137,10 +144,22 @@ class RewardModelSource(SourceConfig):
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     reference_responses: int = 256  # sampled from the start model to set the score's zero and unit
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
+    trained_on: TrainedOn = TrainedOn.end
+    prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
+    prefix_learning_rate: float = 1.0e-3  # its peak
 
     @property
     def offers(self) -> frozenset[str]:
         return frozenset({"prefix_scores", "attention"})
+
+    def training(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values. Options that change nothing are left out, so that what
+        was stored before they existed is still found."""
+        names = ["name", "learning_rate", "epochs", "batch_size", "center_coef", "seed"]
+        if self.trained_on is TrainedOn.end:
+            return {name: getattr(self, name) for name in names}
+        names += ["prefix_steps", "prefix_learning_rate"]
+        return {name: getattr(self, name) for name in names} | {"trained_on": self.trained_on.value}
 
 
 @dataclass

@@ -1,4 +1,7 @@
-"""The reward model of a run: trained once from its preference pairs by TRL's RewardTrainer, stored, and reused."""
+"""The reward model of a run: trained once from its preference pairs by TRL's RewardTrainer, stored, and reused.
+
+With `trained_on=prefixes` a second stage follows (trainers/reward_model_prefix.py), on the stored result of the first.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from align.config import Config, ModelConfig, RewardModelSource
+from align.config import Config, ModelConfig, RewardModelSource, TrainedOn
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
@@ -32,6 +35,7 @@ from align.models.reward_folder import RewardCard
 from align.models.scorer import Scorer, body_of, linear_head
 from align.rollout.sampling import right_pad
 from align.store import find_or_make
+from align.trainers.reward_model_prefix import FRACTIONS, prefix_figures, train_on_prefixes
 from align.types import Pair
 from align.worlds import resolve
 
@@ -64,15 +68,22 @@ def ensure_reward_model(
     key = reward_model_key(config, source, train, held_out)
 
     def make(folder: Path) -> None:
-        say(f"training the reward model on {len(train)} pairs, once")
         card = train_reward_model(
             folder, config, source, codec, train, held_out, device=device, dtype=dtype, key=key, say=say
         )
         if card.accuracy is not None and card.longer_wins is not None:
             told = f"held-out accuracy {card.accuracy:.3f}; the longer response wins {card.longer_wins:.3f}"
             say(f"reward model trained in {card.seconds:.0f} s: {told}")
+        if card.prefix_scores is not None and source.trained_on is TrainedOn.prefixes:
+            say(f"correlation of prefix scores with the final one: {_correlations(card.prefix_scores)}")
 
     return find_or_make("reward_models", key, make)
+
+
+def _correlations(figures: Mapping[str, Any]) -> str:
+    """`end .41/.52`, one number for each of FRACTIONS."""
+    told = {name: [found["correlation"][f"{f:g}"] for f in FRACTIONS] for name, found in figures.items()}
+    return ", ".join(f"{name} {'/'.join(f'{value:.2f}' for value in row)}" for name, row in told.items())
 
 
 def reward_model_key(
@@ -84,7 +95,6 @@ def reward_model_key(
     says which precision it was.
     """
     adapter = {"name": "none"} if config.adapter.name == "none" else asdict(config.adapter)
-    settings = {k: v for k, v in asdict(source).items() if k not in ("path", "reference_responses")}
     return {
         "format": FORMAT,
         "base": fingerprint(config.model.path, config.model.revision),
@@ -92,7 +102,7 @@ def reward_model_key(
         "held_out": _digest(held_out),
         "adapter": adapter,
         "quantization": config.quantization.name,
-        "settings": settings,
+        "settings": source.training(),
     }
 
 
@@ -113,8 +123,42 @@ def train_reward_model(
     dtype: torch.dtype,
     key: dict[str, Any],
     say: Callable[[str], None] = lambda line: None,
+    start: Path | None = None,
 ) -> RewardCard:
-    """Train on `train`, measure on `held_out`, and write model and card into `folder`; `say` hears of every tenth."""
+    """Train on `train`, measure on `held_out`, and write model and card into `folder`; `say` hears of every tenth.
+
+    Args:
+        start: With trained_on=prefixes, the model that the first stage left; None = as it is stored, or trained now.
+    """
+    on: dict[str, Any] = {"device": device, "dtype": dtype, "say": say}
+    if source.trained_on is TrainedOn.end:
+        say(f"training the reward model on {len(train)} pairs, once")
+        return _train_at_end(folder, config, source, codec, train, held_out, key=key, **on)
+    if start is None:
+        at_end = replace(source, trained_on=TrainedOn.end)
+        start = ensure_reward_model(config, at_end, codec, train, held_out, **on)
+    say("training the reward model on prefixes, once")
+
+    def accuracy(scorer: Scorer) -> float | None:
+        return pair_accuracy(scorer, codec, held_out) if held_out else None
+
+    return train_on_prefixes(folder, start, config, source, codec, train, held_out, accuracy=accuracy, key=key, **on)
+
+
+def _train_at_end(
+    folder: Path,
+    config: Config,
+    source: RewardModelSource,
+    codec: ChatCodec,
+    train: Sequence[Pair],
+    held_out: Sequence[Pair],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    key: dict[str, Any],
+    say: Callable[[str], None],
+) -> RewardCard:
+    """Bradley-Terry on whole responses, by TRL."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer  # seconds to import, and only a first run needs it
 
@@ -166,6 +210,7 @@ def train_reward_model(
         seconds=time.perf_counter() - started,
         key=key,
         precision=str(dtype).removeprefix("torch."),
+        prefix_scores={"end": prefix_figures(scorer, codec, held_out)} if held_out else None,
     )
     trained.save_pretrained(folder)
     codec.tokenizer.save_pretrained(folder)
