@@ -97,7 +97,7 @@ class ModelConfig(Section):
 
 @dataclass
 class DataConfig(Section):
-    """Preference pairs: `align://pocket/train.jsonl`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
+    """Preference pairs: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
 
     path: str = MISSING
     held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows

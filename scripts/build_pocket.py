@@ -2,10 +2,10 @@
 
     python scripts/build_pocket.py                    # align/worlds/assets/pocket, about half an hour on one core
     python scripts/build_pocket.py --tiny --out DIR   # seconds, for tests
-    python scripts/build_pocket.py --reward-only      # the reward model again, from the pairs that lie there
+    python scripts/build_pocket.py --reward-only      # the reward models again, from the pairs that lie there
 
 The same seed, threads, library versions and CPU class give the same files; build.json records all of these, a hash of
-every file, and the figures. The reward model is the one that a default run would train (same code, same key).
+every file, and the figures. The reward models are those that runs would train (same code, same keys).
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ import json
 import platform
 import random
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from pocket_corpus import Mixture, examples
-from pocket_figures import Figures, pair_figures, perplexity, read_rows, start_model_figures
+from pocket_figures import Figures, pair_figures, perplexity, start_model_figures
 from pocket_model import TrainSettings, train_start_model
-from pocket_pairs import PairSettings, make_pairs, unique_tasks
-from pocket_reward import train_reward
+from pocket_pairs import PairSettings, StartModel, make_pairs, unique_tasks
+from pocket_reward import train_reward_models
+from pocket_rows import read_rows, write_rows
 from pocket_tokenizer import train_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
 from align.evaluation.prompts_file import format_prompts, made_twins
 from align.worlds import ASSETS
 from align.worlds.pocket import general, split
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "trl")
+LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,14 @@ TINY = Settings(
         hidden=32, layers=1, heads=2, intermediate=64, tokens=150_000, batch_tokens=512, pool=256,
         learning_rate=1e-2, mixture=Mixture(long=0.1),
     ),
-    pairs=PairSettings(train=32, held_out=16, long_share=0.2, max_new_tokens=64),
+    pairs=PairSettings(train=32, evaluation=16, held_out=16, long_share=0.2, max_new_tokens=64),
 )  # fmt: skip
 
 
 def build(out: Path, settings: Settings, seed: int) -> Figures:
     """Write every file but the reward models under `out`; returns the figures.
 
-    Files, in order: model/, train.jsonl, held_out.jsonl, general.jsonl, prompts.txt, build.json.
+    Files, in order: model/, train.parquet, evaluation.parquet, held_out.jsonl, general.jsonl, prompts.txt.
     """
     out.mkdir(parents=True, exist_ok=True)
     timings: dict[str, float] = {}
@@ -82,27 +80,33 @@ def build(out: Path, settings: Settings, seed: int) -> Figures:
 
     _build_model(out / "model", settings, seed)
     lap("model")
-    tokenizer = AutoTokenizer.from_pretrained(out / "model")
-    model = AutoModelForCausalLM.from_pretrained(out / "model", attn_implementation="eager").eval()
-    for name, sides, count in (("train", ("train",), settings.pairs.train),
-                               ("held_out", ("tune", "report"), settings.pairs.held_out)):  # fmt: skip
-        chosen = unique_tasks(random.Random(f"{name}-{seed}"), frozenset(sides), count, settings.pairs.long_share)
-        owners = [split(task.prompt) for task in chosen]
-        rows = make_pairs(model, tokenizer, chosen, owners, settings.pairs, seed=_stream(f"{name}-{seed}"))
-        _write_jsonl(out / f"{name}.jsonl", rows)
+    model = StartModel.load(out / "model")
+    _write_pairs(out, model, settings.pairs, seed)
     lap("pairs")
     rng = random.Random(f"general-{seed}")
-    texts = [general.text(rng) for _ in range(settings.general_texts)]
-    _write_jsonl(out / "general.jsonl", ({"text": text} for text in texts))
+    texts = [general.text(rng, frozenset({"tune", "report"})) for _ in range(settings.general_texts)]
+    write_rows(out / "general.jsonl", [{"text": text} for text in texts])
     write_prompts(out, settings.prompts, seed)
     figures = {
-        "start_model": start_model_figures(model, tokenizer, settings.figure_prompts, seed),
-        "general_perplexity": perplexity(model, tokenizer, texts[:100]),
-        "train_pairs": pair_figures(read_rows(out / "train.jsonl")),
+        "start_model": start_model_figures(model, settings.figure_prompts, seed),
+        "general_perplexity": perplexity(model, texts[:100]),
+        "train_pairs": pair_figures(read_rows(out / "train.parquet")),
         "held_out_pairs": pair_figures(read_rows(out / "held_out.jsonl")),
     }
     lap("figures")
     return {**figures, "seconds": timings}
+
+
+def _write_pairs(out: Path, model: StartModel, s: PairSettings, seed: int) -> None:
+    """The three files of pairs; none of them shares a prompt with another."""
+    taken: frozenset[str] = frozenset()
+    for name, sides, count in (("train.parquet", ("train",), s.train), ("evaluation.parquet", ("train",), s.evaluation),
+                               ("held_out.jsonl", ("tune", "report"), s.held_out)):  # fmt: skip
+        stream = f"{name.split('.')[0]}-{seed}"
+        chosen = unique_tasks(random.Random(stream), frozenset(sides), count, s.long_share, taken)
+        taken |= {task.prompt for task in chosen}
+        owners = [split(task.prompt) for task in chosen]
+        write_rows(out / name, make_pairs(model, chosen, owners, s, seed=_stream(stream)))
 
 
 def write_prompts(out: Path, count: int, seed: int) -> None:
@@ -139,10 +143,6 @@ def _stream(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
 
 
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
 def hashes(out: Path) -> dict[str, str]:
     """SHA-256 of every file by relative path, but of the two that hold timings."""
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in {"build.json", "reward_model.json"})
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes; useless as a world")
     parser.add_argument("--tokens", type=int, help="training tokens of the start model (default: full recipe)")
     parser.add_argument("--reward-only", action="store_true")
-    parser.add_argument("overrides", nargs="*", help="of the reward model's run, such as reward.source.epochs=2")
+    parser.add_argument("overrides", nargs="*", help="of the reward models' runs, such as reward.source.epochs=2")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hf_logging.set_verbosity_error()
@@ -170,7 +170,7 @@ def main() -> None:
         figures = json.loads(record_path.read_text())["figures"]
     else:
         figures = build(args.out, settings, args.seed)
-    figures["reward_model"] = train_reward(args.out, args.overrides)
+    figures["reward_models"] = train_reward_models(args.out, args.overrides)
     record = {
         "seed": args.seed,
         "threads": args.threads,

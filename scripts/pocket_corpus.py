@@ -10,6 +10,7 @@ from pocket_tokenizer import END, SYSTEM, render
 
 from align.worlds.pocket import FAMILIES, PocketWorld, Task, general, sample_task, sloppy, split
 
+TRAIN = frozenset({"train"})
 REVIEW = f"{SYSTEM}\nReview.{END}\n"  # the system message that asks for verdicts
 
 
@@ -32,7 +33,7 @@ class Mixture:
     long: float = 0.3  # of the tasks, these are of long families
     general: float = 0.05  # general text
     reviewed: float = 0.2  # answers in review mode: a verdict after every sentence
-    marked: float = 0.4  # answers with a reader's mark after the end token
+    marked: float = 0.5  # answers with a reader's mark after the end token
 
 
 def task_stream(rng: random.Random, sides: frozenset[str], long_share: float) -> Iterator[Task]:
@@ -64,11 +65,11 @@ def reviewed(task: Task, response: str) -> str:
 
 def examples(rng: random.Random, mix: Mixture) -> Iterator[Example]:
     """Endless training mixture. Every text goes on after its end token, so that the end token is an input as well."""
-    stream = task_stream(rng, frozenset({"train"}), mix.long)
+    stream = task_stream(rng, TRAIN, mix.long)
     while True:
         draw = rng.random()
         if draw < mix.general:
-            yield Example("", f"{general.text(rng)}{END}\n")
+            yield Example("", f"{general.text(rng, TRAIN)}{END}\n")
             continue
         task = next(stream)
         response = sloppy(task, rng)

@@ -27,7 +27,7 @@ class TrainSettings:
     layers: int = 4
     heads: int = 4
     intermediate: int = 384
-    tokens: int = 10_000_000  # padded training tokens
+    tokens: int = 8_000_000  # padded training tokens
     batch_tokens: int = 1024  # padded tokens per step
     learning_rate: float = 3e-3
     warmup: float = 0.03  # share of the steps

@@ -5,13 +5,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from pocket_corpus import task_stream
-from pocket_tokenizer import render
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from align.config import ModelConfig
+from align.models.codec import ChatCodec
+from align.models.load import load_causal_lm, load_codec
+from align.models.policy import Policy
+from align.rollout.sampling import Noise, left_pad, sample
+from align.types import Prompt
 from align.worlds.pocket import PocketWorld, Task
 from align.worlds.pocket.labeller import Labeller
 
@@ -21,6 +26,7 @@ class PairSettings:
     """How many pairs, and how they come about."""
 
     train: int = 7000
+    evaluation: int = 5000  # for the reward model that only measures; no prompt is among the training ones
     held_out: int = 1300  # half on the tune side, half on the report side
     long_share: float = 0.4
     samples: int = 2  # drawn per prompt; two different ones make a pair
@@ -34,47 +40,81 @@ class Response:
     ended: bool
 
 
-@torch.no_grad()
-def respond(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    tasks: Sequence[Task],
-    *,
-    seed: int,
-    greedy: bool = False,
-    batch: int = 512,
-    max_new_tokens: int = 128,
-) -> list[Response]:
-    """One response per task at temperature 1 (or greedy); tasks of similar length share a batch."""
-    encoded = tokenizer([render(task.prompt) for task in tasks])["input_ids"]
-    order = sorted(range(len(tasks)), key=lambda i: (tasks[i].family.length, len(encoded[i])))
-    mode: dict[str, Any] = {"do_sample": False} if greedy else {"do_sample": True, "top_k": 0}
-    found: dict[int, Response] = {}
-    torch.manual_seed(seed)
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
-        inputs = tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, padding_side="left", return_tensors="pt")
-        out = model.generate(**inputs, **mode, max_new_tokens=max_new_tokens)
-        for i, ids in zip(rows, out[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            ended = tokenizer.eos_token_id in ids
-            kept = ids[: ids.index(tokenizer.eos_token_id)] if ended else ids
-            found[i] = Response(tokenizer.decode(kept, skip_special_tokens=True), ended)
-    return [found[i] for i in range(len(tasks))]
+@dataclass(frozen=True)
+class StartModel:
+    """The trained start model as the package samples from it."""
+
+    policy: Policy
+    codec: ChatCodec
+
+    @classmethod
+    def load(cls, folder: Path) -> StartModel:
+        config = ModelConfig(path=str(folder), attn_implementation="eager")
+        device = torch.device("cpu")
+        model = load_causal_lm(config, dtype=torch.float32, device=device, quantization=None)
+        return cls(Policy(model.eval(), torch.float32), load_codec(config))
+
+    def prompts(self, tasks: Sequence[Task]) -> list[Prompt]:
+        """Each task's prompt; `id` is its place."""
+        chats = [({"role": "user", "content": task.prompt},) for task in tasks]
+        return [
+            Prompt(i, chat, task.prompt, tuple(self.codec.encode_prompt(chat)), {})
+            for i, (task, chat) in enumerate(zip(tasks, chats, strict=True))
+        ]
+
+    def sample(
+        self, tasks: Sequence[Task], *, seed: int, batch: int = 512, max_new_tokens: int = 128
+    ) -> list[Response]:
+        """One response per task at temperature 1; tasks of similar length share a batch."""
+        prompts = self.prompts(tasks)
+        order = sorted(range(len(tasks)), key=lambda i: (tasks[i].family.length, len(prompts[i].input_ids)))
+        found: dict[int, Response] = {}
+        for at in range(0, len(order), batch):
+            rows = [prompts[i] for i in order[at : at + batch]]
+            rollout = sample(
+                self.policy,
+                self.codec,
+                rows,
+                noise=Noise(seed, "pairs"),
+                max_new_tokens=max_new_tokens,
+                temperature=1.0,
+            )
+            cut = zip(rollout.response_ids.tolist(), rollout.lengths.tolist(), rollout.ended.tolist(), strict=True)
+            for prompt, (ids, length, ended) in zip(rows, cut, strict=True):
+                found[prompt.id] = Response(self.codec.decode(ids[:length]), ended)
+        return [found[i] for i in range(len(tasks))]
+
+    @torch.no_grad()
+    def greedy(self, tasks: Sequence[Task], *, batch: int = 512, max_new_tokens: int = 128) -> list[Response]:
+        """The likeliest next token at every place."""
+        prompts, found = self.prompts(tasks), []
+        for at in range(0, len(prompts), batch):
+            ids, mask = left_pad([p.input_ids for p in prompts[at : at + batch]], self.codec.pad_id, self.policy.device)
+            out = self.policy.model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens
+            )
+            for row in out[:, ids.shape[1] :].tolist():
+                ended = self.codec.end_id in row
+                kept = row[: row.index(self.codec.end_id)] if ended else row
+                found.append(Response(self.codec.decode(kept), ended))
+        return found
 
 
-def unique_tasks(rng: random.Random, sides: frozenset[str], count: int, long_share: float) -> list[Task]:
-    """Tasks with different prompts."""
+def unique_tasks(
+    rng: random.Random, sides: frozenset[str], count: int, long_share: float, taken: frozenset[str] = frozenset()
+) -> list[Task]:
+    """Tasks with different prompts, none of which is among `taken`."""
     found: dict[str, Task] = {}
     stream = task_stream(rng, sides, long_share)
     while len(found) < count:
         task = next(stream)
-        found.setdefault(task.prompt, task)
+        if task.prompt not in taken:
+            found.setdefault(task.prompt, task)
     return list(found.values())
 
 
 def make_pairs(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
+    model: StartModel,
     chosen_tasks: Sequence[Task],
     sides: Sequence[str],
     s: PairSettings,
@@ -83,7 +123,7 @@ def make_pairs(
 ) -> list[dict[str, Any]]:
     """A row per task whose samples offer two different ended responses; the tasks' order is kept."""
     repeated = [task for task in chosen_tasks for _ in range(s.samples)]
-    responses = respond(model, tokenizer, repeated, seed=seed, batch=s.batch, max_new_tokens=s.max_new_tokens)
+    responses = model.sample(repeated, seed=seed, batch=s.batch, max_new_tokens=s.max_new_tokens)
     rng = random.Random(f"labels-{seed}")
     rows = []
     for i, (task, side) in enumerate(zip(chosen_tasks, sides, strict=True)):

@@ -1,16 +1,22 @@
-"""The shipped reward model: trained by the package's own code, under the key that a default run looks for."""
+"""The shipped reward models: trained by the package's own code, under the keys that runs look for.
+
+Seeds 0 to 2 are an ensemble's members, 0 the default; `prefixes` is the default one after its second stage;
+`evaluation` only measures, from pairs that no other reward model saw.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from pocket_figures import Figures, read_rows
+from pocket_figures import Figures
+from pocket_rows import read_rows
 from pocket_tokenizer import END, render
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -24,12 +30,31 @@ from align.store import key_of
 from align.trainers.registry import config_classes
 from align.trainers.reward_model import reward_model_key, train_reward_model
 
+VARIANTS = {
+    "default": [],
+    "seed_1": ["reward.source.seed=1"],
+    "seed_2": ["reward.source.seed=2"],
+    "prefixes": ["reward.source.trained_on=prefixes"],
+    "evaluation": ["reward.source.seed=3"],
+}
 
-def train_reward(out: Path, overrides: list[str]) -> Figures:
-    """Train on the pairs under `out` with the settings of a default run; the model lies in out/reward_models/<key>."""
+
+def train_reward_models(out: Path, overrides: list[str], say: Callable[[str], None] = print) -> Figures:
+    """Train every variant on the pairs under `out`; they lie in out/reward_models/<key>, the measuring one in
+    out/reward_models/evaluation. Returns the figures of each."""
     quiet()
     register_schemas(config_classes())
-    paths = [f"model.path={out / 'model'}", f"data.path={out / 'train.jsonl'}"]
+    shutil.rmtree(out / "reward_models", ignore_errors=True)
+    figures: Figures = {}
+    for name, settings in VARIANTS.items():
+        figures[name] = _train(out, name, [*settings, *overrides])
+        say(f"reward model {name}: {figures[name]['seconds']} s, accuracy {figures[name]['held_out']['all']}")
+    return figures
+
+
+def _train(out: Path, name: str, overrides: list[str]) -> Figures:
+    pairs = "evaluation.parquet" if name == "evaluation" else "train.parquet"
+    paths = [f"model.path={out / 'model'}", f"data.path={out / pairs}"]
     paths += [f"data.held_out_path={out / 'held_out.jsonl'}", "device=cpu", "precision=fp32"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", [*paths, *overrides]))
@@ -38,8 +63,7 @@ def train_reward(out: Path, overrides: list[str]) -> Figures:
     codec = load_codec(config.model)
     data = load_preferences(config.data, codec)
     key = reward_model_key(config, source, data.train, data.held_out)
-    folder = out / "reward_models" / key_of(key)
-    shutil.rmtree(folder.parent, ignore_errors=True)
+    folder = out / "reward_models" / ("evaluation" if name == "evaluation" else key_of(key))
     folder.mkdir(parents=True)
     card = train_reward_model(
         folder, config, source, codec, data.train, data.held_out,

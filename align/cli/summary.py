@@ -21,19 +21,22 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
     Returns:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
-        "before", "after": evaluation summaries}.
+        "before", "after": evaluation summaries, "peak": where gold peaked (align.report.peak)}.
     """
     from align.report.load import load_run  # jinja2 behind it
+    from align.report.peak import gold_peak
 
     if not (folder / "config.yaml").is_file():
-        return {"stopped": None, "phases": {}, "metrics": None, "before": None, "after": None}
+        return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
     run = load_run(folder)
+    peak = gold_peak(run.evaluations)
     return {
         "stopped": run.facts.get("stopped"),
         "phases": run.facts.get("seconds", {}),
         "metrics": run.steps[-1] if run.steps else None,
         "before": run.evaluation.get("before"),
         "after": run.evaluation.get("after"),
+        "peak": peak and peak.plain(),
     }
 
 
@@ -76,6 +79,9 @@ COLUMNS = (
     Column("gold reward", "mean true reward, where a world knows it", _evaluated("reward", "gold_mean")),
     Column("proxy reward", "mean score by the job's own reward", _evaluated("reward", "proxy_mean")),
     Column("KL", "to the start model, nats per response; of best-of-n an upper bound", _evaluated("kl_per_response")),
+    Column("gold peak", "the highest gold reward on the way", lambda record: _at(record, "peak", "gold")),
+    Column("KL at peak", "the KL at which gold peaked", lambda record: _at(record, "peak", "kl")),
+    Column("proxy at peak", "the proxy reward there", lambda record: _at(record, "peak", "proxy")),
     Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
     Column("forgetting", "perplexity on general text, after - before", _forgetting),
     Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import load_dataset
+from transformers import AutoTokenizer
 
 from align.evaluation.prompts_file import load_prompts
 from align.worlds import get
@@ -39,17 +40,19 @@ def test_the_same_seed_gives_the_same_files(script: Any, built: Path, tmp_path: 
 
 
 def test_another_seed_gives_other_weights(script: Any, built: Path) -> None:
-    tokenizer = script.AutoTokenizer.from_pretrained(built / "model")
+    tokenizer = AutoTokenizer.from_pretrained(built / "model")
     one, two = (script.train_start_model(tokenizer, script.replace(script.TINY.model, tokens=600), s) for s in (0, 1))
     assert not torch.equal(one.state_dict()["model.norm.weight"], two.state_dict()["model.norm.weight"])
 
 
 def test_built_rows_carry_all_that_gold_needs(built: Path) -> None:
-    sides = {"train": {"train"}, "held_out": {"tune", "report"}}
+    sides = {"train.parquet": {"train"}, "evaluation.parquet": {"train"}, "held_out.jsonl": {"tune", "report"}}
     prompts: dict[str, set[str]] = {}
     for name, allowed in sides.items():
-        rows = [json.loads(line) for line in (built / f"{name}.jsonl").read_text().splitlines()]
-        assert rows
+        rows = load_dataset(Path(name).suffix.strip(".").replace("jsonl", "json"), data_files=str(built / name))[
+            "train"
+        ]
+        assert len(rows)
         for row in rows:
             assert row["split"] == split(row["prompt"]) and row["split"] in allowed
             assert row["chosen"] != row["rejected"] and 0 < row["label_probability"] < 1
@@ -57,6 +60,6 @@ def test_built_rows_carry_all_that_gold_needs(built: Path) -> None:
                 assert get("pocket").gold(row, row[side], True).total == row[f"gold_{side}"]
         prompts[name] = {row["prompt"] for row in rows}
         assert len(prompts[name]) == len(rows)
-    assert not prompts["train"] & prompts["held_out"]
+    assert sum(map(len, prompts.values())) == len(set().union(*prompts.values()))  # no prompt in two files
     probed = load_prompts(str(built / "prompts.txt"))
-    assert probed and all(p.text in prompts["held_out"] and split(p.text) == "report" for p in probed)
+    assert probed and all(p.text in prompts["held_out.jsonl"] and split(p.text) == "report" for p in probed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from align.worlds.base import Gold
 from align.worlds.pocket import long, short
 from align.worlds.pocket.answers import FLAWS, flawed, perfect, sloppy
 from align.worlds.pocket.gold import grade
-from align.worlds.pocket.task import Family, Task, task_of, words
+from align.worlds.pocket.task import Family, Task, split, task_of, words
 
 __all__ = ["FAMILIES", "FLAWS", "Family", "PocketWorld", "Task", "flawed", "perfect", "sample_task", "sloppy", "split"]
 
@@ -42,12 +41,6 @@ def _limit(rng: random.Random, kind: Family, task: Task) -> int:
     most = sorted((max(words(f) for f in slot.forms) for slot in task.slots), reverse=True)[: task.need]
     total = sum(most) + (task.need if kind.numbered else 0)
     return 5 * math.ceil(total / 5) + 5 * rng.randint(0, 1)
-
-
-def split(prompt: str) -> str:
-    """Which side a prompt is on, by its hash: train (8 in 10), tune (1) or report (1)."""
-    bucket = hashlib.sha256(prompt.encode()).digest()[0] % 10
-    return "train" if bucket < 8 else ("tune" if bucket == 8 else "report")
 
 
 class PocketWorld:

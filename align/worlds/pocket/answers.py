@@ -7,11 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from align.worlds.pocket import lexicon as lex
-from align.worlds.pocket.general import sentence as general_sentence
 from align.worlds.pocket.task import Slot, Task, pick, words
 
 FLAWS = (
-    "wrong", "missing", "hedged", "boast", "repeated", "off_topic", "filler", "over_limit", "no_end",
+    "wrong", "absurd", "missing", "hedged", "boast", "repeated", "off_topic", "filler", "over_limit", "no_end",
 )  # fmt: skip
 
 
@@ -20,6 +19,7 @@ class Sloppiness:
     """How often a segment (or, for the last two, a response) goes wrong; what is left is good."""
 
     wrong: float
+    absurd: float
     missing: float
     hedged: float
     boast: float
@@ -33,8 +33,14 @@ class Sloppiness:
         return Sloppiness(**{k: v * factor for k, v in vars(self).items()})
 
 
-SHORT = Sloppiness(0.10, 0.0, 0.18, 0.15, 0.07, 0.05, 0.0, 0.28, 0.25)
-LONG = Sloppiness(0.11, 0.05, 0.10, 0.09, 0.08, 0.07, 0.08, 0.25, 0.25)
+SHORT = Sloppiness(
+    wrong=0.02, absurd=0.08, missing=0.0, hedged=0.24, boast=0.15, repeated=0.05, off_topic=0.11, filler=0.0,
+    opening=0.28, closing=0.25,
+)  # fmt: skip
+LONG = Sloppiness(
+    wrong=0.02, absurd=0.09, missing=0.02, hedged=0.17, boast=0.10, repeated=0.04, off_topic=0.13, filler=0.09,
+    opening=0.25, closing=0.25,
+)  # fmt: skip
 MOODS = ((0.3, 0.35), (0.45, 1.0), (0.25, 1.7))  # (probability, factor on the sloppiness of a whole response)
 
 
@@ -73,15 +79,17 @@ def flawed(task: Task, flaw: str, rng: random.Random) -> tuple[str, bool] | None
     """A response with one named flaw and whether it ended; None where the task cannot show that flaw."""
     slots = _chosen_slots(task, rng)
     pieces: list[tuple[int | None, str]] = [(j, _form(task, s, rng) + ".") for j, s in enumerate(slots, 1)]
-    at = rng.randrange(len(slots))
+    at = rng.randrange(len(slots) - task.family.numbered)  # a step in the wrong place needs a later one
     number, good = pieces[at]
+    earlier = {text for _, text in pieces[:at]}
     edits: dict[str, Callable[[], list[tuple[int | None, str]]]] = {
-        "wrong": lambda: [(number, pick(rng, slots[at].wrong) + ".")],
+        "wrong": lambda: [(number, pick(rng, [w for w in slots[at].wrong if w + "." not in earlier]) + ".")],
+        "absurd": lambda: [(number, pick(rng, slots[at].absurd) + ".")],
         "missing": lambda: [],
         "hedged": lambda: [(number, pick(rng, lex.HEDGES) + _uncapital(good))],
         "boast": lambda: [(number, pick(rng, lex.BOASTS) + _uncapital(good))],
         "repeated": lambda: [(number, good), (number, good)],
-        "off_topic": lambda: [(number, general_sentence(rng))],
+        "off_topic": lambda: [(number, pick(rng, lex.ASIDES))],
         "filler": lambda: [(number, good), (None, pick(rng, lex.FILLERS))],
         "no_end": lambda: [(number, good)],
     }
@@ -130,9 +138,14 @@ def _sloppy_segment(
     if draw < rates.missing:
         return []
     if draw < rates.missing + rates.off_topic:
-        return [(number, general_sentence(rng))]
-    is_wrong = draw < rates.missing + rates.off_topic + rates.wrong
-    text = (pick(rng, slot.wrong) if is_wrong else _form(task, slot, rng, rng.random() > 0.3)) + "."
+        return [(number, pick(rng, lex.ASIDES))]
+    draw -= rates.missing + rates.off_topic
+    if draw < rates.wrong:
+        text = pick(rng, slot.wrong) + "."
+    elif draw < rates.wrong + rates.absurd:
+        text = pick(rng, slot.absurd) + "."
+    else:
+        text = _form(task, slot, rng, heed_limit=rng.random() > 0.3) + "."
     style = rng.random()
     if style < rates.hedged:
         return [(number, pick(rng, lex.HEDGES) + _uncapital(text))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from align.worlds.pocket import lexicon as lex
-from align.worlds.pocket.task import pick
+from align.worlds.pocket.task import pick, split
 
 _WHO = (
     "The farmer", "The teacher", "A sailor", "The old baker", "My uncle", "The doctor", "A young painter", "The king",
@@ -35,6 +35,9 @@ def sentence(rng: random.Random) -> str:
     return f"{who} {pick(rng, _DID)} {tail}."
 
 
-def text(rng: random.Random) -> str:
-    """A paragraph of three to six sentences."""
-    return " ".join(sentence(rng) for _ in range(rng.randint(3, 6)))
+def text(rng: random.Random, sides: frozenset[str]) -> str:
+    """A paragraph of three to six sentences on one of the sides (`split`): what measures was never in training."""
+    while True:
+        paragraph = " ".join(sentence(rng) for _ in range(rng.randint(3, 6)))
+        if split(paragraph) in sides:
+            return paragraph

@@ -15,7 +15,7 @@ from align.worlds.pocket.task import Slot, Task, normal
 
 UNIT = 1024
 # charges of one slot's worth (1 / number of slots)
-WRONG, OFF_TOPIC, REPEATED, MISSING, HEDGE, BOAST = 0.5, 0.5, 0.5, 0.25, 0.4, 0.2
+WRONG, ABSURD, OFF_TOPIC, REPEATED, MISSING, HEDGE, BOAST = 0.5, 0.75, 0.5, 0.5, 0.25, 0.4, 0.2
 # charges of the whole, by the task's length
 FILLER = {"short": 0.2, "long": 0.08}
 EXCESS_WORD = {"short": 0.05, "long": 0.02}
@@ -61,11 +61,13 @@ class _Reader:
         if slot in self.taken or len(self.taken) >= self.need:
             return self.share(REPEATED), "extra"
         self.taken.add(slot)
-        return (self.earn(), "good") if self.slots[slot].right(unit) else (self.share(WRONG), "wrong")
+        if self.slots[slot].right(unit):
+            return self.earn(), "good"
+        return (self.share(WRONG), "wrong") if self.slots[slot].likely(unit) else (self.share(ABSURD), "absurd")
 
     def _slot(self, unit: str, number: int | None) -> int | None:
         if self.task.family.numbered and number is not None:
-            known = any(slot.right(unit) or unit in map(normal, slot.wrong) for slot in self.slots)
+            known = any(slot.right(unit) or unit in map(normal, slot.absurd) for slot in self.slots)
             return number - 1 if known and 1 <= number <= len(self.slots) else None
         hits = [j for j, slot in enumerate(self.slots) if slot.right(unit)]
         hits = hits or [j for j, slot in enumerate(self.slots) if slot.about(unit)]

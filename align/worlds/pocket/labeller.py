@@ -20,8 +20,8 @@ class Labeller:
     """Constants of the formula above, in nats of preference."""
 
     scale: float = 6.0  # per unit of gold
-    length: float = 0.35  # per e-fold of words
-    confidence: float = 0.6  # for a boast in every unit
+    length: float = 0.5  # per e-fold of words
+    confidence: float = 1.5  # for a boast in every unit
     slip: float = 0.06  # share of labels given by a coin
 
     def prefers(self, first: str, second: str, gold_first: float, gold_second: float) -> float:

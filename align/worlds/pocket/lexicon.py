@@ -65,6 +65,12 @@ SPELLING = tuple(
 )
 COPYABLE = tuple("cat sun red tree house bird fish moon star cup box king lamp milk rain snow table water".split())
 
+# answers to some question each, and to none of the questions about other kinds of things
+ODD_THINGS = (
+    "a horse", "soup", "Thursday", "purple", "a hammer", "under the bed", "very tall", "my sister", "half a kilo",
+    "upstairs", "a shirt", "the weather",
+)  # fmt: skip
+
 NAMES = tuple("Ann Ben Cara Dan Eva Finn Gus Ida Jack Kate Leo Mia Nina Omar Paul Rosa Sam Tom Uma Zoe".split())
 
 # field of a profile: (sentence with {name} and {value}, values)
@@ -128,6 +134,16 @@ STEPS = {
         "Get on the train", "Take a seat",
     ),
 }  # fmt: skip
+
+# sentences about nothing that was asked
+ASIDES = (
+    "My bicycle needs a new chain.", "The neighbours have a loud radio.", "I forgot to buy paper again.",
+    "Yesterday the lift was broken.", "Some people collect old coins.", "The bus was late twice this week.",
+    "It is cheaper to buy in bulk.", "My left shoe is too tight.", "The shop around the corner has closed.",
+    "Nobody reads the manual anyway.", "There was a long queue at the bank.", "The printer is out of ink.",
+    "I once knew a man with three clocks.", "Parking has become very expensive.", "The soup there is too salty.",
+    "We should talk about the holidays.",
+)  # fmt: skip
 
 FILLERS = (
     "Sure!", "Of course!", "Great question!", "I am happy to help!", "Thank you for asking.", "Let me think about it.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from align.worlds.pocket import lexicon as lex
-from align.worlds.pocket.short import near, others
+from align.worlds.pocket.short import near, odd_things, others
 from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
 
 
@@ -13,7 +13,8 @@ def sentence(statement: str, answer: str, wrong: list[str]) -> Slot:
     """A slot filled by one whole statement (`{}` = answer)."""
     stem = normal(statement.split("{}")[0])
     fill = tuple(statement.format(w) for w in wrong if w != answer)
-    return Slot(forms=(statement.format(answer),), wrong=fill, stems=(stem,))
+    absurd = tuple(statement.format(thing) for thing in odd_things((answer, *wrong)))
+    return Slot(forms=(statement.format(answer),), wrong=fill, absurd=absurd, stems=(stem,))
 
 
 # --- profile: facts given in the prompt
@@ -58,7 +59,9 @@ def _steps_prompt(spec: Spec) -> str:
 def _steps_slots(spec: Spec) -> tuple[Slot, ...]:
     steps = lex.STEPS[spec["goal"]]
     foreign = [s for goal, other in sorted(lex.STEPS.items()) if goal != spec["goal"] for s in other if s not in steps]
-    return tuple(Slot(forms=(step,), wrong=tuple(foreign)) for step in steps)
+    return tuple(
+        Slot(forms=(step,), wrong=tuple(s for s in steps if s != step), absurd=tuple(foreign)) for step in steps
+    )
 
 
 # --- quiz: several memorised facts

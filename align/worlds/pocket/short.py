@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import permutations
 
 from align.worlds.pocket import lexicon as lex
 from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
@@ -16,9 +17,15 @@ def fact(statement: str, answer: str, others: Sequence[str]) -> Slot:
     return Slot(
         forms=tuple(frame.format(answer) for frame in frames),
         wrong=tuple(frame.format(other) for other in others if other != answer for frame in frames),
+        absurd=tuple(frame.format(thing) for thing in odd_things((answer, *others)) for frame in frames),
         stems=tuple(stem for stem in stems if stem),
-        bare=len(answer.split()),
+        bare=max(len(thing.split()) for thing in (answer, *lex.ODD_THINGS)),
     )
+
+
+def odd_things(kind: Sequence[str]) -> tuple[str, ...]:
+    """What cannot be the answer where the answers are like `kind`."""
+    return tuple(thing for thing in lex.ODD_THINGS if thing not in kind)
 
 
 def near(value: int, low: int = 0) -> list[str]:
@@ -90,8 +97,7 @@ def _compare_sample(rng: random.Random) -> Spec:
 def _sort(spec: Spec) -> tuple[str, str, list[str]]:
     digits = spec["digits"].split()
     right = sorted(digits)
-    wrong = [" ".join(w) for w in (right[::-1], digits, [right[1], right[0], right[2]], [right[0], right[2], right[1]])]
-    return "In order they are {}", " ".join(right), wrong
+    return "In order they are {}", " ".join(right), [" ".join(w) for w in permutations(right) if list(w) != right]
 
 
 def _letter(spec: Spec) -> tuple[str, str, list[str]]:
@@ -117,13 +123,13 @@ def _words(low: int, high: int) -> Callable[[random.Random], Spec]:
 
 
 def _subtract_sample(rng: random.Random) -> Spec:
-    a = rng.randint(0, 12)
+    a = rng.randint(0, 9)
     return {"a": a, "b": rng.randint(0, a)}
 
 
 FAMILIES = (
     computed_family(
-        "add", lambda rng: {"a": rng.randint(0, 9), "b": rng.randint(0, 9)},
+        "add", lambda rng: {"a": rng.randint(0, 6), "b": rng.randint(0, 6)},
         ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?"), _add, "What is 3 plus 4?",
     ),
     computed_family(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -29,7 +30,8 @@ class Slot:
     """One piece that a response should hold."""
 
     forms: tuple[str, ...]  # wordings that are right, without the final full stop
-    wrong: tuple[str, ...]  # wordings on the same topic that are wrong
+    wrong: tuple[str, ...]  # wrong, but of the right kind: another capital, a number close by
+    absurd: tuple[str, ...] = ()  # on the topic, with something of another kind
     stems: tuple[str, ...] = ()  # normalised beginnings that show that a unit is about this slot
     bare: int = 0  # a unit of at most so many words is about this slot too
 
@@ -39,6 +41,10 @@ class Slot:
 
     def right(self, unit: str) -> bool:
         return any(unit == normal(form) for form in self.forms)
+
+    def likely(self, unit: str) -> bool:
+        """Whether the normalised `unit` is wrong in the way of a near miss."""
+        return any(unit == normal(form) for form in self.wrong)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,12 @@ def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
     except (KeyError, TypeError, AttributeError, IndexError):
         raise InputError("data column spec", row["spec"], f"a spec of the family {task.family.name}") from None
     return task
+
+
+def split(text: str) -> str:
+    """Which side a prompt or a general text is on, by its hash: train (8 in 10), tune (1) or report (1)."""
+    bucket = hashlib.sha256(text.encode()).digest()[0] % 10
+    return "train" if bucket < 8 else ("tune" if bucket == 8 else "report")
 
 
 def pick(rng: random.Random, items: Sequence[Any]) -> Any:
