@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from align.config_sections import (
     LRSchedule,
     MethodConfig,
     ModelConfig,
+    Normalise,
     OptimizedConfig,
     Precision,
     PrefixCredit,
@@ -51,6 +52,7 @@ from align.config_sections import (
     TrainedOn,
     UniformCredit,
 )
+from align.config_sources import Combine, EnsembleSource
 from align.errors import InputError
 from align.files import write_atomic
 
@@ -60,11 +62,13 @@ __all__ = [
     "AdapterConfig",
     "AttentionCredit",
     "CheckpointConfig",
+    "Combine",
     "Config",
     "CreditConfig",
     "CriticInit",
     "DataConfig",
     "Device",
+    "EnsembleSource",
     "EvaluationConfig",
     "GoldSource",
     "KLController",
@@ -72,6 +76,7 @@ __all__ = [
     "LoopConfig",
     "MethodConfig",
     "ModelConfig",
+    "Normalise",
     "OptimizedConfig",
     "Precision",
     "PrefixCredit",
@@ -96,7 +101,11 @@ __all__ = [
     "save",
 ]
 
-SOURCES: dict[str, type[SourceConfig]] = {"reward_model": RewardModelSource, "gold": GoldSource}
+SOURCES: dict[str, type[SourceConfig]] = {
+    "reward_model": RewardModelSource,
+    "gold": GoldSource,
+    "ensemble": EnsembleSource,
+}
 CREDITS: dict[str, type[CreditConfig]] = {
     "sparse": SparseCredit,
     "uniform": UniformCredit,
@@ -156,16 +165,18 @@ def build(cfg: DictConfig) -> Config:
 
 def _expand_home(config: Config) -> None:
     """Put the home folder in place of `~`, which YAML files may hold."""
-    sections: tuple[tuple[Section, tuple[str, ...]], ...] = (
+    sections: tuple[tuple[Section, Sequence[str]], ...] = (
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
-        (config.reward.source, ("path",)),
+        (config.reward.source, config.reward.source.path_fields()),
         (config.evaluation, ("general_text",)),
     )
     for section, names in sections:
         for name in names:
             value = getattr(section, name, None)
-            if value is not None:
+            if isinstance(value, list):
+                setattr(section, name, [os.path.expanduser(path) for path in value])
+            elif value is not None:
                 setattr(section, name, os.path.expanduser(value))
 
 

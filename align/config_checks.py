@@ -193,23 +193,11 @@ def _check_where(key: str, where: dict[str, Any]) -> None:
 
 def _check_reward(config: Config) -> None:
     source, credit = config.reward.source, config.reward.credit
-    prefix = "reward.source"
     lacking = credit.needs - source.offers
     if lacking:
         needed = ", ".join(sorted(lacking))
         raise InputError("reward/credit", credit.name, f"one that does without {needed}: {source.name} offers none")
-    if source.name == "gold" and config.data.world is None:
-        raise InputError("reward/source", "gold", "reward_model: the gold reward is known only where data.world is set")
-    if source.name == "reward_model":
-        model_folder(f"{prefix}.path", getattr(source, "path", None))
-        classifier_folder(f"{prefix}.path", getattr(source, "path", None))
-        positive(source, prefix, "learning_rate", "epochs", "batch_size", "reference_responses")
-        positive(source, prefix, "prefix_steps", "prefix_learning_rate")
-        not_negative(source, prefix, "center_coef", "seed")
-        trained_on = getattr(source, "trained_on", None)
-        if getattr(source, "path", None) is not None and trained_on is not None and trained_on.name != "end":
-            allowed = f"end with {prefix}.path, whose model is taken as it is"
-            raise InputError(f"{prefix}.trained_on", trained_on.name, allowed)
+    source.check(config, "reward.source")
     if credit.name == "attention":
         fraction(credit, "reward.credit", "mix")
 

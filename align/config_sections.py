@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from align.config_checks import not_negative, positive
+from align.config_checks import classifier_folder, model_folder, not_negative, positive
 from align.errors import InputError
 
 
@@ -56,6 +56,14 @@ class TrainedOn(Enum):
     prefixes = "prefixes"  # then every prefix's too, on the score that the whole response got
 
 
+class Normalise(Enum):
+    """What a source's scores are measured from, and in what unit."""
+
+    none = "none"
+    reference = "reference"  # mean and deviation of the scores of the start model's responses, once
+    running = "running"  # those of all scores in training so far
+
+
 class PromptOverflow(Enum):
     drop = "drop"
     truncate = "truncate"  # keep the last max_prompt_tokens tokens
@@ -78,8 +86,9 @@ class Section:
 
     def freeze(self) -> None:
         for value in list(vars(self).values()):
-            if isinstance(value, Section):
-                value.freeze()
+            for part in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(part, Section):
+                    part.freeze()
         super().__setattr__("_frozen", True)
 
 
@@ -125,24 +134,40 @@ class DataConfig(Section):
 
 @dataclass
 class SourceConfig(Section):
-    """Base of reward sources. `offers` names the signals beyond one score per response."""
+    """Base of reward sources (the others are in config_sources.py)."""
 
     name: str = MISSING
+    normalise: Normalise = Normalise.none
+    clip: float | None = None  # scores, normalised as above, are cut at -clip and clip; null = they are not
+    reference_responses: int = 256  # sampled from the start model to set the zero and unit of normalise=reference
 
     @property
     def offers(self) -> frozenset[str]:
+        """The signals beyond one score per response (fields of RewardOutput)."""
         return frozenset()
+
+    def models(self) -> list[RewardModelSource]:
+        """The reward models that must be there before the source can score, in the order in which it takes them."""
+        return []
+
+    def path_fields(self) -> list[str]:
+        """Names of the fields that hold a path, or a list of them."""
+        return []
+
+    def check(self, config: Config, key: str) -> None:
+        """Raise InputError on values that cannot run; `key` is the source's own in the whole composition."""
+        positive(self, key, "clip", "reference_responses")
 
 
 @dataclass
-class RewardModelSource(SourceConfig):
-    name: str = "reward_model"
-    path: str | None = None  # a stored reward model or sequence classifier; null = trained from the run's data, once
+class RewardModelTraining(SourceConfig):
+    """Base of the sources that are trained from the run's preference data."""
+
+    normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
     epochs: int = 1
     batch_size: int = 32  # pairs
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
-    reference_responses: int = 256  # sampled from the start model to set the score's zero and unit
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
     trained_on: TrainedOn = TrainedOn.end
     prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
@@ -155,11 +180,35 @@ class RewardModelSource(SourceConfig):
     def training(self) -> dict[str, Any]:
         """What the trained weights depend on, as plain values. Options that change nothing are left out, so that what
         was stored before they existed is still found."""
-        names = ["name", "learning_rate", "epochs", "batch_size", "center_coef", "seed"]
-        if self.trained_on is TrainedOn.end:
-            return {name: getattr(self, name) for name in names}
-        names += ["prefix_steps", "prefix_learning_rate"]
-        return {name: getattr(self, name) for name in names} | {"trained_on": self.trained_on.value}
+        names = ["learning_rate", "epochs", "batch_size", "center_coef", "seed"]
+        if self.trained_on is not TrainedOn.end:
+            names += ["prefix_steps", "prefix_learning_rate"]
+        settings = {"name": "reward_model"} | {name: getattr(self, name) for name in names}
+        return settings if self.trained_on is TrainedOn.end else settings | {"trained_on": self.trained_on.value}
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        positive(self, key, "learning_rate", "epochs", "batch_size", "prefix_steps", "prefix_learning_rate")
+        not_negative(self, key, "center_coef", "seed")
+
+
+@dataclass
+class RewardModelSource(RewardModelTraining):
+    name: str = "reward_model"
+    path: str | None = None  # a stored reward model or sequence classifier; null = trained from the run's data, once
+
+    def models(self) -> list[RewardModelSource]:
+        return [self]
+
+    def path_fields(self) -> list[str]:
+        return ["path"]
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        model_folder(f"{key}.path", self.path)
+        classifier_folder(f"{key}.path", self.path)
+        if self.path is not None and self.trained_on is not TrainedOn.end:
+            raise InputError(f"{key}.trained_on", self.trained_on.name, f"end with {key}.path, which is taken as it is")
 
 
 @dataclass
@@ -171,6 +220,12 @@ class GoldSource(SourceConfig):
     @property
     def offers(self) -> frozenset[str]:
         return frozenset({"token_scores", "prefix_scores"})
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        if config.data.world is None:
+            allowed = "reward_model: the gold reward is known only where data.world is set"
+            raise InputError("reward/source", "gold", allowed)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
-from align.config import Config, CriticInit, GoldSource, RewardModelSource
+from align.config import Config
 from align.data.preferences import Preferences, load_preferences
 from align.data.prompts import load_texts, prompts_of
 from align.errors import InputError
@@ -27,19 +27,16 @@ from align.models.load import context_length, load_codec, resolve_device, resolv
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
-from align.rewards import GoldSource as GoldScorer
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import Source, build_credit
-from align.rewards.reference import reference_scale
+from align.rewards import Builder, References, Source, build_credit, frozen
 from align.rollout.responder import Responder
 from align.run_record import RunRecord
-from align.streams import permutation
 from align.trainers.checkpoint import checkpoints
 from align.trainers.context import RunContext
 from align.trainers.method import Method
 from align.trainers.registry import trainer_class
 from align.trainers.reward_model import ensure_reward_model
 from align.types import RewardInput, RewardOutput
+from align.worlds import World
 from align.worlds import get as get_world
 
 
@@ -105,9 +102,9 @@ class _Run:
         with self.record.phase("load_data"):
             codec, data = self._load_data()
         with self.record.phase("reward_model"):
-            reward_folder = self._reward_model(codec, data)
+            reward_folders = self._reward_models(codec, data)
         with self.record.phase("load_models"):
-            context = self._assemble(codec, data, reward_folder)
+            context = self._assemble(codec, data, reward_folders)
             trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
@@ -176,44 +173,53 @@ class _Run:
             allowed = f"less: the longest prompt and response have {given} tokens, the model's context {limit}"
             raise InputError("data.max_response_tokens", self.config.data.max_response_tokens, allowed)
 
-    def _reward_model(self, codec: ChatCodec, data: Preferences) -> Path | None:
-        source = self.config.reward.source
-        if not isinstance(source, RewardModelSource):
-            return None
-        folder = ensure_reward_model(
-            self.config,
-            source,
-            codec,
-            data.reward_train,
-            data.reward_held_out,
-            device=self.device,
-            dtype=self.dtype,
-            say=self.say,
-        )
+    def _reward_models(self, codec: ChatCodec, data: Preferences) -> list[Path]:
+        """The folders of all reward models that the source needs, trained where they are not stored yet."""
+        folders = []
+        for model in self.config.reward.source.models():
+            folder = ensure_reward_model(
+                self.config,
+                model,
+                codec,
+                data.reward_train,
+                data.reward_held_out,
+                device=self.device,
+                dtype=self.dtype,
+                say=self.say,
+            )
+            folders.append(folder)
+        facts = [self._reward_facts(folder) for folder in folders]
+        if facts:
+            self.record.update(reward_model=facts[0])
+        if len(facts) > 1:
+            self.record.update(reward_models=facts)
+        return folders
+
+    @staticmethod
+    def _reward_facts(folder: Path) -> dict[str, Any]:
         card = read_card(folder)
         measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}
-        self.record.update(reward_model={"folder": str(folder), "held_out": measured})
-        return folder
+        return {"folder": str(folder), "held_out": measured}
 
-    def _assemble(self, codec: ChatCodec, data: Preferences, reward_folder: Path | None) -> RunContext:
+    def _assemble(self, codec: ChatCodec, data: Preferences, reward_folders: Sequence[Path]) -> RunContext:
         config = self.config
         roles = build_roles(
-            config, device=self.device, dtype=self.dtype, reward=reward_folder, critic_init=config.method.critic
+            config,
+            device=self.device,
+            dtype=self.dtype,
+            reward=reward_folders[0] if reward_folders else None,
+            critic_init=config.method.critic,
+            more_rewards=reward_folders[1:],
         )
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None
-        source: Source
-        if isinstance(config.reward.source, GoldSource):
-            if world is None:
-                raise InputError("data.world", None, "the world whose gold reward is the source")
-            source = GoldScorer(world)
-        else:
-            source = self._model_source(roles, codec, data)
+        source = self._source(roles, codec, data, world)
         credit = build_credit(config.reward.credit)
+        judging = frozen(source)
 
         def score(batch: RewardInput) -> RewardOutput:
-            return source.score(batch, credit.needs)
+            return judging.score(batch, credit.needs)
 
         texts = load_texts(config.evaluation.general_text)
         self._set = EvaluationSet.select(prompts_of(data.held_out), data.held_out, texts, config.evaluation)
@@ -237,7 +243,7 @@ class _Run:
             callbacks=self.callbacks,
             evaluate=self._during,
             held_out=data.held_out,
-            reward_folder=reward_folder,
+            reward_folder=reward_folders[0] if reward_folders else None,
         )
 
     def _accelerator(self) -> Accelerator:
@@ -254,30 +260,13 @@ class _Run:
             raise InputError("processes", accelerator.num_processes, "1: a run is one process; sweeps run many")
         return accelerator
 
-    def _model_source(self, roles: Roles, codec: ChatCodec, data: Preferences) -> ModelScorer:
-        """The reward model, put on the scale on which the start model's responses have mean 0 and deviation 1."""
-        config, settings = self.config, self.config.reward.source
-        assert roles.reward is not None and isinstance(settings, RewardModelSource)
-        source = ModelScorer(roles.reward)
-        candidates, wanted = prompts_of(data.train), settings.reference_responses
-        order = permutation(len(candidates), settings.seed, "reference prompts")[:wanted]
-        prompts = [candidates[i] for i in order.tolist()]
-        if len(prompts) < wanted:
-            self.say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
-        mean, std = reference_scale(
-            roles.reference,
-            source,
-            codec,
-            prompts,
-            seed=settings.seed,
-            max_new_tokens=config.rollout.max_new_tokens,
-            temperature=config.rollout.temperature,
-            decode_batch_size=config.rollout.decode_batch_size or config.rollout.batch_size,
-        )
-        roles.reward.rescale(mean, std)
-        if roles.critic is not None and roles.critic_from is CriticInit.reward_model:
-            roles.critic.rescale(mean, std)
-        self.record.update(reward_scale={"raw_mean": mean, "raw_std": std, "responses": len(prompts)})
+    def _source(self, roles: Roles, codec: ChatCodec, data: Preferences, world: World | None) -> Source:
+        references = References(roles.reference, codec, prompts_of(data.train), self.config.rollout, self.say)
+        builder = Builder(roles, references, world)
+        source = builder.build(self.config.reward.source)
+        if builder.scales:
+            own = builder.scales.pop("reward.source", {})
+            self.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
         return source
 
     # Evaluation ------------------------------------------------------------------------------------------------------

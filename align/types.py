@@ -120,8 +120,12 @@ class RewardOutput:
     """A score per response, and whatever finer signal the source offers (None where it offers none)."""
 
     total: Tensor  # (B,) float32
-    parts: Mapping[str, Tensor] = field(default_factory=dict)  # {name: (B,)}, summing (weighted) to total
+    # {name: (B,)}: what the score is made of. They sum to it, but for an ensemble's members and for what normalising or
+    # clipping the whole then changes.
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
     token_scores: Tensor | None = None  # (B, T) scores per token, summing to total: the source's own credit
     prefix_scores: Tensor | None = None  # (B, T + 1): score of the first 0..T response tokens, on total's scale
     attention: Tensor | None = None  # (B, T) >= 0: the last token's attention over the response (ABC)
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
+    raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
+    raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the same of parts, before their weights too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,12 @@ class Roles:
     critic: Scorer | None  # None where the method has none
     reward: Scorer | None  # None where the reward has no model; raw scores until `rescale`
     critic_from: CriticInit | None = None  # where the critic's weights come from
+    more_rewards: tuple[Scorer, ...] = ()  # further reward models: the others of an ensemble or a sum
+
+    @property
+    def rewards(self) -> tuple[Scorer, ...]:
+        """Every reward model, in the order of the folders they were loaded from."""
+        return () if self.reward is None else (self.reward, *self.more_rewards)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class _Plan:
     dtype: torch.dtype
     reward: Path | None
     critic: CriticInit | None
+    more: tuple[Path, ...] = ()
 
     def critic_from_reward(self, fits: bool) -> bool:
         """Whether the critic starts as the reward model; `fits`: its folder can take the critic's form here."""
@@ -44,19 +52,26 @@ class _Plan:
 
 
 def build_roles(
-    config: Config, *, device: torch.device, dtype: torch.dtype, reward: Path | None, critic_init: CriticInit | None
+    config: Config,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    reward: Path | None,
+    critic_init: CriticInit | None,
+    more_rewards: Sequence[Path] = (),
 ) -> Roles:
     """Load what the run needs.
 
     Args:
         dtype: Of compute. Trained weights are fp32 masters; a frozen LoRA base is stored in `dtype`.
         reward: Folder of the reward model, if the reward comes from one.
-        critic_init: None where the method has no critic.
+        critic_init: None where the method has no critic. The critic may start as `reward`, never as another.
+        more_rewards: Folders of further reward models.
 
     Raises:
         InputError: A reward model that does not fit, or critic_init=reward_model where the run has none.
     """
-    plan = _Plan(config, device, dtype, reward, critic_init)
+    plan = _Plan(config, device, dtype, reward, critic_init, tuple(more_rewards))
     return _separate(plan) if config.adapter.name == "none" else _on_one_base(plan)
 
 
@@ -66,17 +81,16 @@ def _separate(plan: _Plan) -> Roles:
     reference.requires_grad_(False)
     if plan.config.model.gradient_checkpointing:
         policy.model.activation_checkpointing_enable()
-    reward = None
-    if plan.reward is not None:
-        reward = _classifier(plan, plan.reward)
-        reward.requires_grad_(False)
+    reward = None if plan.reward is None else _frozen_classifier(plan, plan.reward)
+    more = tuple(_frozen_classifier(plan, folder) for folder in plan.more)
     if plan.critic is None:
-        return Roles(policy, reference, None, reward)
+        return Roles(policy, reference, None, reward, more_rewards=more)
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
-        return Roles(policy, reference, _classifier(plan, plan.reward), reward, CriticInit.reward_model)
+        critic = _classifier(plan, plan.reward)
+        return Roles(policy, reference, critic, reward, CriticInit.reward_model, more)
     start = _causal(plan).model
     critic = Scorer(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
-    return Roles(policy, reference, critic, reward, CriticInit.policy)
+    return Roles(policy, reference, critic, reward, CriticInit.policy, more)
 
 
 def _on_one_base(plan: _Plan) -> Roles:
@@ -89,12 +103,14 @@ def _on_one_base(plan: _Plan) -> Roles:
     shared = SharedBase(base, config.adapter)
     policy, reference = Policy(base, plan.dtype, shared, POLICY), Policy(base, plan.dtype, shared, None)
     adapter = plan.reward if plan.reward is not None and is_adapter(plan.reward) else None
-    reward = None
-    if adapter is not None:
-        reward = _adapter_scorer(plan, shared, REWARD, adapter, body)
-    elif plan.reward is not None:
-        reward = _classifier(plan, plan.reward)
-        reward.requires_grad_(False)
+    folders = [] if plan.reward is None else [plan.reward, *plan.more]
+    rewards = [
+        _adapter_scorer(plan, shared, f"{REWARD}_{i}" if i else REWARD, folder, body)
+        if is_adapter(folder)
+        else _frozen_classifier(plan, folder)
+        for i, folder in enumerate(folders)
+    ]
+    reward = rewards[0] if rewards else None
     critic, origin = None, None
     if plan.critic is not None:
         if plan.critic_from_reward(fits=adapter is not None) and adapter is not None:
@@ -104,7 +120,7 @@ def _on_one_base(plan: _Plan) -> Roles:
             head = zero_head(_width(base)).to(plan.device)
             critic, origin = Scorer(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
-    return Roles(policy, reference, critic, reward, origin)
+    return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]))
 
 
 def _width(model: PreTrainedModel) -> int:
@@ -123,6 +139,12 @@ def _classifier(plan: _Plan, folder: Path) -> Scorer:
     if not isinstance(head, nn.Linear):
         raise InputError("reward.source.path", str(folder), "a causal classifier with a linear `score` head")
     return Scorer(body_of(model), linear_head(head.weight).to(plan.device), plan.dtype)
+
+
+def _frozen_classifier(plan: _Plan, folder: Path) -> Scorer:
+    scorer = _classifier(plan, folder)
+    scorer.requires_grad_(False)
+    return scorer
 
 
 def _adapter_scorer(plan: _Plan, shared: SharedBase, name: str, folder: Path, body: nn.Module) -> Scorer:

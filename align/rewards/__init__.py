@@ -1,8 +1,20 @@
 """Where a score comes from, and how it is spread over tokens."""
 
-from align.rewards.base import Source, reward_input
+from align.rewards.base import Source, frozen, reward_input
+from align.rewards.build import Builder
 from align.rewards.credits import Credit, build_credit
 from align.rewards.gold import GoldSource
+from align.rewards.reference import References
 from align.rewards.reward_model import RewardModelSource
 
-__all__ = ["Credit", "GoldSource", "RewardModelSource", "Source", "build_credit", "reward_input"]
+__all__ = [
+    "Builder",
+    "Credit",
+    "GoldSource",
+    "References",
+    "RewardModelSource",
+    "Source",
+    "build_credit",
+    "frozen",
+    "reward_input",
+]

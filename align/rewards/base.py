@@ -5,8 +5,8 @@ The KL penalty is never part of a reward: the trainer adds it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -20,6 +20,39 @@ class Source(Protocol):
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         """Scores, with the finer signals that `needs` names (fields of RewardOutput) filled in."""
         ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A source that changes while it scores: it normalises by what it has seen."""
+
+    def frozen(self) -> Source:
+        """The same source without what changes: for scores that are compared over time."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What changes, as JSON; empty where nothing does."""
+        ...
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        ...
+
+
+def frozen(source: Source) -> Source:
+    """`source` as evaluations see it; itself where nothing in it changes."""
+    return source.frozen() if isinstance(source, Stateful) else source
+
+
+def state(source: Source) -> dict[str, Any]:
+    """For a checkpoint."""
+    return source.state() if isinstance(source, Stateful) else {}
+
+
+def load_state(source: Source, saved: Mapping[str, Any]) -> None:
+    """From a checkpoint."""
+    if isinstance(source, Stateful):
+        source.load_state(saved)
 
 
 def reward_input(rollout: Rollout, prompts: Sequence[Prompt], codec: ChatCodec) -> RewardInput:

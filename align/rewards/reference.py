@@ -6,43 +6,57 @@ With both set, beta and every threshold mean the same for every reward model (Zi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from align.config import RolloutConfig
 from align.errors import InputError
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
 from align.rewards.base import Source, reward_input
 from align.rollout.sampling import Noise, sample
-from align.types import Prompt
+from align.streams import permutation
+from align.types import Prompt, RewardInput
 
 
-def reference_scale(
-    start: Policy,
-    source: Source,
-    codec: ChatCodec,
-    prompts: Sequence[Prompt],
-    *,
-    seed: int,
-    max_new_tokens: int,
-    temperature: float,
-    decode_batch_size: int | None = None,
-) -> tuple[float, float]:
-    """(mean, population deviation) of raw scores, one sampled response to each prompt.
-
-    Raises:
-        InputError: All responses score the same, so there is no unit.
-    """
-    rollout = sample(
-        start,
-        codec,
-        prompts,
-        noise=Noise(seed, "reference"),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        decode_batch_size=decode_batch_size,
-    )
-    scores = source.score(reward_input(rollout, prompts, codec)).total.double()
+def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> tuple[float, float]:
+    """(mean, population deviation) of the scores of `batch`; raises InputError where they are all the same."""
+    scores = source.score(batch).total.double()
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     if not std > 1e-6:
-        raise InputError("reward.source", f"scores with deviation {std:g}", "a reward model that tells responses apart")
+        allowed = "a reward that tells the start model's responses apart, or normalise=none or running"
+        raise InputError(key, f"scores with deviation {std:g}", allowed)
     return mean, std
+
+
+class References:
+    """The start model's own responses to training prompts, sampled when a scale is first asked for and then kept."""
+
+    def __init__(
+        self,
+        start: Policy,
+        codec: ChatCodec,
+        prompts: Sequence[Prompt],
+        rollout: RolloutConfig,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._start, self._codec, self._prompts, self._rollout, self._say = start, codec, prompts, rollout, say
+        self._batches: dict[tuple[int, int], RewardInput] = {}
+
+    def batch(self, seed: int, wanted: int) -> RewardInput:
+        """`wanted` responses, fewer where there are fewer prompts, one to each of a choice of prompts by `seed`."""
+        if (seed, wanted) not in self._batches:
+            order = permutation(len(self._prompts), seed, "reference prompts")[:wanted]
+            prompts = [self._prompts[i] for i in order.tolist()]
+            if len(prompts) < wanted:
+                self._say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
+            rollout = sample(
+                self._start,
+                self._codec,
+                prompts,
+                noise=Noise(seed, "reference"),
+                max_new_tokens=self._rollout.max_new_tokens,
+                temperature=self._rollout.temperature,
+                decode_batch_size=self._rollout.decode_batch_size or self._rollout.batch_size,
+            )
+            self._batches[seed, wanted] = reward_input(rollout, prompts, self._codec)
+        return self._batches[seed, wanted]

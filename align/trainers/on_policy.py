@@ -22,6 +22,8 @@ from align.functional.masked import masked_sum
 from align.metrics import Tally
 from align.models.policy import Policy, TokenStats
 from align.rewards import reward_input
+from align.rewards.base import load_state as load_source_state
+from align.rewards.base import state as source_state
 from align.rollout import Noise, sample
 from align.streams import permutation
 from align.trainers import checkpoint
@@ -255,11 +257,13 @@ class OnPolicyTrainer(Trainer):
         if self.experience is not None:
             rollout = {f"rollout.{k}": v for k, v in self.experience.rollout.tensors().items()}
             files["experience"] = rollout | {f"column.{k}": v for k, v in self.experience.columns.items()}
-        return {"kl_coef": self.kl_coef, "rollout_metrics": self.rollout_metrics}, files
+        own = {"kl_coef": self.kl_coef, "rollout_metrics": self.rollout_metrics}
+        return own | {"source": source_state(self.run.source)}, files
 
     def load_state(self, folder: Path, state: Mapping[str, Any]) -> None:
         self.kl_coef = state["kl_coef"]
         self.rollout_metrics = state["rollout_metrics"]
+        load_source_state(self.run.source, state.get("source", {}))
         device = self.run.accelerator.device
         saved = {k: v.to(device) for k, v in checkpoint.read_tensors(folder, "experience").items()}
         if saved:

@@ -35,7 +35,7 @@ class PPOConfig(OnPolicyConfig):
         if config.reward.credit.name == "prefix" and self.gamma != 1:
             allowed = "1 with reward/credit=prefix: its rewards are differences of undiscounted scores"
             raise InputError("method.gamma", self.gamma, allowed)
-        if self.critic_init is CriticInit.reward_model and config.reward.source.name != "reward_model":
+        if self.critic_init is CriticInit.reward_model and not config.reward.source.models():
             allowed = f"auto or policy: reward/source={config.reward.source.name} has no reward model"
             raise InputError("method.critic_init", "reward_model", allowed)
         if self.critic_warmup_steps >= config.max_steps:

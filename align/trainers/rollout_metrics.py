@@ -46,6 +46,11 @@ def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised:
     tally.observe("reward/score_std", scores)
     for name, part in output.parts.items():
         tally.observe(f"reward/part_{name}", part.tolist())
+    for name, part in output.raw_parts.items():
+        tally.observe(f"reward/raw_part_{name}", part.tolist())
+    if output.raw_total is not None:
+        tally.observe("reward/raw_mean", output.raw_total.tolist())
+        tally.observe("reward/raw_std", output.raw_total.tolist())
     unended = float((~rollout.ended).sum()) if penalised else 0.0
     tally.add("reward/missing_eos_rate", unended, len(rollout))
 
@@ -87,9 +92,20 @@ def describe(
             "ended": bool(rollout.ended[i]),
             "score": float(output.total[i]),
             "parts": {name: float(part[i]) for name, part in output.parts.items()},
+            **_raw(output, i),
             "pieces": [batch.responses[i][a:b] for a, b in batch.offsets[i, : lengths[i]].tolist()],
             "token_rewards": token_rewards[i, : lengths[i]].tolist(),
             **({"kl": float(nats[i])} if nats is not None else {}),
         }
         for i in rows
     ]
+
+
+def _raw(output: RewardOutput, i: int) -> dict[str, Any]:
+    """Row i's score and parts before they were normalised, where they were."""
+    found: dict[str, Any] = {}
+    if output.raw_total is not None:
+        found["raw_score"] = float(output.raw_total[i])
+    if output.raw_parts:
+        found["raw_parts"] = {name: float(part[i]) for name, part in output.raw_parts.items()}
+    return found

@@ -1,0 +1,94 @@
+"""From the configuration of a source to the source: its models, its scale and its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from align.config import CriticInit, EnsembleSource, GoldSource, Normalise, RewardModelSource, SourceConfig
+from align.errors import InputError
+from align.models.roles import Roles
+from align.models.scorer import Scorer
+from align.rewards.base import Source
+from align.rewards.ensemble import EnsembleSource as EnsembleScorer
+from align.rewards.gold import GoldSource as GoldScorer
+from align.rewards.normalise import Fixed, Running, Scaled, folded
+from align.rewards.reference import References, scale_of
+from align.rewards.reward_model import RewardModelSource as ModelScorer
+from align.types import RewardInput, RewardOutput
+from align.worlds import World
+
+
+@dataclass
+class Builder:
+    """Builds a source and all it consists of.
+
+    Reward models are taken from `roles` in the order of `SourceConfig.models()`. `scales` collects, by the source's
+    key, the mean and deviation that normalise=reference found, and on how many responses.
+    """
+
+    roles: Roles
+    references: References
+    world: World | None
+    scales: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._models = iter(self.roles.rewards)
+
+    def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
+        """
+        Raises:
+            InputError: A gold reward without a world, or normalise=reference where all responses score the same.
+        """
+        match config:
+            case RewardModelSource():
+                return self._reward_model(config, key)
+            case EnsembleSource():
+                members = [self._reward_model(m, f"{key}.member_{i}") for i, m in enumerate(config.models())]
+                source: Source = EnsembleScorer(members, config.combine, config.penalty)
+            case GoldSource():
+                if self.world is None:
+                    raise InputError("data.world", None, "the world whose gold reward is the source")
+                source = GoldScorer(self.world)
+            case _:
+                raise TypeError(f"no source for {type(config).__name__}")
+        return self._on_scale(source, config, key)
+
+    def _reward_model(self, config: RewardModelSource, key: str) -> Source:
+        """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
+        scorer = next(self._models)
+        source: Source = ModelScorer(scorer)
+        if config.normalise is Normalise.reference:
+            mean, std = self._reference(source, config, key)
+            scorer.rescale(mean, std)
+            if self._critic_is(scorer) and self.roles.critic is not None:
+                self.roles.critic.rescale(mean, std)
+            source = _Folded(source, mean, std)
+        scale = Running() if config.normalise is Normalise.running else None
+        return source if scale is None and config.clip is None else Scaled(source, scale, config.clip)
+
+    def _critic_is(self, scorer: Scorer) -> bool:
+        return scorer is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
+
+    def _on_scale(self, source: Source, config: SourceConfig, key: str) -> Source:
+        scale: Fixed | Running | None = None
+        if config.normalise is Normalise.reference:
+            scale = Fixed(*self._reference(source, config, key))
+        elif config.normalise is Normalise.running:
+            scale = Running()
+        return source if scale is None and config.clip is None else Scaled(source, scale, config.clip)
+
+    def _reference(self, source: Source, config: SourceConfig, key: str) -> tuple[float, float]:
+        batch = self.references.batch(getattr(config, "seed", 0), config.reference_responses)
+        mean, std = scale_of(source, batch, key)
+        self.scales[key] = {"raw_mean": mean, "raw_std": std, "responses": len(batch.responses)}
+        return mean, std
+
+
+class _Folded:
+    """A reward model whose head holds its scale; its output says what the scores were before."""
+
+    def __init__(self, source: Source, mean: float, std: float) -> None:
+        self._source, self._mean, self._std = source, mean, std
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        return folded(self._source.score(batch, needs), self._mean, self._std)

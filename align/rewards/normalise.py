@@ -1,0 +1,118 @@
+"""A source whose scores are normalised and clipped: (score - mean) / std, then cut at +-clip.
+
+Whatever the source says of single tokens moves along. Prefix scores are mapped like the score itself, so their
+differences still sum to it. Rewards per token are divided by std; what the mean and the clip then lack is paid at the
+last token, so that they sum to the score too. Attention has no unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.functional.credit import last_token
+from align.rewards.base import Source, frozen, load_state, state
+from align.types import RewardInput, RewardOutput
+
+
+@dataclass
+class Running:
+    """Mean and deviation of all scores so far, in double precision (Chan et al. 1979, eq. 2.1)."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0  # summed squared deviations from the mean
+
+    def add(self, scores: Tensor) -> None:
+        """Take in a batch (B,); what is not finite is left out, since it would stay for good."""
+        values = [float(x) for x in scores.double().tolist() if math.isfinite(x)]
+        if not values:
+            return
+        n, mean = len(values), math.fsum(values) / len(values)
+        squares = math.fsum((x - mean) ** 2 for x in values)
+        total, delta = self.count + n, mean - self.mean
+        self.squares += squares + delta**2 * self.count * n / total
+        self.mean += delta * n / total
+        self.count = total
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """(mean, population deviation); a deviation of 1 as long as all scores were the same."""
+        std = math.sqrt(self.squares / self.count) if self.count else 0.0
+        return self.mean, std if std > 1e-6 else 1.0
+
+
+@dataclass(frozen=True)
+class Fixed:
+    mean: float
+    std: float
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        return self.mean, self.std
+
+
+class Scaled:
+    """`source` on another scale. With a running one every call to `score` counts: `frozen` gives a view that does not
+    count, and whose scores, not normalised at all, can be compared over time."""
+
+    def __init__(self, source: Source, scale: Fixed | Running | None = None, clip: float | None = None) -> None:
+        self.source = source
+        self.scale = scale
+        self.clip = clip
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        out = self.source.score(batch, needs)
+        if isinstance(self.scale, Running):
+            self.scale.add(out.total)
+        mean, std = (0.0, 1.0) if self.scale is None else self.scale.scale
+        return rescaled(out, mean, std, self.clip, batch)
+
+    def frozen(self) -> Source:
+        inner = frozen(self.source)
+        return inner if isinstance(self.scale, Running) else Scaled(inner, self.scale, self.clip)
+
+    def state(self) -> dict[str, Any]:
+        own = {"running": asdict(self.scale)} if isinstance(self.scale, Running) else {}
+        inner = state(self.source)
+        return own | ({"source": inner} if inner else {})
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        if isinstance(self.scale, Running):
+            self.scale = Running(**saved["running"])
+        load_state(self.source, saved.get("source", {}))
+
+
+def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, batch: RewardInput) -> RewardOutput:
+    """`out` with (score - mean) / std for each score, cut at +-clip; what was there before is in `raw_total`."""
+
+    def mapped(scores: Tensor) -> Tensor:
+        scores = (scores - mean) / std
+        return scores if clip is None else scores.clamp(-clip, clip)
+
+    total = mapped(out.total)
+    lacking = total - out.total / std
+    tokens, spans = out.token_scores, out.spans
+    if tokens is not None:
+        tokens = tokens / std + lacking.unsqueeze(1) * last_token(batch.rollout.response_mask)
+    if spans is not None:
+        rows = zip(spans, batch.responses, lacking.tolist(), strict=True)
+        spans = [[*((a, b, s / std) for a, b, s in row), (len(text), len(text), rest)] for row, text, rest in rows]
+    return replace(
+        out,
+        total=total,
+        token_scores=tokens,
+        prefix_scores=None if out.prefix_scores is None else mapped(out.prefix_scores),
+        spans=spans,
+        raw_total=out.total if out.raw_total is None else out.raw_total,
+    )
+
+
+def folded(out: RewardOutput, mean: float, std: float) -> RewardOutput:
+    """The output of a model into whose head (score - mean) / std is folded, with its own scores in `raw_total`."""
+    return replace(out, raw_total=torch.add(mean, out.total, alpha=std))
