@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from align.errors import InputError
+from align.metrics import METRICS
 
 if TYPE_CHECKING:
     from align.config_sections import Config
@@ -148,6 +149,7 @@ def check_all(config: Config) -> None:
     positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
     _check_evaluation(config)
     _check_tracking(config)
+    _check_callbacks(config)
     config.method.check(config)
 
 
@@ -214,6 +216,49 @@ def _check_tracking(config: Config) -> None:
     one_of(config.tracking, "tracking", "name", ("none", "wandb"))
     if config.tracking.name == "wandb":
         _installed("tracking", "wandb", "wandb")
+
+
+def _check_callbacks(config: Config) -> None:
+    if config.callbacks.tensorboard.enabled:
+        _installed("callbacks.tensorboard", "enabled", "tensorboard")
+    _check_early_stopping(config)
+    _check_retention(config)
+    for name, own in config.callbacks.own.items():
+        target = own.get("_target_") if isinstance(own, dict) else None
+        if (
+            not isinstance(target, str)
+            or not all(part.isidentifier() for part in target.split("."))
+            or "." not in target
+        ):
+            raise InputError(f"callbacks.own.{name}._target_", target, "module.Class, of a class that can be imported")
+
+
+def _check_early_stopping(config: Config) -> None:
+    stopping, prefix = config.callbacks.early_stopping, "callbacks.early_stopping"
+    positive(stopping, prefix, "kl_above", "reward_drop", "window")
+    for key, metric in (("kl_above", "kl/per_response_k1"), ("reward_drop", "reward/score_mean")):
+        limit = getattr(stopping, key)
+        sampled = config.method.name in METRICS[metric].methods
+        if limit is not None and not sampled and not config.evaluation.every_steps:
+            allowed = f"null, or evaluation.every_steps=N: {config.method.name} measures it at evaluations only"
+            raise InputError(f"{prefix}.{key}", limit, allowed)
+
+
+def _check_retention(config: Config) -> None:
+    retention, prefix = config.callbacks.retention, "callbacks.retention"
+    positive(retention, prefix, "every")
+    if retention.best is None:
+        return
+    if retention.best not in METRICS or METRICS[retention.best].level != "evaluation":
+        figures = [name for name, metric in METRICS.items() if metric.level == "evaluation"]
+        near = get_close_matches(str(retention.best), figures, n=3, cutoff=0.3) or figures[:3]
+        raise InputError(f"{prefix}.best", retention.best, f"a figure of the evaluation, such as {', '.join(near)}")
+    evaluated, saved = config.evaluation.every_steps, config.checkpoint.every_steps
+    if not evaluated or not saved or saved % evaluated:
+        given = f"{retention.best} with evaluation.every_steps={evaluated}, checkpoint.every_steps={saved}"
+        raise InputError(
+            f"{prefix}.best", given, "an evaluation at every checkpoint: the first a divisor of the second"
+        )
 
 
 def _installed(key: str, given: str, package: str) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from align.config import Config, build, load_unchecked
 from align.errors import InputError
 
-FREE = ("max_steps", "checkpoint.keep", "tracking")  # a section stands for its keys as well
+FREE = ("max_steps", "checkpoint.keep", "tracking", "callbacks")  # a section stands for its keys as well
 
 
 def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:

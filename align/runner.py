@@ -74,6 +74,7 @@ class _Run:
         precision, why = resolve_precision(config.precision, self.device)
         self.dtype = torch_dtype(precision)
         say(f"{config.method.name} in {folder}: {precision.value} on {self.device} ({why})")
+        self.callbacks = default_callbacks(config)  # the user's own are imported here, before anything is written
         self.checkpoint = self._checkpoint()
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
@@ -87,7 +88,6 @@ class _Run:
             seed=config.seed,
             resumed=config.resume is not None,
         )
-        self.callbacks = default_callbacks(config.tracking)
 
     def go(self) -> dict[str, Any]:
         try:
@@ -121,7 +121,8 @@ class _Run:
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
         result = {"before": before.summary, "after": after.summary, "stopped": trainer.stopped, "step": step}
         self.callbacks.on_end(result)
-        self.record.finish("finished", stopped=result["stopped"], step=result["step"])
+        lost = {"callbacks_failed": self.callbacks.failures} if self.callbacks.failures else {}
+        self.record.finish("finished", stopped=result["stopped"], step=result["step"], **lost)
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         return result | {"folder": str(self.folder)}

@@ -14,9 +14,10 @@ import pytest
 from rich.console import Console
 
 from align.__main__ import main
-from align.cli.summary import arm_names, arms
-from align.cli.table import markdown, print_table
+from align.cli.table import print_table
 from align.errors import RunError
+from align.report.summary import arm_names, arms
+from align.report.tables import markdown
 from align.worlds import resolve
 from tests import tiny
 

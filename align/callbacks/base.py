@@ -5,10 +5,14 @@ Callbacks observe; they never change training. Imports no torch.
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,17 @@ class Sample(TypedDict):
 
 
 class Callback:
-    """A listener; override the hooks of interest. Only the main process calls them."""
+    """A listener; override the hooks of interest. Only the main process calls them.
+
+    The one thing that a listener may ask for is an end: a run whose callback sets `stop` to a reason ends after the
+    step at hand, is evaluated, saved, and says why.
+    """
+
+    stop: str | None = None
+
+    def keeps(self, step: int) -> bool:
+        """Whether the checkpoint of `step` must stay on disk, though newer ones would push it out."""
+        return False
 
     def on_run_start(self, run: RunInfo) -> None:
         """Once, before anything else of the run. A resumed run has `run.start_step > 0`."""
@@ -64,11 +78,75 @@ class Callback:
         """Once, instead of `on_end`, where the run fails or is interrupted."""
 
 
+class Guest(Callback):
+    """Somebody else's code: where it raises, one line says so, and the run goes on without it."""
+
+    def __init__(self, name: str, callback: Callback) -> None:
+        self.name = name
+        self.failure: str | None = None
+        self._callback = callback
+
+    @property
+    def stop(self) -> str | None:  # type: ignore[override]
+        return None if self.failure else self._callback.stop
+
+    def keeps(self, step: int) -> bool:
+        return bool(self._call("keeps", step))
+
+    def on_run_start(self, run: RunInfo) -> None:
+        self._call("on_run_start", run)
+
+    def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
+        self._call("on_rollout", step, samples)
+
+    def on_step(self, record: Mapping[str, Any]) -> None:
+        self._call("on_step", record)
+
+    def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
+        self._call("on_evaluation", phase, step, summary)
+
+    def on_checkpoint(self, step: int, path: Path) -> None:
+        self._call("on_checkpoint", step, path)
+
+    def on_end(self, result: Mapping[str, Any]) -> None:
+        self._call("on_end", result)
+
+    def on_failure(self, error: BaseException) -> None:
+        self._call("on_failure", error)
+
+    def _call(self, hook: str, *arguments: Any) -> Any:
+        """The guest's own hook; nothing once it has failed."""
+        if self.failure is not None:
+            return None
+        try:
+            given = (copy.deepcopy(a) if isinstance(a, (dict, list)) else a for a in arguments)  # what others see stays
+            return getattr(self._callback, hook)(*given)
+        except Exception as error:
+            reason = (str(error).strip() or "no message").splitlines()[0]
+            self.failure = f"{self.name} failed in {hook} ({type(error).__name__}: {reason})"
+            logger.warning("%s; the run goes on without it", self.failure)
+            logger.debug("where it failed", exc_info=error)
+            return None
+
+
 class CallbackList(Callback):
     """Calls every callback in order."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = tuple(callbacks)
+
+    @property
+    def asked_to_stop(self) -> str | None:
+        """The first reason that a callback has to end the run; None where none has."""
+        return next((callback.stop for callback in self.callbacks if callback.stop is not None), None)
+
+    def keeps(self, step: int) -> bool:
+        return any(callback.keeps(step) for callback in self.callbacks)
+
+    @property
+    def failures(self) -> list[str]:
+        """What became of guests that failed, a line each."""
+        return [callback.failure for callback in self.callbacks if isinstance(callback, Guest) and callback.failure]
 
     def on_run_start(self, run: RunInfo) -> None:
         for callback in self.callbacks:

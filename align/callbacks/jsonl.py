@@ -39,7 +39,9 @@ def truncate_to(folder: Path, method: str, step: int) -> None:
 class JsonlCallback(Callback):
     """Writes every record as it comes, one whole line each; cuts the files back first where a run is resumed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, completions: bool = True) -> None:
+        """`completions`: whether sampled responses are kept as text."""
+        self._completions = completions
         self._files: dict[str, LineFile] = {}
         self._steps = ""
         self._evaluated: set[tuple[str, int]] = set()  # phase and step of the evaluations on file
@@ -55,7 +57,7 @@ class JsonlCallback(Callback):
         self._seconds_at = time.monotonic()
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        for sample in samples:
+        for sample in samples if self._completions else ():
             self._files[COMPLETIONS].append({"step": step, **sample})
 
     def on_step(self, record: Mapping[str, Any]) -> None:

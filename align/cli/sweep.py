@@ -1,4 +1,5 @@
-"""What a sweep leaves beside its jobs' folders: `summary.jsonl`, a line per job, failed ones too, and `summary.md`.
+"""What a sweep leaves beside its jobs' folders: `summary.jsonl`, a line per job, failed ones too, `summary.md`
+and `report.html`.
 
 Hydra calls `SweepSummary` in the process that ran the job, whichever launcher started it, also when the job failed.
 The table is made at the end, by `finish` in the process that started the sweep.
@@ -6,6 +7,7 @@ The table is made at the end, by `finish` in the process that started the sweep.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,7 @@ class SweepSummary(Callback):
         _remove_if_empty(folder)
 
     def _record(self, config: DictConfig, job_return: JobReturn, folder: Path) -> dict[str, Any]:
-        from align.cli.summary import figures_of
+        from align.report.summary import figures_of
 
         error = job_return._return_value if job_return.status is JobStatus.FAILED else None
         return {
@@ -85,13 +87,25 @@ def finish() -> list[dict[str, Any]]:
     global _earlier
     jobs = outcomes()
     if jobs and _folder is not None:
-        from align.cli.table import markdown, print_table
+        from align.cli.table import print_table
+        from align.report.tables import markdown
 
         write_atomic(_folder / FILE, "".join(dumps(record) + "\n" for record in jobs))
         _earlier = 0  # only this sweep's lines are left
         write_atomic(_folder / TABLE, markdown(jobs))
         print_table(jobs)
+        _report(_folder)
     return jobs
+
+
+def _report(folder: Path) -> None:
+    """The page beside the table; a sweep whose files cannot be read still has its table."""
+    from align.report import write_report
+
+    try:
+        print(f"report: {write_report(folder)}")
+    except Exception as error:
+        print(f"no report of {folder}: {one_line(error)}", file=sys.stderr)
 
 
 def discard() -> None:

@@ -1,4 +1,4 @@
-"""One run's folder as one self-contained HTML page: load -> data -> template."""
+"""Runs as one self-contained HTML page: load -> arms -> tables, curves, completions -> template."""
 
 from align.report.page import write_report
 

@@ -1,62 +1,137 @@
-"""Line charts as inline SVG: pure functions from numbers to markup. Colours and fonts are the style sheet's."""
+"""What is drawn: axes, ticks and curves as data for the page's script, and the same as a standing SVG file."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from markupsafe import Markup
+from align.report.series import AXES, Curve, Value
 
-WIDTH, HEIGHT = 360, 190  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 44, 20, 10, 24  # margins around the plot
 FLAT = 0.02  # least height of the vertical axis, relative to the values
-MAX_POINTS = 400  # drawn of a curve; longer ones are averaged in buckets
+UNITS = ((7200, 3600, "hours"), (600, 60, "minutes"), (0, 1, "seconds"))  # from how many seconds on, divisor, name
 
-Value = float | None
+Tick = tuple[float, str]
 
 
 @dataclass(frozen=True)
-class Series:
-    """One curve; None where there is no finite value."""
+class Axis:
+    """A horizontal axis: its range in the data's unit, its marks, its name."""
 
-    label: str
-    x: Sequence[float]
-    y: Sequence[Value]
-    spread: Sequence[Value] | None = None  # half the height of the band around it
+    low: float
+    high: float
+    ticks: list[Tick]
+    name: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing with what its tooltip needs."""
+    """One drawing. `axes` has one entry where there is nothing to choose."""
 
     title: str
     unit: str
-    note: str
-    svg: Markup
-    labels: tuple[str, ...]
-    points: dict[str, object]  # for the page's script: x, y per series, and the axes' ranges
+    curves: list[Curve]
+    axes: dict[str, Axis]
+    y: tuple[float, float]
+    y_ticks: list[Tick]
+    kind: str = "line"  # dots: points with whiskers, not joined; trail: points joined
+    note: str = ""
+    keyed: bool = True  # whether the colours are arms, which the page names once for all its charts
+    missing: list[str] = field(default_factory=list)  # arms that do not measure this
 
 
-def thin(series: Series, limit: int = MAX_POINTS) -> Series:
-    """The series with at most `limit` points, each the mean of a bucket of neighbours."""
-    n = len(series.x)
-    if n <= limit:
-        return series
-    cuts = [round(i * n / limit) for i in range(limit + 1)]
-    buckets = list(itertools.pairwise(cuts))
+def pack(charts: Sequence[Chart]) -> dict[str, Any]:
+    """The charts for the page's script; the x of an arm, which most of its curves share, is written once."""
+    shared: dict[int, int] = {}
+    xs: list[dict[str, Any]] = []
+    out = []
+    for one in charts:
+        curves = []
+        for curve in one.curves:
+            if id(curve.x) not in shared:
+                shared[id(curve.x)] = len(xs)
+                xs.append({axis: _short(values, 7) for axis, values in curve.x.items()})
+            curves.append(_packed(curve, shared[id(curve.x)]))
+        axes = {name: [a.low, a.high, a.ticks, a.name] for name, a in one.axes.items()}
+        out.append({"title": one.title, "kind": one.kind, "axes": axes, "y": [*one.y, one.y_ticks], "curves": curves})
+    return {"xs": xs, "charts": out}
 
-    def means(values: Sequence[Value]) -> list[Value]:
-        return [_mean(values[a:b]) for a, b in buckets]
 
-    spread = None if series.spread is None else means(series.spread)
-    return Series(series.label, [series.x[b - 1] for _, b in buckets], means(series.y), spread)
+def _packed(curve: Curve, x: int) -> dict[str, Any]:
+    band = {} if curve.low is None else {"low": _short(curve.low), "high": _short(curve.high or ())}
+    return {"label": curve.label, "colour": curve.colour, "x": x, "y": _short(curve.y), **band}
 
 
-def _mean(values: Iterable[Value]) -> Value:
-    known = [v for v in values if v is not None]
-    return sum(known) / len(known) if known else None
+def _short(values: Sequence[Value], digits: int = 5) -> list[Value]:
+    return [None if v is None else _integer(float(f"{v:.{digits}g}")) for v in values]
+
+
+def _integer(value: float) -> float:
+    return int(value) if value.is_integer() and abs(value) < 1e15 else value
+
+
+def chart(
+    title: str,
+    unit: str,
+    curves: Sequence[Curve | None],
+    *,
+    kind: str = "line",
+    note: str = "",
+    keyed: bool = True,
+    missing: Sequence[str] = (),
+    x_name: str | None = None,
+    marked: bool = True,
+    reach: Sequence[float] = (),
+) -> Chart | None:
+    """A chart of the curves that there are; None where there is none.
+
+    Args:
+        x_name: Of the one axis of curves that are not against steps.
+        marked: Whether that axis has numbers and a name.
+        reach: Values that the vertical axis holds in any case.
+    """
+    drawn = [c for c in curves if c is not None]
+    if not drawn:
+        return None
+    names = [x_name] if x_name is not None else list(AXES)
+    axes = {name: axis for name in names if (axis := _axis(drawn, name, marked)) is not None}
+    if not axes:
+        return None
+    low, high = _range(drawn, reach)
+    marks = ticks(low, high)
+    limits = (marks[0], marks[-1])
+    labels = [(v, label(v)) for v in marks]
+    return Chart(title, unit, drawn, axes, limits, labels, kind, note, keyed, list(missing))
+
+
+def _axis(drawn: Sequence[Curve], name: str, marked: bool) -> Axis | None:
+    values = [v for curve in drawn for v in curve.x.get(name, ()) if v is not None]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    if name not in AXES:
+        pad = (high - low) * 0.05 or 0.5
+        if not marked:  # places, not numbers
+            low, high = low - 0.5, high + 0.5
+        else:
+            low, high = low - pad if low < 0 else max(low - pad, 0.0), high + pad
+    if high <= low:
+        high = low + 1
+    scale, shown = 1.0, AXES.get(name, name) if marked else ""
+    if name == "seconds":
+        scale, shown = next((divisor, unit) for limit, divisor, unit in UNITS if high >= limit)
+    inside = [t for t in ticks(low / scale, high / scale) if marked and low <= t * scale <= high]
+    whole = name == "step"
+    return Axis(low, high, [(t * scale, label(t)) for t in inside if not whole or t == int(t)], shown)
+
+
+def _range(drawn: Sequence[Curve], reach: Sequence[float]) -> tuple[float, float]:
+    values = [v for c in drawn for side in (c.y, c.low or (), c.high or ()) for v in side if v is not None]
+    values += reach
+    low, high = min(values), max(values)
+    room = FLAT * max(abs(low), abs(high)) - (high - low)  # a curve that hardly moves looks flat, as it is
+    return (low - room / 2, high + room / 2) if room > 0 else (low, high)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -75,122 +150,12 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def line_chart(
-    title: str,
-    unit: str,
-    series: Sequence[Series],
-    *,
-    note: str = "",
-    floor: float | None = None,
-    dots: bool = False,
-) -> Chart | None:
-    """A chart of curves over steps, or None where none has a value.
-
-    Args:
-        floor: Smaller values are drawn here (for figures that fall far below in the first steps).
-        dots: Mark the points, for curves with few of them.
-    """
-    drawn = [_clip(thin(s), floor) for s in series if any(v is not None for v in s.y)]
-    if not drawn:
-        return None
-    y_ticks = ticks(*_range(drawn))
-    x_low, x_high = min(min(s.x) for s in drawn), max(max(s.x) for s in drawn)
-    box = (x_low, x_high if x_high > x_low else x_low + 1, y_ticks[0], y_ticks[-1])
-    parts = [_grid(y_ticks, box), _x_axis(box)]
-    for i, s in enumerate(drawn):
-        parts += [_band(s, box, i), _line(s, box, i), *(_dots(s, box, i) if dots else ())]
-    svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}<g class="hover"></g></svg>').format(
-        WIDTH, HEIGHT, f"{title} over steps", Markup("").join(parts)
-    )
-    plot = {"left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
-    points = {"x": [list(s.x) for s in drawn], "y": [_short(s.y) for s in drawn], "box": box, "plot": plot}
-    return Chart(title, unit, note, svg, tuple(s.label for s in drawn), points)
-
-
-def _short(values: Sequence[Value]) -> list[Value]:
-    return [None if v is None else float(f"{v:.5g}") for v in values]
-
-
-def _clip(s: Series, floor: float | None) -> Series:
-    if floor is None:
-        return s
-    return Series(s.label, s.x, [None if v is None else max(v, floor) for v in s.y], s.spread)
-
-
-def _range(drawn: Sequence[Series]) -> tuple[float, float]:
-    values = [v for s in drawn for v in s.y if v is not None]
-    for s in drawn:
-        for v, d in zip(s.y, s.spread or (), strict=False):
-            if v is not None and d is not None:
-                values += [v - d, v + d]
-    low, high = min(values), max(values)
-    room = FLAT * max(abs(low), abs(high)) - (high - low)  # a curve that hardly moves looks flat, as it is
-    return (low - room / 2, high + room / 2) if room > 0 else (low, high)
-
-
-def _place(x: float, y: float, box: tuple[float, float, float, float]) -> tuple[float, float]:
-    px = LEFT + (x - box[0]) / (box[1] - box[0]) * (WIDTH - LEFT - RIGHT)
-    py = HEIGHT - BOTTOM - (y - box[2]) / (box[3] - box[2]) * (HEIGHT - TOP - BOTTOM)
-    return round(px, 1), round(py, 1)
-
-
-def _grid(y_ticks: Sequence[float], box: tuple[float, float, float, float]) -> Markup:
-    out = []
-    for value in y_ticks:
-        _, y = _place(box[0], value, box)
-        out.append(
-            Markup('<line class="{}" x1="{}" x2="{}" y1="{}" y2="{}"/><text x="{}" y="{}" class="y">{}</text>').format(
-                "zero" if value == 0 else "grid", LEFT, WIDTH - RIGHT, y, y, LEFT - 6, y + 3.5, _label(value)
-            )
-        )
-    return Markup("").join(out)
-
-
-def _x_axis(box: tuple[float, float, float, float]) -> Markup:
-    inside = [v for v in ticks(box[0], box[1]) if box[0] <= v <= box[1] and v == int(v)]
-    y = HEIGHT - BOTTOM + 15
-    marks = [Markup('<text x="{}" y="{}" class="x">{}</text>').format(_place(v, 0, box)[0], y, int(v)) for v in inside]
-    return Markup("").join(marks)
-
-
-def _label(value: float) -> str:
-    if value and not 1e-3 <= abs(value) < 1e5:
-        return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e")
+def label(value: float) -> str:
+    """A tick's number: `20k`, `1.5M`, `2e-4`, else as it is."""
+    size = abs(value)
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if size >= unit:
+            return f"{value / (1e3 if letter == 'k' else unit):g}{letter}"
+    if value and size < 1e-3:
+        return f"{value:.2g}".replace("e-0", "e-")
     return f"{value:g}"
-
-
-def _runs(s: Series) -> list[list[int]]:
-    """Indices of the stretches without gaps."""
-    out: list[list[int]] = [[]]
-    for i, v in enumerate(s.y):
-        if v is None:
-            out.append([])
-        else:
-            out[-1].append(i)
-    return [run for run in out if run]
-
-
-def _line(s: Series, box: tuple[float, float, float, float], i: int) -> Markup:
-    path = ""
-    for run in _runs(s):
-        points = [_place(s.x[k], s.y[k] or 0.0, box) for k in run]
-        if len(points) == 1:  # a line of no length, which round caps show as a dot
-            points *= 2
-        path += "M" + "L".join(f"{x} {y}" for x, y in points)
-    return Markup('<path class="line s{}" d="{}"/>').format(i + 1, path)
-
-
-def _band(s: Series, box: tuple[float, float, float, float], i: int) -> Markup:
-    if s.spread is None:
-        return Markup("")
-    path = ""
-    for run in _runs(s):
-        around = [(s.x[k], s.y[k] or 0.0, s.spread[k] or 0.0) for k in run]
-        edge = [_place(x, y + d, box) for x, y, d in around] + [_place(x, y - d, box) for x, y, d in reversed(around)]
-        path += "M" + "L".join(f"{x} {y}" for x, y in edge) + "Z"
-    return Markup('<path class="band s{}" d="{}"/>').format(i + 1, path)
-
-
-def _dots(s: Series, box: tuple[float, float, float, float], i: int) -> list[Markup]:
-    at = [_place(x, y, box) for x, y in zip(s.x, s.y, strict=True) if y is not None]
-    return [Markup('<circle class="dot s{}" cx="{}" cy="{}" r="4"/>').format(i + 1, x, y) for x, y in at]

@@ -1,113 +1,152 @@
-"""Which curves a report shows of a run."""
+"""Which curves a report shows: of one arm several figures to a chart, of several arms one figure, arms overlaid."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from align import metrics
-from align.report.charts import Chart, Series, Value, line_chart
-from align.report.load import Run
+from align.report.charts import Chart, chart
+from align.report.jobs import Arm
+from align.report.series import Curve, Grid, evaluation_curve, number
 
 EXPLAINED_FLOOR = -1.0  # explained variance can be arbitrarily negative while the critic is new
+POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves of a chart together
 
 
-def main_curves(run: Run) -> list[Chart]:
-    """Reward, KL, advantage, value, length and entropy over steps; a curve without data is left out."""
-    steps = run.steps
-    charts = [
-        line_chart(
-            "Reward",
-            "reward per response",
-            [_series(steps, "reward/score_mean", "score"), _series(steps, "reward/total_mean", "with KL penalty")],
-        ),
-        line_chart(
-            "KL to the reference",
-            "nats per response",
-            [_series(steps, "kl/per_response_k1", "k1"), _series(steps, "kl/per_response_k3", "k3")],
-        ),
-        line_chart(
-            "Advantage",
-            "reward",
-            [_series(steps, "advantage/mean", "mean", spread="advantage/std")],
-            note="band: one standard deviation of the tokens; before whitening",
-        ),
-        line_chart(
-            "Critic: explained variance",
-            "share of the returns' variance",
-            [_series(steps, "value/explained_variance", "explained")],
-            floor=EXPLAINED_FLOOR,
-            note="1 is perfect, 0 a constant; drawn no lower than -1",
-        ),
-        line_chart(
-            "Response length",
-            "tokens",
-            [_series(steps, "response/length_mean", "mean", spread="response/length_std")],
-            note="band: one standard deviation of the responses",
-        ),
-        line_chart("Entropy", "nats per token", [_series(steps, "policy/entropy", "policy")]),
-        _evaluation_chart(run.evaluations),
-    ]
-    return [chart for chart in charts if chart is not None]
+@dataclass(frozen=True)
+class Spec:
+    """A chart; where several arms are compared its first metric is drawn."""
+
+    title: str
+    unit: str
+    metrics: tuple[tuple[str, str], ...]  # name, label
+    floor: float | None = None  # smaller values are drawn there
+    note: str = ""
+    reach: tuple[float, ...] = ()  # values that the vertical axis holds in any case
 
 
-SHOWN = {
-    *("reward/score_mean", "reward/total_mean", "kl/per_response_k1", "kl/per_response_k3", "advantage/mean"),
-    *("value/explained_variance", "response/length_mean", "policy/entropy"),
-}
+TRAINING = (
+    Spec(
+        "Reward",
+        "reward per response",
+        (("reward/score_mean", "score"), ("reward/total_mean", "with KL penalty")),
+        note="of the sampled responses, before penalties",
+    ),
+    Spec(
+        "KL to the reference",
+        "nats per response",
+        (("kl/per_response_k1", "k1"), ("kl/per_response_k3", "k3")),
+        note="k1 unless stated otherwise",
+    ),
+    Spec(
+        "Advantage",
+        "reward",
+        (("advantage/mean", "mean"),),
+        note="mean over tokens, before whitening",
+    ),
+    Spec("Advantage: spread", "reward", (("advantage/std", "deviation"),), note="deviation over tokens"),
+    Spec(
+        "Critic: explained variance",
+        "share of the returns' variance",
+        (("value/explained_variance", "explained"),),
+        EXPLAINED_FLOOR,
+        "1 is perfect, 0 a constant; drawn no lower than -1",
+        (-1.0, 1.0),
+    ),
+    Spec("Critic: value", "reward", (("value/mean", "predicted"),), note="over tokens, at rollout time"),
+    Spec("Response length", "tokens", (("response/length_mean", "mean"), ("response/length_std", "deviation"))),
+    Spec("Entropy", "nats per token", (("policy/entropy", "policy"),)),
+)
 DULL = ("time/", "throughput/", "memory/", "tokens/", "event/", "kl/per_token")
+HELD_OUT = (
+    ("Held-out proxy reward", "eval/reward/proxy_mean"),
+    ("Held-out gold reward", "eval/reward/gold_mean"),
+    ("Held-out KL to the reference", "eval/kl_per_response"),
+)
 
 
-def other_curves(run: Run) -> list[Chart]:
-    """Every further metric that changes during the run, one chart each, in the table's order."""
-    names = dict.fromkeys(name for record in run.steps for name in record)
-    charts = []
-    for name in sorted(names, key=_table_order):
-        if name in SHOWN or name in metrics.RECORD_FIELDS or name == "nonfinite" or name.startswith(DULL):
-            continue
-        series = _series(run.steps, name, name)
-        if len({v for v in series.y if v is not None}) > 1:
-            charts.append(line_chart(name, _unit(name), [series], note=_definition(name)))
-    return [chart for chart in charts if chart is not None]
+class Curves:
+    """The curves of all arms, each thinned once."""
 
+    def __init__(self, arms: Sequence[Arm]) -> None:
+        self.arms = [arm for arm in arms if arm.runs]
+        points = max(60, min(POINTS, POINTS_OF_ALL // max(1, len(self.arms))))
+        self.grids = [Grid(arm.runs, points) for arm in self.arms]
 
-def _evaluation_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Proxy beside gold reward at each evaluation; None where there are only the two that the table shows."""
-    if len(evaluations) < 3:
-        return None
-    series = [
-        _series(evaluations, "eval/reward/proxy_mean", "proxy"),
-        _series(evaluations, "eval/reward/gold_mean", "gold"),
-    ]
-    return line_chart("Held-out reward", "reward per response", series, dots=True)
+    def thinned(self) -> str:
+        """What a reader must know of curves that were drawn with fewer points than there are steps."""
+        cut = [grid for grid in self.grids if grid.steps > grid.points]
+        if not cut:
+            return ""
+        most = max(cut, key=lambda grid: grid.steps)
+        return (
+            f"{most.steps:,} updates are drawn as {most.points} points, each the mean of its updates; the band reaches "
+            "from the lowest to the highest value among them, so that no spike is lost"
+        )
 
+    def training(self) -> list[Chart]:
+        """Reward, KL, advantage, value, length and entropy; a chart without data is left out."""
+        return [c for c in map(self._of, TRAINING) if c is not None]
 
-def _series(records: Sequence[Mapping[str, Any]], name: str, label: str, *, spread: str | None = None) -> Series:
-    band = None if spread is None else [_value(r.get(spread)) for r in records]
-    return Series(label, [float(r["step"]) for r in records], [_value(r.get(name)) for r in records], band)
+    def held_out(self) -> list[Chart]:
+        """The evaluations' figures over training, which methods without rollouts have too."""
+        charts = []
+        for title, name in HELD_OUT:
+            curves = [evaluation_curve(arm.runs, name, arm.name, i) for i, arm in enumerate(self.arms)]
+            longest = max((len(c.y) for c in curves if c is not None), default=0)
+            if longest < (3 if len(self.arms) == 1 else 2):  # the table shows before and after
+                continue
+            one = len(self.arms) == 1
+            charts.append(chart(title, _unit(name), curves, note=self._note(name), keyed=not one))
+        return [c for c in charts if c is not None]
 
+    def others(self) -> list[Chart]:
+        """Every further metric that changes during the runs, one chart each, in the table's order."""
+        names = {name for arm in self.arms for run in arm.runs for record in run.steps for name in record}
+        drawn = {name for s in TRAINING for name, _ in (s.metrics if len(self.arms) == 1 else s.metrics[:1])}
+        skipped = {*drawn, *metrics.RECORD_FIELDS, "nonfinite"}
+        found = []
+        for name in sorted(names - skipped, key=_table_order):
+            if not name.startswith(DULL) and self._moves(name):
+                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=self._note(name))))
+        return [c for c in found if c is not None]
 
-def _value(value: Any) -> Value:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    def _of(self, spec: Spec) -> Chart | None:
+        if len(self.arms) == 1:
+            drawn = [
+                self.grids[0].curve(n, text, floor=spec.floor, colour=i) for i, (n, text) in enumerate(spec.metrics)
+            ]
+            return chart(spec.title, spec.unit, drawn, note=spec.note, keyed=False, reach=spec.reach)
+        name = spec.metrics[0][0]
+        curves: list[Curve | None] = []
+        for i, (arm, grid) in enumerate(zip(self.arms, self.grids, strict=True)):
+            curves.append(grid.curve(name, arm.name, floor=spec.floor, colour=i))
+        missing = [arm.name for arm, curve in zip(self.arms, curves, strict=True) if curve is None]
+        return chart(spec.title, spec.unit, curves, note=spec.note, missing=missing, reach=spec.reach)
+
+    def _moves(self, name: str) -> bool:
+        values = {number(record.get(name)) for arm in self.arms for run in arm.runs for record in run.steps}
+        return len(values - {None}) > 1
+
+    @staticmethod
+    def _note(name: str) -> str:
+        try:
+            return metrics.lookup(name).definition
+        except KeyError:
+            return ""
 
 
 def _table_order(name: str) -> tuple[int, str]:
+    order = list(metrics.METRICS)
     try:
-        return list(metrics.METRICS).index(metrics.lookup(name).name), name
+        return order.index(metrics.lookup(name).name), name
     except KeyError:
-        return len(metrics.METRICS), name
+        return len(order), name
 
 
 def _unit(name: str) -> str:
     try:
         return metrics.lookup(name).unit
-    except KeyError:
-        return ""
-
-
-def _definition(name: str) -> str:
-    try:
-        return metrics.lookup(name).definition
     except KeyError:
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import yaml
 from align.errors import InputError
 from align.files import read_lines
 
+SUMMARY = "summary.jsonl"  # of a sweep
+DEPTH = 4  # folders below a given one in which runs are looked for
+
 
 @dataclass(frozen=True)
 class Run:
     """One run, read back from its folder."""
 
     name: str
+    folder: Path
     config: Mapping[str, Any]
     facts: Mapping[str, Any]  # run.json
     steps: list[dict[str, Any]]  # step records, in order
@@ -39,17 +43,18 @@ def load_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        InputError: It is not one.
+        InputError: It is not one, or one of its files is not what a run writes.
     """
-    if not (folder / "config.yaml").is_file():
+    if not is_run(folder):
         raise InputError("report", str(folder), "the folder of a run (with config.yaml in it)")
-    records = list(read_lines(folder / "log_history.jsonl"))
+    records = list(_lines(folder / "log_history.jsonl"))
     samples: dict[str, list[dict[str, Any]]] = {}
-    for sample in read_lines(folder / "evaluation_samples.jsonl"):
+    for sample in _lines(folder / "evaluation_samples.jsonl"):
         samples.setdefault(sample["phase"], []).append(sample)
     return Run(
         name=folder.resolve().name,
-        config=yaml.safe_load((folder / "config.yaml").read_text()) or {},
+        folder=folder,
+        config=_config(folder / "config.yaml"),
         facts=_json(folder / "run.json"),
         steps=[r for r in records if "phase" not in r],
         evaluations=[r for r in records if "phase" in r],
@@ -58,8 +63,60 @@ def load_run(folder: Path) -> Run:
     )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a run has begun in `folder`."""
+    return (folder / "config.yaml").is_file()
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The runs in and below `folder`, by name; those inside a run (a model's folder) are not looked for.
+
+    Raises:
+        InputError: There is none.
+    """
+    found = list(_below(folder, DEPTH)) if folder.is_dir() else []
+    if not found:
+        raise InputError("report", str(folder), "the folder of a run (with config.yaml in it) or of a sweep")
+    return found
+
+
+def sweep_records(folder: Path) -> list[dict[str, Any]]:
+    """What a sweep's jobs came to (cli/sweep.py); [] where `folder` is no finished sweep's."""
+    return list(_lines(folder / SUMMARY))
+
+
+def _below(folder: Path, depth: int) -> Iterable[Path]:
+    if is_run(folder):
+        yield folder
+    elif depth:
+        below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        for path in sorted(below, key=lambda path: (len(path.name), path.name)):  # 2 before 10
+            yield from _below(path, depth - 1)
+
+
+def _lines(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        for record in read_lines(path):
+            if not isinstance(record, dict):
+                raise ValueError(f"{record!r} is no object")
+            yield record
+    except ValueError as error:
+        raise InputError(str(path), str(error), "a JSON object on every line, as a run writes it") from error
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(str(path), " ".join(str(error).split()), "the config.yaml of a run") from error
+    return content if isinstance(content, dict) else {}
+
+
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise InputError(str(path), str(error), "a JSON object, as a run writes it") from error
 
 
 def at(tree: Any, *path: str) -> Any:

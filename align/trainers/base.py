@@ -92,7 +92,7 @@ class Trainer(Method):
             RunError: More than method.max_bad_steps updates were not finite, or a reward failed.
         """
         self._started = time.perf_counter()
-        while self.progress.step < self.config.max_steps and not self._tokens_spent():
+        while self.progress.step < self.config.max_steps and not self._tokens_spent() and not self._asked_to_stop():
             metrics = self.update()
             if metrics is None:
                 break
@@ -106,6 +106,11 @@ class Trainer(Method):
                 self.save_checkpoint()
         if self._saved_step != self.progress.step:
             self.save_checkpoint()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether a callback wants the run to end, whose reason `stopped` then is."""
+        self.stopped = self.run.callbacks.asked_to_stop
+        return self.stopped is not None
 
     def _tokens_spent(self) -> bool:
         """Whether max_policy_tokens went through the updates, which `stopped` then says."""
@@ -208,8 +213,9 @@ class Trainer(Method):
         save_model(self.run, writer.folder / "model")
         path = writer.commit(state)
         self._saved_step = step
-        checkpoint.prune(self.run.folder, self.method.name, self.config.checkpoint.keep)
         self.run.callbacks.on_checkpoint(step, path)
+        keeps = self.run.callbacks.keeps
+        checkpoint.prune(self.run.folder, self.method.name, self.config.checkpoint.keep, keeps)
 
     def resume(self, folder: Path) -> None:
         """Continue from the checkpoint in `folder`."""

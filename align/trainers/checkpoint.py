@@ -7,7 +7,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,11 @@ def checkpoints(run_folder: Path, method: str) -> list[tuple[int, Path]]:
     return sorted((int(m[1]), p) for m, p in found if m and (p / STATE).is_file())
 
 
-def prune(run_folder: Path, method: str, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for _, path in checkpoints(run_folder, method)[: -keep or None]:
-        shutil.rmtree(path)
+def prune(run_folder: Path, method: str, keep: int, spare: Callable[[int], bool] = lambda step: False) -> None:
+    """Remove all but the newest `keep` checkpoints and those whose step `spare` names."""
+    for step, path in checkpoints(run_folder, method)[: -keep or None]:
+        if not spare(step):
+            shutil.rmtree(path)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -60,6 +60,10 @@ class Records(TrainerCallback):
         every = config.evaluation.every_steps
         if every and self.step % every == 0 and self.step < config.max_steps:
             self._evaluate()
+        asked = self._run.callbacks.asked_to_stop
+        if asked is not None and self.stopped is None:
+            self.stopped = asked
+            control.should_training_stop = True
 
     def _record(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         metrics = translate(logs, self._run.config.method.name)

@@ -8,7 +8,9 @@ import yaml
 from align.callbacks import RunInfo
 from align.callbacks.jsonl import JsonlCallback
 from align.evaluation import EvaluationResult, save_after
+from align.files import LineFile
 from align.metrics import METRICS
+from align.report.summary import figures_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \u2028 ü 😀"
 
@@ -47,45 +49,71 @@ def samples(after):
     return rows
 
 
-def record(step):
-    values = {n: float(step) / 10 for n, m in METRICS.items() if not m.optional}
-    return {"step": step, "seconds": float(step), "rollout": step // 2, "update": step % 2, **values}
+def record(step, method="ppo", seed=0):
+    values = {n: float(step + seed) / 10 for n, m in METRICS.items() if method in m.methods and not m.optional}
+    values |= {"event/bad_steps": 0.0} if "event/bad_steps" in values else {}
+    return {"step": step, "seconds": (1 + seed) * step, "rollout": step // 2, "update": step % 2, **values}
 
 
-def write_run(folder, steps=20):
+PROBES = {
+    "response": {
+        "filler": {"proxy_change": 0.4, "gold_change": -0.2, "proxy_change_se": 0.1, "count": 12},
+        "truncation": {"proxy_change": -0.8, "gold_change": -0.5},
+    }
+}
+
+
+def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probes=None, gap_at=7):
     config = {
-        "method": {"name": "ppo"},
+        "method": {"name": method},
         "model": {"path": "align://pocket/model"},
-        "reward": {"source": {"name": "reward_model"}, "credit": {"name": "attention"}},
+        "reward": {"source": {"name": "reward_model"}, "credit": {"name": credit}},
         "max_steps": steps,
-        "seed": 7,
+        "seed": seed,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("# python -m align\n" + yaml.safe_dump(config))
     facts = {
         "status": "finished",
-        "command": "/somewhere/align/__main__.py method=ppo 'data.path=my file.jsonl'",
+        "command": f"/somewhere/align/__main__.py method={method} 'data.path=my file.jsonl'",
         "hardware": {"device": "cpu"},
         "seconds": {"train": 61.0},
     }
     (folder / "run.json").write_text(json.dumps(facts))
     callback = JsonlCallback()
-    callback.on_run_start(RunInfo(folder, config, "ppo", steps, 0, 7))
+    callback.on_run_start(RunInfo(folder, config, method, steps, 0, seed))
     callback.on_evaluation("before", 0, summary(0))
     for step in range(1, steps + 1):
-        values = record(step)
-        if step == 7:
+        values = record(step, method, seed)
+        if step == gap_at:
             values["policy/entropy"] = float("nan")
         callback.on_step(values)
         if step == steps // 2:
             callback.on_evaluation("during", step, summary(0.5))
-    callback.on_evaluation("after", steps, summary(1))
+    end = summary(1 + seed / 100) | ({"probes": probes} if probes else {})
+    callback.on_evaluation("after", steps, end)
     callback.on_end({})
-    before, after = EvaluationResult(summary(0), samples(False)), EvaluationResult(summary(1), samples(True))
+    before, after = EvaluationResult(summary(0), samples(False)), EvaluationResult(end, samples(True))
     save_after(folder, before, after, {"num_prompts": 12, "temperature": 1.0, "judge": "gold", "confidence": 0.9})
     return folder
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("runs") / "first")
+    return write_run(tmp_path_factory.mktemp("runs") / "first", seed=0)
+
+
+@pytest.fixture(scope="session")
+def sweep(tmp_path_factory):
+    """Two methods, two seeds each, and a job that failed before it had a folder."""
+    root = tmp_path_factory.mktemp("sweep")
+    summary_file = LineFile(root / "summary.jsonl")
+    arms = [(method, seed) for method in ("ppo", "dpo") for seed in (0, 1)]
+    for job, (method, seed) in enumerate(arms):
+        path = write_run(root / str(job), method=method, seed=seed, probes=PROBES if method == "ppo" else None)
+        line = {"job": job, "overrides": [f"method={method}", f"seed={seed}"], "exit_code": 0, "error": None}
+        summary_file.append(line | {"folder": str(job), "seconds": 1.0, **figures_of(path)})
+    failed = {"job": 4, "overrides": ["method=sft", "seed=0"], "exit_code": 1, "error": "RunError: <b>diverged</b>"}
+    summary_file.append(failed | {"folder": None, "seconds": 1.0, **figures_of(root / "4")})
+    summary_file.close()
+    return root

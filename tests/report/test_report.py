@@ -1,18 +1,18 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from align.errors import InputError
 from align.report import write_report
 from align.report.__main__ import main
+from align.report.jobs import differences
 from align.report.load import load_run
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.report.conftest import write_run
 
 
 class Page(HTMLParser):
@@ -38,6 +38,22 @@ class Page(HTMLParser):
         else:
             self.data[self._open] = self.data.get(self._open, "") + data
 
+    @property
+    def words(self):
+        return " ".join(self.text.split())
+
+    @property
+    def charts(self):
+        packed = json.loads(self.data["data-charts"])
+        for chart in packed["charts"]:
+            for curve in chart["curves"]:
+                curve["x"] = packed["xs"][curve["x"]]
+        return {chart["title"]: chart for chart in packed["charts"]}
+
+    @property
+    def completions(self):
+        return json.loads(self.data["data-completions"])
+
 
 @pytest.fixture(scope="module")
 def html(folder):
@@ -51,13 +67,20 @@ def page(html):
     return Page(html)
 
 
+@pytest.fixture(scope="module")
+def compared(sweep):
+    return Page(write_report(sweep).read_text())
+
+
+# One run -------------------------------------------------------------------------------------------------------------
+
+
 def test_headline_holds_the_figures_of_the_evaluation(page):
-    text = " ".join(page.text.split())
-    assert "PPO, reward model with attention credit" in text
-    assert "gold reward 0.200 0.500 +0.300" in text
-    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200" in text
-    assert "response length, tokens 20.00 12.00 -8.000" in text
-    assert "a 90% bootstrap interval" in text
+    assert "PPO, reward model with attention credit" in page.words
+    assert "gold reward 0.200 0.500 +0.300" in page.words
+    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200" in page.words
+    assert "response length, tokens 20.00 12.00 -8.000" in page.words
+    assert "a 90% bootstrap interval" in page.words
 
 
 def test_says_how_to_repeat_the_run(page):
@@ -66,37 +89,40 @@ def test_says_how_to_repeat_the_run(page):
     assert "train 1:01" in page.text
 
 
-def test_curves_are_those_of_the_records(folder, page):
-    titles = re.findall(r'aria-label="([^"]*) over steps"', (folder / "report.html").read_text())
-    assert titles[:7] == [
-        *("Reward", "KL to the reference", "Advantage", "Critic: explained variance", "Response length", "Entropy"),
-        "Held-out reward",
+def test_curves_are_those_of_the_records(page):
+    charts = page.charts
+    assert list(charts)[:13] == [
+        *("Gold reward against KL", "Proxy reward against KL", "Response lengths"),
+        *("Reward", "KL to the reference", "Advantage", "Advantage: spread", "Critic: explained variance"),
+        *("Critic: value", "Response length", "Entropy", "Held-out proxy reward", "Held-out gold reward"),
     ]
-    curves = json.loads(page.data["curves"])
-    assert len(curves) == len(titles)
-    assert curves[0]["labels"] == ["score", "with KL penalty"]
-    assert curves[0]["x"][0] == list(range(1, 21))
-    assert curves[0]["y"][0] == [s / 10 for s in range(1, 21)]
-    assert curves[5]["y"][0][6] is None  # NaN of update 7
-    assert curves[6]["x"][0] == [0, 10, 20]
-    assert curves[6]["y"] == [[0.1, 0.35, 0.6], [0.2, 0.35, 0.5]]
-    assert "policy/clip_fraction" in titles
-    assert not any(t.startswith("time/") for t in titles)
+    score, total = charts["Reward"]["curves"]
+    assert (score["label"], total["label"]) == ("score", "with KL penalty")
+    assert score["x"]["step"] == list(range(1, 21))
+    assert score["y"] == [s / 10 for s in range(1, 21)]
+    assert charts["Entropy"]["curves"][0]["y"][6] is None  # NaN of update 7
+    held_out = charts["Held-out proxy reward"]["curves"][0]
+    assert held_out["x"]["step"] == [0, 10, 20]
+    assert held_out["x"]["seconds"] == [0, 10, 20]
+    assert held_out["y"] == [0.1, 0.35, 0.6]
+    assert charts["Gold reward against KL"]["curves"][0]["y"] == [0.2, 0.35, 0.5]
+    assert "policy/clip_fraction" in charts
+    assert not any(t.startswith("time/") for t in charts)
 
 
 def test_what_a_model_wrote_stays_text(html, page):
     assert "<script>alert" not in html
     assert "<img" not in html
-    assert "49" not in page.data["pairs"]
+    assert "49" not in page.data["data-completions"]
     assert [t for t, _ in page.tags].count("script") == 3
-    pair = json.loads(page.data["pairs"])[3]
-    assert pair["after"]["text"].startswith("</script><script>alert(1)</script>")
-    assert "".join(pair["before"]["pieces"]) == pair["before"]["text"]
-    assert "innerHTML" not in page.data["script"].replace("never innerHTML", "")
+    card = page.completions["cards"][3]
+    assert card["sides"]["0"]["text"].startswith("</script><script>alert(1)</script>")
+    assert sum(card["start"]["pieces"]) == len(card["start"]["text"])
+    assert "innerHTML" not in page.data["script"]
 
 
 def test_page_is_self_contained(html, page):
-    links = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href")]
+    links = [v for _, attrs in page.tags for k, v in attrs.items() if k in ("src", "href") and v[0] != "#"]
     assert links == ["data:,"]
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", html)
     assert "url(" not in html
@@ -117,58 +143,133 @@ def test_unfinished_and_failed_runs_have_a_report(tmp_path):
     assert re.search(r"ended by themselves\s+1\.000\s+-\s+-", page.text)
 
 
-def test_command_line(folder, tmp_path, capsys):
+# Several -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_has_its_arms_with_intervals(compared):
+    assert "5 runs: method ppo, dpo, sft" in compared.words
+    assert "1 of 5 failed" in compared.words
+    # gold .2 + .3 (1 + seed / 100): .5, .503; t(1) s / sqrt(2) = 12.7062 * .0015
+    assert "ppo 2 0.502 ± 0.019" in compared.words
+    assert "start model 0.200 0.100 0.000 0.500" in compared.words
+    assert "RunError: <b>diverged</b>" in compared.text
+    assert "python -m align method=ppo 'data.path=my file.jsonl'" in compared.text
+
+
+def test_methods_are_overlaid_and_what_one_does_not_measure_is_a_gap(compared):
+    reward, entropy = compared.charts["Reward"], compared.charts["Advantage"]
+    assert [c["label"] for c in reward["curves"]] == ["ppo"]  # DPO draws no rollouts
+    assert "not measured by dpo" in compared.words
+    ppo = reward["curves"][0]
+    assert ppo["y"][0] == pytest.approx(0.15)
+    assert (ppo["low"][0], ppo["high"][0]) == (0.1, 0.2)
+    assert ppo["x"]["seconds"][0] == 1.5
+    assert len(entropy["curves"]) == 1
+    held_out = compared.charts["Held-out proxy reward"]
+    assert [(c["label"], c["colour"], len(c["y"])) for c in held_out["curves"]] == [("ppo", 0, 3), ("dpo", 1, 3)]
+    dpo = compared.charts["dpo/loss"]["curves"]
+    assert [(c["label"], c["colour"]) for c in dpo] == [("dpo", 1)]
+
+
+def test_frontier_forgetting_and_lengths(compared):
+    trails = compared.charts["Gold reward against KL"]["curves"]
+    assert [(c["label"], c["colour"]) for c in trails] == [
+        *(("ppo, seed 0", 0), ("ppo, seed 1", 0), ("dpo, seed 0", 1), ("dpo, seed 1", 1)),
+    ]
+    assert next(iter(trails[1]["x"].values())) == [0, 0.625, pytest.approx(1.2625)]
+    assert [c["y"][0] for c in compared.charts["Forgetting"]["curves"]] == [0, 0]
+    start, ppo, _dpo = compared.charts["Response lengths"]["curves"]
+    assert (start["label"], start["colour"]) == ("start model", -1)
+    assert max(ppo["y"]) == 1.0  # all responses have three tokens
+
+
+def test_probes_are_a_heat_map(compared):
+    assert "response: filler +0.400 -0.200" in compared.words
+    cells = [(attrs.get("class"), attrs["style"]) for tag, attrs in compared.tags if tag == "td" and "style" in attrs]
+    assert cells == [
+        *(("plus", "--v: 0.500"), ("minus", "--v: 0.400"), ("minus", "--v: 1.000"), ("minus", "--v: 1.000")),
+    ]
+    assert "proxy change se" not in compared.text
+
+
+def test_every_run_stands_beside_the_start_model(compared):
+    shown = compared.completions
+    assert [(r["name"], r["arm"]) for r in shown["runs"]] == [
+        *(("ppo, seed 0", 0), ("ppo, seed 1", 0), ("dpo, seed 0", 1), ("dpo, seed 1", 1)),
+    ]
+    assert [sorted(card["sides"]) for card in shown["cards"]] == [["0", "1", "2", "3"]] * 12
+    assert shown["note"] == ""
+
+
+def test_a_sweep_of_twelve_long_runs_stays_below_3_mb(tmp_path):
+    for job in range(12):
+        path = write_run(tmp_path / str(job), steps=250, seed=job % 3, credit=f"c{job // 3}")
+        with open(path / "evaluation_samples.jsonl") as file:
+            rows = [json.loads(line) for line in file]
+        text = "many words of a long response " * 40
+        long = {"response": text, "pieces": re.findall(r"\S+ ?", text), "token_rewards": [0.123] * 240}
+        many = [row | long | {"prompt_id": n, "prompt": f"p{n}"} for n in range(128) for row in (rows[0], rows[-1])]
+        (path / "evaluation_samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    html = write_report(tmp_path).read_text()
+    assert 500_000 < len(html.encode()) < 3_000_000
+    page = Page(html)
+    assert "12 runs: reward.credit c0, c1, c2, c3" in page.words
+    assert len(page.completions["cards"]) >= 24
+    assert re.search(r"To keep the page small: \d+ of 128 prompts, evenly spaced", page.words)
+    assert "250 updates are drawn as 240 points" in page.words
+
+
+def test_arms_are_told_apart_by_as_few_keys_as_it_takes():
+    def config(method, seed, **more):
+        return {"seed": seed, "method": {"name": method, "lr": 1 if method == "ppo" else 2}, "threads": seed, **more}
+
+    words = differences([config("ppo", 0), config("dpo", 0), config("ppo", 1)])
+    assert words == [["method.name=ppo", "seed=0"], ["method.name=dpo", "seed=0"], ["method.name=ppo", "seed=1"]]
+    words = differences([config("ppo", 0, a={"b": 1}), config("ppo", 0, a={"b": 2}), config("dpo", 0)])
+    assert words[0] == ["method.name=ppo", "a.b=1", "seed=0"]
+    assert words[2] == ["method.name=dpo", "seed=0"]
+    assert differences([config("ppo", 0)]) == [["seed=0"]]
+
+
+# The command ---------------------------------------------------------------------------------------------------------
+
+
+def test_command_line(folder, sweep, tmp_path, capsys, monkeypatch):
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.strip() == str(folder / "report.html")
-    assert main([str(tmp_path / "none")]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), str(sweep), "--export", "figures"]) == 0
+    assert capsys.readouterr().out.split() == ["report.html", "figures"]
+    assert "5 runs" in Page(Path("report.html").read_text()).words
+    assert main([str(folder), "--output", "elsewhere/page.html"]) == 0
+    assert Path("elsewhere/page.html").exists()
+
+
+@pytest.mark.parametrize("content", [None, "{not json}\n", "[1]\n"])
+def test_what_is_no_run_is_one_line(tmp_path, capsys, content):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text("seed: 0\n")
+        (tmp_path / "log_history.jsonl").write_text(content)
+    assert main([str(tmp_path if content else tmp_path / "none")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "config.yaml" in error
-    with pytest.raises(InputError, match="report"):
+    assert ("log_history.jsonl" if content else "config.yaml") in error
+    with pytest.raises(InputError):
         load_run(tmp_path)
+
+
+def test_figures_and_tables_are_exported(sweep, tmp_path):
+    assert main([str(sweep), "--export", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"reward_by_step.svg", "reward_by_tokens.svg", "reward_by_seconds.svg", "forgetting.svg"} <= names
+    drawing = (tmp_path / "out" / "held_out_kl_to_the_reference_by_step.svg").read_text()
+    assert ">ppo<" in drawing and ">dpo<" in drawing and "var(" not in drawing
+    tables = (tmp_path / "out" / "tables.md").read_text()
+    assert "| `ppo` | 2 | 0.502 ± 0.019 |" in tables
+    assert "| response: filler | +0.400 | -0.200 |" in tables
+    assert "- job 4, `method=sft seed=0`: RunError" in tables
 
 
 def test_report_needs_no_torch(folder):
     code = "import sys; from align.report.__main__ import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stdout=subprocess.DEVNULL)
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_script_draws_the_completions_in_a_browser(folder, html, tmp_path):
-    """Filters and order applied by events, as a reader would; the DOM afterwards is what counts."""
-    steps = """
-    const set = (id, v) => { const e = document.getElementById(id); e.value = v; e.dispatchEvent(new Event("input")); };
-    const seen = () => [...document.querySelectorAll(".prompt")].map((e) => e.textContent.split(" ")[1]).join();
-    const out = [seen()];
-    document.getElementById("next").click(); out.push(document.getElementById("count").textContent);
-    set("order", "gain"); out.push(seen());
-    set("filter", "cut"); out.push(seen());
-    set("filter", "all"); set("search", "ANSWER 7"); out.push(seen());
-    set("search", ""); set("colour", "segments"); set("filter", "same"); out.push(seen());
-    out.push(document.querySelector(".response .chip").title);
-    const svg = document.querySelector(".plot svg"), box = svg.getBoundingClientRect();
-    svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.right, clientY: box.top + 20 }));
-    out.push(document.querySelector(".tip").textContent);
-    document.title = out.join("|");
-    """
-    path = tmp_path / "page.html"
-    path.write_text(html.replace("</body>", f"<script>{steps}</script></body>"))
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [
-        "--no-first-run",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path / 'user'}",
-    ]
-    dom = subprocess.run([*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60).stdout
-    title = re.search(r"<title>(.*?)</title>", dom, re.S)[1].split("|")
-    assert title == [
-        "0,1,2,3,4,5,6,7,8,9",
-        "12 of 12 shown.",
-        "11,10,9,8,7,6,5,4,3,2",
-        "5",
-        "7",
-        "0",
-        "no end -0.2500",
-        "update 20score: 2with KL penalty: 2",
-    ]

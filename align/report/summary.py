@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to: a record for each, and the figures of each arm over its seeds.
+"""What runs came to: a record for each, and the figures of each arm over its seeds.
 
 An arm is what is compared: the overrides without the seed.
 """
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from align.intervals import Interval, mean_interval
+from align.report.load import Run, load_run
+from align.report.peak import gold_peak
 
 Record = Mapping[str, Any]
 
@@ -23,12 +25,13 @@ def figures_of(folder: Path) -> dict[str, Any]:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
         "before", "after": evaluation summaries, "peak": where gold peaked (align.report.peak)}.
     """
-    from align.report.load import load_run  # jinja2 behind it
-    from align.report.peak import gold_peak
-
     if not (folder / "config.yaml").is_file():
         return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
-    run = load_run(folder)
+    return figures(load_run(folder))
+
+
+def figures(run: Run) -> dict[str, Any]:
+    """The same of a run that was read already."""
     peak = gold_peak(run.evaluations)
     return {
         "stopped": run.facts.get("stopped"),
@@ -106,12 +109,17 @@ def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list
     Args:
         records: Of all jobs, by job number.
     """
-    by_arm: dict[tuple[str, ...], list[Record]] = {}
-    for record in records:
-        by_arm.setdefault(_seedless(record), []).append(record)
-    shared = common_overrides(records)
-    own = [tuple(word for word in words if word not in shared) for words in by_arm]
-    return [_arm(words, jobs, columns) for words, jobs in zip(own, by_arm.values(), strict=True)]
+    shared, by_arm = common_overrides(records), members(records)
+    own = [tuple(word for word in seedless(records[group[0]]) if word not in shared) for group in by_arm]
+    return [_arm(words, [records[i] for i in group], columns) for words, group in zip(own, by_arm, strict=True)]
+
+
+def members(records: Sequence[Record]) -> list[list[int]]:
+    """The indices of each arm's records, in the order of `arms`."""
+    by_arm: dict[tuple[str, ...], list[int]] = {}
+    for i, record in enumerate(records):
+        by_arm.setdefault(seedless(record), []).append(i)
+    return list(by_arm.values())
 
 
 def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
@@ -126,11 +134,12 @@ def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[C
 
 def common_overrides(records: Sequence[Record]) -> list[str]:
     """The overrides that all jobs have in common, seeds apart."""
-    every = [_seedless(record) for record in records]
+    every = [seedless(record) for record in records]
     return [word for word in every[0] if all(word in words for words in every)] if every else []
 
 
-def _seedless(record: Record) -> tuple[str, ...]:
+def seedless(record: Record) -> tuple[str, ...]:
+    """A job's overrides without the seed: what makes it one of an arm."""
     return tuple(word for word in record["overrides"] if not word.lstrip("+").startswith("seed="))
 
 

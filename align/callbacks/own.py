@@ -1,0 +1,46 @@
+"""The user's own listeners, by the name of their class."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from align.callbacks.base import Callback, Guest
+from align.errors import InputError
+
+
+def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
+    """The callback that `callbacks.own.<name>` describes: `_target_` is its class, the rest are its arguments.
+
+    Raises:
+        InputError: There is no such class, it is no `Callback`, or it does not take these arguments.
+    """
+    key, target = f"callbacks.own.{name}", str(settings["_target_"])
+    arguments = {word: value for word, value in settings.items() if word != "_target_"}
+    found = _import(f"{key}._target_", target)
+    if not (isinstance(found, type) and issubclass(found, Callback)):
+        raise InputError(f"{key}._target_", target, "a class that extends align.callbacks.Callback")
+    try:
+        return Guest(key, found(**arguments))
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(key, arguments, f"arguments that {target} takes ({reason})") from error
+
+
+def _import(key: str, target: str) -> Any:
+    module, _, attribute = target.rpartition(".")
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:  # a console script does not look where it is called, `python -m` does
+        sys.path.append(here)
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(key, target, f"module.Class, of a class that can be imported ({reason})") from error
+    finally:
+        if added:
+            sys.path.remove(here)

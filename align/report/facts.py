@@ -1,0 +1,128 @@
+"""What was run, on what, for how long, and how to do it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from align.numbers import clock, number
+from align.report.jobs import Arm, Job
+from align.report.load import Run, at
+
+SEVERAL = 4  # differing values up to which all are named
+OF_A_RUN = ("updates", "policy tokens", "seed", "started", "time by phase")  # several runs have a table of these
+
+
+def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Label and text; where runs differ, the few values there are, else how many."""
+    every: dict[str, list[str]] = {}
+    for run in runs:
+        for label, text in _facts_of(run):
+            if len(runs) > 1 and label in OF_A_RUN:
+                continue
+            every.setdefault(label, []).append(text)
+    return [(label, _merged(texts)) for label, texts in every.items()]
+
+
+def _merged(texts: Sequence[str]) -> str:
+    distinct = list(dict.fromkeys(texts))
+    return " · ".join(distinct) if len(distinct) <= SEVERAL else f"{len(distinct)} different values"
+
+
+def _facts_of(run: Run) -> list[tuple[str, str]]:
+    hardware, versions = run.facts.get("hardware") or {}, run.facts.get("versions") or {}
+    seconds = run.facts.get("seconds") or {}
+    git = run.facts.get("git") or {}
+    commit = git.get("commit", "")[:12] + (" with uncommitted changes" if git.get("changed") else "")
+    peak = run.facts.get("peak_memory_mib")
+    model = at(run.facts, "reward_model", "held_out") or {}
+    judged = f"{number(model.get('accuracy'))}; the longer one wins: {number(model.get('longer_wins'))}"
+    rows = [
+        ("model", run.setting("model", "path")),
+        ("data", run.setting("data", "path")),
+        ("reward", reward_of(run)),
+        ("reward model, held-out pair accuracy", judged if model.get("accuracy") is not None else ""),
+        ("adapter", run.setting("adapter", "name")),
+        ("quantization", run.setting("quantization", "name")),
+        ("updates", f"{run.steps[-1]['step']} of {run.setting('max_steps')}" if run.steps else "0"),
+        ("policy tokens", tokens_of(run)),
+        ("seed", run.setting("seed")),
+        ("started", run.facts.get("started")),
+        ("time by phase", ", ".join(f"{k.replace('_', ' ')} {clock(v)}" for k, v in seconds.items() if v >= 0.5)),
+        ("peak memory", f"{peak:,.0f} MiB" if peak else ""),
+        ("precision", run.facts.get("precision")),
+        ("hardware", ", ".join(str(hardware[k]) for k in ("accelerator", "device", "processor") if hardware.get(k))),
+        ("threads", hardware.get("threads")),
+        ("commit", commit),
+        ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+    ]
+    return [(label, str(value)) for label, value in rows if value not in (None, "")]
+
+
+def tokens_of(run: Run) -> str:
+    """Tokens through the policy's updates; nothing where no record counts them."""
+    tokens = run.steps[-1].get("tokens/policy") if run.steps else None
+    return f"{tokens:,.0f}" if tokens is not None else ""
+
+
+def reward_of(run: Run) -> str:
+    """`reward model with sparse credit`."""
+    source, credit = run.setting("reward", "source", "name"), run.setting("reward", "credit", "name")
+    return f"{str(source).replace('_', ' ')} with {credit} credit" if source and credit else ""
+
+
+def commands(runs: Sequence[Run]) -> list[str]:
+    """The command lines that repeat the runs, whatever the program was called as; a sweep's jobs share one."""
+    return list(dict.fromkeys(line for run in runs if (line := _command(run.facts.get("command")))))
+
+
+def _command(command: object) -> str:
+    words = shlex.split(str(command)) if command else []
+    return shlex.join(["python", "-m", "align", *words[1:]]) if words else ""
+
+
+def run_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """A line for every job: the arm, then seed, status, updates, tokens, time, folder."""
+    return [(arm.name, _run_row(job)) for arm in arms for job in arm.jobs]
+
+
+def _run_row(job: Job) -> list[str]:
+    run = job.run
+    if run is None:
+        return ["-", "failed", "-", "-", "-", "-"]
+    seconds = sum((run.facts.get("seconds") or {}).values())
+    updates = str(run.steps[-1]["step"]) if run.steps else "0"
+    status = "failed" if job.failed else str(run.facts.get("status", "unknown"))
+    return [str(run.setting("seed")), status, updates, tokens_of(run) or "-", clock(seconds), str(job.record["folder"])]
+
+
+def failures(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
+    """(which, kind, what) of everything that did not go as asked."""
+    found = []
+    for arm in arms:
+        for job in arm.jobs:
+            who = _who(arm, job)
+            if job.failed:
+                found.append((who, "failed", str(job.record["error"] or "no reason is on record")))
+            if job.run is not None:
+                found += [(who, kind, text) for kind, text in _troubles(job.run)]
+    return found
+
+
+def _who(arm: Arm, job: Job) -> str:
+    seed = job.run.setting("seed") if job.run is not None else None
+    name = "" if arm.name == "-" else arm.name
+    if seed is None:
+        return f"job {job.record['job']}: {' '.join(job.record['overrides'])}"
+    return f"{name}, seed {seed}" if name else f"seed {seed}"
+
+
+def _troubles(run: Run) -> list[tuple[str, str]]:
+    out = []
+    if run.facts.get("stopped"):
+        out.append(("stopped early", str(run.facts["stopped"])))
+    bad = run.steps[-1].get("event/bad_steps") if run.steps else None
+    if bad:
+        out.append(("not finite", f"{bad:.0f} updates or rollouts were not finite and not used; see bad_steps.jsonl"))
+    out += [("callback failed", str(text)) for text in run.facts.get("callbacks_failed") or ()]
+    return out

@@ -1,0 +1,127 @@
+"""The runs that a report lays side by side, and what tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.report.load import Run, is_run, load_run, run_folders, sweep_records
+from align.report.summary import Record, arm_names, arms, figures, members
+
+# Changing one of these makes no other arm: they decide where, how long at most, and under whose eyes a run runs.
+_SAME_ARM = ("seed", "tracking.", "callbacks.", "checkpoint.", "threads", "device", "resume")
+# Named first where runs differ in more keys than are needed to tell them apart.
+_TELLING = ("method.name", "reward.source.name", "reward.credit.name", "method.group_size", "model.path", "data.path")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run, or a job of a sweep that left none; `record` is like a line of the sweep's summary."""
+
+    record: Record
+    run: Run | None
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.record["exit_code"])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed alone."""
+
+    name: str
+    jobs: tuple[Job, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Those that finished; where none did, all that left something."""
+        done = tuple(job.run for job in self.jobs if job.run is not None and not job.failed)
+        return done or tuple(job.run for job in self.jobs if job.run is not None)
+
+
+def load_jobs(folders: Sequence[Path]) -> list[Job]:
+    """The jobs of sweeps and the runs in other folders, in the order given.
+
+    Raises:
+        InputError: A folder holds neither.
+    """
+    if len(folders) == 1 and not is_run(folders[0]):
+        records = sweep_records(folders[0])
+        if records:
+            return [_job_of(record, folders[0]) for record in sorted(records, key=lambda record: record["job"])]
+    runs = [load_run(path) for path in dict.fromkeys(p.resolve() for f in folders for p in run_folders(f))]
+    words = differences([run.config for run in runs])
+    return [Job(_record(i, run, own), run) for i, (run, own) in enumerate(zip(runs, words, strict=True))]
+
+
+def arms_of(jobs: Sequence[Job]) -> tuple[str, list[Arm]]:
+    """What the arms differ in, as a heading, and the arms."""
+    records = [job.record for job in jobs]
+    heading, names = arm_names(arms(records))
+    groups = [tuple(jobs[i] for i in group) for group in members(records)]
+    return heading.removesuffix(".name"), [Arm(_short(name), group) for name, group in zip(names, groups, strict=True)]
+
+
+def _short(name: str) -> str:
+    """`method.name=ppo reward.credit.name=sparse` without the words that every config section has."""
+    words = [word.replace(".name=", "=", 1) for word in name.split(" ")]
+    return " ".join(words)
+
+
+def _job_of(record: Record, sweep: Path) -> Job:
+    folder = sweep / str(record["folder"]) if record["folder"] is not None else None
+    return Job(record, load_run(folder) if folder is not None and is_run(folder) else None)
+
+
+def _record(number: int, run: Run, overrides: list[str]) -> dict[str, Any]:
+    status = run.facts.get("status", "unknown")
+    failed = status in ("failed", "interrupted")
+    return {
+        "job": number,
+        "overrides": overrides,
+        "exit_code": int(failed),
+        "error": (run.facts.get("error") or status) if failed else None,
+        "folder": str(run.folder),
+        **figures(run),
+    }
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """For each configuration the `key=value` words that tell it from the others, seed last; as few as are needed."""
+    flat = [dict(_flatten(config)) for config in configs]
+    keys = sorted({key for one in flat for key in one if not key.startswith(_SAME_ARM)}, key=_rank)
+    differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
+    chosen: list[str] = []
+    for key in differing:
+        if _parts(flat, [*chosen, key]) > _parts(flat, chosen):
+            chosen.append(key)
+    if "seed" in flat[0]:
+        chosen.append("seed")
+    return [[f"{key}={one[key]}" for key in chosen if key in one] for one in flat]
+
+
+def _rank(key: str) -> tuple[int, str]:
+    return (_TELLING.index(key) if key in _TELLING else len(_TELLING), key)
+
+
+def _parts(flat: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> int:
+    return len({tuple(repr(one.get(key)) for key in keys) for one in flat})
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def config_differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
+    """Every key in which the arms' first runs differ, with its value in each; a dash where the arm has no such key."""
+    flat = [dict(_flatten(arm.runs[0].config)) if arm.runs else {} for arm in arms]
+    keys = dict.fromkeys(key for one in flat for key in one if not key.startswith(_SAME_ARM))
+    rows = [(key, [str(one[key]) if key in one else "-" for one in flat]) for key in keys]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]

@@ -1,0 +1,200 @@
+"""Figures of how runs ended: reward against KL, forgetting, lengths before and after, the probes' moves."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from align import metrics
+from align.intervals import mean_interval
+from align.report.charts import Chart, chart
+from align.report.jobs import Arm
+from align.report.load import Run, at
+from align.report.series import Curve, Value, number
+
+BINS = 24  # of a length histogram, at most
+START = "start model"
+START_COLOUR = -1  # the page's grey
+_KL, _LENGTH = "KL to the start model, nats per response", "length, tokens"  # horizontal axes
+
+
+def frontiers(arms: Sequence[Arm]) -> list[Chart]:
+    """Held-out reward against held-out KL: a run's evaluations in order from the start model, its end last."""
+    charts = []
+    for name, title in (("gold_mean", "Gold reward against KL"), ("proxy_mean", "Proxy reward against KL")):
+        curves = [_trail(run, name, arm.name, i) for i, arm in enumerate(arms) for run in arm.runs]
+        charts.append(
+            chart(
+                title,
+                metrics.METRICS[f"eval/reward/{name}"].unit,
+                curves,
+                kind="trail",
+                x_name=_KL,
+                note="a line per run, from the start model over its evaluations to the end; best-of-n: a bound of KL",
+                keyed=len(arms) > 1,
+            )
+        )
+    return [c for c in charts if c is not None]
+
+
+def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
+    phases = [run.evaluation.get("before") or {}]
+    middle = [r for r in run.evaluations if r.get("phase") == "during"]
+    points = [(number(at(p, "kl_per_response")), number(at(p, "reward", name))) for p in phases]
+    points += [(number(r.get("eval/kl_per_response")), number(r.get(f"eval/reward/{name}"))) for r in middle]
+    end = run.evaluation.get("after") or {}
+    points.append((number(at(end, "kl_per_response")), number(at(end, "reward", name))))
+    known = [(x, y) for x, y in points if x is not None and y is not None]
+    if not known:
+        return None
+    return Curve(
+        f"{label}, seed {run.setting('seed')}", {_KL: [x for x, _ in known]}, [y for _, y in known], colour=colour
+    )
+
+
+def forgetting(arms: Sequence[Arm]) -> Chart | None:
+    """What each arm did to the perplexity on general text: mean over seeds, 95% interval, and the runs beside it."""
+    curves = []
+    for i, arm in enumerate(arms):
+        changes = [c for run in arm.runs if (c := _forgotten(run)) is not None]
+        if not changes:
+            continue
+        mean = mean_interval(changes)
+        half = mean.half or 0.0
+        spread = [i + 0.12 + 0.06 * k for k in range(len(changes))] if len(changes) > 1 else []
+        x: list[Value] = [float(i), *spread]
+        y: list[Value] = [mean.mean, *(changes if spread else ())]
+        low: list[Value] = [mean.mean - half, *(changes if spread else ())]
+        high: list[Value] = [mean.mean + half, *(changes if spread else ())]
+        curves.append(Curve(arm.name, {"arms": x}, y, low, high, i))
+    return chart(
+        "Forgetting",
+        "perplexity on general text, after - before",
+        curves,
+        kind="dots",
+        x_name="arms",
+        marked=False,
+        note="mean with its 95% interval over seeds, the runs to the right of it",
+    )
+
+
+def _forgotten(run: Run) -> Value:
+    old, new = (number(at(run.evaluation, phase, "forgetting_perplexity")) for phase in ("before", "after"))
+    return None if old is None or new is None else new - old
+
+
+def lengths(arms: Sequence[Arm]) -> Chart | None:
+    """Response lengths on the held-out prompts: the start model, and each arm's runs together at their end."""
+    after = [[s["tokens"] for run in arm.runs for s in run.samples.get("after", ())] for arm in arms]
+    before = _first_before(arms)
+    every = [n for group in (before, *after) for n in group]
+    if not every:
+        return None
+    low, high = min(every), max(every) + 1
+    width = max(1, -(-(high - low) // BINS))
+    edges = list(range(low, high + width, width))
+    named = [
+        (START, before, START_COLOUR),
+        *((arm.name, group, i) for i, (arm, group) in enumerate(zip(arms, after, strict=True))),
+    ]
+    curves = [_steps(text, group, edges, colour) for text, group, colour in named if group]
+    return chart(
+        "Response lengths",
+        "share of the responses",
+        curves,
+        x_name=_LENGTH,
+        note=f"held-out prompts, end token included; {width} token{'s' * (width > 1)} to a bin",
+        keyed=len(arms) > 1,
+    )
+
+
+def _first_before(arms: Sequence[Arm]) -> list[int]:
+    for run in (run for arm in arms for run in arm.runs):
+        if run.samples.get("before"):
+            return [s["tokens"] for s in run.samples["before"]]
+    return []
+
+
+def _steps(text: str, values: Sequence[int], edges: Sequence[int], colour: int) -> Curve:
+    """A histogram's outline: up and down at the bins' edges."""
+    width = edges[1] - edges[0]
+    counts = [0] * (len(edges) - 1)
+    for v in values:
+        counts[(v - edges[0]) // width] += 1
+    shares = [c / len(values) for c in counts]
+    x: list[Value] = [float(edges[0])]
+    y: list[Value] = [0.0]
+    for edge, share in zip(edges, shares, strict=False):
+        x += [float(edge), float(edge + width)]
+        y += [share, share]
+    return Curve(text, {_LENGTH: [*x, float(edges[-1])]}, [*y, 0.0], colour=colour)
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Rows of cells: value and, from -1 to 1, how strongly it is coloured; None where an arm lacks it."""
+
+    columns: list[tuple[str, str]]  # arm, figure
+    rows: list[tuple[str, list[tuple[Value, float]]]]
+
+    @property
+    def arms(self) -> list[tuple[str, int]]:
+        """Each arm and how many columns it has."""
+        return list(Counter(arm for arm, _ in self.columns).items())
+
+
+def probes(arms: Sequence[Arm]) -> HeatMap | None:
+    """How far each perturbation moves each reward, mean over an arm's seeds; None where nothing was probed."""
+    every = [(arm, _mean_of(_probes_of(run) for run in arm.runs)) for arm in arms]
+    probed = [(arm, figures) for arm, figures in every if figures]
+    arms, found = [arm for arm, _ in probed], [figures for _, figures in probed]
+    rows = list(dict.fromkeys(row for one in found for row, _ in one))
+    names = sorted(dict.fromkeys(figure for one in found for _, figure in one), key=_gold_after_proxy)
+    if not rows or not names:
+        return None
+    strongest = {
+        f: max((abs(v) for one in found for (_, g), v in one.items() if g == f), default=0.0) or 1.0 for f in names
+    }
+    return HeatMap(
+        [(arm.name, figure) for arm in arms for figure in names],
+        [
+            (row, [_cell(one.get((row, figure)), strongest[figure]) for one in found for figure in names])
+            for row in rows
+        ],
+    )
+
+
+def _cell(value: Value, strongest: float) -> tuple[Value, float]:
+    return value, 0.0 if value is None else value / strongest
+
+
+def _gold_after_proxy(figure: str) -> tuple[bool, str]:
+    return not figure.startswith("proxy"), figure
+
+
+def _probes_of(run: Run) -> dict[tuple[str, str], float]:
+    """(probe, figure) -> value: whatever lies under `probes` with a proxy or gold figure in it."""
+    after = at(run.evaluation, "after", "probes")
+    tree = after if after is not None else run.evaluation.get("probes")
+    return dict(_figures(tree, ())) if isinstance(tree, Mapping) else {}
+
+
+def _figures(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[tuple[str, str], float]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, (*path, str(key)))
+        elif path and (v := number(value)) is not None and not isinstance(value, bool):
+            name = str(key)
+            if name.startswith(("proxy", "gold")) and not name.endswith(("_se", "_low", "_high", "_std")):
+                yield (": ".join(path).replace("_", " "), name.replace("_", " ")), v
+
+
+def _mean_of(runs: Iterable[Mapping[tuple[str, str], float]]) -> dict[tuple[str, str], float]:
+    gathered: dict[tuple[str, str], list[float]] = {}
+    for one in runs:
+        for key, value in one.items():
+            gathered.setdefault(key, []).append(value)
+    return {key: statistics.fmean(values) for key, values in gathered.items()}

@@ -1,0 +1,172 @@
+"""The page in a real browser: a real sweep, its filters clicked, nothing on the console, nothing on the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from align.__main__ import main
+from align.report import write_report
+from tests import tiny
+from tests.report.conftest import write_run
+from tests.trainers import runs
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None and os.environ.get("CI") != "true":  # where CI installs it, its lack is a failure
+    pytest.skip("needs Chromium (apt-get install chromium)", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'align[dev]'")
+
+SHOTS = os.environ.get("ALIGN_SCREENSHOTS")  # a folder in which to keep what the tests see
+LONG = 10_000
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """(path, width, scheme) -> the page, whose console and network must have stayed silent at the end."""
+    pages, said, asked = [], [], []
+
+    def call(path, width=1280, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector(".plot svg")
+        pages.append(page)
+        return page
+
+    yield call
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert len(asked) == len(pages)
+    for page in pages:
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
+        page.close()
+
+
+def shot(page, tmp_path, name):
+    folder = Path(SHOTS) if SHOTS else tmp_path
+    page.screenshot(path=folder / f"{name}.png", full_page=True)
+    assert (folder / f"{name}.png").stat().st_size > 20_000
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Two methods, two seeds each, on the tiny model: a sweep as the command line runs it."""
+    root = tmp_path_factory.mktemp("real")
+    data = runs.write_data(root / "data")
+    words = [
+        *("-m", "method=ppo,dpo", "seed=0,1", "model=local", f"model.path={tiny.folder()}", "reward=sparse"),
+        *("data=jsonl", f"data.path={data / 'train.jsonl'}", f"data.held_out_path={data / 'held_out.jsonl'}"),
+        *(f"evaluation.general_text={data / 'general.jsonl'}", f"reward.source.path={tiny.reward_folder()}"),
+        *("reward.source.reference_responses=8", "max_steps=4", "rollout.batch_size=16", "rollout.max_new_tokens=8"),
+        *("threads=1", "checkpoint.every_steps=0", "evaluation.every_steps=2", f"hydra.sweep.dir={root / 'sweep'}"),
+    ]
+    arguments, sys.argv = sys.argv, ["align", *words]
+    try:
+        assert main() == 0
+    finally:
+        sys.argv = arguments
+    return root / "sweep"
+
+
+def test_a_real_sweep(sweep, opened, tmp_path):
+    page = opened(sweep / "report.html")
+    assert page.inner_text("h1") == "4 runs: method ppo, dpo"
+    records = [json.loads(line) for line in (sweep / "0" / "ppo_metrics.jsonl").read_text().splitlines()]
+    # Curves: the methods overlaid where both measure, hidden and shown by their boxes, on every axis.
+    kl = page.locator(".plot[aria-label^='Held-out KL']")
+    assert kl.locator("path.line").count() == 2
+    page.locator("#training [data-arm='1']").uncheck()
+    assert kl.locator("path.line").count() == 1
+    assert page.locator("[data-arm='1']").first.is_checked() is False  # the boxes of all sections agree
+    page.locator("#training [data-arm='1']").check()
+    reward = page.locator(".plot[aria-label^='Reward,']")
+    assert reward.locator("path.line").count() == 1
+    assert reward.locator("text.name").text_content() == "updates"
+    page.select_option("#axis", "tokens")
+    assert reward.locator("text.name").text_content() == "policy tokens"
+    reward.hover()
+    tip = reward.locator(".tip").inner_text()
+    assert "ppo: " in tip and any(f"{r['tokens/policy']:.0f}"[:2] in tip for r in records)
+    page.select_option("#axis", "seconds")
+    assert reward.locator("text.name").text_content() == "seconds"
+    # Completions.
+    total = page.locator("#list .pair").count()
+    assert total == 8
+    assert page.locator("#list .pair").first.locator(".side").count() == 3
+    page.select_option("#who", "all")
+    assert page.locator("#list .pair").first.locator(".side").count() == 5
+    parts = []
+    for which in ("better", "worse", "same"):
+        page.select_option("#filter", which)
+        parts.append(page.locator("#list .pair").count())
+    assert sum(parts) == total and parts[0] > 0
+    page.select_option("#filter", "all")
+    page.fill("#search", "HELLO")
+    assert page.locator("#list .prompt").all_inner_texts() == ["hello you w"]
+    page.fill("#search", "")
+    painted = page.locator(".response span[style*='background']").first
+    assert float(painted.get_attribute("title").split()[-1]) != 0
+    shot(page, tmp_path, "wide")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+def test_phone_and_dark_mode(sweep, opened, tmp_path, width, scheme):
+    page = opened(sweep / "report.html", width, scheme)
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (max(map(int, background[4:-1].split(","))) < 60) == (scheme == "dark")
+    assert page.locator(".plot svg").first.bounding_box()["width"] <= width
+    shot(page, tmp_path, f"{width}-{scheme}")
+
+
+def test_what_a_model_wrote_stays_text_in_the_browser(folder, opened):
+    page = opened(write_report(folder))
+    page.fill("#search", "</script>")
+    assert page.locator("#list .pair").count() == 1
+    assert "<script>alert(1)</script>" in page.locator("#list .side").last.inner_text()
+    assert page.locator("#list img").count() == 0
+    page.fill("#search", "")
+    page.select_option("#order", "gain")
+    first = page.locator("#list .prompt").first.inner_text()
+    assert first.startswith("question 11")
+    page.click("#next")
+    assert page.inner_text("#count") == "12 of 12 shown."
+    page.select_option("#filter", "cut")
+    assert [t.split()[1] for t in page.locator("#list .prompt").all_inner_texts()] == ["5"]
+    page.select_option("#filter", "all")
+    page.select_option("#colour", "segments")
+    assert page.locator(".response .chip").first.get_attribute("title") == "no end -0.25"
+
+
+def test_ten_thousand_steps_open_in_two_seconds(tmp_path, opened):
+    spike = 6543
+    folder = write_run(tmp_path / "long", steps=10, gap_at=0)
+    record = json.loads((folder / "ppo_metrics.jsonl").read_text().splitlines()[0])
+    with open(folder / "log_history.jsonl", "w") as file:
+        for step in range(1, LONG + 1):
+            value = 1e3 if step == spike else (step % 7) / 7
+            file.write(json.dumps(record | {"step": step, "seconds": 0.5 * step, "reward/score_mean": value}) + "\n")
+    path = write_report(folder)
+    began = time.perf_counter()
+    page = opened(path)
+    page.wait_for_function("[...document.querySelectorAll('#training > .charts .plot')].every((p) => p.firstChild)")
+    assert time.perf_counter() - began < 2
+    assert f"{LONG:,} updates are drawn as 240 points" in page.inner_text("#thinned")
+    score = page.evaluate("charts.find((c) => c.title === 'Reward').curves[0]")
+    assert max(score["high"]) == 1e3 and score["high"].index(1e3) == (spike - 1) * 240 // LONG
+    assert len(score["y"]) == 240
