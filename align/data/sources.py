@@ -12,6 +12,7 @@ import datasets
 
 from align.data.paths import ALLOWED, FORMATS, existing_path
 from align.errors import InputError
+from align.hub import cached_where_unreachable
 from align.libraries import reason
 
 Row = dict[str, Any]
@@ -41,6 +42,8 @@ def load_rows(
             rows.
     """
     place = existing_path(path, key)
+    if place is None:
+        cached_where_unreachable()
     try:
         if place is None:
             rows = list(datasets.load_dataset(path, subset, split=split))
