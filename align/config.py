@@ -22,6 +22,7 @@ from align.config_checks import check_all, refuse_added_keys
 from align.config_sections import (
     AdapterConfig,
     AttentionCredit,
+    BadRows,
     CheckpointConfig,
     Config,
     CreditConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "SOURCES",
     "AdapterConfig",
     "AttentionCredit",
+    "BadRows",
     "CheckpointConfig",
     "Config",
     "CreditConfig",

@@ -80,6 +80,16 @@ def fingerprint(path: str, revision: str | None = None) -> str:
     return hashlib.sha256(f"{base}+{_hash_folder(checkpoint.adapter)}".encode()).hexdigest()
 
 
+def hub_commit(path: str, revision: str | None = None) -> str | None:
+    """id@commit of the weights below `path`, for the record; None where they lie on this machine.
+
+    Raises:
+        InputError: as `fingerprint`.
+    """
+    checkpoint = locate(path, revision)
+    return None if checkpoint.is_local else _hub_commit(checkpoint)
+
+
 def refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
     """Raise InputError where a local checkpoint has no weights in safetensors."""
     folder = Path(checkpoint.base)
