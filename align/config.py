@@ -22,6 +22,7 @@ from align.config_checks import check_all, refuse_added_keys
 from align.config_sections import (
     AdapterConfig,
     AttentionCredit,
+    BadRows,
     CallbacksConfig,
     CheckpointConfig,
     Config,
@@ -67,6 +68,7 @@ __all__ = [
     "SOURCES",
     "AdapterConfig",
     "AttentionCredit",
+    "BadRows",
     "CallbacksConfig",
     "CheckpointConfig",
     "Combine",

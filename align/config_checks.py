@@ -170,11 +170,15 @@ def _check_model(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    local = existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    for name in ("revision", "folder"):
+        if local is not None and getattr(data, name) is not None:
+            raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
     existing("data.held_out_path", data.held_out_path)
     open_fraction(data, "data", "held_out_fraction")
     positive(data, "data", "max_prompt_tokens", "max_response_tokens")
-    columns = {name: getattr(data, name) for name in ("prompt_column", "chosen_column", "rejected_column")}
+    names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     for name, column in columns.items():
         if not column or list(columns.values()).count(column) > 1:
             raise InputError(f"data.{name}", column, "a column name of its own")

@@ -70,6 +70,11 @@ class PromptOverflow(Enum):
     error = "error"
 
 
+class BadRows(Enum):
+    error = "error"
+    drop = "drop"  # and count
+
+
 class TrackingMode(Enum):
     online = "online"
     offline = "offline"
@@ -110,7 +115,9 @@ class DataConfig(Section):
 
     path: str = MISSING
     held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
+    revision: str | None = None  # a branch, tag or commit of the Hub
     subset: str | None = None  # Hub configuration name
+    folder: str | None = None  # inside a Hub data set that keeps several side by side
     train_split: str = "train"  # slices allowed: train[:1000]
     held_out_split: str | None = None
     held_out_fraction: float = 0.1  # by prompt, so that no prompt is on both sides
@@ -126,9 +133,11 @@ class DataConfig(Section):
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
+    system_column: str | None = None  # text of a system turn, may be blank; null = there is none
     max_prompt_tokens: int = 512
     max_response_tokens: int = 512  # longer chosen/rejected are cut and counted
     long_prompts: PromptOverflow = PromptOverflow.drop
+    bad_rows: BadRows = BadRows.error  # cells that are no prompt and responses
     world: str | None = None  # whose gold reward scores these rows
 
 

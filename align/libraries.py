@@ -25,11 +25,9 @@ _REASONS = {
     "RevisionNotFoundError": "the repository has no such revision",
     "DatasetNotFoundError": "the Hub has no such data set, or access to it is restricted",
     "HFValidationError": "neither an existing folder nor a Hub id of the form owner/name",
-    "OfflineModeIsEnabled": "not in the cache, and HF_HUB_OFFLINE forbids to look further",
-    "LocalEntryNotFoundError": "not in the cache, and the Hub cannot be reached",
-    "ConnectError": "not in the cache, and the Hub cannot be reached",
-    "ConnectionError": "not in the cache, and the Hub cannot be reached",
 }
+_UNREACHED = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
+_FORBIDDEN = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _EMPTY = "An error occurred while generating the dataset"  # what `datasets` puts over the reader's own message
 
 
@@ -62,6 +60,9 @@ def reason(error: BaseException) -> str:
     for name, text in _REASONS.items():
         if name in names:
             return text
+    if names & {*_UNREACHED}:
+        forbidden = next((f"{name} forbids to look further" for name in _FORBIDDEN if os.environ.get(name)), None)
+        return f"not in the cache, and {forbidden or 'the Hub cannot be reached'}"
     for link in _chain(error):
         lines = str(link).strip().splitlines()
         if lines and not lines[0].startswith(_EMPTY):

@@ -23,7 +23,7 @@ from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
 from align.models.codec import ChatCodec
-from align.models.load import context_length, load_codec, resolve_device, resolve_precision, torch_dtype
+from align.models.load import context_length, hub_commit, load_codec, resolve_device, resolve_precision, torch_dtype
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
@@ -150,7 +150,8 @@ class _Run:
     def _load_data(self) -> tuple[ChatCodec, Preferences]:
         codec = load_codec(self.config.model)
         data = load_preferences(self.config.data, codec)
-        self.record.update(data=data.counts)
+        model = self.config.model
+        self.record.update(data=data.counts, hub_commit=hub_commit(model.path, model.revision))
         self._check_context(data)
         lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
         noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""

@@ -26,13 +26,15 @@ class Columns:
     prompt: str
     chosen: str
     rejected: str
+    system: str | None = None  # None: there is no such column
 
 
 def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Example | None:
     """The prompt and responses of `row`.
 
     A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations:
-    then the prompt is what both share, and the prompt column may be missing (`implicit prompt`).
+    then the prompt is what both share, and the prompt column may be missing (`implicit prompt`). A system column's text
+    goes before all of it, where there is any.
 
     Args:
         where: Names the row in errors.
@@ -57,6 +59,8 @@ def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Exampl
     if len(implicit) == 2 and implicit[0] != implicit[1]:
         return None
     messages = _prompt(explicit, implicit[0] if implicit else None, f"{where}, column {columns.prompt}")
+    if columns.system is not None:
+        messages = (*_system(row[columns.system], messages, f"{where}, column {columns.system}"), *messages)
     return Example(messages, *replies)
 
 
@@ -106,6 +110,17 @@ def _prompt(
         given = f"{messages[-1]['role']}: {messages[-1]['content']}" if messages else None
         raise InputError(place, _brief(given), "a prompt that ends with a user's message, not empty")
     return messages
+
+
+def _system(text: object, messages: tuple[Message, ...], place: str) -> tuple[Message, ...]:
+    """The system turn that a cell asks for: none where it is blank or missing."""
+    if text is None or (isinstance(text, str) and not text.strip()):
+        return ()
+    if not isinstance(text, str):
+        raise InputError(place, _brief(text), "text")
+    if messages[0]["role"] == "system":
+        raise InputError(place, _brief(text), "nothing, where the prompt begins with a system message of its own")
+    return ({"role": "system", "content": text},)
 
 
 def _dialogue(text: str, place: str) -> list[Message]:

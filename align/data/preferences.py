@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from align.config import DataConfig, PromptOverflow
-from align.data.conversations import Columns, Message, is_conversation, read_example
+from align.config import BadRows, DataConfig, PromptOverflow
+from align.data.conversations import Columns, Example, Message, is_conversation, read_example
 from align.data.prompts import prompts_of
 from align.data.sources import Row, load_rows
 from align.data.where import matching
@@ -21,6 +21,7 @@ from align.types import Pair, Prompt
 
 COUNTS = (  # rows = the sum of the next eight, which count pairs
     "rows",
+    "malformed_dropped",  # cells that are no prompt and responses (data.bad_rows)
     "identical_dropped",  # chosen equals rejected, also after cutting
     "empty_dropped",  # a response without text
     "diverging_dropped",  # two conversations that part before their last message
@@ -58,8 +59,8 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     pair from one side to the other and no prompt's id, so that the same prompt gets the same noise under every choice.
 
     Raises:
-        InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1), a prompt that is
-            too long where `long_prompts` is error, or nothing left.
+        InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
+            error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, codec)
     train_rows, held_rows = _rows(config)
@@ -77,6 +78,8 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
     counts = _counts(reader, train, held_out, codec.end_id)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
+    if reader.first_bad is not None:
+        lost += f"; first: {reader.first_bad}"
     if not train:
         raise InputError("data.path", config.path, f"data that leaves pairs to train on ({lost})")
     if held_rows is not None and not held_out:
@@ -110,16 +113,20 @@ def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: in
 
 
 def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    columns = (config.prompt_column, config.chosen_column, config.rejected_column)
-    load = partial(load_rows, subset=config.subset, text=columns)
-    train = load(config.path, key="data.path", split=config.train_split, split_key="data.train_split")
+    columns = (config.prompt_column, config.chosen_column, config.rejected_column, config.system_column)
+    load = partial(load_rows, subset=config.subset, text=[c for c in columns if c is not None])
+    own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
+    train = own(split=config.train_split, split_key="data.train_split")
     if config.held_out_path is not None:
-        path, key, split = config.held_out_path, "data.held_out_path", config.held_out_split or "train"
-    elif config.held_out_split is not None:
-        path, key, split = config.path, "data.path", config.held_out_split
-    else:
-        return train, None
-    return train, load(path, key=key, split=split, split_key="data.held_out_split")
+        split = config.held_out_split or "train"
+        return train, load(config.held_out_path, key="data.held_out_path", split=split, split_key="data.held_out_split")
+    if config.held_out_split is not None:
+        return train, own(split=config.held_out_split, split_key="data.held_out_split")
+    return train, None
+
+
+class _TooLong(InputError):
+    """Of a row in order, so that `bad_rows` has no say in it."""
 
 
 class _Read(NamedTuple):
@@ -133,11 +140,14 @@ class _Reader:
     def __init__(self, config: DataConfig, codec: ChatCodec) -> None:
         self._config = config
         self._codec = codec
-        self._columns = Columns(config.prompt_column, config.chosen_column, config.rejected_column)
+        self._columns = Columns(
+            config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
+        )
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not move them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
+        self.first_bad: InputError | None = None  # of the malformed rows that were dropped
 
     def pairs(self, rows: Sequence[Row], source: str) -> list[_Read]:
         self._check_columns(rows[0], source)
@@ -147,7 +157,7 @@ class _Reader:
         return [_Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
-        needed = ["chosen", "rejected"]
+        needed = ["chosen", "rejected", *(["system"] if self._columns.system is not None else [])]
         whole = is_conversation(row.get(self._columns.chosen)) and is_conversation(row.get(self._columns.rejected))
         if not whole or self._columns.prompt != DataConfig.prompt_column:  # one that was asked for must be there
             needed.append("prompt")
@@ -158,9 +168,18 @@ class _Reader:
 
     def _pair(self, row: Row, where: str) -> Pair | str:
         """The pair, or the count under which the row is dropped."""
-        example = read_example(row, self._columns, where)
-        if example is None:
-            return "diverging_dropped"
+        try:
+            example = read_example(row, self._columns, where)
+            return "diverging_dropped" if example is None else self._encoded(example, row, where)
+        except _TooLong:
+            raise
+        except InputError as error:
+            if self._config.bad_rows is BadRows.error:
+                raise
+            self.first_bad = self.first_bad or error
+            return "malformed_dropped"
+
+    def _encoded(self, example: Example, row: Row, where: str) -> Pair | str:
         number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
         if number not in self._prompts:
             self._prompts[number] = self._prompt(number, example.messages, row, where)
@@ -183,7 +202,7 @@ class _Reader:
         limit = self._config.max_prompt_tokens
         if len(ids) > limit:
             if self._config.long_prompts is PromptOverflow.error:
-                raise InputError(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
+                raise _TooLong(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
             if self._config.long_prompts is PromptOverflow.drop:
                 return None
             self.truncated.add(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ import datasets
 
 from align.data.paths import ALLOWED, FORMATS, existing_path
 from align.errors import InputError
+from align.hub import cached_where_unreachable
 from align.libraries import reason
 
 Row = dict[str, Any]
@@ -26,6 +28,8 @@ def load_rows(
     split: str = "train",
     split_key: str = "",
     subset: str | None = None,
+    folder: str | None = None,
+    revision: str | None = None,
     text: Iterable[str] = (),
 ) -> list[Row]:
     """All rows of one split.
@@ -34,6 +38,8 @@ def load_rows(
         path: As `existing_path`. A single file has one split, `train`; slices (`train[:1000]`) work everywhere.
         key: The config key of `path`, named in errors; `split_key` that of `split`.
         subset: The configuration of a Hub data set that has several.
+        folder: The folder of a Hub data set that keeps several, apart from configurations.
+        revision: A branch, tag or commit of the Hub.
         text: Columns that hold text whatever they look like: a CSV file's `12` or `None` stays a string.
 
     Raises:
@@ -41,16 +47,33 @@ def load_rows(
             rows.
     """
     place = existing_path(path, key)
+    if place is None:
+        cached_where_unreachable()
     try:
         if place is None:
-            rows = list(datasets.load_dataset(path, subset, split=split))
+            rows = _read_hub(path, subset, folder, revision, split)
         else:
             rows = _read_local(place, subset, split, text)
+    except InputError:
+        raise
     except Exception as error:  # each format raises its reader's own exceptions
         raise _explained(error, path, place, subset, key, split, split_key) from error
     if not rows:
         raise InputError(key, path, f"data with rows (split {split} has none)")
     return rows
+
+
+def _read_hub(path: str, subset: str | None, folder: str | None, revision: str | None, split: str) -> list[Row]:
+    if folder is not None and datasets.config.HF_HUB_OFFLINE:
+        raise InputError(
+            "data.folder", folder, "null without a network: the cache of data sets does not tell them apart"
+        )
+    cache = None
+    if revision is not None:  # in a cache of its own: without a network `datasets` takes the revision it read last
+        own = hashlib.sha256(revision.encode()).hexdigest()[:16]
+        cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
+    found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
+    return list(found)
 
 
 def _read_local(place: Path, subset: str | None, split: str, text: Iterable[str]) -> list[Row]:

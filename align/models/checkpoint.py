@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
 from align.errors import InputError
+from align.hub import cached_where_unreachable
 from align.libraries import reason
 from align.worlds import resolve
 
@@ -79,6 +80,16 @@ def fingerprint(path: str, revision: str | None = None) -> str:
     return hashlib.sha256(f"{base}+{_hash_folder(checkpoint.adapter)}".encode()).hexdigest()
 
 
+def hub_commit(path: str, revision: str | None = None) -> str | None:
+    """id@commit of the weights below `path`, for the record; None where they lie on this machine.
+
+    Raises:
+        InputError: as `fingerprint`.
+    """
+    checkpoint = locate(path, revision)
+    return None if checkpoint.is_local else _hub_commit(checkpoint)
+
+
 def refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
     """Raise InputError where a local checkpoint has no weights in safetensors."""
     folder = Path(checkpoint.base)
@@ -123,11 +134,14 @@ def _on_base(folder: Path, key: str) -> Checkpoint:
 
 
 def _on_hub(name: str, revision: str | None, key: str) -> Checkpoint:
+    cached_where_unreachable()
     try:
-        settings = Path(hf_hub_download(name, "adapter_config.json", revision=revision))
-        hf_hub_download(name, "adapter_model.safetensors", revision=revision)
-    except EntryNotFoundError:  # no adapter; or unreachable, which loading the model will report
-        return Checkpoint(name, revision)
+        try:
+            settings = Path(hf_hub_download(name, "adapter_config.json", revision=revision))
+        except EntryNotFoundError:  # no adapter; or unreachable, which loading the model will report
+            return Checkpoint(name, revision)
+        with suppress(RemoteEntryNotFoundError):  # an adapter without them is refused where folders are
+            hf_hub_download(name, "adapter_model.safetensors", revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise InputError(key, name, f"{_ALLOWED} ({reason(error)})") from error
     return _on_base(settings.parent, key)

@@ -25,13 +25,14 @@ from transformers import (
 
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
-from align.models.checkpoint import Checkpoint, fingerprint, locate, one_line, refuse_pickles
+from align.models.checkpoint import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
 from align.models.codec import ChatCodec, make_codec
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
 from align.models.quantize import quantization_config
 
 __all__ = [
     "fingerprint",
+    "hub_commit",
     "load_causal_lm",
     "load_codec",
     "load_sequence_classifier",
