@@ -77,8 +77,8 @@ MISTAKES = {
     "nothing like it": (["rollout.zzz=8"], "allowed: batch_size, max_new_tokens, temperature, decode_batch_size"),
     "added key": (["+rollout.tempratur=1"], "rollout.tempratur: given '+rollout.tempratur'; allowed: temperature"),
     "column without a plus": (
-        ["data.held_out_where.split=tune"],
-        "data.held_out_where.split: given 'data.held_out_where.split=tune'; allowed: +data.held_out_where.KEY=VALUE",
+        ["data.train_where.split=tune"],
+        "data.train_where.split: given 'data.train_where.split=tune'; allowed: +data.train_where.KEY=VALUE",
     ),
     "number": (["max_steps=many"], "max_steps: given 'many'; allowed: a whole number"),
     "whole number": (["max_steps=1.5"], "max_steps: given '1.5'; allowed: a whole number"),

@@ -212,12 +212,12 @@ def test_a_key_that_no_schema_has_cannot_be_added():
 def test_rows_are_chosen_by_values(name, value):
     key = f"data.{name}.split"
     with pytest.raises(InputError, match="a value, or a list of values") as caught:
-        cfg.build(compose("config", overrides=[f"+{key}={value}"]))
+        cfg.build(compose("config", overrides=[f"++{key}={value}"]))
     assert caught.value.key == key
 
 
 def test_chosen_rows_are_saved(tmp_path):
-    words = ["+data.held_out_where.split=tune", "+data.train_where.word_limit=[null,3]"]
+    words = ["data.held_out_where.split=tune", "+data.train_where.word_limit=[null,3]"]
     config = cfg.build(compose("config", overrides=words))
     assert config.data.train_where == {"word_limit": [None, 3]}
     cfg.save(config, tmp_path / "config.yaml")
