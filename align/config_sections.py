@@ -175,11 +175,11 @@ class RewardModelTraining(SourceConfig):
     normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
     epochs: int = 1
-    batch_size: int = 32  # pairs
+    batch_size: int = 16  # pairs
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
     trained_on: TrainedOn = TrainedOn.end
-    prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
+    prefix_steps: int = 160  # updates of the second stage, of batch_size pairs each; prefixes only
     prefix_learning_rate: float = 1.0e-3  # its peak
 
     @property

@@ -2,7 +2,7 @@
 
     python scripts/build_pocket.py                    # align/worlds/assets/pocket, about half an hour on one core
     python scripts/build_pocket.py --tiny --out DIR   # seconds, for tests
-    python scripts/build_pocket.py --reward-only      # the reward models again, from the pairs that lie there
+    python scripts/build_pocket.py --start-at pairs   # pairs and reward models again, with the model that lies there
 
 The same seed, threads, library versions and CPU class give the same files; build.json records all of these, a hash of
 every file, and the figures. The reward models are those that runs would train (same code, same keys).
@@ -65,8 +65,9 @@ TINY = Settings(
 )  # fmt: skip
 
 
-def build(out: Path, settings: Settings, seed: int) -> Figures:
-    """Write every file but the reward models under `out`; returns the figures.
+def build(out: Path, settings: Settings, seed: int, from_scratch: bool = True) -> Figures:
+    """Write every file but the reward models under `out`, with the start model that lies there unless `from_scratch`;
+    returns the figures.
 
     Files, in order: model/, train.parquet, evaluation.parquet, held_out.jsonl, general.jsonl, prompts.txt.
     """
@@ -75,11 +76,13 @@ def build(out: Path, settings: Settings, seed: int) -> Figures:
     began = time.perf_counter()
 
     def lap(name: str) -> None:
-        timings[name] = round(time.perf_counter() - began, 1)
+        nonlocal began
+        timings[name], began = round(time.perf_counter() - began, 1), time.perf_counter()
         print(f"{name}: {timings[name]} s", flush=True)
 
-    _build_model(out / "model", settings, seed)
-    lap("model")
+    if from_scratch:
+        _build_model(out / "model", settings, seed)
+        lap("model")
     model = StartModel.load(out / "model")
     _write_pairs(out, model, settings.pairs, seed)
     lap("pairs")
@@ -156,7 +159,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="what the hashes depend on; 1 made the shipped files")
     parser.add_argument("--tiny", action="store_true", help="seconds instead of minutes; useless as a world")
     parser.add_argument("--tokens", type=int, help="training tokens of the start model (default: full recipe)")
-    parser.add_argument("--reward-only", action="store_true")
+    parser.add_argument("--jobs", type=int, default=2, help="reward models trained at once, on --threads each")
+    parser.add_argument("--start-at", choices=("model", "pairs", "rewards"), default="model",
+                        help="keep the files of the stages before")  # fmt: skip
     parser.add_argument("overrides", nargs="*", help="of the reward models' runs, such as reward.source.epochs=2")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -166,11 +171,14 @@ def main() -> None:
     if args.tokens:
         settings = replace(settings, model=replace(settings.model, tokens=args.tokens))
     record_path = args.out / "build.json"
-    if args.reward_only:
-        figures = json.loads(record_path.read_text())["figures"]
-    else:
-        figures = build(args.out, settings, args.seed)
-    figures["reward_models"] = train_reward_models(args.out, args.overrides)
+    figures: Figures = json.loads(record_path.read_text())["figures"] if args.start_at != "model" else {}
+    if args.start_at != "rewards":
+        seconds = figures.get("seconds", {})
+        figures = build(args.out, settings, args.seed, from_scratch=args.start_at == "model")
+        figures["seconds"] = seconds | figures["seconds"]
+    began = time.perf_counter()
+    figures["reward_models"] = train_reward_models(args.out, args.overrides, args.jobs)
+    figures["seconds"]["reward_models"] = round(time.perf_counter() - began, 1)
     record = {
         "seed": args.seed,
         "threads": args.threads,

@@ -25,7 +25,7 @@ from align.worlds.pocket.labeller import Labeller
 class PairSettings:
     """How many pairs, and how they come about."""
 
-    train: int = 7000
+    train: int = 8000
     evaluation: int = 5000  # for the reward model that only measures; no prompt is among the training ones
     held_out: int = 1300  # half on the tune side, half on the report side
     long_share: float = 0.4

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,27 +35,42 @@ from align.trainers.reward_model import reward_model_key, train_reward_model
 
 VARIANTS = {
     "default": [],
+    "prefixes": ["reward.source.trained_on=prefixes"],
     "seed_1": ["reward.source.seed=1"],
     "seed_2": ["reward.source.seed=2"],
-    "prefixes": ["reward.source.trained_on=prefixes"],
     "evaluation": ["reward.source.seed=3"],
 }
+CHAINS = (("default", "prefixes"), ("seed_1",), ("seed_2",), ("evaluation",))  # a later link starts from the first
 
 
-def train_reward_models(out: Path, overrides: list[str], say: Callable[[str], None] = print) -> Figures:
-    """Train every variant on the pairs under `out`; they lie in out/reward_models/<key>, the measuring one in
-    out/reward_models/evaluation. Returns the figures of each."""
+def train_reward_models(out: Path, overrides: list[str], jobs: int = 1) -> Figures:
+    """Train every variant on the pairs under `out`, `jobs` at a time; they lie in out/reward_models/<key>, the
+    measuring one in out/reward_models/evaluation. Returns the figures of each."""
+    shutil.rmtree(out / "reward_models", ignore_errors=True)
+    work = partial(_train_chain, out, overrides, torch.get_num_threads())
+    if jobs == 1:
+        done = [work(chain) for chain in CHAINS]
+    else:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            done = list(pool.map(work, CHAINS))
+    figures: Figures = {name: result for results in done for name, result in results.items()}
+    return {name: figures[name] for name in VARIANTS}
+
+
+def _train_chain(out: Path, overrides: list[str], threads: int, chain: Sequence[str]) -> Figures:
+    torch.set_num_threads(threads)
     quiet()
     register_schemas(config_classes())
-    shutil.rmtree(out / "reward_models", ignore_errors=True)
     figures: Figures = {}
-    for name, settings in VARIANTS.items():
-        figures[name] = _train(out, name, [*settings, *overrides])
-        say(f"reward model {name}: {figures[name]['seconds']} s, accuracy {figures[name]['held_out']['all']}")
+    start: Path | None = None
+    for name in chain:
+        figures[name] = _train(out, name, [*VARIANTS[name], *overrides], start)
+        start = out / "reward_models" / figures[name]["folder"]
+        print(f"reward model {name}: {figures[name]['seconds']} s, {figures[name]['held_out']['all']}", flush=True)
     return figures
 
 
-def _train(out: Path, name: str, overrides: list[str]) -> Figures:
+def _train(out: Path, name: str, overrides: list[str], start: Path | None) -> Figures:
     pairs = "evaluation.parquet" if name == "evaluation" else "train.parquet"
     paths = [f"model.path={out / 'model'}", f"data.path={out / pairs}"]
     paths += [f"data.held_out_path={out / 'held_out.jsonl'}", "device=cpu", "precision=fp32"]
@@ -62,16 +80,18 @@ def _train(out: Path, name: str, overrides: list[str]) -> Figures:
     assert isinstance(source, RewardModelSource)
     codec = load_codec(config.model)
     data = load_preferences(config.data, codec)
-    key = reward_model_key(config, source, data.train, data.held_out)
+    train, held_out = data.reward_train, data.reward_held_out  # all rows, whichever ones a run's figures are about
+    key = reward_model_key(config, source, train, held_out)
     folder = out / "reward_models" / ("evaluation" if name == "evaluation" else key_of(key))
     folder.mkdir(parents=True)
     card = train_reward_model(
-        folder, config, source, codec, data.train, data.held_out,
-        device=torch.device("cpu"), dtype=torch.float32, key=key, say=print,
+        folder, config, source, codec, train, held_out,
+        device=torch.device("cpu"), dtype=torch.float32, key=key, say=print, start=start,
     )  # fmt: skip
     shutil.rmtree(folder / "unused", ignore_errors=True)  # the Trainer's own output folder
     halve(folder / "model.safetensors")
-    return {"folder": folder.name, "seconds": round(card.seconds, 1), **reward_figures(folder, out / "held_out.jsonl")}
+    figures = {"folder": folder.name, "seconds": round(card.seconds, 1), "prefix_scores": card.prefix_scores}
+    return figures | reward_figures(folder, out / "held_out.jsonl")
 
 
 def halve(path: Path) -> None:

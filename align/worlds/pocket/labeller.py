@@ -19,9 +19,9 @@ from align.worlds.pocket.task import words
 class Labeller:
     """Constants of the formula above, in nats of preference."""
 
-    scale: float = 6.0  # per unit of gold
-    length: float = 0.5  # per e-fold of words
-    confidence: float = 1.5  # for a boast in every unit
+    scale: float = 7.0  # per unit of gold
+    length: float = 1.5  # per e-fold of words
+    confidence: float = 1.8  # for a boast in every unit
     slip: float = 0.06  # share of labels given by a coin
 
     def prefers(self, first: str, second: str, gold_first: float, gold_second: float) -> float:
