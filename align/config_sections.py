@@ -179,7 +179,7 @@ class RewardModelTraining(SourceConfig):
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
     trained_on: TrainedOn = TrainedOn.end
-    prefix_steps: int = 160  # updates of the second stage, of batch_size pairs each; prefixes only
+    prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
     prefix_learning_rate: float = 1.0e-3  # its peak
 
     @property
