@@ -11,13 +11,26 @@ from typing import Any
 import pytest
 import torch
 from datasets import load_dataset
+from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from align.cli.groups import CONF
+from align.config import RewardModelSource, build, register_schemas
+from align.data.preferences import load_preferences
 from align.evaluation.perturbations import twins_of
 from align.evaluation.prompts_file import load_prompts
+from align.models.load import load_codec
+from align.store import find
+from align.trainers.registry import config_classes
+from align.trainers.reward_model import reward_model_key
 from align.worlds import get, resolve
+from align.worlds.pocket import lexicon, split
 
 ROOT = Path(resolve("align://pocket/model")).parent
+VARIANTS = {
+    "default": [], "seed_1": ["reward.source.seed=1"], "seed_2": ["reward.source.seed=2"],
+    "prefixes": ["reward.source.trained_on=prefixes"],
+}  # fmt: skip
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -51,12 +64,15 @@ def test_tokenizer_ends_a_turn_with_a_token_that_is_also_an_input() -> None:
 
 
 def test_pairs_load_as_one_table_and_their_gold_is_what_the_world_says() -> None:
-    table = load_dataset("json", data_files=str(ROOT / "train.jsonl"), split="train")
+    table = load_dataset("parquet", data_files=str(ROOT / "train.parquet"), split="train")
+    measuring = load_dataset("parquet", data_files=str(ROOT / "evaluation.parquet"), split="train")
     assert len(table) >= 5000 and {"prompt", "chosen", "rejected", "family", "spec", "word_limit"} <= set(
         table.column_names
     )
     held_out = rows("held_out.jsonl")
-    assert len(held_out) >= 1000 and not set(table["prompt"]) & {row["prompt"] for row in held_out}
+    assert len(held_out) >= 1000 and len(measuring) >= 4000
+    prompts = [set(table["prompt"]), set(measuring["prompt"]), {row["prompt"] for row in held_out}]
+    assert sum(map(len, prompts)) == len(set().union(*prompts))  # no prompt in two files
     assert {row["split"] for row in held_out} == {"tune", "report"}
     for row in held_out:
         for side in ("chosen", "rejected"):
@@ -72,6 +88,26 @@ def test_prompts_and_general_text() -> None:
         assert prompt.twins == twins_of(prompt.text)
     texts = [row["text"] for row in rows("general.jsonl")]
     assert len(texts) >= 200 and all(len(text.split()) > 10 for text in texts)
+    assert not {split(text) for text in texts} & {"train"}  # the side that the start model was trained on
+
+
+def test_general_text_shares_no_sentence_with_the_tasks() -> None:
+    said = {sentence for row in rows("general.jsonl") for sentence in row["text"].split(". ")}
+    answers = " ".join(row[side] for row in rows("held_out.jsonl") for side in ("chosen", "rejected"))
+    assert not [sentence for sentence in said if sentence in answers]
+    assert not said & {aside.rstrip(".") for aside in lexicon.ASIDES}
+
+
+def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> None:
+    register_schemas(config_classes())
+    for variant in ("default", "seed_1", "seed_2", "prefixes"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = build(compose("config", [*VARIANTS[variant]]))
+        data = load_preferences(config.data, load_codec(config.model))
+        assert isinstance(config.reward.source, RewardModelSource)
+        key = reward_model_key(config, config.reward.source, data.reward_train, data.reward_held_out)
+        found = find("reward_models", key)
+        assert found is not None and found.name == record["figures"]["reward_models"][variant]["folder"]
 
 
 @torch.no_grad()
@@ -102,8 +138,9 @@ def test_start_model_is_fluent_and_mediocre(record: dict[str, Any]) -> None:
     assert gold[True] > gold[False] + 0.2
 
 
-def test_reward_model_ranks_pairs(record: dict[str, Any]) -> None:
-    figures = record["figures"]["reward_model"]
+@pytest.mark.parametrize("variant", ["default", "prefixes", "seed_1", "seed_2", "evaluation"])
+def test_reward_models_rank_pairs(record: dict[str, Any], variant: str) -> None:
+    figures = record["figures"]["reward_models"][variant]
     folder = ROOT / "reward_models" / figures["folder"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()

@@ -13,7 +13,7 @@ from align.errors import InputError
 
 
 def test_asset_addresses_become_real_paths() -> None:
-    path = Path(worlds.resolve("align://pocket/train.jsonl"))
+    path = Path(worlds.resolve("align://pocket/train.parquet"))
     assert path.is_file() and path.parent == worlds.ASSETS / "pocket"
     assert Path(worlds.resolve("align://pocket/model")).is_dir()
 
