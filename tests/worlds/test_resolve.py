@@ -27,7 +27,7 @@ def test_other_paths_are_left_alone(path: str) -> None:
     "path", ["align://pocket/none.jsonl", "align://", "align://../__init__.py", "align://moon/model"]
 )
 def test_unknown_assets_are_refused(path: str) -> None:
-    with pytest.raises(InputError, match=r"given 'align://.*align://pocket/train\.jsonl"):
+    with pytest.raises(InputError, match=r"given 'align://.*align://pocket/train\.parquet"):
         worlds.resolve(path)
 
 
