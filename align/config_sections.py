@@ -163,6 +163,10 @@ class SourceConfig(Section):
         """Names of the fields that hold a path, or a list of them."""
         return []
 
+    def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
+        """This source and all that it is made of, by their keys."""
+        return {key: self}
+
     def check(self, config: Config, key: str) -> None:
         """Raise InputError on values that cannot run; `key` is the source's own in the whole composition."""
         positive(self, key, "clip", "reference_responses")

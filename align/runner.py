@@ -27,7 +27,7 @@ from align.models.load import context_length, hub_commit, load_codec, resolve_de
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
-from align.rewards import Builder, References, Source, build_credit, frozen
+from align.rewards import Builder, References, Source, build_credit, frozen, load_functions
 from align.rollout.responder import Responder
 from align.run_record import RunRecord
 from align.trainers.checkpoint import checkpoints
@@ -100,6 +100,7 @@ class _Run:
 
     def _phases(self) -> dict[str, Any]:
         with self.record.phase("load_data"):
+            self._functions = load_functions(self.config.reward.source)
             codec, data = self._load_data()
         with self.record.phase("reward_model"):
             reward_folders = self._reward_models(codec, data)
@@ -264,7 +265,8 @@ class _Run:
 
     def _source(self, roles: Roles, codec: ChatCodec, data: Preferences, world: World | None) -> Source:
         references = References(roles.reference, codec, prompts_of(data.train), self.config.rollout, self.say)
-        builder = Builder(roles, references, world)
+        scored = prompts_of([*data.train, *data.held_out])
+        builder = Builder(roles, references, world, scored, self._functions)
         source = builder.build(self.config.reward.source)
         if builder.scales:
             own = builder.scales.pop("reward.source", {})
