@@ -30,6 +30,7 @@ from align.config_sections import (
     Device,
     EvaluationConfig,
     GoldSource,
+    ImplicitCredit,
     KLController,
     LoopConfig,
     LRSchedule,
@@ -38,6 +39,7 @@ from align.config_sections import (
     OptimizedConfig,
     Precision,
     PrefixCredit,
+    PrefixStep,
     PromptOverflow,
     QuantizationConfig,
     RewardConfig,
@@ -45,9 +47,11 @@ from align.config_sections import (
     RolloutConfig,
     Section,
     SourceConfig,
+    SpansCredit,
     SparseCredit,
     TrackingConfig,
     TrackingMode,
+    TrueCredit,
     UniformCredit,
 )
 from align.errors import InputError
@@ -66,6 +70,7 @@ __all__ = [
     "Device",
     "EvaluationConfig",
     "GoldSource",
+    "ImplicitCredit",
     "KLController",
     "LRSchedule",
     "LoopConfig",
@@ -74,6 +79,7 @@ __all__ = [
     "OptimizedConfig",
     "Precision",
     "PrefixCredit",
+    "PrefixStep",
     "PromptOverflow",
     "QuantizationConfig",
     "RewardConfig",
@@ -81,9 +87,11 @@ __all__ = [
     "RolloutConfig",
     "Section",
     "SourceConfig",
+    "SpansCredit",
     "SparseCredit",
     "TrackingConfig",
     "TrackingMode",
+    "TrueCredit",
     "UniformCredit",
     "build",
     "command_line",
@@ -100,6 +108,9 @@ CREDITS: dict[str, type[CreditConfig]] = {
     "uniform": UniformCredit,
     "prefix": PrefixCredit,
     "attention": AttentionCredit,
+    "implicit": ImplicitCredit,
+    "spans": SpansCredit,
+    "true": TrueCredit,
 }
 _METHODS: dict[str, type[MethodConfig]] = {}
 _POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {
@@ -158,6 +169,7 @@ def _expand_home(config: Config) -> None:
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
         (config.reward.source, ("path",)),
+        (config.reward.credit, ("path",)),
         (config.evaluation, ("general_text",)),
     )
     for section, names in sections:

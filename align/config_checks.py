@@ -205,8 +205,21 @@ def _check_reward(config: Config) -> None:
         classifier_folder(f"{prefix}.path", getattr(source, "path", None))
         positive(source, prefix, "learning_rate", "epochs", "batch_size", "reference_responses")
         not_negative(source, prefix, "center_coef", "seed")
+    _check_credit(config)
+
+
+def _check_credit(config: Config) -> None:
+    credit, prefix = config.reward.credit, "reward.credit"
+    if credit.name == "true" and config.reward.source.name != "gold":
+        raise InputError("reward/credit", "true", "another one, or reward/source=gold: only the world knows it")
     if credit.name == "attention":
-        fraction(credit, "reward.credit", "mix")
+        fraction(credit, prefix, "mix")
+    if credit.name == "prefix":
+        positive(credit, prefix, "k")
+    if credit.name == "implicit":
+        model_folder(f"{prefix}.path", getattr(credit, "path", None))
+        positive(credit, prefix, "scale", "clip", "learning_rate", "epochs", "batch_size", "beta")
+        not_negative(credit, prefix, "seed")
 
 
 def _check_evaluation(config: Config) -> None:

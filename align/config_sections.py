@@ -49,6 +49,14 @@ class CriticInit(Enum):
     policy = "policy"  # the policy's body under a zero head
 
 
+class PrefixStep(Enum):
+    """After how much of a response its prefix is scored again."""
+
+    token = "token"
+    k = "k"  # every k tokens
+    sentence = "sentence"  # at a full stop, question or exclamation mark, or at the end of a line
+
+
 class PromptOverflow(Enum):
     drop = "drop"
     truncate = "truncate"  # keep the last max_prompt_tokens tokens
@@ -104,8 +112,8 @@ class DataConfig(Section):
         default_factory=dict
     )  # pairs that the method learns from, prompts it samples on
     held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts that it is evaluated on
-    # What a reward model is trained on: empty = every training row, whatever train_where says, so that runs on other
-    # prompts share the stored one. Its accuracy is measured on all held-out rows.
+    # What the reward's own models (reward model, DPO policy of implicit credit) are trained on: empty = every training
+    # row, whatever train_where says, so that runs on other prompts share the stored one. Measured on all held-out rows.
     reward_where: dict[str, Any] = field(default_factory=dict)
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
@@ -156,12 +164,17 @@ class GoldSource(SourceConfig):
 
 @dataclass
 class CreditConfig(Section):
-    """Base of credit schemes. `needs` names the signal that the source must offer."""
+    """Base of credit schemes. `needs` names the signals that the source must offer, `adds` those that the run adds to
+    any source's (rewards/signals.py)."""
 
     name: str = MISSING
 
     @property
     def needs(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def adds(self) -> frozenset[str]:
         return frozenset()
 
 
@@ -180,10 +193,16 @@ class UniformCredit(CreditConfig):
 @dataclass
 class PrefixCredit(CreditConfig):
     name: str = "prefix"
+    step: PrefixStep = PrefixStep.token
+    k: int = 8  # tokens of a step, with step=k
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"prefix_scores"})
+
+    @property
+    def adds(self) -> frozenset[str]:
+        return frozenset({"sentence_ends"} if self.step is PrefixStep.sentence else ())
 
 
 @dataclass
@@ -196,6 +215,47 @@ class AttentionCredit(CreditConfig):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"attention"})
+
+
+@dataclass
+class SpansCredit(CreditConfig):
+    """Fine-grained RLHF: labelled segments, each paid at its last token."""
+
+    name: str = "spans"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"token_scores"})
+
+
+@dataclass
+class TrueCredit(CreditConfig):
+    """The world's own credit, with reward/source=gold: an upper bound."""
+
+    name: str = "true"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"token_scores"})
+
+
+@dataclass
+class ImplicitCredit(CreditConfig):
+    """RTO: the log-ratio of a DPO policy as a reward per token. Moves the optimum (functional/credit.py)."""
+
+    name: str = "implicit"
+    scale: float = 0.05  # b1 of RTO: reward per nat of log pi_dpo - log pi_ref
+    clip: float = 0.05  # bound of a token's reward, either way
+    path: str | None = None  # a finished DPO run on the same start model; null = trained from the run's data, once
+    learning_rate: float = 3.0e-4  # of that training, as all below
+    epochs: int = 1
+    batch_size: int = 32  # pairs
+    beta: float = 0.1
+    seed: int = 0  # apart from the run's seed so that sweeps share it
+
+    @property
+    def adds(self) -> frozenset[str]:
+        return frozenset({"log_ratio"})
 
 
 @dataclass

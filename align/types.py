@@ -125,3 +125,6 @@ class RewardOutput:
     prefix_scores: Tensor | None = None  # (B, T + 1): score of the first 0..T response tokens, on total's scale
     attention: Tensor | None = None  # (B, T) >= 0: the last token's attention over the response (ABC)
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
+    # What rewards/signals.py adds for a credit scheme, whatever the source:
+    sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
+    log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from align.config import Config, CriticInit
 from align.errors import InputError
-from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase
+from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
 from align.models.load import load_causal_lm, load_sequence_classifier
 from align.models.policy import Policy
 from align.models.reward_folder import is_adapter
@@ -25,6 +25,7 @@ class Roles:
     critic: Scorer | None  # None where the method has none
     reward: Scorer | None  # None where the reward has no model; raw scores until `rescale`
     critic_from: CriticInit | None = None  # where the critic's weights come from
+    dpo: Policy | None = None  # whose log-ratio is credit, frozen; None where the credit needs none
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class _Plan:
     dtype: torch.dtype
     reward: Path | None
     critic: CriticInit | None
+    dpo: Path | None = None
 
     def critic_from_reward(self, fits: bool) -> bool:
         """Whether the critic starts as the reward model; `fits`: its folder can take the critic's form here."""
@@ -44,7 +46,13 @@ class _Plan:
 
 
 def build_roles(
-    config: Config, *, device: torch.device, dtype: torch.dtype, reward: Path | None, critic_init: CriticInit | None
+    config: Config,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    reward: Path | None,
+    critic_init: CriticInit | None,
+    dpo: Path | None = None,
 ) -> Roles:
     """Load what the run needs.
 
@@ -52,11 +60,12 @@ def build_roles(
         dtype: Of compute. Trained weights are fp32 masters; a frozen LoRA base is stored in `dtype`.
         reward: Folder of the reward model, if the reward comes from one.
         critic_init: None where the method has no critic.
+        dpo: Folder of the DPO policy, if the credit comes from one.
 
     Raises:
         InputError: A reward model that does not fit, or critic_init=reward_model where the run has none.
     """
-    plan = _Plan(config, device, dtype, reward, critic_init)
+    plan = _Plan(config, device, dtype, reward, critic_init, dpo)
     return _separate(plan) if config.adapter.name == "none" else _on_one_base(plan)
 
 
@@ -70,13 +79,14 @@ def _separate(plan: _Plan) -> Roles:
     if plan.reward is not None:
         reward = _classifier(plan, plan.reward)
         reward.requires_grad_(False)
+    dpo = None if plan.dpo is None else _whole_dpo(plan, plan.dpo)
     if plan.critic is None:
-        return Roles(policy, reference, None, reward)
+        return Roles(policy, reference, None, reward, dpo=dpo)
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
-        return Roles(policy, reference, _classifier(plan, plan.reward), reward, CriticInit.reward_model)
+        return Roles(policy, reference, _classifier(plan, plan.reward), reward, CriticInit.reward_model, dpo)
     start = _causal(plan).model
     critic = Scorer(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
-    return Roles(policy, reference, critic, reward, CriticInit.policy)
+    return Roles(policy, reference, critic, reward, CriticInit.policy, dpo)
 
 
 def _on_one_base(plan: _Plan) -> Roles:
@@ -95,6 +105,12 @@ def _on_one_base(plan: _Plan) -> Roles:
     elif plan.reward is not None:
         reward = _classifier(plan, plan.reward)
         reward.requires_grad_(False)
+    dpo = None
+    if plan.dpo is not None and is_adapter(plan.dpo):
+        shared.load(DPO, plan.dpo)
+        dpo = Policy(base, plan.dtype, shared, DPO)
+    elif plan.dpo is not None:
+        dpo = _whole_dpo(plan, plan.dpo)
     critic, origin = None, None
     if plan.critic is not None:
         if plan.critic_from_reward(fits=adapter is not None) and adapter is not None:
@@ -104,7 +120,7 @@ def _on_one_base(plan: _Plan) -> Roles:
             head = zero_head(_width(base)).to(plan.device)
             critic, origin = Scorer(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
-    return Roles(policy, reference, critic, reward, origin)
+    return Roles(policy, reference, critic, reward, origin, dpo)
 
 
 def _width(model: PreTrainedModel) -> int:
@@ -115,6 +131,14 @@ def _width(model: PreTrainedModel) -> int:
 def _causal(plan: _Plan) -> Policy:
     # Fp32 for the frozen copy too: with the same weights and the same autocast, KL is exactly 0 at the start.
     return Policy(load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype)
+
+
+def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
+    """A copy of its own, frozen; an adapter is merged into it."""
+    settings = replace(plan.config.model, path=str(folder), revision=None)
+    model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
+    model.requires_grad_(False)
+    return Policy(model, plan.dtype)
 
 
 def _classifier(plan: _Plan, folder: Path) -> Scorer:
