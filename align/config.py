@@ -19,6 +19,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from align.config_checks import check_all, refuse_added_keys
+from align.config_credits import (
+    AttentionCredit,
+    ImplicitCredit,
+    PrefixCredit,
+    PrefixStep,
+    SpansCredit,
+    SparseCredit,
+    TrueCredit,
+    UniformCredit,
+)
 from align.config_rules import (
     ExactRule,
     ForbiddenRule,
@@ -33,7 +43,6 @@ from align.config_rules import (
 )
 from align.config_sections import (
     AdapterConfig,
-    AttentionCredit,
     BadRows,
     CallbacksConfig,
     CheckpointConfig,
@@ -54,7 +63,6 @@ from align.config_sections import (
     Normalise,
     OptimizedConfig,
     Precision,
-    PrefixCredit,
     ProgressConfig,
     PromptOverflow,
     QuantizationConfig,
@@ -64,12 +72,10 @@ from align.config_sections import (
     RolloutConfig,
     Section,
     SourceConfig,
-    SparseCredit,
     TensorboardConfig,
     TrackingConfig,
     TrackingMode,
     TrainedOn,
-    UniformCredit,
 )
 from align.config_sources import (
     Combine,
@@ -106,6 +112,7 @@ __all__ = [
     "FormatRule",
     "FunctionSource",
     "GoldSource",
+    "ImplicitCredit",
     "JsonlConfig",
     "KLController",
     "LRSchedule",
@@ -118,6 +125,7 @@ __all__ = [
     "OptimizedConfig",
     "Precision",
     "PrefixCredit",
+    "PrefixStep",
     "ProgressConfig",
     "PromptOverflow",
     "QuantizationConfig",
@@ -132,11 +140,13 @@ __all__ = [
     "RulesSource",
     "Section",
     "SourceConfig",
+    "SpansCredit",
     "SparseCredit",
     "TensorboardConfig",
     "TrackingConfig",
     "TrackingMode",
     "TrainedOn",
+    "TrueCredit",
     "UniformCredit",
     "WordLimitRule",
     "build",
@@ -161,6 +171,9 @@ CREDITS: dict[str, type[CreditConfig]] = {
     "uniform": UniformCredit,
     "prefix": PrefixCredit,
     "attention": AttentionCredit,
+    "implicit": ImplicitCredit,
+    "spans": SpansCredit,
+    "true": TrueCredit,
 }
 _METHODS: dict[str, type[MethodConfig]] = {}
 _POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {
@@ -219,6 +232,7 @@ def _expand_home(config: Config) -> None:
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
         *((source, source.path_fields()) for source in config.reward.source.every().values()),
+        (config.reward.credit, config.reward.credit.path_fields()),
         (config.evaluation, ("general_text",)),
     )
     for section, names in sections:

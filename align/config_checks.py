@@ -237,8 +237,7 @@ def _check_reward(config: Config) -> None:
         needed = ", ".join(sorted(lacking))
         raise InputError("reward/credit", credit.name, f"one that does without {needed}: {source.name} offers none")
     source.check(config, "reward.source")
-    if credit.name == "attention":
-        fraction(credit, "reward.credit", "mix")
+    credit.check(config, "reward.credit")
 
 
 def _check_evaluation(config: Config) -> None:

@@ -129,3 +129,6 @@ class RewardOutput:
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
     raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
     raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the same of parts, before their weights too
+    # What rewards/signals.py adds for a credit scheme, whatever the source:
+    sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
+    log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats

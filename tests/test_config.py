@@ -141,6 +141,10 @@ WRONG = {
     "reward/credit": ["reward/source=gold", "reward/credit=attention"],
     "reward/source": ["reward/source=gold", "reward/credit=sparse", "data.world=null"],
     "reward.credit.mix": ["reward/credit=attention", "reward.credit.mix=1.1"],
+    "reward.credit.k": ["reward/credit=prefix", "reward.credit.k=0"],
+    "reward.credit.path": ["reward/credit=implicit", "reward.credit.path=./nowhere"],
+    "reward.credit.scale": ["reward/credit=implicit", "reward.credit.scale=0"],
+    "reward.credit.clip": ["reward/credit=implicit", "reward.credit.clip=-1"],
     "reward.source.path": ["reward.source.path=./nowhere"],
     "reward.source.batch_size": ["reward.source.batch_size=0"],
     "evaluation.general_text": ["evaluation.general_text=nowhere.jsonl"],
@@ -222,6 +226,12 @@ def test_chosen_rows_are_saved(tmp_path):
     assert config.data.train_where == {"word_limit": [None, 3]}
     cfg.save(config, tmp_path / "config.yaml")
     assert cfg.load(tmp_path / "config.yaml") == config
+
+
+def test_true_credit_is_the_worlds_alone(files):
+    with pytest.raises(InputError, match=r"reward/credit: given 'true'"):
+        build(*files, "reward/source=reward_model", "reward/credit=true")
+    assert build(*files, "reward/source=gold", "reward/credit=true").reward.credit.name == "true"
 
 
 def test_a_folder_that_is_no_model_is_refused(files, tmp_path):

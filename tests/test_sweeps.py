@@ -189,7 +189,10 @@ def test_the_command_line_wins_over_an_experiments_own_keys_which_win_over_the_d
     ("words", "line"),
     [
         (["arm=dpoo"], "arm: given 'dpoo'; allowed: best_of_n, dpo, grpo, ppo_dense, ppo_sparse, sft"),
-        (["-m", "experiment=methodz"], "experiment: given 'methodz'; allowed: group_size, methods, overoptimise, sparse_vs_dense"),
+        (
+            ["-m", "experiment=methodz"],
+            "experiment: given 'methodz'; allowed: group_size, methods, overoptimise, sparse_vs_dense",
+        ),
         (["experiment=group_size", "method=ppo"], "method.group_size: given "),
         (["max_policy_tokens=0"], "max_policy_tokens: given 0; allowed: a number above 0"),
         (["max_policy_tokens=9", "method.lr_schedule=linear"], "method.lr_schedule: given 'linear'; allowed: constant"),

@@ -30,7 +30,7 @@ from torch.nn.functional import pad
 
 from align.config import Returns
 from align.errors import InputError, RunError
-from align.rewards.gold import span_rewards
+from align.functional.credit import spans as span_rewards
 from align.rewards.returned import Returned, Span
 from align.types import RewardInput, RewardOutput
 
@@ -98,7 +98,7 @@ class FunctionScorer:
             case Returns.spans:
                 labelled = [read.spans(x, i) for i, x in found]
                 spans = [[(start, end, score) for start, end, score, _ in row] for row in labelled]
-                out = _dense(span_rewards(spans, batch.offsets.cpu(), mask.cpu()).to(mask.device), spans)
+                out = _dense(span_rewards(spans, batch.offsets, mask), spans)
                 return RewardOutput(**vars(out) | {"parts": _by_label(labelled, mask.device) or out.parts})
 
     def _call(self, batch: RewardInput, rows: Sequence[int], read: Returned) -> Any:

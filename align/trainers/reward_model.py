@@ -6,8 +6,6 @@ With `trained_on=prefixes` a second stage follows (trainers/reward_model_prefix.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +24,7 @@ from transformers import (
 )
 
 from align.config import Config, ModelConfig, RewardModelSource, TrainedOn
+from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
@@ -98,17 +97,12 @@ def reward_model_key(
     return {
         "format": FORMAT,
         "base": fingerprint(config.model.path, config.model.revision),
-        "pairs": _digest(train),
-        "held_out": _digest(held_out),
+        "pairs": digest(train),
+        "held_out": digest(held_out),
         "adapter": adapter,
         "quantization": config.quantization.name,
         "settings": source.training(),
     }
-
-
-def _digest(pairs: Sequence[Pair]) -> str:
-    rows = [[p.prompt.input_ids, p.chosen_ids, p.rejected_ids] for p in pairs]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def train_reward_model(
