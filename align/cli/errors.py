@@ -84,6 +84,8 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
         near = get_close_matches(full_key, groups(), n=1, cutoff=0.5)
         return InputError(full_key, given, ", ".join(near or groups()))
     section = full_key.rpartition(".")[0]
+    if error.object_type is dict:  # a mapping of the user's own keys, which Hydra only adds to
+        return InputError(full_key, given, f"+{section}.KEY=VALUE, since every key there is an added one")
     keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
     root = error.parent_node._get_root() if error.parent_node is not None else None
     elsewhere = list(_keys_named(key, root)) if isinstance(root, DictConfig) else []
