@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
 from align.rewards import Builder, References, Source, build_credit, frozen, load_functions
+from align.rewards.foreign import reads_policy_tokens
 from align.rewards.signals import LogRatio, WithSignals
 from align.rollout.responder import Responder
 from align.run_record import RunRecord
@@ -227,20 +228,22 @@ class _Run:
         self, codec: ChatCodec, data: Preferences, reward_folders: Sequence[Path], dpo_folder: Path | None
     ) -> RunContext:
         config = self.config
+        foreign = self._foreign(codec, reward_folders)
+        own = [folder for i, folder in enumerate(reward_folders) if i not in foreign]
         roles = build_roles(
             config,
             device=self.device,
             dtype=self.dtype,
-            reward=reward_folders[0] if reward_folders else None,
+            reward=own[0] if own else None,
             critic_init=config.method.critic,
-            more_rewards=reward_folders[1:],
+            more_rewards=own[1:],
             dpo=dpo_folder,
         )
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None
-        source = self._source(roles, codec, data, world)
         credit = build_credit(config.reward.credit)
+        source = self._source(roles, codec, data, world, foreign, credit.needs)
         judging = frozen(source)
 
         def score(batch: RewardInput) -> RewardOutput:
@@ -271,10 +274,27 @@ class _Run:
             world=world,
         )
 
-    def _source(self, roles: Roles, codec: ChatCodec, data: Preferences, world: World | None) -> Source:
+    def _foreign(self, codec: ChatCodec, folders: Sequence[Path]) -> dict[int, Path]:
+        """The reward models that cannot read the policy's tokens, by their place."""
+        found = {}
+        for i, (model, folder) in enumerate(zip(self.config.reward.source.models(), folders, strict=True)):
+            if model.path is not None and not reads_policy_tokens(folder, codec, "reward.source.path"):
+                self.say(f"{model.path} reads text: responses are re-encoded with its own tokenizer and chat template")
+                found[i] = folder
+        return found
+
+    def _source(
+        self,
+        roles: Roles,
+        codec: ChatCodec,
+        data: Preferences,
+        world: World | None,
+        foreign: Mapping[int, Path],
+        needs: frozenset[str],
+    ) -> Source:
         references = References(roles.reference, codec, prompts_of(data.train), self.config.rollout, self.say)
         scored = prompts_of([*data.train, *data.held_out])
-        builder = Builder(roles, references, world, scored, self._functions)
+        builder = Builder(roles, references, world, scored, self._functions, foreign, needs)
         source = builder.build(self.config.reward.source)
         if builder.scales:
             own = builder.scales.pop("reward.source", {})

@@ -113,6 +113,7 @@ class RewardInput:
     rollout: Rollout  # ids and masks
     offsets: Tensor  # (B, T, 2) int64: characters [start, end) of responses[i] that a token stands for; 0, 0 on padding
     rows: Sequence[Mapping[str, Any]]  # the data row of each prompt
+    messages: Sequence[Sequence[Mapping[str, str]]]  # Prompt.messages: the whole conversation before the response
 
 
 @dataclass(frozen=True)

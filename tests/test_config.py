@@ -116,6 +116,8 @@ def test_an_unknown_method_has_no_trainer():
         trainer_class("nope")
 
 
+RULES = ("reward/source=rules", "reward/credit=sparse")
+COMPOSITE = ("reward/source=composite", "reward/credit=sparse")
 WRONG = {
     "max_steps": ["max_steps=0"],
     "threads": ["threads=0"],
@@ -147,6 +149,22 @@ WRONG = {
     "reward.credit.clip": ["reward/credit=implicit", "reward.credit.clip=-1"],
     "reward.source.path": ["reward.source.path=./nowhere"],
     "reward.source.batch_size": ["reward.source.batch_size=0"],
+    "reward.source.clip": ["reward.source.clip=0"],
+    "reward.source.trained_on": ["reward.source.trained_on=prefixes", "reward.source.path=org/name"],
+    "reward.source.prefix_steps": ["reward.source.prefix_steps=0"],
+    "reward.source.members": ["reward/source=ensemble", "reward.source.members=1"],
+    "reward.source.penalty": ["reward/source=ensemble", "reward.source.penalty=-1"],
+    "reward.source.paths[0]": ["reward/source=ensemble", "reward.source.paths=[./nowhere]"],
+    "reward.source.word_limit.limit": [*RULES, "reward.source.word_limit.limit=0"],
+    "reward.source.regex.pattern": [*RULES, "reward.source.regex.weight=1", "reward.source.regex.pattern=("],
+    "reward.source.forbidden.phrases": [*RULES, "reward.source.forbidden.weight=1"],
+    "reward.source.length_window.high": [
+        *RULES,
+        "reward.source.length_window.weight=1",
+        "reward.source.length_window.high=0",
+    ],
+    "reward.source.numeric.weight": [*RULES, "reward.source.numeric.weight=inf"],
+    "reward.source.parts.model.batch_size": [*COMPOSITE, "reward.source.parts.model.batch_size=0"],
     "evaluation.general_text": ["evaluation.general_text=nowhere.jsonl"],
     "evaluation.confidence": ["evaluation.confidence=1"],
     "evaluation.num_prompts": ["evaluation.num_prompts=0"],
@@ -337,3 +355,23 @@ def test_every_package_is_shipped():
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = [".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "align").rglob("__init__.py")]
     assert sorted(shipped) == sorted([*found, "align.conf"])
+
+
+def test_a_saved_composite_comes_back_with_the_classes_of_its_parts(files, tmp_path):
+    config = build(*files, *COMPOSITE, "reward.source.parts.rules.normalise=running", "reward.source.weights.model=2")
+    cfg.save(config, tmp_path / "config.yaml", "align")
+    again = cfg.load(tmp_path / "config.yaml")
+    assert again == config
+    assert {name: type(part) for name, part in again.reward.source.parts.items()} == {
+        "model": cfg.RewardModelSource,
+        "rules": cfg.RulesSource,
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        again.reward.source.parts["rules"].clip = 1.0
+
+
+def test_a_part_is_added_on_the_command_line():
+    words = ["reward/source=composite", "+reward/source@reward.source.parts.second=rules", "reward/credit=sparse"]
+    source = cfg.build(compose("config", overrides=words)).reward.source
+    assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
+    assert [type(model) for model in source.models()] == [cfg.RewardModelSource]

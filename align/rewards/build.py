@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from align.config import (
@@ -23,6 +24,7 @@ from align.models.scorer import Scorer
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
 from align.rewards.ensemble import EnsembleSource as EnsembleScorer
+from align.rewards.foreign import load_foreign
 from align.rewards.function import FunctionScorer, load_function
 from align.rewards.gold import GoldSource as GoldScorer
 from align.rewards.normalise import Fixed, Running, Scaled, folded
@@ -43,7 +45,8 @@ def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
 class Builder:
     """Builds a source and all it consists of.
 
-    Reward models are taken from `roles` in the order of `SourceConfig.models()`. `scales` collects, by the source's
+    Reward models are taken in the order of `SourceConfig.models()`: those that read the policy's tokens from `roles`,
+    those that read text from their own folder. `scales` collects, by the source's
     key, the mean and deviation that normalise=reference found, and on how many responses.
     """
 
@@ -52,10 +55,13 @@ class Builder:
     world: World | None
     prompts: Sequence[Prompt]  # all that will be scored, so that rules can be checked against their rows
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
+    foreign: Mapping[int, Path] = field(default_factory=dict)  # those of models() that read text, by their place there
+    needs: frozenset[str] = frozenset()  # what the credit scheme asks for
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._models = iter(self.roles.rewards)
+        self._taken = 0
 
     def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
         """
@@ -89,6 +95,11 @@ class Builder:
 
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
         """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
+        place, self._taken = self._taken, self._taken + 1
+        if place in self.foreign:
+            policy = self.roles.policy
+            on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
+            return self._on_scale(load_foreign(self.foreign[place], f"{key}.path", **on), config, key)
         scorer = next(self._models)
         source: Source = ModelScorer(scorer)
         if config.normalise is Normalise.reference:

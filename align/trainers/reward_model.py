@@ -23,13 +23,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from align.config import Config, ModelConfig, RewardModelSource, TrainedOn
+from align.config import Config, RewardModelSource, TrainedOn
 from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
 from align.models.codec import ChatCodec
-from align.models.load import fingerprint, load_causal_lm, load_tokenizer
+from align.models.load import fingerprint, load_causal_lm
 from align.models.reward_folder import RewardCard
 from align.models.scorer import Scorer, body_of, linear_head
 from align.rollout.sampling import right_pad
@@ -56,14 +56,9 @@ def ensure_reward_model(
 
     Args:
         say: Told in a line when training starts and how it ended.
-
-    Raises:
-        InputError: source.path has another tokenizer than the policy.
     """
     if source.path is not None:
-        folder = Path(resolve(source.path, "reward.source.path")).expanduser()
-        _check_tokenizer(folder, codec)
-        return folder
+        return Path(resolve(source.path, "reward.source.path")).expanduser()
     key = reward_model_key(config, source, train, held_out)
 
     def make(folder: Path) -> None:
@@ -291,11 +286,3 @@ def longer_wins(pairs: Sequence[Pair]) -> float:
     """Accuracy of the judge that prefers the response with more tokens; what a reward model must beat."""
     margins = [len(p.chosen_ids) - len(p.rejected_ids) for p in pairs]
     return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(margins)
-
-
-def _check_tokenizer(folder: Path, codec: ChatCodec) -> None:
-    if (
-        load_tokenizer(ModelConfig(path=str(folder)), key="reward.source.path").get_vocab()
-        != codec.tokenizer.get_vocab()
-    ):
-        raise InputError("reward.source.path", str(folder), "a reward model with the policy's vocabulary")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from align.config import Returns
+from align.config import DataConfig, ModelConfig, Returns
+from align.data.preferences import load_preferences
+from align.data.prompts import prompts_of
 from align.errors import InputError, RunError
+from align.models.load import load_codec
 from align.rewards import reward_input
 from align.rewards.function import FunctionScorer, load_function
 from examples import qa_feedback
@@ -193,3 +196,24 @@ def test_marked_errors_of_qa_feedback_are_charged_where_they_end():
 
 def _marked(example):
     return [{"start": e["start"], "end": e["end"], "type": e["error type"]} for e in example["feedback"]["errors"]]
+
+
+def test_real_preferences_load_and_their_rows_score_the_annotated_answer(tmp_path):
+    """From the published file to rewards per token, on the shipped model's tokens."""
+    codec = load_codec(ModelConfig(path="align://pocket/model"))
+    rows = list(qa_feedback.pairs(json.loads(EXCERPT.read_text())))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3), codec)
+    assert data.counts["rows"] == len(rows) > 20 and data.counts["train"] + data.counts["held_out"] > 20
+    prompts = prompts_of([*data.train, *data.held_out])
+    answers = [codec.encode_response(p.row["annotated"]) for p in prompts]
+    batch = reward_input(tiny.rollout_of(prompts, answers), prompts, codec)
+    out = scorer(qa_feedback.error_spans, Returns.spans).score(batch)
+    for i, prompt in enumerate(prompts):
+        assert batch.responses[i] == prompt.row["annotated"]
+        charges = [qa_feedback.CHARGE[e["type"]] for e in prompt.row["errors"]]
+        assert out.total[i].item() == pytest.approx(sum(charges), abs=1e-5)
+        places = out.token_scores[i].nonzero().squeeze(1).tolist()
+        lasts = {e["end"] - 1 for e in prompt.row["errors"]}
+        assert all(any(a <= last < b for last in lasts) for a, b in batch.offsets[i, places].tolist())
+    assert out.total.min() < -1 and set(out.parts) <= set(qa_feedback.CHARGE)
