@@ -29,7 +29,7 @@ PLAN = Plan(
     groups=(Group("", ()),),
     settings=("method.learning_rate=3e-4",),
     overrides=("method=ppo", "reward/credit=sparse", "max_steps=100_000", "max_policy_tokens=400_000",
-               "evaluation.every_steps=5", "checkpoint.every_steps=20"),
+               "evaluation.every_steps=10", "checkpoint.every_steps=20"),
 )  # fmt: skip
 HEAD = ["reward", "n", "fit of", "alpha", "beta", "R2", "d at the top", "KL at the top, nats", "top, seen",
         "at the end", "KL at the end"]  # fmt: skip
