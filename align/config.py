@@ -26,7 +26,7 @@ from align.config_credits import (
     PrefixStep,
     SpansCredit,
     SparseCredit,
-    TrueCredit,
+    TruthCredit,
     UniformCredit,
 )
 from align.config_rules import (
@@ -146,7 +146,7 @@ __all__ = [
     "TrackingConfig",
     "TrackingMode",
     "TrainedOn",
-    "TrueCredit",
+    "TruthCredit",
     "UniformCredit",
     "WordLimitRule",
     "build",
@@ -173,7 +173,7 @@ CREDITS: dict[str, type[CreditConfig]] = {
     "attention": AttentionCredit,
     "implicit": ImplicitCredit,
     "spans": SpansCredit,
-    "true": TrueCredit,
+    "truth": TruthCredit,
 }
 _METHODS: dict[str, type[MethodConfig]] = {}
 _POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {

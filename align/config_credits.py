@@ -81,11 +81,11 @@ class SpansCredit(CreditConfig):
 
 
 @dataclass
-class TrueCredit(CreditConfig):
-    """The world's own credit, with reward/source=gold: an upper bound. Of a sum with gold in it, gold's part has it,
-    and the others are paid as `spans` pays them."""
+class TruthCredit(CreditConfig):
+    """The world's own credit, with reward/source=gold: an upper bound. In a sum gold's part has it, and the others are
+    paid as `spans` pays them. (Hydra takes `true` for a bool.)"""
 
-    name: str = "true"
+    name: str = "truth"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -95,7 +95,7 @@ class TrueCredit(CreditConfig):
         super().check(config, key)
         if not any(isinstance(source, GoldSource) for source in config.reward.source.every().values()):
             allowed = "another one, or reward/source=gold (itself or a part of composite): only the world knows it"
-            raise InputError("reward/credit", "true", allowed)
+            raise InputError("reward/credit", "truth", allowed)
 
 
 @dataclass
