@@ -8,8 +8,10 @@ import torch
 from align.config import (
     AttentionCredit,
     CompositeSource,
+    EnsembleSource,
     FunctionSource,
     GoldSource,
+    ImplicitCredit,
     Normalise,
     PrefixCredit,
     RepetitionRule,
@@ -18,7 +20,9 @@ from align.config import (
     RewardModelSource,
     RolloutConfig,
     RulesSource,
+    SpansCredit,
     SparseCredit,
+    TruthCredit,
 )
 from align.config_checks import check_all
 from align.errors import InputError
@@ -27,6 +31,7 @@ from align.rewards import Builder, References, build_credit, frozen, reward_inpu
 from align.rewards.base import load_state, state
 from tests import tiny
 
+SPANS = FunctionSource(path="tests/tiny.py:prompt", returns=Returns.spans)
 RULES = RulesSource(repetition=RepetitionRule(weight=1.0, size=1))
 
 
@@ -135,6 +140,16 @@ def test_reward_models_are_taken_in_order(batch):
         (CompositeSource(parts={"a": RewardModelSource()}), AttentionCredit(), "attention: composite offers none"),
         (RULES, AttentionCredit(), "attention: rules offers none"),
         (FunctionSource(path="tests/tiny.py:prompt"), PrefixCredit(), "prefix_scores: function offers none"),
+        (FunctionSource(path="tests/tiny.py:prompt"), SpansCredit(), "token_scores: function offers none"),
+        (EnsembleSource(), SpansCredit(), "token_scores: ensemble offers none"),
+        (
+            CompositeSource(parts={"a": RULES, "m": RewardModelSource()}),
+            SpansCredit(),
+            "token_scores: composite",
+        ),
+        (EnsembleSource(), TruthCredit(), "token_scores: ensemble offers none"),
+        (SPANS, TruthCredit(), "'truth'; allowed: another one, .* only the world knows it"),
+        (CompositeSource(parts={"f": SPANS}), TruthCredit(), "only the world knows it"),
         (FunctionSource(path="nowhere.py:f"), None, r"reward\.source\.path: .*no such file"),
         (FunctionSource(path="tests/tiny.py"), None, r"reward\.source\.path: .*FILE\.py:NAME"),
         (
@@ -152,9 +167,31 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(source, credit, 
         check_all(cfg)
 
 
-def test_what_fits_passes():
-    function = FunctionSource(path="tests/tiny.py:prompt", returns=Returns.spans)
-    for source in (function, CompositeSource(parts={"f": function, "r": RULES})):
-        cfg = tiny.config(reward=RewardConfig(source=source, credit=PrefixCredit()))
-        cfg.data.path = str(tiny.folder() / "config.json")
-        check_all(cfg)
+MIXED = CompositeSource(parts={"f": SPANS, "r": RULES, "m": RewardModelSource()})
+
+
+@pytest.mark.parametrize(
+    ("source", "credit"),
+    [
+        *((source, PrefixCredit()) for source in (SPANS, CompositeSource(parts={"f": SPANS, "r": RULES}))),
+        *((source, SpansCredit()) for source in (SPANS, GoldSource(), MIXED)),
+        *((source, TruthCredit()) for source in (GoldSource(), CompositeSource(parts={"w": GoldSource(), "r": RULES}))),
+        *((source, ImplicitCredit()) for source in (SPANS, RULES, EnsembleSource(), MIXED)),
+    ],
+    ids=lambda section: section.name,
+)
+def test_what_fits_passes(source, credit):
+    cfg = tiny.config(reward=RewardConfig(source=source, credit=credit))
+    cfg.data.path, cfg.data.world = str(tiny.folder() / "config.json"), "pocket"
+    check_all(cfg)
+
+
+def test_the_worlds_credit_in_a_sum_stays_where_it_is_and_the_rest_is_paid_at_the_end(batch):
+    """Gold pays each vowel .25 where it stands; the rule is paid at the end token, and so is what the clip cut off."""
+    source, _ = built(CompositeSource(parts={"world": GoldSource(clip=0.75), "text": RULES}, weights={"world": 2.0}))
+    credit = build_credit(TruthCredit())
+    out = source.score(batch, credit.needs)
+    paid = credit.assign(out, batch.rollout.response_mask)
+    assert paid[0].tolist()[:4] == [0.5, 0.5, 0, 1.0]
+    assert paid[2].tolist()[:5] == [0.5, 0.5, 0.5, 0.5, 1.0 - 0.5]
+    torch.testing.assert_close(paid.sum(1), out.total)

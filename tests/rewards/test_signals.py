@@ -10,6 +10,8 @@ import torch
 from align.config import ImplicitCredit, PrefixCredit, PrefixStep, SpansCredit, SparseCredit
 from align.functional.masked import zero_outside
 from align.rewards import build_credit, reward_input
+from align.rewards.base import frozen, load_state, state
+from align.rewards.normalise import Running, Scaled
 from align.rewards.signals import LogRatio, WithSignals, sentence_ends
 from align.types import RewardInput, RewardOutput
 from tests import tiny
@@ -70,6 +72,29 @@ def test_segments_are_put_on_their_last_tokens():
     assert rewards.tolist() == [[0, 2, 0, 2, 0, 0, -1], [0, 0, -1, 0, 0, 0, 0]]
     torch.testing.assert_close(rewards.sum(1), out.total)
     assert WithSignals(Spans()).score(given).token_scores is None  # nobody asked
+
+
+def test_a_running_scale_underneath_is_kept_and_left_alone_by_evaluations():
+    source = WithSignals(Scaled(Spans(), Running()))
+    given, needs = batch(["so old", "xx", "o"]), frozenset({"sentence_ends"})
+    source.score(given, needs)
+    saved = state(source)
+    assert saved["running"]["count"] == 3
+    seen = frozen(source).score(given, needs)
+    assert seen.sentence_ends is not None and seen.total.tolist() == [3, -1, 1]
+    assert state(source) == saved
+    again = WithSignals(Scaled(Spans(), Running()))
+    load_state(again, saved)
+    assert torch.equal(again.score(given).total, source.score(given).total)
+
+
+@pytest.mark.parametrize("scale", [None, Running()], ids=["none", "running"])
+def test_segments_sum_to_the_score_on_any_scale(scale):
+    credit = build_credit(SpansCredit())
+    given = batch(["so old", "xx", "o"])
+    out = WithSignals(Scaled(Spans(), scale, clip=0.5)).score(given, credit.needs)
+    torch.testing.assert_close(credit.assign(out, given.rollout.response_mask).sum(1), out.total)
+    assert float(out.total.abs().max()) == 0.5
 
 
 @pytest.fixture(scope="module")
