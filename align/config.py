@@ -19,9 +19,30 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from align.config_checks import check_all, refuse_added_keys
+from align.config_credits import (
+    AttentionCredit,
+    ImplicitCredit,
+    PrefixCredit,
+    PrefixStep,
+    SpansCredit,
+    SparseCredit,
+    TruthCredit,
+    UniformCredit,
+)
+from align.config_rules import (
+    ExactRule,
+    ForbiddenRule,
+    Format,
+    FormatRule,
+    LengthWindowRule,
+    NumericRule,
+    RegexRule,
+    RepetitionRule,
+    RuleConfig,
+    WordLimitRule,
+)
 from align.config_sections import (
     AdapterConfig,
-    AttentionCredit,
     BadRows,
     CallbacksConfig,
     CheckpointConfig,
@@ -42,7 +63,6 @@ from align.config_sections import (
     Normalise,
     OptimizedConfig,
     Precision,
-    PrefixCredit,
     ProgressConfig,
     PromptOverflow,
     QuantizationConfig,
@@ -52,14 +72,19 @@ from align.config_sections import (
     RolloutConfig,
     Section,
     SourceConfig,
-    SparseCredit,
     TensorboardConfig,
     TrackingConfig,
     TrackingMode,
     TrainedOn,
-    UniformCredit,
 )
-from align.config_sources import Combine, EnsembleSource
+from align.config_sources import (
+    Combine,
+    CompositeSource,
+    EnsembleSource,
+    FunctionSource,
+    Returns,
+    RulesSource,
+)
 from align.errors import InputError
 from align.files import write_atomic
 
@@ -72,6 +97,7 @@ __all__ = [
     "CallbacksConfig",
     "CheckpointConfig",
     "Combine",
+    "CompositeSource",
     "Config",
     "CreditConfig",
     "CriticInit",
@@ -80,32 +106,49 @@ __all__ = [
     "EarlyStoppingConfig",
     "EnsembleSource",
     "EvaluationConfig",
+    "ExactRule",
+    "ForbiddenRule",
+    "Format",
+    "FormatRule",
+    "FunctionSource",
     "GoldSource",
+    "ImplicitCredit",
     "JsonlConfig",
     "KLController",
     "LRSchedule",
+    "LengthWindowRule",
     "LoopConfig",
     "MethodConfig",
     "ModelConfig",
     "Normalise",
+    "NumericRule",
     "OptimizedConfig",
     "Precision",
     "PrefixCredit",
+    "PrefixStep",
     "ProgressConfig",
     "PromptOverflow",
     "QuantizationConfig",
+    "RegexRule",
+    "RepetitionRule",
     "RetentionConfig",
+    "Returns",
     "RewardConfig",
     "RewardModelSource",
     "RolloutConfig",
+    "RuleConfig",
+    "RulesSource",
     "Section",
     "SourceConfig",
+    "SpansCredit",
     "SparseCredit",
     "TensorboardConfig",
     "TrackingConfig",
     "TrackingMode",
     "TrainedOn",
+    "TruthCredit",
     "UniformCredit",
+    "WordLimitRule",
     "build",
     "command_line",
     "load",
@@ -119,12 +162,18 @@ SOURCES: dict[str, type[SourceConfig]] = {
     "reward_model": RewardModelSource,
     "gold": GoldSource,
     "ensemble": EnsembleSource,
+    "rules": RulesSource,
+    "function": FunctionSource,
+    "composite": CompositeSource,
 }
 CREDITS: dict[str, type[CreditConfig]] = {
     "sparse": SparseCredit,
     "uniform": UniformCredit,
     "prefix": PrefixCredit,
     "attention": AttentionCredit,
+    "implicit": ImplicitCredit,
+    "spans": SpansCredit,
+    "truth": TruthCredit,
 }
 _METHODS: dict[str, type[MethodConfig]] = {}
 _POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {
@@ -182,7 +231,8 @@ def _expand_home(config: Config) -> None:
     sections: tuple[tuple[Section, Sequence[str]], ...] = (
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
-        (config.reward.source, config.reward.source.path_fields()),
+        *((source, source.path_fields()) for source in config.reward.source.every().values()),
+        (config.reward.credit, config.reward.credit.path_fields()),
         (config.evaluation, ("general_text",)),
     )
     for section, names in sections:
@@ -236,6 +286,18 @@ def load(path: Path) -> Config:
     return build(load_unchecked(path))
 
 
+def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: Path) -> DictConfig:
+    """The schema that the saved section at `key` names, with those of the sections in its `parts`."""
+    name = OmegaConf.select(raw, f"{key}.name")
+    if name not in classes:
+        raise InputError(f"{path}: {key}.name", name, ", ".join(classes))
+    schema = OmegaConf.structured(classes[name])
+    parts = OmegaConf.select(raw, f"{key}.parts")
+    for part in parts or () if isinstance(parts, DictConfig) else ():
+        schema.parts[part] = _schema_of(raw, f"{key}.parts.{part!s}", classes, path)
+    return schema
+
+
 def load_unchecked(path: Path) -> DictConfig:
     """What `save` wrote, typed but not yet checked across fields; raises InputError as `load` does."""
     expected = "the config.yaml of a run"
@@ -243,10 +305,7 @@ def load_unchecked(path: Path) -> DictConfig:
         raw = OmegaConf.load(path)
         schema = OmegaConf.structured(Config(reward=RewardConfig()))
         for key, classes in _POLYMORPHIC.items():
-            name = OmegaConf.select(raw, f"{key}.name")
-            if name not in classes:
-                raise InputError(f"{path}: {key}.name", name, ", ".join(classes))
-            OmegaConf.update(schema, key, OmegaConf.structured(classes[name]))
+            OmegaConf.update(schema, key, _schema_of(raw, key, classes, path))
         merged = OmegaConf.merge(schema, raw)
     except OSError as error:
         raise InputError(str(path), error.strerror, expected) from error

@@ -6,6 +6,7 @@ section has in the configuration, and the names of its fields; a field that is N
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import math
@@ -45,6 +46,33 @@ def fraction(section: object, prefix: str, *names: str) -> None:
 def open_fraction(section: object, prefix: str, *names: str) -> None:
     """Raise InputError unless every named field lies in (0, 1)."""
     _each(section, prefix, names, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+
+
+def finite(key: str, value: float) -> None:
+    """Raise InputError where `value` is infinite or not a number."""
+    if not math.isfinite(value):
+        raise InputError(key, value, "a finite number")
+
+
+def function_in_file(key: str, path: str) -> None:
+    """Raise InputError unless `path` is FILE.py:NAME and the file, which is read but not run, defines the name."""
+    file, _, name = path.rpartition(":")
+    allowed = "FILE.py:NAME of a Python function"
+    if not file.endswith(".py") or not name.isidentifier():
+        raise InputError(key, path, allowed)
+    if not Path(file).is_file():
+        raise InputError(key, path, f"{allowed} (there is no such file)")
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(key, path, f"a file that Python can read ({why})") from error
+    defined = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    defined += [target.id for target in assigned if isinstance(target, ast.Name)]
+    imported = [a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    if name not in [*defined, *imported]:
+        raise InputError(key, path, f"one of the functions there: {', '.join(defined) or 'none'}")
 
 
 def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) -> None:
@@ -133,8 +161,13 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
             near = get_close_matches(key, known, n=1) or known
             raise InputError(f"{prefix}{key}", f"+{prefix}{key}", ", ".join(near))
         child = OmegaConf.select(node, key)
-        if isinstance(child, DictConfig):
-            refuse_added_keys(child, f"{prefix}{key}.")
+        if not isinstance(child, DictConfig):
+            continue
+        refuse_added_keys(child, f"{prefix}{key}.")
+        if not dataclasses.is_dataclass(OmegaConf.get_type(child)):  # a mapping whose values may be sections
+            for name, value in child.items():
+                if isinstance(value, DictConfig):
+                    refuse_added_keys(value, f"{prefix}{key}.{name!s}.")
 
 
 def check_all(config: Config) -> None:
@@ -204,8 +237,7 @@ def _check_reward(config: Config) -> None:
         needed = ", ".join(sorted(lacking))
         raise InputError("reward/credit", credit.name, f"one that does without {needed}: {source.name} offers none")
     source.check(config, "reward.source")
-    if credit.name == "attention":
-        fraction(credit, "reward.credit", "mix")
+    credit.check(config, "reward.credit")
 
 
 def _check_evaluation(config: Config) -> None:

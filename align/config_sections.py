@@ -127,8 +127,8 @@ class DataConfig(Section):
         default_factory=dict
     )  # pairs that the method learns from, prompts it samples on
     held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts that it is evaluated on
-    # What a reward model is trained on: empty = every training row, whatever train_where says, so that runs on other
-    # prompts share the stored one. Its accuracy is measured on all held-out rows.
+    # What the reward's own models (reward model, DPO policy of implicit credit) are trained on: empty = every training
+    # row, whatever train_where says, so that runs on other prompts share the stored one. Measured on all held-out rows.
     reward_where: dict[str, Any] = field(default_factory=dict)
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
@@ -162,6 +162,10 @@ class SourceConfig(Section):
     def path_fields(self) -> list[str]:
         """Names of the fields that hold a path, or a list of them."""
         return []
+
+    def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
+        """This source and all that it is made of, by their keys."""
+        return {key: self}
 
     def check(self, config: Config, key: str) -> None:
         """Raise InputError on values that cannot run; `key` is the source's own in the whole composition."""
@@ -239,7 +243,8 @@ class GoldSource(SourceConfig):
 
 @dataclass
 class CreditConfig(Section):
-    """Base of credit schemes. `needs` names the signal that the source must offer."""
+    """Base of credit schemes (they are in config_credits.py). `needs` names the signals that the source must offer,
+    `adds` those that the run adds to any source's (rewards/signals.py)."""
 
     name: str = MISSING
 
@@ -247,38 +252,16 @@ class CreditConfig(Section):
     def needs(self) -> frozenset[str]:
         return frozenset()
 
-
-@dataclass
-class SparseCredit(CreditConfig):
-    name: str = "sparse"
-
-
-@dataclass
-class UniformCredit(CreditConfig):
-    """R / T at every token. Moves the KL-regularised optimum (functional/credit.py)."""
-
-    name: str = "uniform"
-
-
-@dataclass
-class PrefixCredit(CreditConfig):
-    name: str = "prefix"
-
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"prefix_scores"})
+    def adds(self) -> frozenset[str]:
+        return frozenset()
 
+    def path_fields(self) -> list[str]:
+        """Names of the fields that hold a path."""
+        return []
 
-@dataclass
-class AttentionCredit(CreditConfig):
-    """ABC. Moves the KL-regularised optimum (functional/credit.py)."""
-
-    name: str = "attention"
-    mix: float = 0.8  # b of ABC: share of the score that attention spreads; the rest is paid at the last token
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"attention"})
+    def check(self, config: Config, key: str) -> None:
+        """Raise InputError on values that cannot run; `key` is the scheme's own in the whole composition."""
 
 
 @dataclass

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
-from align.config import Config
+from align.config import Config, ImplicitCredit
 from align.data.preferences import Preferences, load_preferences
 from align.data.prompts import load_texts, prompts_of
 from align.errors import InputError
@@ -23,15 +21,19 @@ from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
 from align.models.codec import ChatCodec
+from align.models.hardware import one_process
 from align.models.load import context_length, hub_commit, load_codec, resolve_device, resolve_precision, torch_dtype
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
-from align.rewards import Builder, References, Source, build_credit, frozen
+from align.rewards import Builder, References, Source, build_credit, frozen, load_functions
+from align.rewards.foreign import reads_policy_tokens
+from align.rewards.signals import LogRatio, WithSignals
 from align.rollout.responder import Responder
 from align.run_record import RunRecord
 from align.trainers.checkpoint import checkpoints
 from align.trainers.context import RunContext
+from align.trainers.implicit import ensure_dpo_policy
 from align.trainers.method import Method
 from align.trainers.registry import trainer_class
 from align.trainers.reward_model import ensure_reward_model
@@ -100,11 +102,13 @@ class _Run:
 
     def _phases(self) -> dict[str, Any]:
         with self.record.phase("load_data"):
+            self._functions = load_functions(self.config.reward.source)
             codec, data = self._load_data()
         with self.record.phase("reward_model"):
             reward_folders = self._reward_models(codec, data)
+            dpo_folder = self._dpo_policy(codec, data)
         with self.record.phase("load_models"):
-            context = self._assemble(codec, data, reward_folders)
+            context = self._assemble(codec, data, reward_folders, dpo_folder)
             trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
@@ -203,21 +207,43 @@ class _Run:
         measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}
         return {"folder": str(folder), "held_out": measured}
 
-    def _assemble(self, codec: ChatCodec, data: Preferences, reward_folders: Sequence[Path]) -> RunContext:
+    def _dpo_policy(self, codec: ChatCodec, data: Preferences) -> Path | None:
+        credit = self.config.reward.credit
+        if not isinstance(credit, ImplicitCredit):
+            return None
+        folder = ensure_dpo_policy(
+            self.config,
+            credit,
+            codec,
+            data.reward_train,
+            data.reward_held_out,
+            device=self.device,
+            dtype=self.dtype,
+            say=self.say,
+        )
+        self.record.update(dpo_policy={"folder": str(folder)})
+        return folder
+
+    def _assemble(
+        self, codec: ChatCodec, data: Preferences, reward_folders: Sequence[Path], dpo_folder: Path | None
+    ) -> RunContext:
         config = self.config
+        foreign = self._foreign(codec, reward_folders)
+        own = [folder for i, folder in enumerate(reward_folders) if i not in foreign]
         roles = build_roles(
             config,
             device=self.device,
             dtype=self.dtype,
-            reward=reward_folders[0] if reward_folders else None,
+            reward=own[0] if own else None,
             critic_init=config.method.critic,
-            more_rewards=reward_folders[1:],
+            more_rewards=own[1:],
+            dpo=dpo_folder,
         )
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None
-        source = self._source(roles, codec, data, world)
         credit = build_credit(config.reward.credit)
+        source = self._source(roles, codec, data, world, foreign, credit.needs)
         judging = frozen(source)
 
         def score(batch: RewardInput) -> RewardOutput:
@@ -231,11 +257,10 @@ class _Run:
         )
         self._roles, self._codec = roles, codec
         self._before_result: EvaluationResult | None = None
-        accelerator = self._accelerator()
         return RunContext(
             config=config,
             folder=self.folder,
-            accelerator=accelerator,
+            accelerator=one_process(self.device, self.dtype),
             roles=roles,
             codec=codec,
             prompts=prompts_of(data.train),
@@ -246,30 +271,35 @@ class _Run:
             evaluate=self._during,
             held_out=data.held_out,
             reward_folder=reward_folders[0] if reward_folders else None,
+            world=world,
         )
 
-    def _accelerator(self) -> Accelerator:
-        """Device placement and, in fp16, gradient scaling; autocast is the roles' own.
+    def _foreign(self, codec: ChatCodec, folders: Sequence[Path]) -> dict[int, Path]:
+        """The reward models that cannot read the policy's tokens, by their place."""
+        found = {}
+        for i, (model, folder) in enumerate(zip(self.config.reward.source.models(), folders, strict=True)):
+            if model.path is not None and not reads_policy_tokens(folder, codec, "reward.source.path"):
+                self.say(f"{model.path} reads text: responses are re-encoded with its own tokenizer and chat template")
+                found[i] = folder
+        return found
 
-        Raises:
-            InputError: The run was launched as several processes.
-        """
-        # Accelerate keeps one state per process: the reward model's trainer, or the job before, has left its own.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        mixed_precision = "fp16" if self.dtype is torch.float16 else "no"
-        accelerator = Accelerator(cpu=self.device.type == "cpu", mixed_precision=mixed_precision)
-        if accelerator.num_processes > 1:
-            raise InputError("processes", accelerator.num_processes, "1: a run is one process; sweeps run many")
-        return accelerator
-
-    def _source(self, roles: Roles, codec: ChatCodec, data: Preferences, world: World | None) -> Source:
+    def _source(
+        self,
+        roles: Roles,
+        codec: ChatCodec,
+        data: Preferences,
+        world: World | None,
+        foreign: Mapping[int, Path],
+        needs: frozenset[str],
+    ) -> Source:
         references = References(roles.reference, codec, prompts_of(data.train), self.config.rollout, self.say)
-        builder = Builder(roles, references, world)
+        scored = prompts_of([*data.train, *data.held_out])
+        builder = Builder(roles, references, world, scored, self._functions, foreign, needs)
         source = builder.build(self.config.reward.source)
         if builder.scales:
             own = builder.scales.pop("reward.source", {})
             self.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
-        return source
+        return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 

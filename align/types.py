@@ -113,6 +113,7 @@ class RewardInput:
     rollout: Rollout  # ids and masks
     offsets: Tensor  # (B, T, 2) int64: characters [start, end) of responses[i] that a token stands for; 0, 0 on padding
     rows: Sequence[Mapping[str, Any]]  # the data row of each prompt
+    messages: Sequence[Sequence[Mapping[str, str]]]  # Prompt.messages: the whole conversation before the response
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,6 @@ class RewardOutput:
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
     raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
     raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the same of parts, before their weights too
+    # What rewards/signals.py adds for a credit scheme, whatever the source:
+    sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
+    log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats

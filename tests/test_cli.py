@@ -62,7 +62,10 @@ def runner(monkeypatch):
 
 MISTAKES = {
     "unknown option": (["method=ppoo"], f"method: given 'ppoo'; allowed: {METHOD_NAMES}"),
-    "unknown option of a subgroup": (["reward/credit=dens"], "allowed: attention, prefix, sparse, uniform"),
+    "unknown option of a subgroup": (
+        ["reward/credit=dens"],
+        "allowed: attention, implicit, prefix, spans, sparse, truth, uniform",
+    ),
     "unknown group": (
         ["rewards/credit=sparse"],
         "given 'rewards/credit=sparse'; allowed: reward/credit",

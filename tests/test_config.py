@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from align import config as cfg
@@ -111,11 +112,18 @@ def test_each_registered_name_has_an_option_and_the_other_way_round():
         assert {name: schema.name for name, schema in classes.items()} == {name: name for name in classes}
 
 
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in groups() for option in options(group)])
+def test_no_option_is_called_what_hydra_takes_for_another_type(group, option):
+    assert OverridesParser.create().parse_override(f"{group}={option}").value() == option
+
+
 def test_an_unknown_method_has_no_trainer():
     with pytest.raises(InputError, match=r"method: given 'nope'; allowed: .*ppo"):
         trainer_class("nope")
 
 
+RULES = ("reward/source=rules", "reward/credit=sparse")
+COMPOSITE = ("reward/source=composite", "reward/credit=sparse")
 WRONG = {
     "max_steps": ["max_steps=0"],
     "threads": ["threads=0"],
@@ -141,8 +149,28 @@ WRONG = {
     "reward/credit": ["reward/source=gold", "reward/credit=attention"],
     "reward/source": ["reward/source=gold", "reward/credit=sparse", "data.world=null"],
     "reward.credit.mix": ["reward/credit=attention", "reward.credit.mix=1.1"],
+    "reward.credit.k": ["reward/credit=prefix", "reward.credit.k=0"],
+    "reward.credit.path": ["reward/credit=implicit", "reward.credit.path=./nowhere"],
+    "reward.credit.scale": ["reward/credit=implicit", "reward.credit.scale=0"],
+    "reward.credit.clip": ["reward/credit=implicit", "reward.credit.clip=-1"],
     "reward.source.path": ["reward.source.path=./nowhere"],
     "reward.source.batch_size": ["reward.source.batch_size=0"],
+    "reward.source.clip": ["reward.source.clip=0"],
+    "reward.source.trained_on": ["reward.source.trained_on=prefixes", "reward.source.path=org/name"],
+    "reward.source.prefix_steps": ["reward.source.prefix_steps=0"],
+    "reward.source.members": ["reward/source=ensemble", "reward.source.members=1"],
+    "reward.source.penalty": ["reward/source=ensemble", "reward.source.penalty=-1"],
+    "reward.source.paths[0]": ["reward/source=ensemble", "reward.source.paths=[./nowhere]"],
+    "reward.source.word_limit.limit": [*RULES, "reward.source.word_limit.limit=0"],
+    "reward.source.regex.pattern": [*RULES, "reward.source.regex.weight=1", "reward.source.regex.pattern=("],
+    "reward.source.forbidden.phrases": [*RULES, "reward.source.forbidden.weight=1"],
+    "reward.source.length_window.high": [
+        *RULES,
+        "reward.source.length_window.weight=1",
+        "reward.source.length_window.high=0",
+    ],
+    "reward.source.numeric.weight": [*RULES, "reward.source.numeric.weight=inf"],
+    "reward.source.parts.model.batch_size": [*COMPOSITE, "reward.source.parts.model.batch_size=0"],
     "evaluation.general_text": ["evaluation.general_text=nowhere.jsonl"],
     "evaluation.confidence": ["evaluation.confidence=1"],
     "evaluation.num_prompts": ["evaluation.num_prompts=0"],
@@ -222,6 +250,12 @@ def test_chosen_rows_are_saved(tmp_path):
     assert config.data.train_where == {"word_limit": [None, 3]}
     cfg.save(config, tmp_path / "config.yaml")
     assert cfg.load(tmp_path / "config.yaml") == config
+
+
+def test_true_credit_is_the_worlds_alone(files):
+    with pytest.raises(InputError, match=r"reward/credit: given 'truth'"):
+        build(*files, "reward/source=reward_model", "reward/credit=truth")
+    assert build(*files, "reward/source=gold", "reward/credit=truth").reward.credit.name == "truth"
 
 
 def test_a_folder_that_is_no_model_is_refused(files, tmp_path):
@@ -327,3 +361,23 @@ def test_every_package_is_shipped():
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = [".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "align").rglob("__init__.py")]
     assert sorted(shipped) == sorted([*found, "align.conf"])
+
+
+def test_a_saved_composite_comes_back_with_the_classes_of_its_parts(files, tmp_path):
+    config = build(*files, *COMPOSITE, "reward.source.parts.rules.normalise=running", "reward.source.weights.model=2")
+    cfg.save(config, tmp_path / "config.yaml", "align")
+    again = cfg.load(tmp_path / "config.yaml")
+    assert again == config
+    assert {name: type(part) for name, part in again.reward.source.parts.items()} == {
+        "model": cfg.RewardModelSource,
+        "rules": cfg.RulesSource,
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        again.reward.source.parts["rules"].clip = 1.0
+
+
+def test_a_part_is_added_on_the_command_line():
+    words = ["reward/source=composite", "+reward/source@reward.source.parts.second=rules", "reward/credit=sparse"]
+    source = cfg.build(compose("config", overrides=words)).reward.source
+    assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
+    assert [type(model) for model in source.models()] == [cfg.RewardModelSource]

@@ -99,6 +99,12 @@ def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: s
     return [item.pair for item, keep in zip(items, kept, strict=True) if keep]
 
 
+def digest(pairs: Sequence[Pair]) -> str:
+    """A hash of the pairs' tokens, in order: they hold texts, template and cuts."""
+    rows = [[p.prompt.input_ids, p.chosen_ids, p.rejected_ids] for p in pairs]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
     prompts = [prompts_of(train), prompts_of(held_out)]
     counts = reader.counts | Counter(

@@ -1,11 +1,15 @@
 """Credit assignment: how a response's score R is spread over its tokens, before any KL penalty.
 
-Every function takes what it needs of the reward model's output and the response mask (B, T; 1 = counts) and returns
-rewards per token (B, T), 0 outside the mask. Whether a scheme keeps the KL-regularised optimum of the score is said in
-each docstring (share of the value gap to it that exact gradients close on an enumerable problem).
+Every function takes what it needs of the source's output and the response mask (B, T; 1 = counts) and returns rewards
+per token (B, T), 0 outside the mask. Whether a scheme keeps the KL-regularised optimum of the score is said in each
+docstring (share of the value gap to it that exact gradients close on an enumerable problem). A scheme keeps it where
+its rewards sum to the score up to a constant of the prompt, and each is settled by the tokens up to its own: an
+advantage counts what is paid from a token on, and drops what was paid before as if that token had no say in it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,14 +33,28 @@ def uniform(total: Tensor, mask: Tensor) -> Tensor:
     return total.unsqueeze(1) / mask.sum(1, keepdim=True).clamp(min=1) * mask
 
 
-def prefix(prefix_scores: Tensor, mask: Tensor) -> Tensor:
-    """R(x, y_<=t) - R(x, y_<t): potential-based shaping (Ng et al. 1999; RED, arXiv 2411.08302). Keeps the optimum
-    where gamma is 1.
+def prefix(prefix_scores: Tensor, mask: Tensor, steps: Tensor | None = None) -> Tensor:
+    """R(x, y_<=t) - R(x, y_<s) at the end t of each step s..t: potential-based shaping (Ng et al. 1999; RED, arXiv
+    2411.08302). Keeps the optimum where gamma is 1, as long as a step's end is settled by the tokens up to it.
 
     Args:
         prefix_scores: (B, T + 1), the score of the first 0..T response tokens. Rewards sum to R - R(x, empty).
+        steps: (B, T), 1 = a step ends with this token (`every_k`); None = every token is a step. The last token always
+            ends one.
     """
-    return zero_outside(prefix_scores[:, 1:] - prefix_scores[:, :-1], mask)
+    if steps is None:
+        return zero_outside(prefix_scores[:, 1:] - prefix_scores[:, :-1], mask)
+    ends = ((steps == 1) | (last_token(mask) == 1)) & (mask == 1)
+    count = torch.arange(1, mask.shape[1] + 1, device=mask.device)  # tokens up to and including each
+    settled = torch.where(ends, count, 0).cummax(1).values  # tokens at the end of the last whole step
+    before = torch.nn.functional.pad(settled[:, :-1], (1, 0))
+    return zero_outside(prefix_scores[:, 1:] - prefix_scores.gather(1, before), ends.long())
+
+
+def every_k(mask: Tensor, k: int) -> Tensor:
+    """(B, T), 1 at every k-th token of a response: the ends of steps of k tokens."""
+    position = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (position % k == 0).long() * mask
 
 
 def attention(total: Tensor, weights: Tensor, mask: Tensor, mix: float = 0.8) -> Tensor:
@@ -51,6 +69,49 @@ def attention(total: Tensor, weights: Tensor, mask: Tensor, mix: float = 0.8) ->
     sums = masked_sum(weights, mask, dim=1).unsqueeze(1)
     spread = torch.where(sums > 0, zero_outside(weights, mask) / sums.clamp(min=1e-12), last_token(mask).to(weights))
     return total.unsqueeze(1) * (mix * spread + (1 - mix) * last_token(mask))
+
+
+def implicit(total: Tensor, log_ratio: Tensor, mask: Tensor, scale: float = 0.05, clip: float = 0.05) -> Tensor:
+    """clip(scale * log_ratio_t, +-clip) + 1[t = T] * R: RTO (arXiv 2404.18922, with b1 = 0.05).
+
+    Adds to R instead of spreading it, so it moves the optimum to that of R + sum_t clip(...); without the clip this is
+    pi_ref^(1 - scale/beta) * pi_dpo^(scale/beta) * exp(R / beta), normalised.
+
+    Args:
+        log_ratio: (B, T), log pi_dpo(y_t) - log pi_ref(y_t) in nats.
+    """
+    return zero_outside((scale * log_ratio).clamp(-clip, clip), mask) + sparse(total, mask)
+
+
+def spans(segments: Sequence[Sequence[tuple[int, int, float]]], offsets: Tensor, mask: Tensor) -> Tensor:
+    """Each labelled segment's score at the token that holds its last character: fine-grained RLHF (arXiv 2306.01693,
+    section 3.1). Sums to the segments' scores; keeps the optimum of that sum where a segment's score is settled by the
+    tokens up to its end.
+
+    Args:
+        segments: Per response (start, end, score) in characters of its text; any number, in any order. One past the
+            text's end is paid at the last token.
+        offsets: (B, T, 2) characters [start, end) of each token.
+    """
+    rewards = torch.zeros(mask.shape)
+    places, counted = offsets.cpu(), mask.cpu() == 1
+    for i, row in enumerate(segments):
+        last = int(counted[i].sum()) - 1
+        for start, end, score in row if last >= 0 else ():
+            final = max(end - 1, start)
+            holds = ((places[i, :, 0] <= final) & (places[i, :, 1] > final) & counted[i]).nonzero()
+            rewards[i, int(holds[0]) if len(holds) else last] += score
+    return rewards.to(mask.device)
+
+
+def own(token_scores: Tensor, mask: Tensor) -> Tensor:
+    """The source's own scores per token: of labelled segments (`spans`), of a user's function, or of the world that
+    knows the true credit. Sums to what the source calls the total; keeps its optimum as `spans` does.
+
+    Args:
+        token_scores: (B, T).
+    """
+    return zero_outside(token_scores, mask)
 
 
 def replace_unended(token_rewards: Tensor, mask: Tensor, ended: Tensor, penalty: float | None) -> Tensor:

@@ -19,6 +19,7 @@ from align.errors import InputError
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
 CRITIC = "critic"
 REWARD = "reward"
+DPO = "dpo"
 
 
 def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:

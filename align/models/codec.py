@@ -50,7 +50,7 @@ class ChatCodec:
         Raises:
             InputError: the template refuses these messages (a system turn, two user turns in a row ...).
         """
-        return self._ids(_render(self.tokenizer, messages, generation_prompt=True))
+        return self._ids(render(self.tokenizer, messages, generation_prompt=True))
 
     def encode_response(self, text: str) -> list[int]:
         """Ids of an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
@@ -139,7 +139,8 @@ def _read_template(path: Path) -> str:
         raise InputError("model.chat_template", str(path), "a readable Jinja file") from error
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
+    """The conversation as the chat template writes it; raises InputError where the template refuses it."""
     try:
         return tokenizer.apply_chat_template(
             [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
@@ -159,9 +160,9 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
     Returns:
         The text that opens it, the blanks it puts before and after the content, and whether it strips the content.
     """
-    opening = _render(tokenizer, _USER, generation_prompt=True)
-    turn = _render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
-    spaced = _render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
+    opening = render(tokenizer, _USER, generation_prompt=True)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
+    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
     strips = spaced == turn
     if not turn.startswith(opening):  # a template that opens given turns in another way than generated ones
         return opening, "", "", strips
@@ -173,7 +174,7 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
 
 def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The special token that the template writes right after an assistant's content (blanks may come between)."""
-    turn = _render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
     tail = turn.rpartition(_PROBE)[2].lstrip()
     names = sorted(_special_names(tokenizer), key=len, reverse=True)
     name = next((n for n in names if tail.startswith(n)), None)
@@ -195,7 +196,7 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase, end_ids: set[int], vocab_siz
     if pad is not None and pad not in end_ids and pad < rows:
         return pad
     special = {i: name for i, name in sorted(_special_ids(tokenizer).items()) if i not in end_ids and i < rows}
-    written = _render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=True)
+    written = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=True)
     named = [i for i, name in special.items() if "pad" in name.lower()]
     unknown = [i for i in special if i == tokenizer.unk_token_id]
     unused = [i for i, name in special.items() if i != tokenizer.bos_token_id and name not in written]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from align.config import Config, Device, Precision
 from align.errors import InputError
@@ -41,3 +43,17 @@ def resolve_precision(asked: Precision, device: torch.device) -> tuple[Precision
 def torch_dtype(precision: Precision) -> torch.dtype:
     """The tensor type of a resolved precision."""
     return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]
+
+
+def one_process(device: torch.device, dtype: torch.dtype) -> Accelerator:
+    """Device placement and, in fp16, gradient scaling; autocast is the roles' own.
+
+    Raises:
+        InputError: The run was launched as several processes.
+    """
+    # Accelerate keeps one state per process: the reward model's trainer, or the job before, has left its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if dtype is torch.float16 else "no")
+    if accelerator.num_processes > 1:
+        raise InputError("processes", accelerator.num_processes, "1: a run is one process; sweeps run many")
+    return accelerator

@@ -32,6 +32,7 @@ from align.models.quantize import quantization_config
 
 __all__ = [
     "fingerprint",
+    "has_score_head",
     "hub_commit",
     "load_causal_lm",
     "load_codec",
@@ -173,6 +174,18 @@ def load_sequence_classifier(
         key=key,
         config=config,
     )
+
+
+def has_score_head(path: str, key: str) -> bool:
+    """Whether the sequence classifier at `path` has a linear `score` on a causal body, as transformers names it."""
+    checkpoint = locate(path, key=key)
+    with one_line(key, path):
+        config = _load_config(checkpoint, trust_remote_code=False)
+        if checkpoint.adapter is not None:
+            config.num_labels = 1
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config)
+    return isinstance(getattr(model, "score", None), nn.Linear)
 
 
 def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from align.config import Config, CriticInit
 from align.errors import InputError
-from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase
+from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
 from align.models.load import load_causal_lm, load_sequence_classifier
 from align.models.policy import Policy
 from align.models.reward_folder import is_adapter
@@ -27,6 +27,7 @@ class Roles:
     reward: Scorer | None  # None where the reward has no model; raw scores until `rescale`
     critic_from: CriticInit | None = None  # where the critic's weights come from
     more_rewards: tuple[Scorer, ...] = ()  # further reward models: the others of an ensemble or a sum
+    dpo: Policy | None = None  # whose log-ratio is credit, frozen; None where the credit needs none
 
     @property
     def rewards(self) -> tuple[Scorer, ...]:
@@ -42,6 +43,7 @@ class _Plan:
     reward: Path | None
     critic: CriticInit | None
     more: tuple[Path, ...] = ()
+    dpo: Path | None = None
 
     def critic_from_reward(self, fits: bool) -> bool:
         """Whether the critic starts as the reward model; `fits`: its folder can take the critic's form here."""
@@ -59,6 +61,7 @@ def build_roles(
     reward: Path | None,
     critic_init: CriticInit | None,
     more_rewards: Sequence[Path] = (),
+    dpo: Path | None = None,
 ) -> Roles:
     """Load what the run needs.
 
@@ -67,11 +70,12 @@ def build_roles(
         reward: Folder of the reward model, if the reward comes from one.
         critic_init: None where the method has no critic. The critic may start as `reward`, never as another.
         more_rewards: Folders of further reward models.
+        dpo: Folder of the DPO policy, if the credit comes from one.
 
     Raises:
         InputError: A reward model that does not fit, or critic_init=reward_model where the run has none.
     """
-    plan = _Plan(config, device, dtype, reward, critic_init, tuple(more_rewards))
+    plan = _Plan(config, device, dtype, reward, critic_init, tuple(more_rewards), dpo)
     return _separate(plan) if config.adapter.name == "none" else _on_one_base(plan)
 
 
@@ -83,14 +87,15 @@ def _separate(plan: _Plan) -> Roles:
         policy.model.activation_checkpointing_enable()
     reward = None if plan.reward is None else _frozen_classifier(plan, plan.reward)
     more = tuple(_frozen_classifier(plan, folder) for folder in plan.more)
+    dpo = None if plan.dpo is None else _whole_dpo(plan, plan.dpo)
     if plan.critic is None:
-        return Roles(policy, reference, None, reward, more_rewards=more)
+        return Roles(policy, reference, None, reward, more_rewards=more, dpo=dpo)
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
         critic = _classifier(plan, plan.reward)
-        return Roles(policy, reference, critic, reward, CriticInit.reward_model, more)
+        return Roles(policy, reference, critic, reward, CriticInit.reward_model, more, dpo)
     start = _causal(plan).model
     critic = Scorer(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
-    return Roles(policy, reference, critic, reward, CriticInit.policy, more)
+    return Roles(policy, reference, critic, reward, CriticInit.policy, more, dpo)
 
 
 def _on_one_base(plan: _Plan) -> Roles:
@@ -111,6 +116,12 @@ def _on_one_base(plan: _Plan) -> Roles:
         for i, folder in enumerate(folders)
     ]
     reward = rewards[0] if rewards else None
+    dpo = None
+    if plan.dpo is not None and is_adapter(plan.dpo):
+        shared.load(DPO, plan.dpo)
+        dpo = Policy(base, plan.dtype, shared, DPO)
+    elif plan.dpo is not None:
+        dpo = _whole_dpo(plan, plan.dpo)
     critic, origin = None, None
     if plan.critic is not None:
         if plan.critic_from_reward(fits=adapter is not None) and adapter is not None:
@@ -120,7 +131,7 @@ def _on_one_base(plan: _Plan) -> Roles:
             head = zero_head(_width(base)).to(plan.device)
             critic, origin = Scorer(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
-    return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]))
+    return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]), dpo)
 
 
 def _width(model: PreTrainedModel) -> int:
@@ -131,6 +142,14 @@ def _width(model: PreTrainedModel) -> int:
 def _causal(plan: _Plan) -> Policy:
     # Fp32 for the frozen copy too: with the same weights and the same autocast, KL is exactly 0 at the start.
     return Policy(load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype)
+
+
+def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
+    """A copy of its own, frozen; an adapter is merged into it."""
+    settings = replace(plan.config.model, path=str(folder), revision=None)
+    model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
+    model.requires_grad_(False)
+    return Policy(model, plan.dtype)
 
 
 def _classifier(plan: _Plan, folder: Path) -> Scorer:

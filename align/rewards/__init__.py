@@ -1,7 +1,7 @@
 """Where a score comes from, and how it is spread over tokens."""
 
 from align.rewards.base import Source, frozen, reward_input
-from align.rewards.build import Builder
+from align.rewards.build import Builder, load_functions
 from align.rewards.credits import Credit, build_credit
 from align.rewards.gold import GoldSource
 from align.rewards.reference import References
@@ -16,5 +16,6 @@ __all__ = [
     "Source",
     "build_credit",
     "frozen",
+    "load_functions",
     "reward_input",
 ]

@@ -69,4 +69,5 @@ def reward_input(rollout: Rollout, prompts: Sequence[Prompt], codec: ChatCodec) 
         rollout=rollout,
         offsets=offsets,
         rows=[p.row for p in prompts],
+        messages=[p.messages for p in prompts],
     )

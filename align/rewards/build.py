@@ -2,37 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from align.config import CriticInit, EnsembleSource, GoldSource, Normalise, RewardModelSource, SourceConfig
+from align.config import (
+    CompositeSource,
+    CriticInit,
+    EnsembleSource,
+    FunctionSource,
+    GoldSource,
+    Normalise,
+    RewardModelSource,
+    RulesSource,
+    SourceConfig,
+)
 from align.errors import InputError
 from align.models.roles import Roles
 from align.models.scorer import Scorer
 from align.rewards.base import Source
+from align.rewards.composite import CompositeScorer
 from align.rewards.ensemble import EnsembleSource as EnsembleScorer
+from align.rewards.foreign import load_foreign
+from align.rewards.function import FunctionScorer, load_function
 from align.rewards.gold import GoldSource as GoldScorer
 from align.rewards.normalise import Fixed, Running, Scaled, folded
 from align.rewards.reference import References, scale_of
 from align.rewards.reward_model import RewardModelSource as ModelScorer
-from align.types import RewardInput, RewardOutput
+from align.rewards.rules import RulesScorer, check_rows
+from align.types import Prompt, RewardInput, RewardOutput
 from align.worlds import World
+
+
+def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
+    """The user's functions by the key of their source, loaded before anything slow; raises InputError as they do."""
+    found = config.every().items()
+    return {key: load_function(part.path, f"{key}.path") for key, part in found if isinstance(part, FunctionSource)}
 
 
 @dataclass
 class Builder:
     """Builds a source and all it consists of.
 
-    Reward models are taken from `roles` in the order of `SourceConfig.models()`. `scales` collects, by the source's
+    Reward models are taken in the order of `SourceConfig.models()`: those that read the policy's tokens from `roles`,
+    those that read text from their own folder. `scales` collects, by the source's
     key, the mean and deviation that normalise=reference found, and on how many responses.
     """
 
     roles: Roles
     references: References
     world: World | None
+    prompts: Sequence[Prompt]  # all that will be scored, so that rules can be checked against their rows
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
+    foreign: Mapping[int, Path] = field(default_factory=dict)  # those of models() that read text, by their place there
+    needs: frozenset[str] = frozenset()  # what the credit scheme asks for
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._models = iter(self.roles.rewards)
+        self._taken = 0
 
     def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
         """
@@ -49,12 +78,28 @@ class Builder:
                 if self.world is None:
                     raise InputError("data.world", None, "the world whose gold reward is the source")
                 source = GoldScorer(self.world)
+            case RulesSource():
+                check_rows(config, self.prompts, key)
+                source = RulesScorer(config)
+            case FunctionSource():
+                source = FunctionScorer(self._function(config, key), config.returns, config.path)
+            case CompositeSource():
+                parts = {name: self.build(part, f"{key}.parts.{name}") for name, part in config.parts.items()}
+                source = CompositeScorer(parts, config.weights)
             case _:
                 raise TypeError(f"no source for {type(config).__name__}")
         return self._on_scale(source, config, key)
 
+    def _function(self, config: FunctionSource, key: str) -> Callable[..., Any]:
+        return self.functions[key] if key in self.functions else load_function(config.path, f"{key}.path")
+
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
         """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
+        place, self._taken = self._taken, self._taken + 1
+        if place in self.foreign:
+            policy = self.roles.policy
+            on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
+            return self._on_scale(load_foreign(self.foreign[place], f"{key}.path", **on), config, key)
         scorer = next(self._models)
         source: Source = ModelScorer(scorer)
         if config.normalise is Normalise.reference:

@@ -89,9 +89,20 @@ class Trainer(Method):
         """Run to max_steps, to max_policy_tokens, or until the method stops.
 
         Raises:
-            RunError: More than method.max_bad_steps updates were not finite, or a reward failed.
+            RunError: More than method.max_bad_steps updates were not finite, or a reward failed. What was learnt until
+                then is in a checkpoint.
         """
         self._started = time.perf_counter()
+        try:
+            self._loop()
+        except RunError:
+            if 0 < self.progress.step != self._saved_step:
+                self.save_checkpoint()
+            raise
+        if self._saved_step != self.progress.step:
+            self.save_checkpoint()
+
+    def _loop(self) -> None:
         while self.progress.step < self.config.max_steps and not self._tokens_spent() and not self._asked_to_stop():
             metrics = self.update()
             if metrics is None:
@@ -104,8 +115,6 @@ class Trainer(Method):
             every = self.config.checkpoint.every_steps
             if every and step % every == 0:
                 self.save_checkpoint()
-        if self._saved_step != self.progress.step:
-            self.save_checkpoint()
 
     def _asked_to_stop(self) -> bool:
         """Whether a callback wants the run to end, whose reason `stopped` then is."""

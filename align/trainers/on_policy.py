@@ -36,6 +36,7 @@ from align.trainers.rollout_metrics import (
     add_kl,
     add_responses,
     add_rewards,
+    add_truth,
     describe,
     with_speed,
 )
@@ -118,6 +119,7 @@ class OnPolicyTrainer(Trainer):
         clock.lap("time/advantage")
         add_responses(tally, rollout, logprobs)
         add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
+        add_truth(tally, self.run.world, batch, token_rewards)
         add_kl(tally, logprobs, ref_logprobs, rollout.response_mask, self.kl_coef)
         self.rollout_metrics = with_speed(tally.result(), rollout)
         samples = describe(batch, output, token_rewards, log_ratio=logprobs - ref_logprobs)

@@ -32,8 +32,8 @@ class PPOConfig(OnPolicyConfig):
         positive(self, "method", "critic_learning_rate", "value_clip_range", "vf_coef")
         not_negative(self, "method", "critic_warmup_steps")
         fraction(self, "method", "gamma", "lam")
-        if config.reward.credit.name == "prefix" and self.gamma != 1:
-            allowed = "1 with reward/credit=prefix: its rewards are differences of undiscounted scores"
+        if config.reward.credit.name in ("prefix", "truth") and self.gamma != 1:
+            allowed = f"1 with reward/credit={config.reward.credit.name}: its rewards are parts of undiscounted scores"
             raise InputError("method.gamma", self.gamma, allowed)
         if self.critic_init is CriticInit.reward_model and not config.reward.source.models():
             allowed = f"auto or policy: reward/source={config.reward.source.name} has no reward model"

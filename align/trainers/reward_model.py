@@ -6,8 +6,6 @@ With `trained_on=prefixes` a second stage follows (trainers/reward_model_prefix.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +23,13 @@ from transformers import (
     TrainerCallback,
 )
 
-from align.config import Config, ModelConfig, RewardModelSource, TrainedOn
+from align.config import Config, RewardModelSource, TrainedOn
+from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
 from align.models.codec import ChatCodec
-from align.models.load import fingerprint, load_causal_lm, load_tokenizer
+from align.models.load import fingerprint, load_causal_lm
 from align.models.reward_folder import RewardCard
 from align.models.scorer import Scorer, body_of, linear_head
 from align.rollout.sampling import right_pad
@@ -57,14 +56,9 @@ def ensure_reward_model(
 
     Args:
         say: Told in a line when training starts and how it ended.
-
-    Raises:
-        InputError: source.path has another tokenizer than the policy.
     """
     if source.path is not None:
-        folder = Path(resolve(source.path, "reward.source.path")).expanduser()
-        _check_tokenizer(folder, codec)
-        return folder
+        return Path(resolve(source.path, "reward.source.path")).expanduser()
     key = reward_model_key(config, source, train, held_out)
 
     def make(folder: Path) -> None:
@@ -98,17 +92,12 @@ def reward_model_key(
     return {
         "format": FORMAT,
         "base": fingerprint(config.model.path, config.model.revision),
-        "pairs": _digest(train),
-        "held_out": _digest(held_out),
+        "pairs": digest(train),
+        "held_out": digest(held_out),
         "adapter": adapter,
         "quantization": config.quantization.name,
         "settings": source.training(),
     }
-
-
-def _digest(pairs: Sequence[Pair]) -> str:
-    rows = [[p.prompt.input_ids, p.chosen_ids, p.rejected_ids] for p in pairs]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def train_reward_model(
@@ -297,11 +286,3 @@ def longer_wins(pairs: Sequence[Pair]) -> float:
     """Accuracy of the judge that prefers the response with more tokens; what a reward model must beat."""
     margins = [len(p.chosen_ids) - len(p.rejected_ids) for p in pairs]
     return sum(1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins) / len(margins)
-
-
-def _check_tokenizer(folder: Path, codec: ChatCodec) -> None:
-    if (
-        load_tokenizer(ModelConfig(path=str(folder)), key="reward.source.path").get_vocab()
-        != codec.tokenizer.get_vocab()
-    ):
-        raise InputError("reward.source.path", str(folder), "a reward model with the policy's vocabulary")

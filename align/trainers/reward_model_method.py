@@ -26,6 +26,9 @@ class RewardModelMethod(Method):
         found = locate(str(run.reward_folder), key="reward.source.path")
         if not found.is_local:
             raise InputError("reward.source.path", str(run.reward_folder), "a folder, with method=reward_model")
+        if run.roles.reward is None:
+            allowed = "a causal reward model with the policy's tokenizer and chat template, with method=reward_model"
+            raise InputError("reward.source.path", str(run.reward_folder), allowed)
         self._folder = found.adapter or Path(found.base)
 
     @property

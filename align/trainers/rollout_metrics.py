@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from align.functional import kl
+from align.functional.fidelity import segment_rewards, within_correlation
 from align.functional.masked import masked_sum
 from align.metrics import Tally
 from align.types import RewardInput, RewardOutput, Rollout
+from align.worlds import World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
 
@@ -53,6 +55,29 @@ def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised:
         tally.observe("reward/raw_std", output.raw_total.tolist())
     unended = float((~rollout.ended).sum()) if penalised else 0.0
     tally.add("reward/missing_eos_rate", unended, len(rollout))
+
+
+def add_truth(tally: Tally, world: World | None, batch: RewardInput, token_rewards: Tensor) -> None:
+    """What the world says of a rollout: its gold reward, and how near the credit (B, T) is to the true one."""
+    if world is None:
+        return
+    rollout = batch.rollout
+    ended, lengths = rollout.ended.tolist(), rollout.lengths.tolist()
+    golds = [world.gold(*given) for given in zip(batch.rows, batch.responses, ended, strict=True)]
+    tally.observe("reward/gold_mean", [gold.total for gold in golds])
+    rewards, offsets = token_rewards.cpu(), batch.offsets.cpu()
+    groups: dict[str, list[Tensor]] = {"all": []}
+    for i, gold in enumerate(golds):
+        if ended[i]:  # of a cut response the penalty has taken the rewards' place
+            segments = [(s.start, s.end, s.credit) for s in gold.segments]
+            both = segment_rewards(rewards[i, : lengths[i]], segments, offsets[i, : lengths[i]])
+            kind = batch.rows[i].get("length")
+            for name in ("all", *(() if kind is None else (str(kind),))):
+                groups.setdefault(name, []).append(both)
+    for name, group in groups.items():
+        fidelity = within_correlation(group)
+        if fidelity is not None:
+            tally.add(f"credit/fidelity_{name}", fidelity)
 
 
 def add_kl(tally: Tally, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coef: float) -> None:

@@ -85,6 +85,25 @@ def test_lora_with_a_whole_reward_model_beside_it():
     assert roles.critic_from is CriticInit.policy and scores(roles.critic).abs().max() == 0
 
 
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["none", "lora"])
+def test_several_reward_models_beside_a_dpo_policy(adapter, reward_adapter):
+    """Each is its folder's own, in order, and none of them is trained."""
+    first = reward_adapter if adapter else tiny.reward_folder(seed=1)
+    folders, dpo = [first, tiny.reward_folder(seed=2), tiny.reward_folder(seed=3)], tiny.folder(seed=4)
+    cfg = tiny.config(adapter=adapter)
+    on = {"device": tiny.CPU, "dtype": torch.float32, "critic_init": CriticInit.auto}
+    roles = build_roles(cfg, reward=first, more_rewards=folders[1:], dpo=dpo, **on)
+    assert roles.rewards == (roles.reward, *roles.more_rewards) and len(roles.rewards) == 3
+    assert roles.critic_from is CriticInit.reward_model
+    assert torch.equal(scores(roles.critic), scores(roles.reward))
+    for folder, role in zip(folders, roles.rewards, strict=True):
+        alone = build_roles(cfg, reward=folder, **on | {"critic_init": None}).reward
+        assert torch.equal(scores(role), scores(alone))
+    assert roles.dpo is not None and torch.equal(logits(roles.dpo), logits(tiny.policy(seed=4)))
+    frozen = [p for role in (*roles.more_rewards, roles.dpo) for p in role.parameters()]
+    assert not any(p.requires_grad for p in frozen)
+
+
 @pytest.mark.parametrize("adapter", [None, LORA])
 def test_no_reward_model_and_no_critic(adapter):
     roles = build(adapter, init=None)

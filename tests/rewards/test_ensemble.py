@@ -114,7 +114,7 @@ def test_members_stand_on_one_scale_and_the_critic_on_the_firsts(adapter):
     )
     assert len(roles.rewards) == 2 and roles.rewards[0] is roles.reward
     references = References(roles.reference, tiny.codec(), tiny.prompts(24), RolloutConfig(max_new_tokens=8))
-    builder = Builder(roles, references, None)
+    builder = Builder(roles, references, None, tiny.prompts(24))
     built = builder.build(source)
     batch = references.batch(0, 256)
     out = built.score(batch, frozenset({"prefix_scores"}))

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from align.rewards import GoldSource, reward_input
-from align.rewards.gold import span_rewards
 from align.worlds import Gold, Segment
 from tests import tiny
 
@@ -56,11 +55,3 @@ def test_whether_a_response_ended_and_its_row_reach_the_world(batch):
     assert seen == [(10, "abe", True), (13, "xyzou", False), (16, "", True)]
     # A segment past the text's end is paid at the last token: here the end token, or the cut.
     assert out.token_scores.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]
-
-
-def test_a_span_is_paid_at_the_token_that_holds_its_last_character():
-    """Fine-grained RLHF: 'score of segment j at its last token'; tokens of several characters, of none, and padding."""
-    offsets = torch.tensor([[[0, 3], [3, 3], [3, 4], [4, 9], [9, 9], [0, 0]]])  # 5 tokens and one of padding
-    mask = torch.tensor([[1, 1, 1, 1, 1, 0]])
-    spans = [[(0, 2, 1.0), (2, 4, 10.0), (4, 5, 100.0), (5, 9, 1000.0), (9, 9, 10000.0)]]
-    assert span_rewards(spans, offsets, mask).tolist() == [[1, 0, 10, 1100, 10000, 0]]

@@ -252,16 +252,6 @@ def test_a_given_reward_model_is_taken_as_it_is(tmp_path):
     assert ensure_reward_model(cfg, source, tiny.codec(), TRAIN, HELD_OUT, **ON) == tiny.reward_folder()
 
 
-def test_a_reward_model_with_another_vocabulary_is_refused(tmp_path):
-    AutoModelForSequenceClassification.from_pretrained(tiny.reward_folder()).save_pretrained(tmp_path)
-    other = tiny.tokenizer()
-    other.add_tokens(["zz"])
-    other.save_pretrained(tmp_path)
-    cfg, source = setting(path=str(tmp_path))
-    with pytest.raises(InputError, match=r"reward\.source\.path"):
-        ensure_reward_model(cfg, source, tiny.codec(), TRAIN, HELD_OUT, **ON)
-
-
 def test_an_unknown_asset_is_named():
     cfg, source = setting(path="align://nowhere/model")
     with pytest.raises(InputError, match=r"reward\.source\.path"):

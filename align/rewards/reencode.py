@@ -1,0 +1,119 @@
+"""A conversation as another model's tokens, each with the characters of the response that it stands for.
+
+The text is what that model's own chat template makes of the whole conversation, tokenized as a whole: exactly what its
+model card asks for. Encoders without a template get prompt and response as a pair of texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from align.errors import InputError
+from align.models.codec import render
+
+Messages = Sequence[Mapping[str, str]]
+_PROBE = "zqx"  # a content that no template writes by itself
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One conversation. Spans count from the response's first character: before it they end at 0 or below."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]  # [start, end) of each token
+    types: list[int] | None = None  # token types, where the model has them
+
+
+class Reader:
+    """Encodes for one reward model.
+
+    Raises:
+        InputError: The tokenizer is a slow one, which cannot tell where its tokens stand.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+        if not tokenizer.is_fast:
+            allowed = "a reward model with a fast tokenizer (tokenizer.json), or with the policy's own"
+            raise InputError(key, type(tokenizer).__name__, allowed)
+        self._tokenizer = tokenizer
+        self._key = key
+        self._special = [str(t) for t in (*tokenizer.all_special_tokens, *tokenizer.added_tokens_decoder.values())]
+
+    def encode(self, messages: Messages, response: str) -> Encoded:
+        """
+        Raises:
+            InputError: The template refuses the turns, or does not write the response as it is.
+        """
+        if self._tokenizer.chat_template is None:
+            return self._pair("\n".join(m["content"] for m in messages), response)
+        full, start = self._rendered(messages, response)
+        end = start + len(response.rstrip())
+        if not any(name in response for name in self._special):
+            return _encoded([(self._tokens(full), -start)])
+        # A special token's name inside the response stays text.
+        parts = [(full[:start], {}), (full[start:end], {"split_special_tokens": True}), (full[end:], {})]
+        at = (-start, 0, end - start)
+        return _encoded([(self._tokens(text, **options), a) for (text, options), a in zip(parts, at, strict=True)])
+
+    def _rendered(self, messages: Messages, response: str) -> tuple[str, int]:
+        """The whole conversation, and where in it the response's first character stands, or would stand."""
+        try:
+            full, probe = (self._render(messages, content) for content in (response, _PROBE))
+        except InputError as error:
+            raise InputError(self._key, error.given, f"a reward model whose {error.allowed}") from error
+        head = len(probe.rpartition(_PROBE)[0])
+        if full.startswith(response, head):
+            return full, head
+        if full.startswith(response.strip(), head):  # many templates strip what they are given
+            return full, head - (len(response) - len(response.lstrip()))
+        raise InputError(self._key, response[:40], "a reward model whose chat template writes a response as it is")
+
+    def _render(self, messages: Messages, content: str) -> str:
+        turns = [*messages, {"role": "assistant", "content": content}]
+        return render(self._tokenizer, turns, generation_prompt=False)
+
+    def _tokens(self, text: str, **options: Any) -> Mapping[str, Any]:
+        options |= {"add_special_tokens": False, "return_offsets_mapping": True}
+        return self._tokenizer(text, **options)
+
+    def _pair(self, prompt: str, response: str) -> Encoded:
+        both = self._tokenizer(prompt, response, return_offsets_mapping=True, split_special_tokens=True)
+        sides = both.sequence_ids()
+        spans = [(a, b) if side == 1 else (0, 0) for (a, b), side in zip(both["offset_mapping"], sides, strict=True)]
+        return Encoded(both["input_ids"], spans, both.get("token_type_ids"))
+
+
+def _encoded(pieces: Sequence[tuple[Mapping[str, Any], int]]) -> Encoded:
+    ids = [i for tokens, _ in pieces for i in tokens["input_ids"]]
+    spans = [(a + shift, b + shift) for tokens, shift in pieces for a, b in tokens["offset_mapping"]]
+    return Encoded(ids, spans)
+
+
+def prefix_places(spans: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[int]:
+    """For each of the policy's tokens, given by the character `ends` at which it ends, the last of the other model's
+    tokens that stands for nothing behind that character."""
+    places, place = [], -1
+    for end in ends:
+        while place + 1 < len(spans) and spans[place + 1][1] <= end:
+            place += 1
+        places.append(place)
+    return places
+
+
+def spread(
+    weights: Sequence[float], spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]
+) -> list[float]:
+    """Weights of the other model's tokens as weights of the policy's: by character, evenly over a token's own.
+
+    What stands outside the response is left out; a token without characters gets nothing.
+    """
+    size = max((end for _, end in offsets), default=0)
+    by_character = [0.0] * size
+    for weight, (start, end) in zip(weights, spans, strict=True):
+        for c in range(max(0, start), min(size, end)):
+            by_character[c] += weight / (end - start)
+    return [sum(by_character[start:end]) for start, end in offsets]

@@ -1,0 +1,80 @@
+"""What a user's function returned, checked entry by entry; what is wrong is said in one line, nothing is repaired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from align.errors import RunError
+from align.types import RewardInput
+
+Span = tuple[int, int, float, str]  # start and end character, score, label (empty where there is none)
+
+
+class Returned:
+    """Reads the entries for the responses of `batch`. Everything raises RunError with the sample's place in the batch.
+
+    Arrays and tensors count as lists, and their numbers as numbers.
+    """
+
+    def __init__(self, function: str, batch: RewardInput) -> None:
+        self._function = function
+        self._batch = batch
+
+    def sample(self, i: int) -> str:
+        return f"sample {i} (prompt {int(self._batch.rollout.prompt_index[i])})"
+
+    def number(self, value: Any, i: int, of: str = "") -> float:
+        value = _plain(value)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._bad(value, f"a finite number{of}", i)
+        return float(value)
+
+    def tokens(self, value: Any, i: int) -> list[float]:
+        """One number for each token of response i."""
+        value, n = _plain(value), int(self._batch.rollout.lengths[i])
+        if not isinstance(value, (list, tuple)):
+            raise self._bad(value, f"a list of {n} numbers, one for each token", i)
+        if len(value) != n:
+            raise self._bad(f"{len(value)} numbers", f"{n}, one for each token", i)
+        return [self.number(x, i, f" for token {t}") for t, x in enumerate(value)]
+
+    def spans(self, value: Any, i: int) -> list[Span]:
+        """Labelled spans of response i."""
+        value = _plain(value)
+        if not isinstance(value, (list, tuple)):
+            raise self._bad(value, "a list of spans", i)
+        return [self._span(span, i) for span in value]
+
+    def _span(self, span: Any, i: int) -> Span:
+        if not isinstance(span, (list, tuple)) or len(span) not in (3, 4):
+            raise self._bad(span, "(start, end, score) or (start, end, score, label)", i)
+        start, end = _plain(span[0]), _plain(span[1])
+        size = len(self._batch.responses[i])
+        whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
+        if not whole or not 0 <= start <= end <= size:
+            raise self._bad((start, end), f"characters of the response, 0 <= start <= end <= {size}", i)
+        label = span[3] if len(span) == 4 else ""
+        if not isinstance(label, str):
+            raise self._bad(label, "a label that is text", i)
+        return start, end, self.number(span[2], i, " for a span"), label
+
+    def entries(self, value: Any, rows: Sequence[int]) -> list[Any]:
+        """The value as a list with one entry for each of these rows."""
+        value = _plain(value)
+        if not isinstance(value, (list, tuple)):
+            raise self._bad(value, f"a list with an entry for each of {len(rows)} responses", rows[0])
+        if len(value) != len(rows):
+            first = rows[min(len(value), len(rows) - 1)]
+            raise self._bad(f"{len(value)} entries", f"{len(rows)}, one for each response", first)
+        return list(value)
+
+    def _bad(self, given: Any, allowed: str, i: int) -> RunError:
+        text = given if isinstance(given, str) and given[:1].isdigit() else repr(given)
+        shown = text if len(text) <= 60 else text[:60] + "..."
+        return RunError(f"{self._function}: returned {shown} at {self.sample(i)}; allowed: {allowed}")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -1,0 +1,103 @@
+"""Scores by rules about the text: a weighted sum, every rule a part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from align.config import (
+    ExactRule,
+    ForbiddenRule,
+    Format,
+    FormatRule,
+    LengthWindowRule,
+    NumericRule,
+    RegexRule,
+    RepetitionRule,
+    RuleConfig,
+    RulesSource,
+    WordLimitRule,
+)
+from align.errors import InputError
+from align.rewards import text_rules
+from align.types import Prompt, RewardInput, RewardOutput
+
+Row = Mapping[str, Any]
+_FORMATS: dict[Format, Callable[[str], float]] = {
+    Format.gsm8k: text_rules.gsm8k,
+    Format.boxed: text_rules.boxed,
+    Format.think: text_rules.think,
+    Format.json: text_rules.is_json,
+}
+
+
+class RulesScorer:
+    def __init__(self, config: RulesSource) -> None:
+        self._rules = {name: (rule.weight, rule_function(rule)) for name, rule in config.rules().items()}
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        device = batch.rollout.response_mask.device
+        pairs = list(zip(batch.responses, batch.rows, strict=True))
+        raw = {
+            name: torch.tensor([rule(text, row) for text, row in pairs], device=device)
+            for name, (_, rule) in self._rules.items()
+        }
+        parts = {name: self._rules[name][0] * scores for name, scores in raw.items()}
+        total = torch.stack(list(parts.values())).sum(0)
+        return RewardOutput(total=total, parts=parts, raw_parts=raw)
+
+
+def rule_function(rule: RuleConfig) -> Callable[[str, Row], float]:
+    """(response, data row) -> 0 to 1."""
+    match rule:
+        case WordLimitRule():
+            return lambda text, row: text_rules.word_limit(text, row_limit(row, rule.column, rule.limit))
+        case LengthWindowRule():
+            return lambda text, row: text_rules.length_window(text, rule.low, rule.high, rule.margin)
+        case RegexRule():
+            return lambda text, row: text_rules.regex(text, rule.pattern, rule.full)
+        case FormatRule():
+            shape = _FORMATS[rule.kind]
+            return lambda text, row: shape(text)
+        case RepetitionRule():
+            return lambda text, row: text_rules.repetition(text, rule.size)
+        case ForbiddenRule():
+            return lambda text, row: text_rules.forbidden(text, rule.phrases)
+        case ExactRule():
+            return lambda text, row: text_rules.exact(text, row[rule.column])
+        case NumericRule():
+            return lambda text, row: text_rules.numeric(text, row[rule.column], rule.marker, rule.tolerance)
+    raise TypeError(f"no rule for {type(rule).__name__}")
+
+
+def row_limit(row: Row, column: str, otherwise: int | None) -> int | None:
+    """The row's own word limit, else the configured one."""
+    own = row.get(column)
+    return otherwise if own is None else int(own)
+
+
+def check_rows(config: RulesSource, prompts: Sequence[Prompt], key: str) -> None:
+    """Raise InputError where a row lacks what a rule reads: a column, a limit above 0, a number."""
+    for name, rule in config.rules().items():
+        for field, column in rule.columns().items():
+            lacking = next((p for p in prompts if column not in p.row), None)
+            if lacking is not None:
+                raise InputError(f"{key}.{name}.{field}", column, f"a column of the data: {', '.join(lacking.row)}")
+        for prompt in prompts:
+            _check_row(rule, prompt, f"{key}.{name}")
+
+
+def _check_row(rule: RuleConfig, prompt: Prompt, key: str) -> None:
+    where = f"prompt {prompt.id} ({prompt.text[:40]!r})"
+    if isinstance(rule, NumericRule):
+        answer = prompt.row[rule.column]
+        if text_rules.reference_number(answer, rule.marker) is None:
+            raise InputError(f"{key}.column", rule.column, f"a column of numbers: {where} has {str(answer)[:40]!r}")
+    if isinstance(rule, ExactRule) and not str(prompt.row[rule.column] or "").strip():
+        raise InputError(f"{key}.column", rule.column, f"a column of answers: {where} has none")
+    if isinstance(rule, WordLimitRule):
+        own = prompt.row.get(rule.column)
+        if own is not None and (isinstance(own, bool) or not isinstance(own, (int, float)) or own < 1):
+            raise InputError(f"{key}.column", rule.column, f"a column of numbers of words: {where} has {own!r}")

@@ -1,0 +1,77 @@
+"""Signals that a credit scheme needs and no source offers: the run adds them to any source's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from align.functional.batching import token_batches
+from align.functional.credit import spans
+from align.functional.masked import zero_outside
+from align.models.policy import Policy
+from align.rewards.base import Source, frozen, load_state, state
+from align.types import RewardInput, RewardOutput, Rollout
+
+SENTENCE_ENDS = frozenset(".!?\n")
+
+
+class LogRatio:
+    """log pi_dpo - log pi_ref of every response token: the implicit reward of DPO (arXiv 2305.18290, eq. 5), per token.
+
+    At temperature 1, at which DPO trains.
+    """
+
+    def __init__(self, dpo: Policy, reference: Policy, token_budget: int = 16384) -> None:
+        self._dpo, self._reference, self._budget = dpo, reference, token_budget
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """(B, T) nats, 0 outside the mask."""
+        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+        for index in token_batches(rollout.attention_mask.sum(1), self._budget):
+            part = rollout.rows(index)
+            ratio = self._dpo.response_logprobs(part, 1.0) - self._reference.response_logprobs(part, 1.0)
+            out[index, : ratio.shape[1]] = ratio
+        return out
+
+
+class WithSignals:
+    """A source whose output also holds what `needs` names of: sentence_ends, log_ratio, token_scores of its spans."""
+
+    def __init__(self, source: Source, log_ratio: LogRatio | None = None) -> None:
+        self._source, self._log_ratio = source, log_ratio
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        output = self._source.score(batch, needs)
+        added: dict[str, Any] = {}
+        if "sentence_ends" in needs:
+            added["sentence_ends"] = sentence_ends(batch)
+        if "log_ratio" in needs and self._log_ratio is not None:
+            added["log_ratio"] = self._log_ratio(batch.rollout)
+        if "token_scores" in needs and output.token_scores is None and output.spans is not None:
+            added["token_scores"] = spans(output.spans, batch.offsets, batch.rollout.response_mask)
+        return replace(output, **added)
+
+    def frozen(self) -> Source:
+        return WithSignals(frozen(self._source), self._log_ratio)
+
+    def state(self) -> dict[str, Any]:
+        return state(self._source)
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        load_state(self._source, saved)
+
+
+def sentence_ends(batch: RewardInput) -> Tensor:
+    """(B, T), 1 at each token whose text holds a full stop, a question or exclamation mark or the end of a line.
+
+    What follows has no say in it, so that a step's end is settled when it is reached (functional/credit.py, `prefix`);
+    the point of a decimal number ends a step as well, which only makes two steps of one.
+    """
+    mask = batch.rollout.response_mask
+    rows = zip(batch.responses, batch.offsets.tolist(), strict=True)
+    found = [[not SENTENCE_ENDS.isdisjoint(text[start:end]) for start, end in places] for text, places in rows]
+    return zero_outside(torch.tensor(found, device=mask.device).long().view(mask.shape), mask)

@@ -1,0 +1,69 @@
+"""Human feedback of QA-Feedback (Fine-Grained RLHF, arXiv 2306.01693; https://github.com/allenai/FineGrainedRLHF).
+
+Preference pairs from its `dev_feedback.json`, and its annotated errors as a dense reward:
+
+    python examples/qa_feedback.py dev_feedback.json pairs.jsonl
+    align data=jsonl data.path=pairs.jsonl reward/source=function reward.source.returns=spans \
+        reward.source.path=examples/qa_feedback.py:error_spans reward/credit=prefix
+
+The errors are character spans of one answer to each question, `prediction 1`. In that answer they are charged where the
+annotators marked them. A sampled answer has no annotation: there, what it takes over word by word from a marked span is
+charged, and new errors go unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CHARGE = {  # our choice of scale: a wrong statement weighs twice as much as a useless one
+    "Wrong-Grounding": -1.0,
+    "Unverifiable": -1.0,
+    "Irrelevant": -0.5,
+    "Redundant": -0.5,
+    "Incoherent": -0.5,
+}
+ORDER = ((1, 2), (1, 3), (1, 4), (2, 3), (2, 4), (3, 4))  # which predictions the six preferences compare
+
+
+def error_spans(responses: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[list[tuple[int, int, float, str]]]:
+    """(start, end, charge, kind of error) of every marked span that a response contains."""
+    return [list(_charges(text, row)) for text, row in zip(responses, rows, strict=True)]
+
+
+def _charges(text: str, row: Mapping[str, Any]) -> Iterator[tuple[int, int, float, str]]:
+    for error in row["errors"]:
+        start, end, kind = error["start"], error["end"], error["type"]
+        quoted = row["annotated"][start:end]
+        if text != row["annotated"]:
+            start = text.find(quoted)
+            end = start + len(quoted)
+        if start >= 0:
+            yield start, end, CHARGE[kind], kind
+
+
+def pairs(examples: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row for every preference that is no tie: the question, the two answers, and the annotated one's errors."""
+    for example in examples:
+        errors = [
+            {"start": e["start"], "end": e["end"], "type": e["error type"]} for e in example["feedback"]["errors"]
+        ]
+        for (first, second), preferred in zip(ORDER, example["preference"], strict=True):
+            if preferred:
+                better, worse = (first, second) if preferred == 1 else (second, first)
+                yield {
+                    "prompt": example["question"],
+                    "chosen": example[f"prediction {better}"],
+                    "rejected": example[f"prediction {worse}"],
+                    "annotated": example["prediction 1"],
+                    "errors": errors,
+                }
+
+
+if __name__ == "__main__":
+    source, target = map(Path, sys.argv[1:])
+    rows = pairs(json.loads(source.read_text(encoding="utf-8")))
+    target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

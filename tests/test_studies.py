@@ -1,0 +1,239 @@
+"""The studies' computations by hand, and what their runner does with jobs that are done, killed or missing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from align.intervals import Interval
+
+STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
+
+
+def module(name: str) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDIES))
+        return importlib.import_module(name)
+
+
+analysis, runs, study = module("analysis"), module("runs"), module("study")
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"), [(0.0, 0.0), (0.5, 5.0), (1.0, 10.0), (1.5, 27.5), (2.0, 30.0), (2.1, None)]
+)
+def test_where_a_curve_first_reaches_a_level(level, expected):
+    """It rises to 1, falls to .6, and rises to 2."""
+    assert analysis.first_reach([0, 10, 20, 30], [0, 1, 0.6, 2], level) == (
+        None if expected is None else pytest.approx({1.5: 20 + 10 * 0.9 / 1.4}.get(level, expected))
+    )
+
+
+def test_gold_at_a_matched_kl_is_read_where_kl_first_gets_there():
+    kl, gold = [0.0, 2.0, 1.0, 4.0], [0.1, 0.5, 0.9, 0.2]
+    assert analysis.value_when(kl, gold, 1.0) == pytest.approx(0.3)  # on the way up, not on the way back
+    assert analysis.value_when(kl, gold, 3.0) == pytest.approx(0.9 + (0.2 - 0.9) * 2 / 3)
+    assert analysis.value_when(kl, gold, 5.0) is None
+
+
+def test_level():
+    assert analysis.level_of(0.2, 0.6) == pytest.approx(0.58)
+    assert analysis.level_of(0.2, 0.1, 0.5) == pytest.approx(0.15)
+
+
+def test_gaos_form_is_found_again():
+    alpha, beta = 0.7, 0.25
+    d = [0.0, 0.3, 0.8, 1.0, 1.7, 2.5, 4.0]
+    gain = [0.0] + [x * (alpha - beta * math.log(x)) for x in d[1:]]
+    fit = analysis.fit_overoptimisation(d, gain)
+    assert (fit.alpha, fit.beta, fit.r2) == pytest.approx((alpha, beta, 1.0))
+    assert [fit(x) for x in d] == pytest.approx(gain)
+    top = fit.peak
+    assert top == pytest.approx(math.exp(alpha / beta - 1))
+    assert fit(top) > max(fit(top * 0.99), fit(top * 1.01))
+    assert analysis.Fit(0.5, 0.0, 1.0).peak is None
+
+
+def test_the_fit_is_the_least_squares_one():
+    d, gain = [0.5, 1.0, 1.5, 2.0, 3.0], [0.3, 0.6, 0.55, 0.8, 0.5]
+    fit = analysis.fit_overoptimisation(d, gain)
+
+    def loss(alpha: float, beta: float) -> float:
+        return sum((y - analysis.Fit(alpha, beta, 0)(x)) ** 2 for x, y in zip(d, gain, strict=True))
+
+    best = loss(fit.alpha, fit.beta)
+    for step in (0.01, -0.01):
+        assert loss(fit.alpha + step, fit.beta) > best < loss(fit.alpha, fit.beta + step)
+    mean = sum(gain) / len(gain)
+    assert fit.r2 == pytest.approx(1 - best / sum((y - mean) ** 2 for y in gain))
+
+
+@pytest.mark.parametrize("d", [[], [0.0, 0.0], [1.5], [1.5, 1.5, 0.0]])
+def test_too_little_for_a_fit(d):
+    with pytest.raises(ValueError, match="two different"):
+        analysis.fit_overoptimisation(d, [0.1] * len(d))
+
+
+def test_differences_are_paired_by_seed():
+    found = analysis.paired({0: 1.0, 1: 2.0, 2: 9.0}, {0: 0.5, 1: 1.0, 3: 7.0})
+    assert (found.mean, found.n) == (0.75, 2)
+    assert analysis.paired({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("difference", "claimed", "expected"),
+    [
+        (Interval(0.2, 0.1, 5), 1, "borne out"),
+        (Interval(0.2, 0.1, 5), -1, "contradicted"),
+        (Interval(-0.2, 0.1, 5), -1, "borne out"),
+        (Interval(-0.2, 0.3, 5), -1, "undecided (the interval holds 0)"),
+        (Interval(0.2, None, 1), 1, "not measured (fewer than two seeds)"),
+        (None, 1, "not measured (fewer than two seeds)"),
+    ],
+)
+def test_verdicts(difference, claimed, expected):
+    assert analysis.verdict(difference, claimed) == expected
+
+
+# --- runs that are done, killed or missing ----------------------------------------------------------------------------
+
+CELL = runs.Cell("report", "sparse", "method.learning_rate=1e-3", ("method=ppo", "max_steps=4"), (0, 1, 2, 3), "long")
+
+
+def leave(folder: Path, state: str, gold: float = 0.5) -> None:
+    """What a run leaves that has not begun to train, was killed, or finished after an evaluation in between."""
+    folder.mkdir(parents=True)
+    if state == "missing":
+        return
+    (folder / "config.yaml").write_text("rollout: {batch_size: 16}\n")
+    (folder / "run.json").write_text(json.dumps({"status": "finished" if state == "finished" else "running"}))
+    figures = {"eval/reward/proxy_mean": 2 * gold, "eval/kl_per_response": 1.5, "eval/verbosity/mean_tokens": 9.0}
+    records: list[dict] = [{"step": 0, "phase": "before", "eval/reward/gold_mean": 0.1, **figures}]
+    for step in (1, 2, 3, 4):
+        rollout, fidelity = (step - 1) // 2, {"credit/fidelity_long": 0.25 * ((step + 1) // 2)}
+        records.append({"step": step, "rollout": rollout, "tokens/policy": 100.0 * step, **fidelity})
+        if step == 2:
+            records.append({"step": 2, "phase": "during", "eval/reward/gold_mean": 0.3, **figures})
+    records.append({"step": 4, "phase": "after", "eval/reward/gold_mean": gold, **figures})
+    (folder / "log_history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, state in enumerate(("finished", "started", "missing")):
+        leave(CELL.run(tmp_path, seed), state)
+    return tmp_path
+
+
+def test_finished_runs_stay_killed_ones_are_resumed_and_the_rest_is_one_sweep(folder):
+    resumed, sweep = runs.commands(CELL, folder)
+    assert resumed == [f"resume={CELL.run(folder, 1)}"]
+    place = folder / "report-long-sparse-method.learning_rate_1e-3"
+    assert sweep == ["-m", "method=ppo", "max_steps=4", "seed=2,3", f"hydra.sweep.dir={place}",
+                     "hydra.sweep.subdir=seed_${seed}"]  # fmt: skip
+    (CELL.run(folder, 1) / "run.json").write_text(json.dumps({"status": "finished"}))
+    CELL.run(folder, 2).rmdir()
+    for seed in (2, 3):
+        leave(CELL.run(folder, seed), "finished")
+    assert runs.commands(CELL, folder) == []
+
+
+def test_runs_of_other_settings_are_not_mixed_in(folder):
+    (CELL.folder(folder) / "cell.json").write_text(json.dumps(["method=ppo", "max_steps=5"]))
+    with pytest.raises(SystemExit, match="other settings"):
+        runs.commands(CELL, folder)
+
+
+def test_what_is_read_of_a_run(folder):
+    found = runs.points(CELL, folder, fidelity="credit/fidelity_long")
+    assert [(p.phase, p.step, p.tokens, p.responses, p.gold) for p in found] == [
+        ("before", 0, 0, 0, 0.1),
+        ("during", 2, 200, 16, 0.3),
+        ("after", 4, 400, 32, 0.5),
+    ]
+    assert [p.fidelity for p in found] == [None, None, 0.25]  # of the first rollout
+    assert (found[0].arm, found[0].group, found[0].seed, found[2].proxy, found[2].kl) == ("sparse", "long", 0, 1.0, 1.5)
+    assert list(runs.at_end(found)) == [0]
+    assert [p.step for p in runs.curves(found)[0]] == [0, 2, 4]
+    runs.write_points(folder / "points.jsonl", found)
+    assert [json.loads(line)["gold"] for line in (folder / "points.jsonl").read_text().splitlines()] == [0.1, 0.3, 0.5]
+
+
+# --- fairness, tables and figures -------------------------------------------------------------------------------------
+
+
+def made(plan: Any, stage: str, arm: str, group: str, seed: int, setting: str, level: float) -> list:
+    """A run whose gold reward rises to `level`, over tokens and KL."""
+    shared = {"study": plan.name, "stage": stage, "group": group, "arm": arm, "setting": setting, "seed": seed}
+    steps = [(0, "before"), (10, "during"), (20, "during"), (30, "after")]
+    return [
+        runs.Point(**shared, phase=phase, step=step, tokens=1000 * step, gold=0.3 + (level - 0.3) * step / 30,
+                   proxy=step / 30 + seed / 100, kl=step / 10 + seed / 50, length=30.0, responses=16 * step,
+                   fidelity=0.5 if phase == "after" else None)
+        for step, phase in steps
+    ]  # fmt: skip
+
+
+PLANS = ("credit", "overoptimisation", "group_size")
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_arms_get_equal_settings_and_what_is_reported_was_not_tuned_on(name):
+    plan = module(name).PLAN
+    tuned = study.tuning_cells(plan)
+    per_arm = {(c.group, c.arm): 0 for c in tuned}
+    for cell in tuned:
+        per_arm[cell.group, cell.arm] += len(cell.seeds)
+        assert cell.overrides.count("+data.held_out_where.split=tune") == 1
+    assert len(set(per_arm.values())) <= 1
+    every = []
+    for cell in tuned:
+        level = 0.5 + 0.1 * plan.settings.index(cell.setting)
+        for seed in cell.seeds:
+            every += made(plan, "tune", cell.arm, cell.group, seed, cell.setting, level)
+    chosen = runs.best_setting(every)
+    assert set(chosen.values()) <= {plan.settings[-1]}
+    reported = study.report_cells(plan, chosen)
+    assert len(reported) == len(plan.arms) * len(plan.groups)
+    for cell in reported:
+        assert "+data.held_out_where.split=report" in cell.overrides
+        assert not set(cell.seeds) & set(study.TUNING_SEEDS)
+        keys = [word.partition("=")[0] for word in cell.overrides]
+        assert len(keys) == len(set(keys))
+    assert len({cell.folder(Path("x")) for cell in tuned + reported}) == len(tuned + reported)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_report_of_made_up_runs(name, tmp_path):
+    """Every arm a little better than the one before: tables hold every arm, claims come out as the numbers say."""
+    script = module(name)
+    plan = script.PLAN
+    found = [
+        point
+        for group in plan.groups
+        for i, arm in enumerate(plan.arms)
+        for seed in range(3)
+        for point in made(plan, "report", arm.name, group.name, seed, plan.settings[0], 0.6 + 0.02 * i + 0.001 * seed)
+    ]
+    text, panels = script.report(plan, found)
+    if name == "credit":
+        rows = {
+            line.split(" | ")[0].strip("| "): line.split(" | ") for line in text.splitlines() if line.startswith("| ")
+        }
+        assert rows["uniform"][4] == "+0.020 ± 0.000" and rows["sparse"][4] == "-"
+        assert rows["sparse"][8] == "28.5 (3 of 3)"  # 95% of a straight rise over 30k tokens
+        assert "gold +0.020 ± 0.000, contradicted" in text and "gold +0.080 ± 0.000, borne out" in text
+    for arm in plan.arms:
+        assert arm.name.partition("_")[0] in text
+    assert "nan" not in text
+    assert study.settings_note(plan, {("", "x"): "y"}).count("`") > 10
+    pytest.importorskip("matplotlib")
+    module("output").draw(tmp_path / "a.svg", panels)
+    module("output").draw(tmp_path / "b.svg", panels)
+    drawn = (tmp_path / "a.svg").read_text()
+    assert drawn == (tmp_path / "b.svg").read_text() and panels[0].title in drawn
