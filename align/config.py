@@ -158,7 +158,7 @@ def _expand_home(config: Config) -> None:
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
         (config.reward.source, ("path",)),
-        (config.evaluation, ("general_text",)),
+        (config.evaluation, ("general_text", "prompts_file", "reward_model")),
     )
     for section, names in sections:
         for name in names:

@@ -15,10 +15,21 @@ from accelerate.state import AcceleratorState
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit, GoldSource, RewardModelSource
-from align.data.preferences import Preferences, load_preferences
+from align.config_checks import TRAIN
+from align.data.preferences import Preferences, load_preferences, set_aside
 from align.data.prompts import load_texts, prompts_of
 from align.errors import InputError
-from align.evaluation import EvaluationResult, EvaluationSet, Judge, evaluate, load_before, save_after, save_before
+from align.evaluation import (
+    EvaluationResult,
+    EvaluationSet,
+    Judge,
+    evaluate,
+    load_before,
+    load_judge,
+    probes_of,
+    save_after,
+    save_before,
+)
 from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
@@ -152,6 +163,8 @@ class _Run:
     def _load_data(self) -> tuple[ChatCodec, Preferences]:
         codec = load_codec(self.config.model)
         data = load_preferences(self.config.data, codec)
+        if self.config.evaluation.reward_model == TRAIN:
+            data, self._set_aside = set_aside(data, self.config.evaluation.reward_model_fraction)
         self.record.update(data=data.counts)
         self._check_context(data)
         lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
@@ -176,6 +189,7 @@ class _Run:
             raise InputError("data.max_response_tokens", self.config.data.max_response_tokens, allowed)
 
     def _reward_model(self, codec: ChatCodec, data: Preferences) -> Path | None:
+        self._judging = self._evaluation_reward_model(codec, data)
         source = self.config.reward.source
         if not isinstance(source, RewardModelSource):
             return None
@@ -186,6 +200,20 @@ class _Run:
         measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}
         self.record.update(reward_model={"folder": str(folder), "held_out": measured})
         return folder
+
+    def _evaluation_reward_model(self, codec: ChatCodec, data: Preferences) -> str | None:
+        """Where the reward model that only judges is; trained first where it is asked for and nobody has."""
+        path = self.config.evaluation.reward_model
+        if path != TRAIN:
+            return path
+        chosen, pairs = self.config.reward.source, self._set_aside
+        base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
+        source = replace(base, path=None, seed=base.seed + 1)
+        folder = ensure_reward_model(
+            self.config, source, codec, pairs, data.held_out, device=self.device, dtype=self.dtype, say=self.say
+        )
+        self.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(pairs)})
+        return str(folder)
 
     def _assemble(self, codec: ChatCodec, data: Preferences, reward_folder: Path | None) -> RunContext:
         config = self.config
@@ -207,9 +235,11 @@ class _Run:
         def score(batch: RewardInput) -> RewardOutput:
             return source.score(batch, credit.needs)
 
-        texts = load_texts(config.evaluation.general_text)
-        self._set = EvaluationSet.select(prompts_of(data.held_out), data.held_out, texts, config.evaluation)
-        self._judge = Judge(score, credit.assign, world)
+        self._set = self._evaluation_set(codec, data)
+        evaluation = None
+        if self._judging is not None:
+            evaluation = load_judge(self._judging, codec, self.device, self.dtype).score
+        self._judge = Judge(score, credit.assign, world, evaluation, source.score)
         self._settings = evaluation_settings(
             self._set, self._judge, config.evaluation, config.rollout, config.method.name
         )
@@ -231,6 +261,14 @@ class _Run:
             held_out=data.held_out,
             reward_folder=reward_folder,
         )
+
+    def _evaluation_set(self, codec: ChatCodec, data: Preferences) -> EvaluationSet:
+        config, prompts = self.config, prompts_of(data.held_out)
+        limit = context_length(config.model)
+        longest = None if limit is None else limit - config.rollout.max_new_tokens
+        probes = probes_of(config.evaluation, codec, prompts, world=config.data.world, longest=longest)
+        texts = load_texts(config.evaluation.general_text)
+        return EvaluationSet.select(prompts, data.held_out, texts, config.evaluation, probes)
 
     def _accelerator(self) -> Accelerator:
         """Device placement and, in fp16, gradient scaling; autocast is the roles' own.

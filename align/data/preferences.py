@@ -72,6 +72,17 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     return Preferences(train, held_out, counts)
 
 
+def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
+    """Take a share of the training prompts, chosen as held-out ones are, with their pairs out of all training.
+
+    Raises:
+        InputError: There is a single training prompt.
+    """
+    train, aside = _cut_by_prompt(data.train, fraction)
+    counts = data.counts | {"train": len(train), "train_prompts": len(prompts_of(train)), "set_aside": len(aside)}
+    return Preferences(train, data.held_out, counts), aside
+
+
 def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
     prompts = [prompts_of(train), prompts_of(held_out)]
     counts = reader.counts | Counter(
