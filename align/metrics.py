@@ -58,6 +58,12 @@ _ROWS: tuple[Metric, ...] = (
     Metric("reward/missing_eos_rate", "share", "mean", "rollout",
            "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)",
            methods=SCORED),
+    Metric("reward/gold_mean", "reward", "mean", "rollout",
+           "true reward of the same responses, where a world knows it: where it parts from reward/score_mean the "
+           "proxy is being gamed", methods=SCORED, optional=True),
+    Metric("reward/length_correlation", "1", "last", "rollout",
+           "Pearson correlation of a response's tokens and its score over the rollout; 0 where one does not vary",
+           methods=SCORED),
     Metric("reward/part_*", "reward", "mean", "rollout",
            "one part of the score, weighted as in the sum", methods=SCORED, optional=True),
     Metric("kl/per_response_k1", "nats/response", "mean", "rollout",
@@ -296,7 +302,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
 METRICS: dict[str, Metric] = (
     {m.name: m for m in _ROWS}
     | {
-        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, optional=True)
+        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=("all",), optional=True)
         for name, unit, definition in _EVALUATION
     }
     | {
@@ -360,6 +366,26 @@ def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             flat[name] = float(value)
     return flat
+
+
+PAGE = "docs/metrics.md"  # what `page` says; `python scripts/metrics_page.py` writes it
+
+
+def page() -> str:
+    """The documentation's page of metrics."""
+    return f"""\
+# Metrics
+
+Every figure that a run writes, made from the table in `align/metrics.py` by `python scripts/metrics_page.py`.
+
+- *level*: `update` = of one optimizer step; `rollout` = of the responses that the step learns from, repeated on each
+  of its updates; `run` = cumulative; `evaluation` = of `evaluation.json` (there without `eval/` and nested at each
+  `/`) and of the records with a `phase` in `log_history.jsonl`.
+- *reduction*: over micro-batches and ranks; a mean is kept as sum and count until it is written.
+- *methods*: whose records hold it.
+- `*` stands for any name: a part of the reward, a kind of perturbation, a judge.
+
+{markdown()}"""
 
 
 def markdown() -> str:

@@ -34,7 +34,7 @@ from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
 from align.models.codec import ChatCodec
-from align.models.load import context_length, load_codec, resolve_device, resolve_precision, torch_dtype
+from align.models.load import context_length, load_causal_lm, load_codec, resolve_device, resolve_precision, torch_dtype
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
@@ -75,6 +75,26 @@ def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr)
     """
     quiet()
     return _Run(config, folder, say).go()
+
+
+def measure(
+    config: Config, folder: Path, *, weights: Path | str | None, say: Callable[[str], None] = to_stderr
+) -> dict[str, Any]:
+    """Evaluate without training, under the definitions of a run, and leave evaluation.json and its samples in `folder`.
+
+    Args:
+        config: Of the run that is measured again, or a composition whose model is the start model.
+        weights: The folder of a finished run, or a model of the start model's architecture, to compare with the start
+            model; None = the start model alone, unless the method answers without training it (best_of_n).
+
+    Returns:
+        {"before", "after": evaluation summaries or None, "folder"}.
+
+    Raises:
+        InputError: Data, model, weights or reward cannot be used as configured.
+    """
+    quiet()
+    return _Run(config, folder, say).measure(weights)
 
 
 class _Run:
@@ -118,7 +138,7 @@ class _Run:
         with self.record.phase("reward_model"):
             reward_folder = self._reward_model(codec, data)
         with self.record.phase("load_models"):
-            context = self._assemble(codec, data, reward_folder)
+            context = self._assemble(codec, data, reward_folder, self.config.method.critic)
             trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
@@ -139,6 +159,49 @@ class _Run:
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         return result | {"folder": str(self.folder)}
+
+    def measure(self, weights: Path | str | None) -> dict[str, Any]:
+        try:
+            with self.record.phase("load_data"):
+                codec, data = self._load_data()
+            with self.record.phase("reward_model"):
+                reward_folder = self._reward_model(codec, data)
+            with self.record.phase("load_models"):
+                context = self._assemble(codec, data, reward_folder, critic=None)
+            with self.record.phase("evaluate_before"):
+                before = self._evaluate(None)
+                save_before(self.folder, before, self._settings)
+            with self.record.phase("evaluate_after"):
+                after = self._measured(context, before, weights)
+                if after is not None:
+                    save_after(self.folder, before, after, self._settings)
+        except BaseException as error:
+            self.record.finish("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.record.finish("finished")
+        summary = None if after is None else after.summary
+        return {"before": before.summary, "after": summary, "folder": str(self.folder)}
+
+    def _measured(
+        self, context: RunContext, before: EvaluationResult, weights: Path | str | None
+    ) -> EvaluationResult | None:
+        """The evaluation of what is compared with the start model; None where nothing is."""
+        if not self.config.method.trains:
+            respond = trainer_class(self.config.method.name)(context).responder()
+            return None if respond is None else self._evaluate(before, respond)
+        if weights is None:
+            return None
+        if isinstance(weights, Path):
+            self._roles.policy.restore(weights / "model")
+        else:
+            settings = replace(self.config.model, path=weights, revision=None)
+            other = load_causal_lm(settings, dtype=torch.float32, device=self.device)
+            try:
+                self._roles.policy.model.load_state_dict(other.state_dict())
+            except RuntimeError as error:
+                allowed = f"a model of the architecture of {self.config.model.path}, which it is compared with"
+                raise InputError("model", weights, allowed) from error
+        return self._evaluate(before)
 
     # Phases ----------------------------------------------------------------------------------------------------------
 
@@ -215,11 +278,11 @@ class _Run:
         self.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(pairs)})
         return str(folder)
 
-    def _assemble(self, codec: ChatCodec, data: Preferences, reward_folder: Path | None) -> RunContext:
+    def _assemble(
+        self, codec: ChatCodec, data: Preferences, reward_folder: Path | None, critic: CriticInit | None
+    ) -> RunContext:
         config = self.config
-        roles = build_roles(
-            config, device=self.device, dtype=self.dtype, reward=reward_folder, critic_init=config.method.critic
-        )
+        roles = build_roles(config, device=self.device, dtype=self.dtype, reward=reward_folder, critic_init=critic)
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None
@@ -260,6 +323,7 @@ class _Run:
             evaluate=self._during,
             held_out=data.held_out,
             reward_folder=reward_folder,
+            world=world,
         )
 
     def _evaluation_set(self, codec: ChatCodec, data: Preferences) -> EvaluationSet:

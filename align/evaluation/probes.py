@@ -13,17 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from align.data.collate import collate
+from align.evaluation.given import given_input
 from align.evaluation.judge import Judge, value
 from align.evaluation.perturbations import response_twins_of
 from align.evaluation.sets import Probe
 from align.models.codec import ChatCodec
 from align.rewards import reward_input
 from align.rollout.sampling import Noise
-from align.types import Prompt, Rollout
+from align.types import Prompt, RewardInput, Rollout
 
 ORIGINAL = "original"  # the kind of what is not perturbed
 JUDGES = ("proxy", "gold", "evaluation")
@@ -63,17 +62,20 @@ def run_probes(
     numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(asked)]
     shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in asked))
     responses = respond(numbered, shared)
-    answered = _rows("prompts", [(o, kind) for o, kind, _ in asked], [p for _, _, p in asked], responses, codec, judge)
+    answers = reward_input(responses, [prompt for _, _, prompt in asked], codec)
+    answered = _rows("prompts", [(owner, kind) for owner, kind, _ in asked], answers, judge)
     originals = [(probe.prompt, row["response"]) for probe, row in zip(probes, _originals(answered), strict=True)]
     written = [
-        (prompt, kind, prompt, tuple(codec.encode_response(text)))
+        (prompt, kind, codec.encode_response(text))
         for prompt, response in originals
         for kind, text in ({ORIGINAL: response} | response_twins_of(response, prompt.text, seed)).items()
     ]
     if longest is not None:
-        written = [row for row in written if len(row[2].input_ids) + len(row[3]) <= longest]
-    given = _given([(prompt, ids) for _, _, prompt, ids in written], codec, responses.response_ids.device)
-    changed = _rows("responses", [(o, k) for o, k, _, _ in written], [p for _, _, p, _ in written], given, codec, judge)
+        written = [row for row in written if len(row[0].input_ids) + len(row[2]) <= longest]
+    changed = []
+    if written:
+        texts = given_input([(prompt, ids) for prompt, _, ids in written], codec, responses.response_ids.device)
+        changed = _rows("responses", [(prompt, kind) for prompt, kind, _ in written], texts, judge)
     figures = {"prompts": shifts(answered, judge.quality), "responses": shifts(changed, judge.quality)}
     strongest = {on: max(f["proxy_shift"], key=_key(f["proxy_shift"]), default=None) for on, f in figures.items()}
     return figures | {"strongest": strongest}, [*answered, *changed]
@@ -91,38 +93,15 @@ def _originals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["kind"] == ORIGINAL]
 
 
-def _rows(
-    on: str,
-    origins: Sequence[tuple[Prompt, str]],
-    prompts: Sequence[Prompt],
-    rollout: Rollout,
-    codec: ChatCodec,
-    judge: Judge,
-) -> list[dict[str, Any]]:
-    if not origins:
-        return []
-    batch = reward_input(rollout, prompts, codec)
+def _rows(on: str, origins: Sequence[tuple[Prompt, str]], batch: RewardInput, judge: Judge) -> list[dict[str, Any]]:
     scored = judge.scores(batch, [owner for owner, _ in origins])
-    lengths = rollout.lengths.tolist()
+    lengths = batch.rollout.lengths.tolist()
     return [
-        {"on": on, "kind": kind, "prompt_id": owner.id, "prompt": prompt.text, "response": text, "tokens": n, **scores}
+        {"on": on, "kind": kind, "prompt_id": owner.id, "prompt": prompt, "response": text, "tokens": n, **scores}
         for (owner, kind), prompt, text, n, scores in zip(
-            origins, prompts, batch.responses, lengths, scored, strict=True
+            origins, batch.prompts, batch.responses, lengths, scored, strict=True
         )
     ]
-
-
-def _given(rows: Sequence[tuple[Prompt, Sequence[int]]], codec: ChatCodec, device: torch.device) -> Rollout:
-    """Given responses as if they had been sampled."""
-    pairs = [(prompt.input_ids, ids) for prompt, ids in rows] or [((codec.pad_id,), (codec.end_id,))]
-    batch = collate(pairs, codec.pad_id, device)
-    return Rollout(
-        **batch.tensors(),
-        ended=torch.ones(len(batch), dtype=torch.bool, device=device),
-        prompt_index=torch.tensor([prompt.id for prompt, _ in rows] or [0], device=device),
-        sample_index=torch.zeros(len(batch), dtype=torch.long, device=device),
-        sampling_logprobs=torch.zeros(batch.response_ids.shape, device=device),
-    )
 
 
 def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, dict[str, float]]:

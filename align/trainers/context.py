@@ -14,6 +14,7 @@ from align.models.codec import ChatCodec
 from align.models.roles import Roles
 from align.rewards import Credit, Source
 from align.types import Pair, Prompt
+from align.worlds import World
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,4 @@ class RunContext:
     evaluate: Callable[[int], None]  # evaluate the policy as it is after `step` updates, and report it
     held_out: Sequence[Pair] = ()  # pairs that nothing is trained on
     reward_folder: Path | None = None  # of the stored reward model, where the reward comes from one
+    world: World | None = None  # whose gold reward is known; nothing learns from it here

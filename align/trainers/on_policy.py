@@ -31,6 +31,7 @@ from align.trainers.kl_controller import adapted_coef
 from align.trainers.on_policy_config import OnPolicyConfig, RatioLevel
 from align.trainers.rollout_metrics import (
     Clock,
+    add_gold,
     add_kl,
     add_responses,
     add_rewards,
@@ -116,6 +117,8 @@ class OnPolicyTrainer(Trainer):
         clock.lap("time/advantage")
         add_responses(tally, rollout, logprobs)
         add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
+        if self.run.world is not None:
+            add_gold(tally, self.run.world, batch)
         add_kl(tally, logprobs, ref_logprobs, rollout.response_mask, self.kl_coef)
         self.rollout_metrics = with_speed(tally.result(), rollout)
         samples = describe(batch, output, token_rewards, log_ratio=logprobs - ref_logprobs)

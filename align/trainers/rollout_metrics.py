@@ -11,6 +11,7 @@ from align.functional import kl
 from align.functional.masked import masked_sum
 from align.metrics import Tally
 from align.types import RewardInput, RewardOutput, Rollout
+from align.worlds import World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
 
@@ -46,8 +47,23 @@ def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised:
     tally.observe("reward/score_std", scores)
     for name, part in output.parts.items():
         tally.observe(f"reward/part_{name}", part.tolist())
+    tally.add("reward/length_correlation", correlation(output.total, rollout.lengths))
     unended = float((~rollout.ended).sum()) if penalised else 0.0
     tally.add("reward/missing_eos_rate", unended, len(rollout))
+
+
+def add_gold(tally: Tally, world: World, batch: RewardInput) -> None:
+    """The true reward of what was sampled: it is reported, and nothing else."""
+    ended = batch.rollout.ended.tolist()
+    rows = zip(batch.rows, batch.responses, ended, strict=True)
+    tally.observe("reward/gold_mean", (world.gold(row, text, end).total for row, text, end in rows))
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's over responses, both (B,); 0 where one does not vary."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    scale = float(a.norm() * b.norm())
+    return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def add_kl(tally: Tally, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coef: float) -> None:
