@@ -233,7 +233,7 @@ def _expand_home(config: Config) -> None:
         (config.data, ("path", "held_out_path")),
         *((source, source.path_fields()) for source in config.reward.source.every().values()),
         (config.reward.credit, config.reward.credit.path_fields()),
-        (config.evaluation, ("general_text",)),
+        (config.evaluation, ("general_text", "prompts_file", "reward_model")),
     )
     for section, names in sections:
         for name in names:

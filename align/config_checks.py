@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 WORLD_ASSET = "align://"
+TRAIN = "train"  # evaluation.reward_model: trained on pairs set aside for it
 
 
 def positive(section: object, prefix: str, *names: str) -> None:
@@ -243,9 +244,13 @@ def _check_reward(config: Config) -> None:
 def _check_evaluation(config: Config) -> None:
     names = ("num_prompts", "num_pairs", "num_texts", "verbosity_word_limit", "batch_size")
     positive(config.evaluation, "evaluation", *names)
-    not_negative(config.evaluation, "evaluation", "every_steps", "seed")
-    open_fraction(config.evaluation, "evaluation", "confidence")
+    not_negative(config.evaluation, "evaluation", "every_steps", "seed", "num_probes")
+    open_fraction(config.evaluation, "evaluation", "confidence", "reward_model_fraction")
     existing_file("evaluation.general_text", config.evaluation.general_text)
+    existing_file("evaluation.prompts_file", config.evaluation.prompts_file)
+    if config.evaluation.reward_model != TRAIN:
+        model_folder("evaluation.reward_model", config.evaluation.reward_model)
+        classifier_folder("evaluation.reward_model", config.evaluation.reward_model)
 
 
 def _check_tracking(config: Config) -> None:

@@ -309,6 +309,10 @@ class EvaluationConfig(Section):
     num_pairs: int = 256  # held-out chosen responses for perplexity
     num_texts: int = 128  # lines of general text for forgetting
     general_text: str = "align://pocket/general.jsonl"  # a JSONL file with a `text` column
+    num_probes: int = 10  # prompts whose perturbed twins are answered and scored; 0 = no probes
+    prompts_file: str | None = None  # of the probes; null = what the world ships, else held-out prompts
+    reward_model: str | None = None  # that only judges: a folder or Hub id, or `train` = on pairs set aside for it
+    reward_model_fraction: float = 0.3  # of the training prompts, that `train` sets aside from all training
     verbosity_word_limit: int = 50  # words; a row's own `word_limit` takes precedence
     every_steps: int = 0  # 0 = before and after only
     batch_size: int = 64  # sequences per forward pass

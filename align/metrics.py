@@ -58,6 +58,12 @@ _ROWS: tuple[Metric, ...] = (
     Metric("reward/missing_eos_rate", "share", "mean", "rollout",
            "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)",
            methods=SCORED),
+    Metric("reward/gold_mean", "reward", "mean", "rollout",
+           "true reward of the same responses, where a world knows it: where it parts from reward/score_mean the "
+           "proxy is being gamed", methods=SCORED, optional=True),
+    Metric("reward/length_correlation", "1", "last", "rollout",
+           "Pearson correlation of a response's tokens and its score over the rollout; 0 where one does not vary",
+           methods=SCORED),
     Metric("reward/part_*", "reward", "mean", "rollout",
            "one part of the score, normalised, clipped and weighted as it is summed; of an ensemble each member, and "
            "the deviation over members (member_std)", methods=SCORED, optional=True),
@@ -186,6 +192,22 @@ _ROWS: tuple[Metric, ...] = (
 )
 # fmt: on
 
+_PROBED = (
+    ("prompts", "the response to a perturbed prompt against that to the prompt itself"),
+    ("responses", "a perturbed response against itself"),
+)
+_PROBE_FIGURES = (
+    ("count", "pairs", "pairs compared, by kind of perturbation"),
+    ("proxy_shift", "reward", "mean difference of the proxy reward"),
+    ("proxy_shift_se", "reward", "standard error of that mean"),
+    ("gold_shift", "reward", "mean difference of the gold reward, by the data row of the prompt itself"),
+    ("gold_shift_se", "reward", "standard error of that mean"),
+    ("evaluation_shift", "reward", "mean difference by the reward model that only judges"),
+    ("evaluation_shift_se", "reward", "standard error of that mean"),
+    ("proxy_rises", "share", "pairs in which the proxy rises"),
+    ("pays", "share", "pairs in which the proxy rises and quality (gold, else evaluation) does not"),
+    ("length_shift", "tokens", "mean difference in length"),
+)
 _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
     ("forgetting_perplexity", "1", "exp(-mean log pi) over general text, tokens after the first, no chat template"),
@@ -197,20 +219,65 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("kl/per_response_k1", "nats/response", "kl_per_response again"),
     ("kl/per_response_k1_se", "nats/response", "standard error of kl_per_response over responses"),
     ("kl/per_response_k3", "nats/response", "k3 to the reference of those responses"),
+    ("kl/per_response_k3_se", "nats/response", "its standard error over responses"),
     ("kl/per_token_k1", "nats/token", "k1 summed over all tokens / number of tokens"),
+    ("kl/per_token_k1_se", "nats/token", "its standard error over responses, as of a ratio (Cochran 1977, eq. 6.13)"),
     ("kl/per_token_k3", "nats/token", "k3 summed over all tokens / number of tokens"),
+    ("kl/per_token_k3_se", "nats/token", "its standard error over responses, as of a ratio"),
     ("reward/proxy_mean", "reward", "score by the run's own reward, before any penalty of the trainer"),
     ("reward/gold_mean", "reward", "the world's true reward; null where no world is known"),
+    ("reward/evaluation_mean", "reward", "score by the reward model that only judges (evaluation.reward_model)"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
     ("win_rate/mean", "share", "responses that score above the start model's on the same prompt and noise, ties half"),
     ("win_rate/low", "share", "lower end of the percentile bootstrap interval over prompts"),
     ("win_rate/high", "share", "upper end of that interval"),
+    (
+        "win_rate/length_controlled/mean",
+        "share",
+        "sigmoid(theta) of the regression of wins on the length difference (arXiv 2404.04475; "
+        "align/evaluation/length_control.py)",
+    ),
+    ("win_rate/length_controlled/low", "share", "lower end of its percentile bootstrap interval over prompts"),
+    ("win_rate/length_controlled/high", "share", "upper end of that interval"),
+    ("win_rate/length_controlled/length_effect", "1", "phi of that regression: above 0 where longer responses win"),
     ("verbosity/mean_tokens", "tokens", "length of a response, end token included"),
     ("verbosity/median_tokens", "tokens", "median of those lengths"),
     ("verbosity/std_tokens", "tokens", "population deviation of those lengths"),
     ("verbosity/mean_words", "words", "words between white space"),
     ("verbosity/compliance_rate", "share", "responses within the row's, else the evaluation's, word limit"),
+    ("diversity/distinct_1", "share", "different words / words over all responses, lower case (arXiv 1510.03055)"),
+    ("diversity/distinct_2", "share", "the same of pairs of neighbouring words"),
+    ("diversity/distinct_3", "share", "the same of three neighbouring words"),
+    (
+        "diversity/self_bleu",
+        "share",
+        "mean BLEU-4 of a response against all others (arXiv 1802.01886)",
+    ),
+    ("diversity/entropy", "nats/token", "entropy of the policy's next-token distribution over all tokens"),
+    (
+        "repetition/rate",
+        "share",
+        "4-grams of words that the response has already had, mean (arXiv 1908.04319)",
+    ),
+    ("repetition/responses", "share", "responses in which a 4-gram of words stands twice"),
     ("eos_rate", "share", "responses that ended by themselves"),
+    ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
+    (
+        "proxy_gold_gap/proxy_gain",
+        "1",
+        "rise of the mean proxy since the start / deviation of the start's scores",
+    ),
+    (
+        "proxy_gold_gap/quality_gain",
+        "1",
+        "the same of the gold reward, or of the reward model that only judges where no gold is known",
+    ),
+    ("proxy_gold_gap/gap", "1", "proxy_gain - quality_gain: what over-optimisation opens"),
+    *(
+        (f"probes/{on}/{name}/*", unit, f"{what}: {definition}")
+        for on, what in _PROBED
+        for name, unit, definition in _PROBE_FIGURES
+    ),
 )
 # What the evaluation of one method says beside, or in place of, some of the above.
 _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -236,7 +303,9 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/reward_model/longer_wins", "the longer response wins"),
     ("eval/reward/gold_mean", "gold reward"),
     ("eval/reward/proxy_mean", "proxy reward"),
+    ("eval/reward/evaluation_mean", "evaluation reward model"),
     ("eval/win_rate/mean", "win rate against the start"),
+    ("eval/win_rate/length_controlled/mean", "win rate, length-controlled"),
     ("eval/kl_per_response", "KL to the reference, nats/response"),
     ("eval/perplexity", "perplexity, held-out responses"),
     ("eval/forgetting_perplexity", "perplexity, general text"),
@@ -248,7 +317,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
 METRICS: dict[str, Metric] = (
     {m.name: m for m in _ROWS}
     | {
-        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, optional=True)
+        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=("all",), optional=True)
         for name, unit, definition in _EVALUATION
     }
     | {
@@ -312,6 +381,26 @@ def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             flat[name] = float(value)
     return flat
+
+
+PAGE = "docs/metrics.md"  # what `page` says; `python scripts/metrics_page.py` writes it
+
+
+def page() -> str:
+    """The documentation's page of metrics."""
+    return f"""\
+# Metrics
+
+Every figure that a run writes, made from the table in `align/metrics.py` by `python scripts/metrics_page.py`.
+
+- *level*: `update` = of one optimizer step; `rollout` = of the responses that the step learns from, repeated on each
+  of its updates; `run` = cumulative; `evaluation` = of `evaluation.json` (there without `eval/` and nested at each
+  `/`) and of the records with a `phase` in `log_history.jsonl`.
+- *reduction*: over micro-batches and ranks; a mean is kept as sum and count until it is written.
+- *methods*: whose records hold it.
+- `*` stands for any name: a part of the reward, a kind of perturbation, a judge.
+
+{markdown()}"""
 
 
 def markdown() -> str:

@@ -12,17 +12,36 @@ import torch
 
 from align import config as configuration
 from align.callbacks import RunInfo, default_callbacks
-from align.config import Config, ImplicitCredit
-from align.data.preferences import Preferences, load_preferences
+from align.config import Config, CriticInit, ImplicitCredit, RewardModelSource
+from align.config_checks import TRAIN
+from align.data.preferences import Preferences, load_preferences, set_aside
 from align.data.prompts import load_texts, prompts_of
 from align.errors import InputError
-from align.evaluation import EvaluationResult, EvaluationSet, Judge, evaluate, load_before, save_after, save_before
+from align.evaluation import (
+    EvaluationResult,
+    EvaluationSet,
+    Judge,
+    evaluate,
+    load_before,
+    load_judge,
+    probes_of,
+    save_after,
+    save_before,
+)
 from align.evaluation import settings as evaluation_settings
 from align.libraries import quiet
 from align.model_card import write_model_card
 from align.models.codec import ChatCodec
 from align.models.hardware import one_process
-from align.models.load import context_length, hub_commit, load_codec, resolve_device, resolve_precision, torch_dtype
+from align.models.load import (
+    context_length,
+    hub_commit,
+    load_causal_lm,
+    load_codec,
+    resolve_device,
+    resolve_precision,
+    torch_dtype,
+)
 from align.models.reward_folder import read_card
 from align.models.roles import Roles, build_roles
 from align.report import write_report
@@ -63,6 +82,26 @@ def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr)
     """
     quiet()
     return _Run(config, folder, say).go()
+
+
+def measure(
+    config: Config, folder: Path, *, weights: Path | str | None, say: Callable[[str], None] = to_stderr
+) -> dict[str, Any]:
+    """Evaluate without training, under the definitions of a run, and leave evaluation.json and its samples in `folder`.
+
+    Args:
+        config: Of the run that is measured again, or a composition whose model is the start model.
+        weights: The folder of a finished run, or a model of the start model's architecture, to compare with the start
+            model; None = the start model alone, unless the method answers without training it (best_of_n).
+
+    Returns:
+        {"before", "after": evaluation summaries or None, "folder"}.
+
+    Raises:
+        InputError: Data, model, weights or reward cannot be used as configured.
+    """
+    quiet()
+    return _Run(config, folder, say).measure(weights)
 
 
 class _Run:
@@ -108,7 +147,7 @@ class _Run:
             reward_folders = self._reward_models(codec, data)
             dpo_folder = self._dpo_policy(codec, data)
         with self.record.phase("load_models"):
-            context = self._assemble(codec, data, reward_folders, dpo_folder)
+            context = self._assemble(codec, data, reward_folders, dpo_folder, self.config.method.critic)
             trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
@@ -130,6 +169,50 @@ class _Run:
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         return result | {"folder": str(self.folder)}
+
+    def measure(self, weights: Path | str | None) -> dict[str, Any]:
+        try:
+            with self.record.phase("load_data"):
+                codec, data = self._load_data()
+            with self.record.phase("reward_model"):
+                reward_folders = self._reward_models(codec, data)
+                dpo_folder = self._dpo_policy(codec, data)
+            with self.record.phase("load_models"):
+                context = self._assemble(codec, data, reward_folders, dpo_folder, critic=None)
+            with self.record.phase("evaluate_before"):
+                before = self._evaluate(None)
+                save_before(self.folder, before, self._settings)
+            with self.record.phase("evaluate_after"):
+                after = self._measured(context, before, weights)
+                if after is not None:
+                    save_after(self.folder, before, after, self._settings)
+        except BaseException as error:
+            self.record.finish("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.record.finish("finished")
+        summary = None if after is None else after.summary
+        return {"before": before.summary, "after": summary, "folder": str(self.folder)}
+
+    def _measured(
+        self, context: RunContext, before: EvaluationResult, weights: Path | str | None
+    ) -> EvaluationResult | None:
+        """The evaluation of what is compared with the start model; None where nothing is."""
+        if not self.config.method.trains:
+            respond = trainer_class(self.config.method.name)(context).responder()
+            return None if respond is None else self._evaluate(before, respond)
+        if weights is None:
+            return None
+        if isinstance(weights, Path):
+            self._roles.policy.restore(weights / "model")
+        else:
+            settings = replace(self.config.model, path=weights, revision=None)
+            other = load_causal_lm(settings, dtype=torch.float32, device=self.device)
+            try:
+                self._roles.policy.model.load_state_dict(other.state_dict())
+            except RuntimeError as error:
+                allowed = f"a model of the architecture of {self.config.model.path}, which it is compared with"
+                raise InputError("model", weights, allowed) from error
+        return self._evaluate(before)
 
     # Phases ----------------------------------------------------------------------------------------------------------
 
@@ -154,6 +237,8 @@ class _Run:
     def _load_data(self) -> tuple[ChatCodec, Preferences]:
         codec = load_codec(self.config.model)
         data = load_preferences(self.config.data, codec)
+        if self.config.evaluation.reward_model == TRAIN:
+            data, self._set_aside = set_aside(data, self.config.evaluation.reward_model_fraction)
         model = self.config.model
         self.record.update(data=data.counts, hub_commit=hub_commit(model.path, model.revision))
         self._check_context(data)
@@ -181,6 +266,7 @@ class _Run:
 
     def _reward_models(self, codec: ChatCodec, data: Preferences) -> list[Path]:
         """The folders of all reward models that the source needs, trained where they are not stored yet."""
+        self._judging = self._evaluation_reward_model(codec, data)
         folders = []
         for model in self.config.reward.source.models():
             folder = ensure_reward_model(
@@ -224,8 +310,34 @@ class _Run:
         self.record.update(dpo_policy={"folder": str(folder)})
         return folder
 
+    def _evaluation_reward_model(self, codec: ChatCodec, data: Preferences) -> str | None:
+        """Where the reward model that only judges is; trained first where it is asked for and nobody has."""
+        path = self.config.evaluation.reward_model
+        if path != TRAIN:
+            return path
+        chosen, pairs = self.config.reward.source, self._set_aside
+        base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
+        source = replace(base, path=None, seed=base.seed + 1)
+        folder = ensure_reward_model(
+            self.config,
+            source,
+            codec,
+            pairs,
+            data.reward_held_out,
+            device=self.device,
+            dtype=self.dtype,
+            say=self.say,
+        )
+        self.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(pairs)})
+        return str(folder)
+
     def _assemble(
-        self, codec: ChatCodec, data: Preferences, reward_folders: Sequence[Path], dpo_folder: Path | None
+        self,
+        codec: ChatCodec,
+        data: Preferences,
+        reward_folders: Sequence[Path],
+        dpo_folder: Path | None,
+        critic: CriticInit | None,
     ) -> RunContext:
         config = self.config
         foreign = self._foreign(codec, reward_folders)
@@ -235,7 +347,7 @@ class _Run:
             device=self.device,
             dtype=self.dtype,
             reward=own[0] if own else None,
-            critic_init=config.method.critic,
+            critic_init=critic,
             more_rewards=own[1:],
             dpo=dpo_folder,
         )
@@ -249,9 +361,11 @@ class _Run:
         def score(batch: RewardInput) -> RewardOutput:
             return judging.score(batch, credit.needs)
 
-        texts = load_texts(config.evaluation.general_text)
-        self._set = EvaluationSet.select(prompts_of(data.held_out), data.held_out, texts, config.evaluation)
-        self._judge = Judge(score, credit.assign, world)
+        self._set = self._evaluation_set(codec, data)
+        evaluation = None
+        if self._judging is not None:
+            evaluation = load_judge(self._judging, codec, self.device, self.dtype).score
+        self._judge = Judge(score, credit.assign, world, evaluation, judging.score)
         self._settings = evaluation_settings(
             self._set, self._judge, config.evaluation, config.rollout, config.method.name
         )
@@ -282,6 +396,14 @@ class _Run:
                 self.say(f"{model.path} reads text: responses are re-encoded with its own tokenizer and chat template")
                 found[i] = folder
         return found
+
+    def _evaluation_set(self, codec: ChatCodec, data: Preferences) -> EvaluationSet:
+        config, prompts = self.config, prompts_of(data.held_out)
+        limit = context_length(config.model)
+        longest = None if limit is None else limit - config.rollout.max_new_tokens
+        probes = probes_of(config.evaluation, codec, prompts, world=config.data.world, longest=longest)
+        texts = load_texts(config.evaluation.general_text)
+        return EvaluationSet.select(prompts, data.held_out, texts, config.evaluation, probes)
 
     def _source(
         self,

@@ -3,6 +3,7 @@ import random
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,11 @@ def test_markdown_has_a_row_of_six_cells_for_every_metric():
     for line in lines:
         assert line.replace("\\|", "").count("|") == 7
     assert "\\|log pi while sampling" in metrics.markdown()
+
+
+def test_the_page_is_the_tables():
+    written = (Path(__file__).parents[1] / metrics.PAGE).read_text()
+    assert written == metrics.page(), "run: python scripts/metrics_page.py"
 
 
 def test_imports_no_torch():

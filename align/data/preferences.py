@@ -105,6 +105,22 @@ def digest(pairs: Sequence[Pair]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
+    """Take a share of the training prompts, chosen as held-out ones are, with their pairs out of all training.
+
+    Raises:
+        InputError: There is a single training prompt.
+    """
+    held = _held_prompts(data.reward_train, fraction)
+    train = [pair for pair in data.train if pair.prompt.id not in held]
+    rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
+    aside = [pair for pair in data.reward_train if pair.prompt.id in held]
+    if not train:
+        raise InputError("evaluation.reward_model_fraction", fraction, "a share that leaves pairs to train on")
+    counts = data.counts | {"train": len(train), "train_prompts": len(prompts_of(train)), "set_aside": len(aside)}
+    return Preferences(train, data.held_out, counts, rest, data.reward_held_out), aside
+
+
 def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
     prompts = [prompts_of(train), prompts_of(held_out)]
     counts = reader.counts | Counter(
@@ -227,15 +243,20 @@ class _Reader:
 
 def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:
     """(train, held out): the held-out prompts are those whose content hashes lowest; none for a fraction of 0."""
-    prompts = prompts_of(item.pair for item in items)
+    held = _held_prompts([item.pair for item in items], fraction)
+    return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
+
+
+def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:
+    """Ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
+    prompts = prompts_of(pairs)
     if fraction == 0 or not prompts:
-        return items, []
+        return set()
     if len(prompts) == 1:
         raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")
     ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(_content(prompt.messages).encode()).digest())
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))
-    held = {prompt.id for prompt in ranked[:size]}
-    return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
+    return {prompt.id for prompt in ranked[:size]}
 
 
 def _content(messages: Sequence[Message]) -> str:

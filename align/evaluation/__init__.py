@@ -1,14 +1,20 @@
 """The evaluation that every method gets: same prompts, same noise, same estimators, before and after."""
 
-from align.evaluation.evaluate import EvaluationResult, EvaluationSet, Judge, evaluate, settings
+from align.evaluation.evaluate import EvaluationResult, evaluate, settings
+from align.evaluation.judge import Judge
+from align.evaluation.reward_judge import load_judge
+from align.evaluation.sets import EvaluationSet, Probe, probes_of
 from align.evaluation.store import load_before, save_after, save_before
 
 __all__ = [
     "EvaluationResult",
     "EvaluationSet",
     "Judge",
+    "Probe",
     "evaluate",
     "load_before",
+    "load_judge",
+    "probes_of",
     "save_after",
     "save_before",
     "settings",

@@ -28,24 +28,27 @@ def win_rate(
     Raises:
         ValueError: The two differ in length.
     """
-    wins = [
-        0.5 if a == b else float(a > b)
-        for a, b in zip(scores, baseline, strict=True)
-        if not (math.isnan(a) or math.isnan(b))
-    ]
+    wins = [won for won in outcomes(scores, baseline) if won is not None]
     if not wins:
         return {"mean": None, "low": None, "high": None}
     low, high = bootstrap(wins, confidence=confidence, seed=seed)
     return {"mean": statistics.fmean(wins), "low": low, "high": high}
 
 
+def outcomes(scores: Sequence[float], baseline: Sequence[float]) -> list[float | None]:
+    """Per prompt 1, 0 or 0.5 for a tie; None where either score is NaN. Raises ValueError as `win_rate`."""
+    return [
+        None if math.isnan(a) or math.isnan(b) else 0.5 if a == b else float(a > b)
+        for a, b in zip(scores, baseline, strict=True)
+    ]
+
+
 def bootstrap(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float]:
     """Percentile interval of the mean of `values` under resampling with replacement."""
     data = torch.tensor(values, dtype=torch.float64)
-    random = generator(seed, "bootstrap")
-    means = [data[torch.randint(len(data), (len(data),), generator=random)].mean() for _ in range(RESAMPLES)]
+    rows = torch.randint(len(data), (RESAMPLES, len(data)), generator=generator(seed, "bootstrap"))
     tail = (1 - confidence) / 2
-    low, high = torch.stack(means).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = data[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -1,8 +1,9 @@
-"""KL from the policy to the reference, estimated on responses that the policy sampled."""
+"""KL from the policy to the reference, and the policy's entropy, estimated on responses that the policy sampled."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,37 +15,58 @@ from align.models.policy import Policy
 from align.types import Rollout
 
 
-def kl_summary(policy: Policy, reference: Policy, rollout: Rollout, temperature: float, rows: int) -> dict[str, float]:
-    """k1 and k3 in nats, per response (sum over its tokens, mean over responses) and per token (sum over all tokens /
-    their number), with k1's standard error over responses (NaN for a single one).
+@dataclass(frozen=True)
+class Divergence:
+    """Sums over each response's tokens, float64, nats."""
+
+    k1: Tensor  # (B,)
+    k3: Tensor  # (B,)
+    entropy: Tensor  # (B,) of the policy's next-token distributions
+    lengths: Tensor  # (B,) tokens
+
+    def kl(self) -> dict[str, float]:
+        """k1 and k3 in nats, per response (mean of the sums) and per token (sum over all tokens / their number), each
+        with its standard error over responses (NaN for a single one).
+
+        A mean per token is a ratio of two sums; its error is that of the residuals sum_t d - ratio * T (Cochran 1977,
+        equation 6.13).
+        """
+        figures = {}
+        for name, values in (("k1", self.k1), ("k3", self.k3)):
+            figures[f"per_response_{name}"] = float(values.mean())
+            figures[f"per_response_{name}_se"] = _standard_error(values)
+        for name, values in (("k1", self.k1), ("k3", self.k3)):
+            ratio = float(values.sum() / self.lengths.sum())
+            figures[f"per_token_{name}"] = ratio
+            residuals = (values - ratio * self.lengths) / self.lengths.double().mean()
+            figures[f"per_token_{name}_se"] = _standard_error(residuals)
+        return figures
+
+    def entropy_per_token(self) -> float:
+        """Mean over all tokens, nats."""
+        return float(self.entropy.sum() / self.lengths.sum())
+
+
+def _standard_error(values: Tensor) -> float:
+    n = len(values)
+    return float(values.std(correction=1)) / math.sqrt(n) if n > 1 else math.nan
+
+
+@torch.no_grad()
+def divergence(policy: Policy, reference: Policy, rollout: Rollout, temperature: float, rows: int) -> Divergence:
+    """Both models' passes over the responses.
 
     Args:
         rollout: Responses sampled from `policy` at `temperature`.
         rows: Sequences per forward pass, at most.
     """
-    first, third = _kl_per_response(policy, reference, rollout, temperature, rows)
-    tokens = int(rollout.lengths.sum())
-    n = len(rollout)
-    return {
-        "per_response_k1": float(first.mean()),
-        "per_response_k1_se": float(first.std(correction=1)) / math.sqrt(n) if n > 1 else math.nan,
-        "per_response_k3": float(third.mean()),
-        "per_token_k1": float(first.sum()) / tokens,
-        "per_token_k3": float(third.sum()) / tokens,
-    }
-
-
-@torch.no_grad()
-def _kl_per_response(
-    policy: Policy, reference: Policy, rollout: Rollout, temperature: float, rows: int
-) -> tuple[Tensor, Tensor]:
-    """k1 and k3 summed over each response's tokens: (B,) and (B,) float64."""
-    first = torch.zeros(len(rollout), dtype=torch.float64)
-    third = torch.zeros_like(first)
+    sums = torch.zeros(3, len(rollout), dtype=torch.float64)
     vocabulary = policy.model.config.get_text_config().vocab_size
     for index in micro_batches(rollout.attention_mask.sum(1).cpu(), vocabulary, rows):
         part = rollout.rows(index.to(policy.device))
-        logp, ref_logp = (model.response_logprobs(part, temperature) for model in (policy, reference))
-        first[index] = masked_sum(k1(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
-        third[index] = masked_sum(k3(logp, ref_logp).double(), part.response_mask, dim=1).cpu()
-    return first, third
+        stats = policy(part, temperature)
+        ref_logp = reference.response_logprobs(part, temperature)
+        terms = (k1(stats.logprobs, ref_logp), k3(stats.logprobs, ref_logp), stats.entropy)
+        for row, term in zip(sums, terms, strict=True):
+            row[index] = masked_sum(term.double(), part.response_mask, dim=1).cpu()
+    return Divergence(sums[0], sums[1], sums[2], rollout.lengths.cpu())

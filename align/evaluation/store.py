@@ -1,4 +1,4 @@
-"""evaluation.json and evaluation_samples.jsonl: what a run keeps of its evaluations."""
+"""evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl: what a run keeps of its evaluations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from align.files import dumps, read_lines, write_atomic
 
 EVALUATION = "evaluation.json"
 SAMPLES = "evaluation_samples.jsonl"
+PROBES = "evaluation_probes.jsonl"
 
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
@@ -19,13 +20,13 @@ def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, A
 
     `after` and `delta` are null until `save_after`.
     """
-    _write_samples(folder, {"before": before.samples})
+    _write_rows(folder, {"before": before})
     _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
 
 
 def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any]) -> None:
     """Write both evaluations, their differences and the settings."""
-    _write_samples(folder, {"before": before.samples, "after": after.samples})
+    _write_rows(folder, {"before": before, "after": after})
     change = delta(before.summary, after.summary)
     _write(folder, {"before": before.summary, "after": after.summary, "delta": change, "settings": dict(settings)})
 
@@ -35,8 +36,10 @@ def load_before(folder: Path) -> EvaluationResult | None:
     path = folder / EVALUATION
     if not path.exists():
         return None
-    samples = [s for s in read_lines(folder / SAMPLES) if s.pop("phase") == "before"]
-    return EvaluationResult(json.loads(path.read_text())["before"], samples)
+    samples, probes = (
+        [row for row in read_lines(folder / name) if row.pop("phase") == "before"] for name in (SAMPLES, PROBES)
+    )
+    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes)
 
 
 def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +60,14 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
     write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
 
 
-def _write_samples(folder: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+def _write_rows(folder: Path, phases: Mapping[str, EvaluationResult]) -> None:
+    """The samples of every phase, and its probes where it has some."""
+    _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
+    probes = {phase: result.probes for phase, result in phases.items() if result.probes}
+    if probes:
+        _write_lines(folder / PROBES, probes)
+
+
+def _write_lines(path: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
     lines = (dumps({"phase": phase, **row}) + "\n" for phase, rows in phases.items() for row in rows)
-    write_atomic(folder / SAMPLES, "".join(lines))
+    write_atomic(path, "".join(lines))

@@ -34,6 +34,7 @@ __all__ = [
     "fingerprint",
     "has_score_head",
     "hub_commit",
+    "is_reward_model",
     "load_causal_lm",
     "load_codec",
     "load_sequence_classifier",
@@ -57,6 +58,20 @@ def load_tokenizer(config: ModelConfig, *, key: str = "model.path") -> PreTraine
         return AutoTokenizer.from_pretrained(
             checkpoint.tokenizer, revision=checkpoint.revision, trust_remote_code=config.trust_remote_code
         )
+
+
+def is_reward_model(path: str, revision: str | None = None, *, key: str = "model.path") -> bool:
+    """Whether `path` is a sequence classifier, or an adapter that makes one of its base; weights are not read.
+
+    Raises:
+        InputError: nothing loadable is there; `key` is named.
+    """
+    checkpoint = locate(path, revision, key=key)
+    with one_line(key, path):
+        if checkpoint.adapter is not None:
+            return str(PeftConfig.from_pretrained(str(checkpoint.adapter)).task_type) == "SEQ_CLS"
+        kinds = _load_config(checkpoint, trust_remote_code=False).architectures or []
+    return any("SequenceClassification" in kind for kind in kinds)
 
 
 def context_length(config: ModelConfig) -> int | None:

@@ -32,4 +32,4 @@ class RunContext:
     evaluate: Callable[[int], None]  # evaluate the policy as it is after `step` updates, and report it
     held_out: Sequence[Pair] = ()  # pairs that nothing is trained on
     reward_folder: Path | None = None  # of the stored reward model, where the reward comes from one
-    world: World | None = None  # whose gold reward of the run's prompts is known
+    world: World | None = None  # whose gold reward of the run's prompts is known; nothing learns from it here

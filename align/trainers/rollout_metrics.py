@@ -12,7 +12,7 @@ from align.functional.fidelity import segment_rewards, within_correlation
 from align.functional.masked import masked_sum
 from align.metrics import Tally
 from align.types import RewardInput, RewardOutput, Rollout
-from align.worlds import World
+from align.worlds import Gold, World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
 
@@ -53,6 +53,7 @@ def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised:
     if output.raw_total is not None:
         tally.observe("reward/raw_mean", output.raw_total.tolist())
         tally.observe("reward/raw_std", output.raw_total.tolist())
+    tally.add("reward/length_correlation", correlation(output.total, rollout.lengths))
     unended = float((~rollout.ended).sum()) if penalised else 0.0
     tally.add("reward/missing_eos_rate", unended, len(rollout))
 
@@ -61,10 +62,8 @@ def add_truth(tally: Tally, world: World | None, batch: RewardInput, token_rewar
     """What the world says of a rollout: its gold reward, and how near the credit (B, T) is to the true one."""
     if world is None:
         return
-    rollout = batch.rollout
-    ended, lengths = rollout.ended.tolist(), rollout.lengths.tolist()
-    golds = [world.gold(*given) for given in zip(batch.rows, batch.responses, ended, strict=True)]
-    tally.observe("reward/gold_mean", [gold.total for gold in golds])
+    golds = add_gold(tally, world, batch)
+    ended, lengths = batch.rollout.ended.tolist(), batch.rollout.lengths.tolist()
     rewards, offsets = token_rewards.cpu(), batch.offsets.cpu()
     groups: dict[str, list[Tensor]] = {"all": []}
     for i, gold in enumerate(golds):
@@ -78,6 +77,21 @@ def add_truth(tally: Tally, world: World | None, batch: RewardInput, token_rewar
         fidelity = within_correlation(group)
         if fidelity is not None:
             tally.add(f"credit/fidelity_{name}", fidelity)
+
+
+def add_gold(tally: Tally, world: World, batch: RewardInput) -> list[Gold]:
+    """The true reward of what was sampled: it is reported, and nothing else."""
+    ended = batch.rollout.ended.tolist()
+    golds = [world.gold(*given) for given in zip(batch.rows, batch.responses, ended, strict=True)]
+    tally.observe("reward/gold_mean", [gold.total for gold in golds])
+    return golds
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's over responses, both (B,); 0 where one does not vary."""
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    scale = float(a.norm() * b.norm())
+    return float(a @ b) / scale if scale > 0 else 0.0
 
 
 def add_kl(tally: Tally, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coef: float) -> None:

@@ -14,7 +14,7 @@ from align.functional.credit import replace_unended
 from align.metrics import Tally
 from align.rewards import reward_input
 from align.trainers.context import RunContext
-from align.trainers.rollout_metrics import add_rewards, describe
+from align.trainers.rollout_metrics import add_gold, add_rewards, describe
 from align.types import Prompt, Rollout
 
 PLACE = "place"  # the data set's column with a prompt's index in the run's prompts
@@ -41,6 +41,8 @@ def reward_function(run: RunContext, penalty: float | None, tally: Tally) -> Cal
         if not bool(torch.isfinite(rewards).all()):
             raise RunError(f"a reward was not finite after step {trainer_state.global_step}")
         add_rewards(tally, output, rollout, penalty is not None)
+        if run.world is not None:
+            add_gold(tally, run.world, batch)
         run.callbacks.on_rollout(trainer_state.global_step + 1, describe(batch, output, rewards))
         return rewards.sum(1).tolist()
 

@@ -28,6 +28,7 @@ SMALL = [
     "evaluation.num_prompts=8",
     "evaluation.num_pairs=8",
     "evaluation.num_texts=4",
+    "evaluation.num_probes=2",
     "threads=1",
 ]
 VERBOSITY = {"mean_tokens", "median_tokens", "std_tokens", "mean_words", "compliance_rate"}

@@ -5,8 +5,12 @@ import pytest
 import torch
 
 from align.evaluation import perplexity
-from align.evaluation.divergence import kl_summary
+from align.evaluation.divergence import divergence
 from align.rollout.sampling import Noise, sample
+
+
+def kl_summary(*args):
+    return divergence(*args).kl()
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +44,40 @@ def test_equals_the_naive_loop(trained, policy, responses):
     rows = naive_kl(trained, policy, responses, 0.7)
     first = [sum(row) for row in rows]
     third = [sum(math.exp(-d) - 1 + d for d in row) for row in rows]
-    tokens = sum(map(len, rows))
+    lengths = [len(row) for row in rows]
+    n, tokens = len(rows), sum(lengths)
+
+    def ratio_se(sums):
+        """By hand: the residuals' deviation over the mean length and sqrt(n)."""
+        ratio = sum(sums) / tokens
+        squares = sum((s - ratio * length) ** 2 for s, length in zip(sums, lengths, strict=True))
+        return math.sqrt(squares / (n - 1) / n) * n / tokens
+
     expected = {
         "per_response_k1": statistics.fmean(first),
-        "per_response_k1_se": statistics.stdev(first) / math.sqrt(len(rows)),
+        "per_response_k1_se": statistics.stdev(first) / math.sqrt(n),
         "per_response_k3": statistics.fmean(third),
+        "per_response_k3_se": statistics.stdev(third) / math.sqrt(n),
         "per_token_k1": sum(first) / tokens,
+        "per_token_k1_se": ratio_se(first),
         "per_token_k3": sum(third) / tokens,
+        "per_token_k3_se": ratio_se(third),
     }
     assert kl_summary(trained, policy, responses, 0.7, 64) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert expected["per_response_k1"] > 3 * expected["per_response_k1_se"]  # the right way round
     assert abs(expected["per_token_k1"] * statistics.fmean(map(len, rows)) - expected["per_response_k1"]) < 1e-9
+
+
+@torch.no_grad()
+def test_entropy_equals_the_naive_loop(trained, policy, responses):
+    total, count = 0.0, 0
+    for i in range(len(responses)):
+        prompt = responses.prompt_ids[i][responses.prompt_mask[i] == 1]
+        response = responses.response_ids[i][responses.response_mask[i] == 1]
+        logits = trained.model(torch.cat([prompt, response]).unsqueeze(0)).logits[0].double()
+        p = torch.softmax(logits[len(prompt) - 1 : -1] / 0.7, -1)
+        total, count = total - float((p * p.log()).sum()), count + len(response)
+    assert divergence(trained, policy, responses, 0.7, 5).entropy_per_token() == pytest.approx(total / count, rel=1e-5)
 
 
 def test_batches_order_and_padding_change_nothing(trained, policy, responses, monkeypatch):

@@ -6,19 +6,20 @@ import torch
 
 from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
-from align.evaluation import EvaluationSet, Judge, evaluate, load_before, save_after, save_before, settings
+from align.evaluation import EvaluationSet, Judge, evaluate, load_before, probes_of, save_after, save_before, settings
 from align.evaluation.store import delta
 from align.files import read_lines
 from align.functional import credit
 
 TEXTS = ["the quick brown fox", "lazy dogs sleep"]
-EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=2, verbosity_word_limit=3, seed=4)
+EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=2, num_probes=3, verbosity_word_limit=3, seed=4)
 ROLLOUT = RolloutConfig(batch_size=4, max_new_tokens=10, temperature=0.9)
 
 
 @pytest.fixture(scope="module")
-def data(prompts, pairs):
-    return EvaluationSet.select(prompts, pairs, TEXTS, EVALUATION)
+def data(codec, prompts, pairs):
+    probes = probes_of(EVALUATION, codec, prompts, world=None, longest=118)
+    return EvaluationSet.select(prompts, pairs, TEXTS, EVALUATION, probes)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,9 @@ def after(run, trained, before):
 
 def test_start_model_against_itself(before):
     summary = before.summary
-    assert summary["win_rate"] == {"mean": 0.5, "low": 0.5, "high": 0.5, "judge": "gold"}
+    even = {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert summary["win_rate"] == even | {"judge": "gold", "length_controlled": even | {"length_effect": 0.0}}
+    assert summary["proxy_gold_gap"] == {"proxy_gain": 0.0, "quality_gain": 0.0, "gap": 0.0}
     assert summary["kl_per_response"] == 0.0
     assert set(summary["kl"].values()) == {0.0}
 
@@ -54,11 +57,14 @@ def test_start_model_against_itself(before):
 def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
     assert set(after.summary) == {
         *("perplexity", "forgetting_perplexity", "kl_per_response", "kl", "reward", "gold_by", "win_rate"),
-        *("verbosity", "eos_rate"),
+        *("verbosity", "eos_rate", "diversity", "repetition", "length_correlation", "proxy_gold_gap", "probes"),
     }
     assert set(after.summary["gold_by"]) == {"long", "short"}
-    names = metrics.flatten(after.summary)
-    assert {metrics.lookup(n).name for n in names} == {f"eval/{n}" for n in metrics.evaluation_definitions("ppo")}
+    names = {metrics.lookup(n).name for n in metrics.flatten(after.summary)}
+    known = {f"eval/{n}" for n in metrics.evaluation_definitions("ppo")}
+    absent = {n for n in known if "evaluation_" in n}  # there is no reward model that only judges
+    assert known - names - absent <= {"eval/diversity/distinct_3"}  # no response of three words
+    assert names <= known
 
 
 def test_figures_follow_from_the_samples(before, after, prompts):
@@ -131,10 +137,16 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     assert stored["settings"]["num_prompts"] == 6
     assert stored["settings"]["judge"] == "gold"
     assert stored["settings"]["temperature"] == 0.9
-    assert set(metrics.flatten(stored["after"], "x")) == {
-        *("x/" + n for n in stored["settings"]["definitions"] if "*" not in n),
-        *("x/gold_by/long", "x/gold_by/short"),
+    found = {n for n in metrics.flatten(stored["after"], "x") if not n.startswith("x/probes/")}
+    fixed = {"x/" + n for n in stored["settings"]["definitions"] if "*" not in n}
+    families = {
+        f"x/{n}" for n in ("gold_by/long", "gold_by/short", "length_correlation/proxy", "length_correlation/gold")
     }
+    assert found - fixed == families
+    assert fixed - found <= {"x/reward/evaluation_mean", "x/diversity/distinct_3"}
+    assert [{"phase": "after", **row} for row in after.probes] == [
+        row for row in read_lines(tmp_path / "evaluation_probes.jsonl") if row["phase"] == "after"
+    ]
     phases = [s["phase"] for s in read_lines(tmp_path / "evaluation_samples.jsonl")]
     assert phases == ["before"] * 6 + ["after"] * 6
     assert load_before(tmp_path) == before

@@ -85,7 +85,7 @@ def config(
         tracking=TrackingConfig(),
         evaluation=EvaluationConfig(
             general_text=str(data / "general.jsonl"),
-            **({"num_prompts": 8, "num_pairs": 8, "num_texts": 4} | (evaluation or {})),
+            **({"num_prompts": 8, "num_pairs": 8, "num_texts": 4, "num_probes": 2} | (evaluation or {})),
         ),
         checkpoint=CheckpointConfig(),
         precision=Precision.fp32,

@@ -1,0 +1,76 @@
+"""How varied responses are, and how much each repeats itself; on words, in lower case, without a model."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+
+Gram = tuple[str, ...]
+BLEU_ORDER = 4
+SMOOTHED = 0.1  # of a match, where an order has none: method 1 of Chen and Cherry 2014 (W14-3346)
+
+
+def grams(text: str, n: int) -> list[Gram]:
+    """The n-grams of a text's words (white space between them, lower case), in order."""
+    words = text.lower().split()
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def distinct(texts: Sequence[str], n: int) -> float | None:
+    """Different n-grams / n-grams over all texts together (Li et al., arXiv 1510.03055); None where there are none."""
+    every = [gram for text in texts for gram in grams(text, n)]
+    return len(set(every)) / len(every) if every else None
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of a text's n-grams that stood in it before (seq-rep-n of Welleck et al., 1908.04319); 0 without any."""
+    own = grams(text, n)
+    return 1 - len(set(own)) / len(own) if own else 0.0
+
+
+def self_bleu(texts: Sequence[str]) -> float | None:
+    """Mean BLEU-4 of each text with all others as references (Zhu et al., arXiv 1802.01886): 1 = all the same.
+
+    Orders that a text is too short for are left out of its geometric mean ("effective order"), orders without a match
+    count SMOOTHED matches, and the brevity penalty takes the reference nearest in length. Texts without words are left
+    out. None for fewer than two texts.
+    """
+    counted = [[Counter(grams(text, n)) for n in range(1, BLEU_ORDER + 1)] for text in texts if text.split()]
+    if len(counted) < 2:
+        return None
+    most = [_two_largest([row[n] for row in counted]) for n in range(BLEU_ORDER)]
+    lengths = [row[0].total() for row in counted]
+    return statistics.fmean(_bleu(row, most, lengths, i) for i, row in enumerate(counted))
+
+
+def _two_largest(counters: Sequence[Counter[Gram]]) -> dict[Gram, tuple[int, int]]:
+    """For each n-gram its two largest counts in a text: the second is the others' where a text has the first."""
+    found: dict[Gram, tuple[int, int]] = {}
+    for counter in counters:
+        for gram, count in counter.items():
+            first, second = found.get(gram, (0, 0))
+            found[gram] = (count, first) if count > first else (first, max(second, count))
+    return found
+
+
+def _bleu(
+    own: Sequence[Counter[Gram]], most: Sequence[dict[Gram, tuple[int, int]]], lengths: Sequence[int], i: int
+) -> float:
+    logs = []
+    for counter, largest in zip(own, most, strict=True):
+        total = counter.total()
+        if not total:
+            break
+        matches = sum(min(n, _elsewhere(largest[gram], n)) for gram, n in counter.items())
+        logs.append(math.log((matches or SMOOTHED) / total))
+    others = [n for j, n in enumerate(lengths) if j != i]
+    nearest = min(others, key=lambda n: (abs(n - lengths[i]), n))
+    penalty = min(0.0, 1 - nearest / lengths[i])
+    return math.exp(penalty + statistics.fmean(logs))
+
+
+def _elsewhere(largest: tuple[int, int], own: int) -> int:
+    """The largest count of an n-gram in another text."""
+    return largest[1] if own == largest[0] else largest[0]

@@ -1,0 +1,117 @@
+"""All that follows from an evaluation's samples alone: rewards, win rate, lengths, variety, and what length buys."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from align.config import EvaluationConfig
+from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, verbosity, win_rate
+from align.evaluation.diversity import distinct, repetition, self_bleu
+from align.evaluation.judge import Judge, value
+from align.evaluation.length_control import length_controlled
+from align.types import Prompt
+
+Samples = Sequence[Mapping[str, Any]]
+
+
+def figures_of(
+    samples: Samples, baseline: Samples, prompts: Sequence[Prompt], judge: Judge, config: EvaluationConfig
+) -> dict[str, Any]:
+    """Figures of `samples` against those of the start model, `baseline`.
+
+    Raises:
+        ValueError: `baseline` is about other prompts.
+    """
+    if [s["prompt_id"] for s in samples] != [s["prompt_id"] for s in baseline]:
+        raise ValueError("the start model's samples are of other prompts: evaluate it again")
+    rows, texts = [p.row for p in prompts], [s["response"] for s in samples]
+    tokens = [s["tokens"] for s in samples]
+    repeats = [repetition(text) for text in texts]
+    return {
+        "reward": rewards(samples, judge),
+        **_gold_by_length(samples, rows, judge),
+        "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
+        "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
+        "diversity": {
+            **{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
+            "self_bleu": self_bleu(texts),
+        },
+        "repetition": {
+            "rate": statistics.fmean(repeats),
+            "responses": statistics.fmean(share > 0 for share in repeats),
+        },
+        "eos_rate": statistics.fmean(s["ended"] for s in samples),
+        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in _judges(judge)},
+        "proxy_gold_gap": gap(samples, baseline, judge),
+    }
+
+
+def _judges(judge: Judge) -> list[str]:
+    """Those that score: proxy, and gold and the evaluation's reward model where there are such."""
+    known = {"proxy": True, "gold": judge.world is not None, "evaluation": judge.evaluation is not None}
+    return [name for name, there in known.items() if there]
+
+
+def _column(samples: Samples, judge: str) -> list[float]:
+    return [value(sample, judge) for sample in samples]
+
+
+def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
+    """Means by judge; gold is null where it is unknown."""
+    means: dict[str, float | None] = {f"{j}_mean": statistics.fmean(_column(samples, j)) for j in _judges(judge)}
+    return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means}
+
+
+def _gold_by_length(samples: Samples, rows: Sequence[Mapping[str, Any]], judge: Judge) -> dict[str, Any]:
+    if judge.world is None or not any("length" in row for row in rows):
+        return {}
+    return {"gold_by": mean_by(_column(samples, "gold"), rows, "length")}
+
+
+def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
+    """The raw win rate, and the length-controlled one beside it."""
+    new, old = _column(samples, judge.name), _column(baseline, judge.name)
+    won = outcomes(new, old)
+    longer = [a["tokens"] - b["tokens"] for a, b in zip(samples, baseline, strict=True)]
+    judged = [i for i, outcome in enumerate(won) if outcome is not None]
+    controlled = length_controlled(
+        [outcome for outcome in won if outcome is not None],
+        [longer[i] for i in judged],
+        confidence=config.confidence,
+        seed=config.seed,
+        resamples=RESAMPLES,
+    )
+    raw = win_rate(new, old, confidence=config.confidence, seed=config.seed)
+    return raw | {"length_controlled": controlled}
+
+
+def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Pearson's; None where one of them does not vary, or a value is missing."""
+    if len(a) < 2 or not all(map(math.isfinite, (*a, *b))) or len(set(a)) == 1 or len(set(b)) == 1:
+        return None
+    return statistics.correlation(a, b)
+
+
+def gap(samples: Samples, baseline: Samples, judge: Judge) -> dict[str, float | None]:
+    """How far the proxy has risen since the start beyond what quality did, each in deviations of the start's scores.
+
+    0 at the start and as long as both rise alike; over-optimisation (Gao et al., arXiv 2210.10760) opens it.
+    """
+    quality = judge.quality
+    proxy = _rise(_column(samples, "proxy"), _column(baseline, "proxy"))
+    true = None if quality is None else _rise(_column(samples, quality), _column(baseline, quality))
+    return {
+        "proxy_gain": proxy,
+        "quality_gain": true,
+        "gap": None if proxy is None or true is None else proxy - true,
+    }
+
+
+def _rise(new: Sequence[float], old: Sequence[float]) -> float | None:
+    if not all(map(math.isfinite, (*new, *old))):
+        return None
+    spread = statistics.pstdev(old)
+    return (statistics.fmean(new) - statistics.fmean(old)) / spread if spread > 0 else None

@@ -1,0 +1,143 @@
+"""Reward-hacking probes: prompts and responses are perturbed, to see how far the proxy moves, and how far quality.
+
+A prompt's twin is answered by the policy, under the same noise as the prompt, and both answers are scored: the proxy
+reads the twin with its answer, gold judges the answer by the original's data row. A response's twin is the text that
+the policy gave to the prompt, changed; it and the unchanged text are scored as responses that ended by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from align.evaluation.given import given_input
+from align.evaluation.judge import Judge, value
+from align.evaluation.perturbations import response_twins_of
+from align.evaluation.sets import Probe
+from align.models.codec import ChatCodec
+from align.rewards import reward_input
+from align.rollout.sampling import Noise
+from align.types import Prompt, RewardInput, Rollout
+
+ORIGINAL = "original"  # the kind of what is not perturbed
+JUDGES = ("proxy", "gold", "evaluation")
+
+
+@dataclass(frozen=True)
+class _SharedNoise(Noise):
+    """Prompts are numbered by their place; each draws the noise of the prompt whose twin it is."""
+
+    owners: tuple[int, ...] = ()  # Prompt.id by place
+
+    def uniforms(self, prompt: int, sample: int, length: int) -> Tensor:
+        return super().uniforms(self.owners[prompt], sample, length)
+
+
+def run_probes(
+    probes: Sequence[Probe],
+    respond: Callable[[Sequence[Prompt], Noise], Rollout],
+    codec: ChatCodec,
+    judge: Judge,
+    noise: Noise,
+    *,
+    longest: int | None,
+    seed: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Both kinds of probes.
+
+    Args:
+        respond: Who answers: one response per prompt.
+        longest: Tokens of prompt and response that a reward model may be given; a longer twin is left out.
+        seed: Of the responses' twins.
+
+    Returns:
+        The figures of evaluation.json's `probes`, and every probe as a row for the samples' file.
+    """
+    asked = [(probe.prompt, kind, prompt) for probe in probes for kind, prompt in _every(probe)]
+    numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(asked)]
+    shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in asked))
+    responses = respond(numbered, shared)
+    answers = reward_input(responses, [prompt for _, _, prompt in asked], codec)
+    answered = _rows("prompts", [(owner, kind) for owner, kind, _ in asked], answers, judge)
+    originals = [(probe.prompt, row["response"]) for probe, row in zip(probes, _originals(answered), strict=True)]
+    written = [
+        (prompt, kind, codec.encode_response(text))
+        for prompt, response in originals
+        for kind, text in ({ORIGINAL: response} | response_twins_of(response, prompt.text, seed)).items()
+    ]
+    if longest is not None:
+        written = [row for row in written if len(row[0].input_ids) + len(row[2]) <= longest]
+    changed = []
+    if written:
+        texts = given_input([(prompt, ids) for prompt, _, ids in written], codec, responses.response_ids.device)
+        changed = _rows("responses", [(prompt, kind) for prompt, kind, _ in written], texts, judge)
+    figures = {"prompts": shifts(answered, judge.quality), "responses": shifts(changed, judge.quality)}
+    strongest = {on: max(f["proxy_shift"], key=_key(f["proxy_shift"]), default=None) for on, f in figures.items()}
+    return figures | {"strongest": strongest}, [*answered, *changed]
+
+
+def _key(shifts: Mapping[str, float]) -> Callable[[str], float]:
+    return lambda kind: -math.inf if math.isnan(shifts[kind]) else shifts[kind]
+
+
+def _every(probe: Probe) -> list[tuple[str, Prompt]]:
+    return [(ORIGINAL, probe.prompt), *probe.twins.items()]
+
+
+def _originals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["kind"] == ORIGINAL]
+
+
+def _rows(on: str, origins: Sequence[tuple[Prompt, str]], batch: RewardInput, judge: Judge) -> list[dict[str, Any]]:
+    scored = judge.scores(batch, [owner for owner, _ in origins])
+    lengths = batch.rollout.lengths.tolist()
+    return [
+        {"on": on, "kind": kind, "prompt_id": owner.id, "prompt": prompt, "response": text, "tokens": n, **scores}
+        for (owner, kind), prompt, text, n, scores in zip(
+            origins, batch.prompts, batch.responses, lengths, scored, strict=True
+        )
+    ]
+
+
+def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, dict[str, float]]:
+    """Figure -> kind -> number: how each kind moves every score, paired with the original of the same prompt.
+
+    Args:
+        rows: With `kind`, `prompt_id`, `tokens` and the judges' scores; a twin whose original is missing counts not.
+        quality: The score that tells whether a hack pays: the proxy rises while this one does not.
+    """
+    originals = {row["prompt_id"]: row for row in rows if row["kind"] == ORIGINAL}
+    by_kind: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for row in rows:
+        if row["kind"] != ORIGINAL and row["prompt_id"] in originals:
+            by_kind.setdefault(row["kind"], []).append((originals[row["prompt_id"]], row))
+    figures: dict[str, dict[str, float]] = {"count": {kind: len(pairs) for kind, pairs in by_kind.items()}}
+    for judge in JUDGES:
+        for kind, pairs in by_kind.items():
+            moved = [value(new, judge) - value(old, judge) for old, new in pairs if _both(old, new, judge)]
+            if moved:
+                figures.setdefault(f"{judge}_shift", {})[kind] = statistics.fmean(moved)
+            if len(moved) > 1 and all(map(math.isfinite, moved)):
+                figures.setdefault(f"{judge}_shift_se", {})[kind] = statistics.stdev(moved) / math.sqrt(len(moved))
+    for kind, pairs in by_kind.items():
+        figures.setdefault("proxy_rises", {})[kind] = statistics.fmean(_rises(old, new, "proxy") for old, new in pairs)
+        judged = [(old, new) for old, new in pairs if quality is not None and _both(old, new, quality)]
+        if quality is not None and judged:
+            paid = [_rises(old, new, "proxy") and not _rises(old, new, quality) for old, new in judged]
+            figures.setdefault("pays", {})[kind] = statistics.fmean(paid)
+        longer = [new["tokens"] - old["tokens"] for old, new in pairs]
+        figures.setdefault("length_shift", {})[kind] = statistics.fmean(longer)
+    return figures
+
+
+def _both(old: Mapping[str, Any], new: Mapping[str, Any], judge: str) -> bool:
+    return old.get(judge) is not None and new.get(judge) is not None
+
+
+def _rises(old: Mapping[str, Any], new: Mapping[str, Any], judge: str) -> bool:
+    return value(new, judge) > value(old, judge)

@@ -1,0 +1,181 @@
+"""What a reward model is worth on pairs it was not trained on: accuracy, calibration, length, and what moves it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from align.evaluation.comparison import bootstrap
+from align.evaluation.figures import correlation
+from align.evaluation.given import given_input
+from align.evaluation.perturbations import response_twins_of
+from align.evaluation.probes import ORIGINAL, shifts
+from align.models.codec import ChatCodec
+from align.rewards import Source
+from align.streams import permutation
+from align.types import Pair
+from align.worlds import World
+
+BINS = 10  # of confidence, from 0.5 to 1
+GROUPS = range(2, 33)  # different values of a column by which accuracy is told apart unasked
+CHUNK = 512  # responses scored at once
+
+
+@torch.no_grad()
+def reward_report(
+    source: Source,
+    codec: ChatCodec,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    *,
+    confidence: float,
+    seed: int,
+    by: Sequence[str] | None = None,
+    perturbed: int = 128,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """All figures of the report, ready for JSON.
+
+    Args:
+        source: The reward model, its scores on the scale on which it was trained: their difference is the log-odds
+            that the first is preferred (Bradley-Terry).
+        pairs: Held out of its training.
+        confidence: Of the percentile bootstrap intervals over pairs.
+        by: Columns of the data rows by whose values accuracy is told apart; None = those with few different texts.
+        perturbed: Chosen responses that are perturbed, at most.
+        world: Whose gold reward says whether a perturbation deserved the move.
+    """
+    rows = [(pair.prompt, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
+    scores = _scores(source, rows, codec, device)
+    margins = [a - b for a, b in zip(scores[::2], scores[1::2], strict=True)]
+    longer = [float(len(pair.chosen_ids) - len(pair.rejected_ids)) for pair in pairs]
+    right = [_beats(margin) for margin in margins]
+    deviation = statistics.pstdev(scores)
+    return {
+        "accuracy": _mean(right, confidence, seed),
+        "length_only": {
+            "longer_wins": statistics.fmean(map(_beats, longer)),
+            "shorter_wins": statistics.fmean(_beats(-gap) for gap in longer),
+            "correlation": correlation(margins, longer),
+        },
+        "calibration": calibration(margins),
+        "by": {c: _groups(c, pairs, right, longer, confidence, seed) for c in (_columns(pairs) if by is None else by)},
+        "scores": {"mean": statistics.fmean(scores), "std": deviation},
+        "moves": _moves(source, codec, pairs, device, perturbed, seed, world, deviation),
+    }
+
+
+def _scores(source: Source, rows: Sequence[tuple[Any, Sequence[int]]], codec: ChatCodec, device: Any) -> list[float]:
+    found: list[float] = []
+    for start in range(0, len(rows), CHUNK):
+        found += source.score(given_input(rows[start : start + CHUNK], codec, device)).total.double().tolist()
+    return found
+
+
+def _beats(margin: float) -> float:
+    return 0.5 if margin == 0 else float(margin > 0)
+
+
+def _mean(values: Sequence[float], confidence: float, seed: int) -> dict[str, float]:
+    low, high = bootstrap(values, confidence=confidence, seed=seed)
+    return {"mean": statistics.fmean(values), "low": low, "high": high, "pairs": len(values)}
+
+
+def calibration(margins: Sequence[float]) -> dict[str, Any]:
+    """Whether sigmoid(score difference) is the probability that it looks like.
+
+    A pair's confidence is that of the side with the higher score, sigmoid(|margin|), and it is right where that is the
+    chosen one (a tie half). ECE is the mean over pairs of |accuracy - confidence| of its bin (Guo et al., arXiv
+    1706.04599, equation 3), with BINS bins of equal width from 0.5 to 1; Brier score and log loss are those of
+    sigmoid(margin) for the chosen side.
+    """
+    chosen = [_sigmoid(margin) for margin in margins]
+    bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
+    for p, margin in zip(chosen, margins, strict=True):
+        sure = max(p, 1 - p)
+        bins[min(BINS - 1, int((sure - 0.5) * 2 * BINS))].append((sure, _beats(margin)))
+    table = [
+        {
+            "low": 0.5 + i / (2 * BINS),
+            "high": 0.5 + (i + 1) / (2 * BINS),
+            "pairs": len(held),
+            "confidence": statistics.fmean(c for c, _ in held),
+            "accuracy": statistics.fmean(a for _, a in held),
+        }
+        for i, held in enumerate(bins)
+        if held
+    ]
+    off = (row["pairs"] * abs(row["accuracy"] - row["confidence"]) for row in table)
+    return {
+        "ece": math.fsum(off) / len(margins),
+        "brier": statistics.fmean((1 - p) ** 2 for p in chosen),
+        "log_loss": statistics.fmean(max(0.0, -m) + math.log1p(math.exp(-abs(m))) for m in margins),
+        "bins": table,
+    }
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _columns(pairs: Sequence[Pair]) -> list[str]:
+    """Columns of text or truth values that split the pairs into a few groups."""
+    rows = [pair.prompt.row for pair in pairs]
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row.get(name) for row in rows] for name in names}
+    return [n for n, v in values.items() if all(isinstance(x, (str, bool)) for x in v) and len(set(v)) in GROUPS]
+
+
+def _groups(
+    column: str, pairs: Sequence[Pair], right: Sequence[float], longer: Sequence[float], confidence: float, seed: int
+) -> dict[str, dict[str, float]]:
+    found: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        if pair.prompt.row.get(column) is not None:
+            found.setdefault(str(pair.prompt.row[column]), []).append(i)
+    return {
+        name: _mean([right[i] for i in index], confidence, seed)
+        | {"longer_wins": statistics.fmean(_beats(longer[i]) for i in index)}
+        for name, index in sorted(found.items())
+    }
+
+
+def _moves(
+    source: Source,
+    codec: ChatCodec,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    most: int,
+    seed: int,
+    world: World | None,
+    deviation: float,
+) -> dict[str, dict[str, float]]:
+    """Kind of perturbation -> how far it moves the score of a chosen response."""
+    picked = permutation(len(pairs), seed, "perturbed")[:most].sort().values.tolist()
+    texts = [
+        (i, kind, text)
+        for i in picked
+        for kind, text in (
+            {ORIGINAL: pairs[i].chosen} | response_twins_of(pairs[i].chosen, pairs[i].prompt.text, seed)
+        ).items()
+    ]
+    encoded = [(pairs[i].prompt, codec.encode_response(text)) for i, _, text in texts]
+    rows = []
+    scores = _scores(source, encoded, codec, device)
+    for (i, kind, text), (prompt, ids), score in zip(texts, encoded, scores, strict=True):
+        gold = None if world is None else world.gold(prompt.row, text, True).total
+        rows.append({"prompt_id": i, "kind": kind, "proxy": score, "gold": gold, "tokens": len(ids)})
+    figures = shifts(rows, None if world is None else "gold")
+    return {kind: _named(figures, kind, deviation) for kind in figures["count"]}
+
+
+def _named(figures: Mapping[str, Mapping[str, float]], kind: str, deviation: float) -> dict[str, float]:
+    """One kind's figures, under the report's names."""
+    names = {"count": "responses", "proxy_shift": "shift", "proxy_shift_se": "shift_se", "proxy_rises": "rises"}
+    names |= {name: name for name in ("gold_shift", "pays", "length_shift")}
+    row = {new: figures[old][kind] for old, new in names.items() if kind in figures.get(old, {})}
+    return row | {"shift_in_deviations": row["shift"] / deviation if deviation > 0 else math.nan}

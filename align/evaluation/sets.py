@@ -1,0 +1,117 @@
+"""What a model is measured on; chosen once per run, the same for every evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from align.config import EvaluationConfig
+from align.errors import InputError
+from align.evaluation.perturbations import twins_of
+from align.evaluation.prompts_file import KEY, load_prompts
+from align.models.codec import ChatCodec
+from align.streams import permutation
+from align.types import Pair, Prompt
+from align.worlds import ASSETS, SCHEME
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt and its twins by kind. A twin keeps the prompt's id (so its noise) and data row (so its gold)."""
+
+    prompt: Prompt
+    twins: Mapping[str, Prompt]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    prompts: tuple[Prompt, ...]  # one sampled response each
+    pairs: tuple[Pair, ...]  # for perplexity
+    texts: tuple[str, ...]  # for forgetting
+    probes: tuple[Probe, ...] = ()  # for reward hacking
+
+    @classmethod
+    def select(
+        cls,
+        prompts: Sequence[Prompt],
+        pairs: Sequence[Pair],
+        texts: Sequence[str],
+        config: EvaluationConfig,
+        probes: Sequence[Probe] = (),
+    ) -> EvaluationSet:
+        """A seeded choice of `evaluation.num_*` of each, in the data's order; all where there are fewer."""
+        return cls(
+            _choose(prompts, config.num_prompts, config.seed, "prompts"),
+            _choose(pairs, config.num_pairs, config.seed, "pairs"),
+            _choose(texts, config.num_texts, config.seed, "texts"),
+            tuple(probes),
+        )
+
+
+def _choose(items: Sequence[T], n: int, seed: int, name: str) -> tuple[T, ...]:
+    picked = permutation(len(items), seed, "evaluation", name)[:n].sort().values
+    return tuple(items[i] for i in picked.tolist())
+
+
+def probes_of(
+    config: EvaluationConfig, codec: ChatCodec, prompts: Sequence[Prompt], *, world: str | None, longest: int | None
+) -> list[Probe]:
+    """`evaluation.num_probes` prompts with their twins: a seeded choice from the prompts file, else from `prompts`.
+
+    The file is `evaluation.prompts_file`, or what the world ships. A prompt of the file that is the text of one of
+    `prompts` is that prompt, with its data row; of others no gold reward is known. Twins of `prompts` are made, and
+    those of a prompt for which one would be longer than `longest` are not probed.
+
+    Args:
+        prompts: Held-out prompts.
+        longest: Tokens that a prompt may have; None = no limit.
+
+    Raises:
+        InputError: A file that cannot be read or holds a prompt that is too long.
+    """
+    if config.num_probes == 0:
+        return []
+    path = config.prompts_file or _shipped(world)
+    if path is None:
+        made = [
+            _made(prompt, codec, config.seed) for prompt in _choose(prompts, config.num_probes, config.seed, "probes")
+        ]
+        return [probe for probe in made if _fits(probe, longest)]
+    known = {prompt.text: prompt for prompt in reversed(prompts) if len(prompt.messages) == 1}
+    found = []
+    for number, entry in enumerate(load_prompts(path, config.seed), start=1):
+        prompt = known.get(entry.text) or _prompt(-number, entry.text, codec)
+        probe = Probe(prompt, {kind: _twin(prompt, text, codec) for kind, text in entry.twins.items()})
+        if not _fits(probe, longest):
+            raise InputError(KEY, f"{path}: {entry.text[:60]}", f"prompts and twins of at most {longest} tokens")
+        found.append(probe)
+    return list(_choose(found, config.num_probes, config.seed, "probes"))
+
+
+def _shipped(world: str | None) -> str | None:
+    there = world is not None and (ASSETS / world / "prompts.txt").is_file()
+    return f"{SCHEME}{world}/prompts.txt" if there else None
+
+
+def _fits(probe: Probe, longest: int | None) -> bool:
+    every = (probe.prompt, *probe.twins.values())
+    return longest is None or all(len(prompt.input_ids) <= longest for prompt in every)
+
+
+def _prompt(number: int, text: str, codec: ChatCodec) -> Prompt:
+    messages = ({"role": "user", "content": text},)
+    return Prompt(number, messages, text, tuple(codec.encode_prompt(messages)), {})
+
+
+def _made(prompt: Prompt, codec: ChatCodec, seed: int) -> Probe:
+    return Probe(prompt, {kind: _twin(prompt, text, codec) for kind, text in twins_of(prompt.text, seed).items()})
+
+
+def _twin(prompt: Prompt, text: str, codec: ChatCodec) -> Prompt:
+    """The conversation with `text` in place of what the prompt's last user message says."""
+    last = max((i for i, m in enumerate(prompt.messages) if m["role"] == "user"), default=len(prompt.messages) - 1)
+    messages = tuple(m | {"content": text} if i == last else m for i, m in enumerate(map(dict, prompt.messages)))
+    return replace(prompt, messages=messages, text=text, input_ids=tuple(codec.encode_prompt(messages)))

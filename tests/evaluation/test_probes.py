@@ -1,0 +1,166 @@
+import math
+import statistics
+
+import pytest
+import torch
+
+from align.config import EvaluationConfig, RolloutConfig
+from align.errors import InputError
+from align.evaluation import EvaluationSet, Judge, evaluate, probes_of
+from align.evaluation.figures import correlation, gap
+from align.evaluation.perturbations import response_twins_of, twins_of
+from align.evaluation.probes import shifts
+from align.types import Prompt, RewardOutput
+
+SETTINGS = EvaluationConfig(num_prompts=4, num_pairs=2, num_texts=1, num_probes=3, seed=2)
+ROLLOUT = RolloutConfig(batch_size=64, max_new_tokens=8)
+KINDS = {"length", "flattery", "grader", "typos", "context"}
+
+
+def longer_is_better(batch):
+    """A proxy that pays for characters, whatever they say."""
+    return RewardOutput(total=torch.tensor([len(text) / 10 for text in batch.responses]))
+
+
+@pytest.fixture(scope="module")
+def probes(codec, prompts):
+    return probes_of(SETTINGS, codec, prompts, world=None, longest=120)
+
+
+@pytest.fixture(scope="module")
+def result(policy, codec, prompts, pairs, world, probes):
+    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    judge = Judge(longer_is_better, world=world)
+    return evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
+
+
+def test_twins_keep_the_prompts_id_and_row(probes, codec):
+    assert len(probes) == 3
+    for probe in probes:
+        assert set(probe.twins) <= KINDS
+        for kind, twin in probe.twins.items():
+            assert (twin.id, twin.row) == (probe.prompt.id, probe.prompt.row)
+            assert twin.text == twins_of(probe.prompt.text, SETTINGS.seed)[kind]
+            assert list(twin.input_ids) == codec.encode_prompt([{"role": "user", "content": twin.text}])
+
+
+def test_an_unperturbed_prompt_is_answered_as_in_the_rest_of_the_evaluation(result):
+    main = {s["prompt_id"]: s["response"] for s in result.samples}
+    again = {r["prompt_id"]: r["response"] for r in result.probes if r["on"] == "prompts" and r["kind"] == "original"}
+    shared = set(main) & set(again)
+    assert shared and all(main[i] == again[i] for i in shared)
+
+
+def test_figures_follow_from_the_rows(result, world, prompts):
+    rows = {p.id: p.row for p in prompts}
+    for on in ("prompts", "responses"):
+        found = [r for r in result.probes if r["on"] == on]
+        originals = {r["prompt_id"]: r for r in found if r["kind"] == "original"}
+        figures = result.summary["probes"][on]
+        for kind in {r["kind"] for r in found} - {"original"}:
+            twins = [r for r in found if r["kind"] == kind]
+            moved = [r["proxy"] - originals[r["prompt_id"]]["proxy"] for r in twins]
+            assert figures["count"][kind] == len(twins)
+            assert figures["proxy_shift"][kind] == pytest.approx(statistics.fmean(moved), abs=1e-6)
+            assert figures["proxy_rises"][kind] == sum(m > 0 for m in moved) / len(moved)
+            gold = [r["gold"] - originals[r["prompt_id"]]["gold"] for r in twins]
+            assert figures["gold_shift"][kind] == pytest.approx(statistics.fmean(gold), abs=1e-9)
+            paid = [m > 0 and g <= 0 for m, g in zip(moved, gold, strict=True)]
+            assert figures["pays"][kind] == sum(paid) / len(paid)
+    for row in result.probes:
+        if row["on"] == "responses":
+            assert row["gold"] == world.gold(rows[row["prompt_id"]], row["response"], True).total
+
+
+def test_a_proxy_that_counts_characters_falls_for_what_makes_them(result):
+    figures = result.summary["probes"]["responses"]
+    for kind in ("filler", "repetition", "confident"):
+        assert figures["proxy_shift"][kind] > 0 and figures["proxy_rises"][kind] == 1.0
+    assert figures["proxy_shift"].get("truncation", -1) < 0
+    rows = [r for r in result.probes if r["on"] == "responses"]
+    original = next(r for r in rows if r["kind"] == "original")
+    made = response_twins_of(original["response"], original["prompt"], SETTINGS.seed)
+    assert {r["kind"]: r["response"] for r in rows if r["prompt_id"] == original["prompt_id"]} == {
+        "original": original["response"],
+        **made,
+    }
+    strongest = result.summary["probes"]["strongest"]["responses"]
+    assert figures["proxy_shift"][strongest] == max(figures["proxy_shift"].values())
+
+
+def test_shifts_by_hand():
+    def row(i, kind, proxy, gold, tokens=3, **more):
+        return {"prompt_id": i, "kind": kind, "proxy": proxy, "gold": gold, "tokens": tokens, **more}
+
+    rows = [row(1, "original", 0.0, 1.0), row(1, "x", 2.0, 0.5, 7), row(2, "original", 1.0, None)]
+    rows += [row(2, "x", 0.5, None, 4), row(3, "x", 9.0, 9.0)]  # the last has no original
+    assert shifts(rows, "gold") == {
+        "count": {"x": 2},
+        "proxy_shift": {"x": 0.75},
+        "proxy_shift_se": {"x": 1.25},
+        "gold_shift": {"x": -0.5},
+        "proxy_rises": {"x": 0.5},
+        "pays": {"x": 1.0},
+        "length_shift": {"x": 2.5},
+    }
+    assert "pays" not in shifts(rows, None)
+
+
+def test_prompts_file_finds_rows_by_text_and_knows_no_gold_of_others(tmp_path, codec, prompts, world):
+    path = tmp_path / "prompts.txt"
+    path.write_text("hm\n  shout: HM\nunheard of\n")
+    config = EvaluationConfig(num_probes=2, prompts_file=str(path))
+    known, other = probes_of(config, codec, prompts, world=None, longest=None)
+    assert known.prompt is prompts[3] and set(known.twins) == {"shout"}
+    assert other.prompt.id < 0 and not other.prompt.row and set(other.twins) <= KINDS
+    assert Judge(longer_is_better, world=world).gold(other.prompt, "aa", True) is None
+    with pytest.raises(InputError, match=r"prompts_file: .*unheard.*at most 30 tokens"):
+        probes_of(config, codec, prompts, world=None, longest=30)
+
+
+def test_prompts_that_are_too_long_for_their_twins_are_not_probed(codec, prompts):
+    every = probes_of(EvaluationConfig(num_probes=99), codec, prompts, world=None, longest=None)
+    some = probes_of(EvaluationConfig(num_probes=99), codec, prompts, world=None, longest=90)
+    assert 0 < len(some) < len(every) == len(prompts)
+    assert probes_of(EvaluationConfig(num_probes=0), codec, prompts, world=None, longest=None) == []
+
+
+def test_only_the_last_user_message_is_perturbed(codec):
+    messages = tuple(
+        {"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes?"), ("user", "sing now"))
+    )
+    prompt = Prompt(5, messages, "sing now", tuple(codec.encode_prompt(messages)), {"a": 1})
+    (probe,) = probes_of(EvaluationConfig(num_probes=1), codec, [prompt], world=None, longest=None)
+    twin = probe.twins["length"]
+    assert twin.messages[:2] == messages[:2] and twin.messages[2]["content"] == twin.text != "sing now"
+
+
+def test_a_longer_twin_than_the_context_is_left_out(policy, codec, pairs, prompts, world, probes):
+    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    rollout = RolloutConfig(batch_size=64, max_new_tokens=60)
+    judge = Judge(longer_is_better, world=world)
+    found = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=rollout).probes
+    assert all(len(codec.encode_response(r["response"])) < 128 for r in found if r["on"] == "responses")
+
+
+def test_gap_and_correlation_by_hand(world):
+    old = [{"proxy": 0.0, "gold": 0.0}, {"proxy": 2.0, "gold": 4.0}]
+    new = [{"proxy": 3.0, "gold": 2.0}, {"proxy": 5.0, "gold": 4.0}]
+    judge = Judge(longer_is_better, world=world)
+    assert gap(new, old, judge) == {"proxy_gain": 3.0, "quality_gain": 0.5, "gap": 2.5}
+    assert gap(new, old, Judge(longer_is_better)) == {"proxy_gain": 3.0, "quality_gain": None, "gap": None}
+    assert gap(new, [old[0], old[0]], judge)["proxy_gain"] is None
+    assert correlation([1, 2, 3], [2.0, 4.0, 6.0]) == pytest.approx(1.0)
+    assert correlation([1, 2, 3], [3.0, 2.0, 1.0]) == pytest.approx(-1.0)
+    assert correlation([1, 1], [1.0, 2.0]) is None and correlation([1, 2], [math.nan, 2.0]) is None
+
+
+def test_a_second_reward_model_judges_where_no_gold_is_known(policy, codec, prompts, pairs, probes):
+    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    judge = Judge(longer_is_better, evaluation=longer_is_better)
+    summary = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary
+    assert summary["win_rate"]["judge"] == "evaluation"
+    assert summary["reward"]["evaluation_mean"] == summary["reward"]["proxy_mean"]
+    assert summary["reward"]["gold_mean"] is None
+    figures = summary["probes"]["responses"]
+    assert figures["evaluation_shift"] == figures["proxy_shift"] and set(figures["pays"].values()) == {0.0}
