@@ -221,7 +221,12 @@ def test_a_sweep_of_refused_jobs_exits_2_and_leaves_no_empty_folders(align, file
     assert code == 2
     assert err.count("method.minibatch_size: given 24") == 2
     (sweep,) = (folder / "multirun").iterdir()
-    assert sorted(path.name for path in sweep.iterdir()) == ["multirun.yaml", "summary.jsonl", "summary.md"]
+    assert sorted(path.name for path in sweep.iterdir()) == [
+        "multirun.yaml",
+        "report.html",
+        "summary.jsonl",
+        "summary.md",
+    ]
 
 
 def test_an_experiment_sweeps_its_own_values(align, files, runner):

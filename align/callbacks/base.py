@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,21 @@ class Sample(TypedDict):
     pieces: list[str]  # text of each token; empty for special tokens
     token_rewards: list[float]  # per token, before the KL penalty
     kl: NotRequired[float]  # k1, nats per response
+
+
+class Stopwatch:
+    """Seconds of a run at a moment between two step records: the last record's, and what has passed since."""
+
+    def __init__(self) -> None:
+        self._seconds, self._at = 0.0, time.monotonic()
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Set it by a step record."""
+        self._seconds, self._at = record["seconds"], time.monotonic()
+
+    def seconds(self) -> float:
+        """As `seconds` of an evaluation's record."""
+        return round(self._seconds + time.monotonic() - self._at, 3)
 
 
 class Callback:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from align import metrics
-from align.callbacks.base import Callback, RunInfo
+from align.callbacks.base import Callback, RunInfo, Stopwatch
 from align.files import LineFile, keep_lines, read_lines
 
 LOG_HISTORY = "log_history.jsonl"
@@ -45,8 +44,7 @@ class JsonlCallback(Callback):
         self._files: dict[str, LineFile] = {}
         self._steps = ""
         self._evaluated: set[tuple[str, int]] = set()  # phase and step of the evaluations on file
-        self._seconds = 0.0  # of the last step record
-        self._seconds_at = time.monotonic()
+        self._clock = Stopwatch()
 
     def on_run_start(self, run: RunInfo) -> None:
         self._steps = metrics_file(run.method)
@@ -54,14 +52,14 @@ class JsonlCallback(Callback):
         history = read_lines(run.folder / LOG_HISTORY)
         self._evaluated = {(r["phase"], r["step"]) for r in history if "phase" in r}
         self._files = {n: LineFile(run.folder / n) for n in (LOG_HISTORY, self._steps, COMPLETIONS)}
-        self._seconds_at = time.monotonic()
+        self._clock = Stopwatch()
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         for sample in samples if self._completions else ():
             self._files[COMPLETIONS].append({"step": step, **sample})
 
     def on_step(self, record: Mapping[str, Any]) -> None:
-        self._seconds, self._seconds_at = record["seconds"], time.monotonic()
+        self._clock.record(record)
         self._files[LOG_HISTORY].append(record)
         self._files[self._steps].append(record)
 
@@ -69,8 +67,7 @@ class JsonlCallback(Callback):
         if (phase, step) in self._evaluated:  # a resumed run that evaluates its start again
             return
         self._evaluated.add((phase, step))
-        seconds = self._seconds + time.monotonic() - self._seconds_at
-        record = {"step": step, "phase": phase, "seconds": round(seconds, 3), **metrics.flatten(summary)}
+        record = {"step": step, "phase": phase, "seconds": self._clock.seconds(), **metrics.flatten(summary)}
         self._files[LOG_HISTORY].append(record)
 
     def on_end(self, result: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align import metrics
-from align.callbacks.base import Callback, RunInfo
+from align.callbacks.base import Callback, RunInfo, Stopwatch
 from align.config import TrackingConfig
 from align.files import write_atomic
 
@@ -48,8 +48,11 @@ class WandbCallback(Callback):
         self._timeout = timeout
         self._run: Any = None  # wandb.Run; None before the start and after a failure
         self._rows: list[list[Any]] = []  # completions since the last table
+        self._clock = Stopwatch()
+        self._resumed = False
 
     def on_run_start(self, run: RunInfo) -> None:
+        self._clock, self._resumed = Stopwatch(), run.start_step > 0
         self._attempt(lambda: self._start(run))
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -58,17 +61,19 @@ class WandbCallback(Callback):
         for sample in samples:
             row = {"step": step, **sample, "parts": json.dumps(sample.get("parts", {}))}
             rewards = zip(sample.get("pieces", ()), sample.get("token_rewards", ()), strict=False)
-            row["token_rewards"] = " ".join(f"{piece}({reward:+.3g})" for piece, reward in rewards)
+            row["token_rewards"] = " ".join(f"{piece}({reward + 0.0:+.3g})" for piece, reward in rewards)
             self._rows.append([row.get(name) for name in COLUMNS])
 
     def on_step(self, record: Mapping[str, Any]) -> None:
+        self._clock.record(record)
         if self._run is not None:
             self._attempt(lambda: self._run.log(dict(record)))
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
         def log() -> None:
             figures = metrics.flatten(summary)
-            self._run.log({"step": step, **figures})
+            if phase != "before" or not self._resumed:  # a resumed run has told it already
+                self._run.log({"step": step, "phase": phase, "seconds": self._clock.seconds(), **figures})
             if phase != "during":
                 self._run.summary.update({f"{phase}/{n.removeprefix('eval/')}": v for n, v in figures.items()})
             self._table()

@@ -93,17 +93,19 @@ def finish() -> list[dict[str, Any]]:
         write_atomic(_folder / FILE, "".join(dumps(record) + "\n" for record in jobs))
         _earlier = 0  # only this sweep's lines are left
         write_atomic(_folder / TABLE, markdown(jobs))
-        print_table(jobs)
-        _report(_folder)
+        shown = print_table(jobs)
+        _report(_folder, announce=shown)
     return jobs
 
 
-def _report(folder: Path) -> None:
+def _report(folder: Path, *, announce: bool) -> None:
     """The page beside the table; a sweep whose files cannot be read still has its table."""
     from align.report import write_report
 
     try:
-        print(f"report: {write_report(folder)}")
+        path = write_report(folder)
+        if announce:
+            print(f"report: {path}")
     except Exception as error:
         print(f"no report of {folder}: {one_line(error)}", file=sys.stderr)
 

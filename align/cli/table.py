@@ -15,13 +15,13 @@ from align.report.summary import arm_names, arms
 from align.report.tables import NOTE, cell, count, shown
 
 
-def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
-    """The arms' figures, intervals below their means; nothing where no job has a figure."""
+def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> bool:
+    """The arms' figures, intervals below their means; False, and nothing, where no job has a figure."""
     console = console or Console()
     found = arms(records)
     columns = shown(found)
     if not columns:
-        return
+        return False
     heading, names = arm_names(found)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)  # eight figures and a short name fit in 80 columns
     table.add_column(heading, overflow="fold")
@@ -35,6 +35,7 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
     console.print()
     console.print(table)
     console.print(Text(NOTE), soft_wrap=True)
+    return True
 
 
 def _natural_width(table: Table, console: Console) -> int:

@@ -18,12 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 BLOCK = 32768  # of the LevelDB log format, in which the client keeps its records
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_DISABLED", "WANDB_RUN_ID", "WANDB_BASE_URL", "WANDB_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+pytestmark = pytest.mark.usefixtures("wandb_environment")
 
 
 def read_back(folder):
@@ -40,6 +35,16 @@ def read_back(folder):
             if kind in (1, 4):  # whole, or the last part
                 yield Record.FromString(held)
                 held = b""
+
+
+def finished(folder, sittings=1):
+    """The records, once the client's own process has written the end of every sitting."""
+    for _ in range(200):
+        records = list(read_back(folder))
+        if sum(r.HasField("exit") for r in records) == sittings:
+            return records
+        time.sleep(0.05)
+    raise AssertionError(f"{sittings} sittings, but only {len(records)} records")
 
 
 def items(entries):
@@ -73,7 +78,7 @@ def test_offline_run_holds_what_the_files_hold(tmp_path):
     callback.on_evaluation("after", 2, SUMMARY | {"perplexity": 3.0})
     callback.on_end({})
 
-    records = list(read_back(folder))
+    records = finished(folder)
     run = next(r.run for r in records if r.HasField("run"))
     assert (run.project, run.run_group, run.job_type, list(run.tags)) == ("proj", "sweep", "ppo", ["x"])
     assert run.run_id == json.loads((folder / ID_FILE).read_text())["id"]
@@ -88,7 +93,9 @@ def test_offline_run_holds_what_the_files_hold(tmp_path):
         if r.HasField("history")
     ]
     assert [h for h in history if "kl/coef" in h] == [record(1), record(2)]
-    assert {"step": 0, "eval/perplexity": 3.5, "eval/reward/proxy_mean": 0.25} in history
+    (first,) = [h for h in history if h.get("phase") == "before"]
+    assert first.pop("seconds") >= 0
+    assert first == {"step": 0, "phase": "before", "eval/perplexity": 3.5, "eval/reward/proxy_mean": 0.25}
     (table,) = [h["completions/path"] for h in history if "completions/path" in h]
     stored = json.loads(next(folder.glob("wandb/offline-run-*/files/" + table)).read_text())
     row = dict(zip(stored["columns"], stored["data"][0], strict=True))
@@ -111,7 +118,8 @@ def test_resumed_run_keeps_its_id_and_a_failed_one_its_exit_code(tmp_path):
         callback.on_run_start(run_info(folder, start))
         callback.on_step(record(start + 1))
         callback.on_failure(RuntimeError("x"))
-    records = list(read_back(folder))
+        time.sleep(1.0)  # the client names its folders by the second
+    records = finished(folder, sittings=2)
     assert len({r.run.run_id for r in records if r.HasField("run")}) == 1
     assert [r.exit.exit_code for r in records if r.HasField("exit")] == [1, 1]
 
