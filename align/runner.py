@@ -25,7 +25,7 @@ from align.model_card import write_model_card
 from align.models.codec import ChatCodec
 from align.models.load import context_length, hub_commit, load_codec, resolve_device, resolve_precision, torch_dtype
 from align.models.reward_folder import read_card
-from align.models.roles import Roles, build_roles
+from align.models.roles import Roles, build_roles, weights_mib
 from align.report import write_report
 from align.rewards import GoldSource as GoldScorer
 from align.rewards import RewardModelSource as ModelScorer
@@ -193,6 +193,7 @@ class _Run:
         roles = build_roles(
             config, device=self.device, dtype=self.dtype, reward=reward_folder, critic_init=config.method.critic
         )
+        self.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None
