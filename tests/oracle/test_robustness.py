@@ -34,11 +34,10 @@ def reached(path, name: str, tables: Tables, scores=None, **changes) -> float:
     return closed(table, tables.scores if scores is None else scores, BETA)
 
 
-@pytest.mark.parametrize("name", ["ppo", "grpo", "dpo"])
-def test_lora_of_enough_rank_reaches_the_optimum(tmp_path, name):
-    """The reference is the same base with the adapter off."""
+def test_lora_of_enough_rank_reaches_the_optimum(tmp_path):
+    """Policy and critic are adapters on one base; the reference is that base with the adapters off."""
     lora = AdapterConfig(name="lora", r=32, alpha=64)
-    assert reached(tmp_path, name, Tables(), adapter=lora, method={"learning_rate": 3e-3}) > ENOUGH
+    assert reached(tmp_path, "ppo", Tables(), adapter=lora, steps=60, method={"learning_rate": 3e-3}) > ENOUGH
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo", "dpo"])
