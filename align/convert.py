@@ -12,8 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from align.cli.compose import composed
 from align.cli.conversion import Conversion
-from align.cli.convert import METHODS, check, convert
+from align.cli.convert import METHODS, convert
 from align.errors import InputError
 
 
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         _tell(done)
         if done.unknown and not options.allow_unknown:
             raise InputError(str(options.file), ", ".join(done.unknown), "keys that convert, or --allow-unknown")
-        check(done.words)
+        composed(done.words)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

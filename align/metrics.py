@@ -189,6 +189,9 @@ _ROWS: tuple[Metric, ...] = (
            "peak so far: allocated on the accelerator, else resident size of the process", methods=UPDATED),
     Metric("event/bad_steps", "steps", "last", "run",
            "updates or rollouts not used so far because something in them was not finite", methods=TRAINED),
+    Metric("event/overflows", "steps", "last", "run",
+           "updates skipped so far by the gradient scaler of fp16, which then halves its scale; 0 without one",
+           methods=TRAINED),
 )
 # fmt: on
 

@@ -43,7 +43,7 @@ from align.models.load import (
     torch_dtype,
 )
 from align.models.reward_folder import read_card
-from align.models.roles import Roles, build_roles
+from align.models.roles import Roles, build_roles, weights_mib
 from align.report import write_report
 from align.rewards import Builder, References, Source, build_credit, frozen, load_functions
 from align.rewards.foreign import reads_policy_tokens
@@ -351,6 +351,7 @@ class _Run:
             more_rewards=own[1:],
             dpo=dpo_folder,
         )
+        self.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
         if roles.critic_from is not None:
             self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
         world = get_world(config.data.world) if config.data.world is not None else None

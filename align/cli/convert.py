@@ -7,16 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from align.cli.conversion import Conversion, quoted
-from align.cli.errors import explain
 from align.cli.groups import CONF, options
-from align.config import EvaluationConfig, build, register_schemas
+from align.config import EvaluationConfig
 from align.errors import InputError
-from align.trainers.registry import config_classes
 
 METHODS = ("dpo", "ppo", "grpo")
 _SAMPLE = ("ppo", "grpo")
@@ -105,17 +101,6 @@ def _convert(out: Conversion, key: str, value: Any) -> None:
         out.say(key, "left out: null")
     else:
         out.set(key, _RENAMED[key][0], value)
-
-
-def check(words: list[str]) -> None:
-    """Compose a run of these words, as `align` would; raises InputError where it would refuse them."""
-    register_schemas(config_classes())
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            build(compose("config", words))
-    except Exception as error:
-        raise explain(error, words) from error
 
 
 def _model(out: Conversion, key: str, value: str) -> None:

@@ -53,6 +53,14 @@ class _Plan:
         return fits and self.critic is not CriticInit.policy
 
 
+def weights_mib(roles: Roles) -> dict[str, float]:
+    """MiB of the weights of all roles together, every tensor once, and of the share of them that is trained."""
+    modules = (roles.policy, roles.reference, roles.critic, roles.reward)
+    weights = {t.data_ptr(): t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())}
+    trained = sum(t.nbytes for t in weights.values() if t.requires_grad)
+    return {"all": sum(t.nbytes for t in weights.values()) / 2**20, "trained": trained / 2**20}
+
+
 def build_roles(
     config: Config,
     *,

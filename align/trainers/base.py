@@ -40,6 +40,7 @@ class Progress:
     update: int = 0  # updates tried on it
     tokens: int = 0  # prompt and response tokens through the policy's forward and backward
     bad_steps: int = 0  # updates not applied
+    overflows: int = 0  # updates that a gradient scaler skipped to lower its scale
     seconds: float = 0.0  # of training, earlier sittings included
 
 
@@ -169,7 +170,9 @@ class Trainer(Method):
         self.optimization.discard()
         if norms is None:
             # In fp16 the gradient scaler finds its scale by overflowing a few times, and has lowered it by itself.
-            if not math.isfinite(loss) or not 0 < self.optimization.overflows <= MAX_OVERFLOWS:
+            if math.isfinite(loss) and 0 < self.optimization.overflows <= MAX_OVERFLOWS:
+                self.progress.overflows += 1
+            else:
                 self.bad_event("a loss or gradient was not finite", describe())
             return None
         tokens = int(lengths.sum())
@@ -185,6 +188,7 @@ class Trainer(Method):
         tally.add("tokens/policy", self.progress.tokens)
         tally.add("memory/peak_mib", peak_memory_mib(self.run.accelerator.device))
         tally.add("event/bad_steps", self.progress.bad_steps)
+        tally.add("event/overflows", self.progress.overflows)
         return tally.result()
 
     def bad_event(self, what: str, samples: Sequence[Mapping[str, Any]]) -> None:

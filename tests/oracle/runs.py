@@ -177,6 +177,7 @@ def trainer(
     batch: int = 1,
     credit: CreditConfig | None = None,
     pairs: Sequence[Pair] = (),
+    adapter: AdapterConfig | None = None,
     seed: int = 0,
 ) -> tuple[Trainer, Records]:
     """A trainer as a run assembles it, on the table's reward."""
@@ -185,7 +186,7 @@ def trainer(
         model=ModelConfig(path=str(folder())),
         data=DataConfig(path="unused"),
         reward=RewardConfig(source=GoldSource(), credit=credit or SparseCredit()),
-        adapter=AdapterConfig(name="none"),
+        adapter=adapter or AdapterConfig(name="none"),
         quantization=QuantizationConfig(),
         rollout=RolloutConfig(batch_size=batch, max_new_tokens=LENGTH),
         tracking=TrackingConfig(),

@@ -7,6 +7,7 @@ from torch import nn
 
 from align.config import LRSchedule, OptimizedConfig
 from align.trainers.optimization import Optimization, lr_factor
+from tests import tiny
 
 
 def factors(steps: int, **settings) -> list[float]:
@@ -102,3 +103,58 @@ def test_critic_alone_has_moments_while_the_policy_has_no_gradient():
     again = build()[2]
     again.load_tensors(optimization.tensors())
     assert again.tensors().keys() == optimization.tensors().keys()
+
+
+def scaled(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch, **settings) -> Accelerator:
+    """With a gradient scaler, as on a card without bf16: accelerate itself makes none on a CPU."""
+    accelerator.scaler = torch.amp.GradScaler("cpu", **settings)
+    accelerator.native_amp = True
+    monkeypatch.setitem(accelerator.state.__dict__, "_mixed_precision", "fp16")
+    return accelerator
+
+
+def test_an_overflow_skips_the_step_lowers_the_scale_and_training_goes_on(monkeypatch):
+    """'NaN or inf in a gradient: the step is not applied', which is how a gradient scaler finds its scale."""
+    torch.manual_seed(0)
+    policy = nn.Linear(3, 2)
+    accelerator = scaled(Accelerator(cpu=True), monkeypatch, init_scale=2.0**16, growth_interval=2)
+    roles = {"policy": (dict(policy.named_parameters()), 1e-2)}
+    optimization = Optimization(roles, OptimizedConfig(max_grad_norm=100.0), 10, accelerator)
+
+    def step(number: int, bad: bool) -> dict[str, float] | None:
+        loss = policy(torch.ones(1, 3)).sum()
+        accelerator.backward(loss)
+        if bad:
+            policy.bias.grad[0] = float("inf")
+        return optimization.apply(number)
+
+    before = [p.detach().clone() for p in policy.parameters()]
+    for halved in (1, 2):
+        assert step(0, bad=True) is None
+        assert optimization.overflows == halved
+        assert accelerator.scaler.get_scale() == 2.0 ** (16 - halved)
+        assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+        assert all(p.grad is None for p in policy.parameters())
+    assert step(0, bad=False) == pytest.approx({"policy": 8**0.5})  # the true gradient is 1 everywhere: unscaled
+    assert optimization.overflows == 0
+    for p, start in zip(policy.parameters(), before, strict=True):
+        torch.testing.assert_close(start - p, torch.full_like(start, 1e-2), rtol=1e-3, atol=0)  # Adam's first step
+    step(1, bad=False)
+    assert accelerator.scaler.get_scale() == 2.0**15  # two good steps raise it again
+
+
+def test_a_run_that_overflows_says_so_and_goes_on(tmp_path, monkeypatch):
+    """A scale near the largest float32 number: the scaler needs several halvings before the first update."""
+    accelerator = scaled(Accelerator(cpu=True), monkeypatch, init_scale=2.0**127)
+    monkeypatch.setattr(tiny, "Accelerator", lambda cpu: accelerator)
+    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"vf_coef": 100.0}, max_steps=3))
+    before = tiny.weights(trainer.run.roles.policy)
+    trainer.train()
+    assert [r["step"] for r in seen.records] == [1, 2, 3]
+    overflows = seen.column("event/overflows")
+    assert overflows[0] > 1 and overflows[-1] < 25
+    assert accelerator.scaler.get_scale() == 2.0 ** (127 - overflows[-1])
+    assert set(seen.column("event/bad_steps")) == {0} and not (tmp_path / "bad_steps.jsonl").exists()
+    assert all(norm < 100 for norm in seen.column("policy/grad_norm"))  # of the unscaled gradient
+    assert not tiny.same(before, tiny.weights(trainer.run.roles.policy))
+    assert trainer.progress.overflows == overflows[-1]

@@ -1,0 +1,24 @@
+"""A configuration composed from the words of a command line, without a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from align.cli.errors import explain
+from align.cli.groups import CONF
+from align.config import Config, build, register_schemas
+from align.trainers.registry import config_classes
+
+
+def composed(words: Sequence[str]) -> Config:
+    """What `align WORDS` would run; raises InputError where it would refuse them."""
+    register_schemas(config_classes())
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return build(compose("config", list(words)))
+    except Exception as error:
+        raise explain(error, words) from error

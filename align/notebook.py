@@ -1,0 +1,25 @@
+"""align from a notebook: `run("method=ppo", "reward=dense", folder="outputs/first")`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from align.cli.compose import composed
+
+
+def run(*words: str, folder: str | Path) -> dict[str, Any]:
+    """Run what these words compose, as `align WORDS` does, and leave everything in `folder`.
+
+    Returns:
+        As `align.runner.run`: evaluation summaries under `before` and `after`, `step`, `stopped` and `folder`.
+
+    Raises:
+        InputError: the words compose no run, or data or models cannot be used.
+        RunError: the run cannot go on.
+    """
+    config = composed(words)
+
+    from align.runner import run as run_config  # torch and everything behind it: not before the words are accepted
+
+    return run_config(config, Path(folder))
