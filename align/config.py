@@ -51,7 +51,7 @@ from align.config_sections import (
     SparseCredit,
     TrackingConfig,
     TrackingMode,
-    TrueCredit,
+    TruthCredit,
     UniformCredit,
 )
 from align.errors import InputError
@@ -91,7 +91,7 @@ __all__ = [
     "SparseCredit",
     "TrackingConfig",
     "TrackingMode",
-    "TrueCredit",
+    "TruthCredit",
     "UniformCredit",
     "build",
     "command_line",
@@ -110,7 +110,7 @@ CREDITS: dict[str, type[CreditConfig]] = {
     "attention": AttentionCredit,
     "implicit": ImplicitCredit,
     "spans": SpansCredit,
-    "true": TrueCredit,
+    "truth": TruthCredit,
 }
 _METHODS: dict[str, type[MethodConfig]] = {}
 _POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {

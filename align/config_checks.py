@@ -210,8 +210,8 @@ def _check_reward(config: Config) -> None:
 
 def _check_credit(config: Config) -> None:
     credit, prefix = config.reward.credit, "reward.credit"
-    if credit.name == "true" and config.reward.source.name != "gold":
-        raise InputError("reward/credit", "true", "another one, or reward/source=gold: only the world knows it")
+    if credit.name == "truth" and config.reward.source.name != "gold":
+        raise InputError("reward/credit", "truth", "another one, or reward/source=gold: only the world knows it")
     if credit.name == "attention":
         fraction(credit, prefix, "mix")
     if credit.name == "prefix":

@@ -229,10 +229,10 @@ class SpansCredit(CreditConfig):
 
 
 @dataclass
-class TrueCredit(CreditConfig):
-    """The world's own credit, with reward/source=gold: an upper bound."""
+class TruthCredit(CreditConfig):
+    """The world's own credit, with reward/source=gold: an upper bound. (Hydra takes `true` for a bool.)"""
 
-    name: str = "true"
+    name: str = "truth"
 
     @property
     def needs(self) -> frozenset[str]:

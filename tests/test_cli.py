@@ -64,7 +64,7 @@ MISTAKES = {
     "unknown option": (["method=ppoo"], f"method: given 'ppoo'; allowed: {METHOD_NAMES}"),
     "unknown option of a subgroup": (
         ["reward/credit=dens"],
-        "allowed: attention, implicit, prefix, spans, sparse, true, uniform",
+        "allowed: attention, implicit, prefix, spans, sparse, truth, uniform",
     ),
     "unknown group": (
         ["rewards/credit=sparse"],

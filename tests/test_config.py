@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from align import config as cfg
@@ -109,6 +110,11 @@ def test_each_registered_name_has_an_option_and_the_other_way_round():
     assert options("reward/credit") == sorted(cfg.CREDITS)
     for classes in (config_classes(), cfg.SOURCES, cfg.CREDITS):
         assert {name: schema.name for name, schema in classes.items()} == {name: name for name in classes}
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in groups() for option in options(group)])
+def test_no_option_is_called_what_hydra_takes_for_another_type(group, option):
+    assert OverridesParser.create().parse_override(f"{group}={option}").value() == option
 
 
 def test_an_unknown_method_has_no_trainer():
@@ -229,9 +235,9 @@ def test_chosen_rows_are_saved(tmp_path):
 
 
 def test_true_credit_is_the_worlds_alone(files):
-    with pytest.raises(InputError, match=r"reward/credit: given 'true'"):
-        build(*files, "reward/source=reward_model", "reward/credit=true")
-    assert build(*files, "reward/source=gold", "reward/credit=true").reward.credit.name == "true"
+    with pytest.raises(InputError, match=r"reward/credit: given 'truth'"):
+        build(*files, "reward/source=reward_model", "reward/credit=truth")
+    assert build(*files, "reward/source=gold", "reward/credit=truth").reward.credit.name == "truth"
 
 
 def test_a_folder_that_is_no_model_is_refused(files, tmp_path):

@@ -15,7 +15,7 @@ from align.config import (
     PrefixStep,
     SpansCredit,
     SparseCredit,
-    TrueCredit,
+    TruthCredit,
     UniformCredit,
 )
 from align.functional import credit as functional
@@ -51,7 +51,7 @@ def _scheme(config: CreditConfig) -> Callable[[RewardOutput, Tensor], Tensor]:
             return lambda out, mask: functional.attention(out.total, _given(out.attention), mask, mix)
         case ImplicitCredit(scale=scale, clip=clip):
             return lambda out, mask: functional.implicit(out.total, _given(out.log_ratio), mask, scale, clip)
-        case SpansCredit() | TrueCredit():  # the source, or signals.py, has put segments on their last tokens already
+        case SpansCredit() | TruthCredit():  # the source, or signals.py, has put segments on their last tokens already
             return lambda out, mask: functional.own(_given(out.token_scores), mask)
     raise TypeError(f"no credit scheme for {type(config).__name__}")
 

@@ -32,7 +32,7 @@ class PPOConfig(OnPolicyConfig):
         positive(self, "method", "critic_learning_rate", "value_clip_range", "vf_coef")
         not_negative(self, "method", "critic_warmup_steps")
         fraction(self, "method", "gamma", "lam")
-        if config.reward.credit.name in ("prefix", "true") and self.gamma != 1:
+        if config.reward.credit.name in ("prefix", "truth") and self.gamma != 1:
             allowed = f"1 with reward/credit={config.reward.credit.name}: its rewards are parts of undiscounted scores"
             raise InputError("method.gamma", self.gamma, allowed)
         if self.critic_init is CriticInit.reward_model and config.reward.source.name != "reward_model":

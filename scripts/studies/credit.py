@@ -29,7 +29,7 @@ PLAN = Plan(
         Arm("attention", (MODEL, "reward/credit=attention"), CLAIMED),
         Arm("implicit", (MODEL, "reward/credit=implicit"), CLAIMED),
         Arm("gold_sparse", ("reward/source=gold", "reward/credit=sparse")),
-        Arm("true", ("reward/source=gold", "reward/credit=true")),
+        Arm("truth", ("reward/source=gold", "reward/credit=truth")),
     ),
     groups=(
         Group("short", ("+data.train_where.length=short", "+data.held_out_where.length=short",

@@ -11,7 +11,7 @@ from align.config import (
     PrefixCredit,
     PrefixStep,
     SparseCredit,
-    TrueCredit,
+    TruthCredit,
     UniformCredit,
 )
 from align.functional import credit
@@ -58,7 +58,7 @@ def test_implicit_takes_its_scale_and_clip():
 
 
 def test_true_credit_is_the_sources_own():
-    scheme = build_credit(TrueCredit())
+    scheme = build_credit(TruthCredit())
     assert scheme.needs == {"token_scores"}
     out = RewardOutput(total=OUT.total, token_scores=torch.tensor([[3.0, -1.0, 8.0], [0.0, -3.0, 0.0]]))
     assert scheme.assign(out, MASK).tolist() == [[3, -1, 0], [0, -3, 0]]
@@ -70,7 +70,7 @@ def test_every_option_has_a_scheme():
 
 
 def test_a_missing_signal_or_scheme_is_a_programming_error():
-    for config in (PrefixCredit(), AttentionCredit(), ImplicitCredit(), TrueCredit()):
+    for config in (PrefixCredit(), AttentionCredit(), ImplicitCredit(), TruthCredit()):
         with pytest.raises(TypeError, match="signal"):
             build_credit(config).assign(RewardOutput(total=OUT.total), MASK)
     with pytest.raises(TypeError, match="no credit scheme"):
