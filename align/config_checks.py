@@ -248,6 +248,10 @@ def _check_evaluation(config: Config) -> None:
     open_fraction(config.evaluation, "evaluation", "confidence", "reward_model_fraction")
     existing_file("evaluation.general_text", config.evaluation.general_text)
     existing_file("evaluation.prompts_file", config.evaluation.prompts_file)
+    positive(config.evaluation, "evaluation", "lm_eval_limit")
+    existing("evaluation.lm_eval_path", config.evaluation.lm_eval_path, kind="a folder that exists")
+    if config.evaluation.lm_eval:
+        _installed("evaluation.lm_eval", ", ".join(config.evaluation.lm_eval), "lm_eval", empty="[]")
     if config.evaluation.reward_model != TRAIN:
         model_folder("evaluation.reward_model", config.evaluation.reward_model)
         classifier_folder("evaluation.reward_model", config.evaluation.reward_model)
@@ -302,7 +306,7 @@ def _check_retention(config: Config) -> None:
         )
 
 
-def _installed(key: str, given: str, package: str) -> None:
+def _installed(key: str, given: str, package: str, empty: str = "none") -> None:
     """Raise InputError where an optional package is not installed."""
     if find_spec(package) is None:
-        raise InputError(key, given, f"none, until `pip install {package}` was run")
+        raise InputError(key, given, f"{empty}, until `pip install {package}` was run")

@@ -313,6 +313,9 @@ class EvaluationConfig(Section):
     prompts_file: str | None = None  # of the probes; null = what the world ships, else held-out prompts
     reward_model: str | None = None  # that only judges: a folder or Hub id, or `train` = on pairs set aside for it
     reward_model_fraction: float = 0.3  # of the training prompts, that `train` sets aside from all training
+    lm_eval: list[str] = field(default_factory=list)  # tasks of lm-evaluation-harness
+    lm_eval_path: str | None = None  # a folder with task definitions of one's own
+    lm_eval_limit: int | None = None  # documents of each task; null = all
     verbosity_word_limit: int = 50  # words; a row's own `word_limit` takes precedence
     every_steps: int = 0  # 0 = before and after only
     batch_size: int = 64  # sequences per forward pass

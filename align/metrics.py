@@ -264,6 +264,7 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ),
     ("repetition/responses", "share", "responses in which a 4-gram of words stands twice"),
     ("eos_rate", "share", "responses that ended by themselves"),
+    ("lm_eval/*", "1", "task/metric of lm-evaluation-harness, as it defines them (evaluation.lm_eval)"),
     ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
     (
         "proxy_gold_gap/proxy_gain",

@@ -25,8 +25,21 @@ SIZES: dict[str, dict[str, Any]] = {  # of an update; what a method does not nam
     "trl_grpo": {"group_size": 4, "minibatch_size": 4},
     "trl_rloo": {"group_size": 4, "minibatch_size": 4},
 }
-# What an evaluation may lack here: there is no world, no second reward model, and a response may be a single word.
-ABSENT = ("gold", "evaluation_", "pays", "quality_gain", "gap/gap", "distinct_2", "distinct_3", "length_correlation")
+# What an evaluation may lack here: there is no world, no second reward model, no harness, no card of how the reward
+# model was trained, and a response may be a single word.
+ABSENT = (
+    "lm_eval",
+    "reward_model/train_pairs",
+    "reward_model/seconds",
+    "gold",
+    "evaluation_",
+    "pays",
+    "quality_gain",
+    "gap/gap",
+    "distinct_2",
+    "distinct_3",
+    "length_correlation",
+)
 
 
 @pytest.fixture(scope="module", params=METHODS)

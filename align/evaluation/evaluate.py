@@ -13,6 +13,7 @@ from align.config import EvaluationConfig, RolloutConfig
 from align.evaluation.comparison import RESAMPLES, words
 from align.evaluation.divergence import divergence
 from align.evaluation.figures import figures_of
+from align.evaluation.harness import harness_scores
 from align.evaluation.judge import Judge
 from align.evaluation.perplexity import MAX_TEXT_TOKENS, response_perplexity, text_perplexity
 from align.evaluation.probes import run_probes
@@ -88,6 +89,16 @@ def evaluate(
         longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         figures["probes"], probed = run_probes(
             data.probes, respond or answer, codec, judge, noise, longest=longest, seed=evaluation.seed
+        )
+    if evaluation.lm_eval:
+        figures["lm_eval"] = harness_scores(
+            policy,
+            codec,
+            evaluation.lm_eval,
+            include=evaluation.lm_eval_path,
+            limit=evaluation.lm_eval_limit,
+            rows=evaluation.batch_size,
+            seed=evaluation.seed,
         )
     summary = {
         "perplexity": response_perplexity(policy, codec, data.pairs, evaluation.batch_size),
