@@ -46,8 +46,8 @@ class Builder:
     """Builds a source and all it consists of.
 
     Reward models are taken in the order of `SourceConfig.models()`: those that read the policy's tokens from `roles`,
-    those that read text from their own folder. `scales` collects, by the source's
-    key, the mean and deviation that normalise=reference found, and on how many responses.
+    those that read text from their own folder. `scales` collects, by the source's key, the mean and deviation that
+    normalise=reference found, and on how many responses.
     """
 
     roles: Roles
