@@ -43,3 +43,14 @@ def test_half_precision_logits_are_read_in_fp32():
     found = token_logprobs(logits, ids)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, token_logprobs(logits.float(), ids), rtol=0, atol=0)
+
+
+def test_entropy_of_many_rows_is_that_of_each():
+    """More logits than are worked on at once, some ruled out, far from zero, in bf16 too."""
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(3, 11, 50_000) + 40
+    logits[..., ::7] = -torch.inf
+    for given in (logits, logits.bfloat16()):
+        p = torch.softmax(given.double() / 0.7, dim=-1)
+        expected = torch.special.entr(p).sum(-1).float()
+        torch.testing.assert_close(entropy(given, 0.7), expected, atol=2e-5, rtol=1e-5)
