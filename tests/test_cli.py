@@ -264,7 +264,7 @@ def test_a_run_resumes_in_its_own_folder_with_its_own_configuration(align, files
 def test_help_names_groups_and_examples(align):
     code, out, err = align("--help")
     assert (code, err) == (0, "")
-    assert "reward/credit  attention, implicit, prefix, sparse, spans, truth, uniform\n" in out
+    assert "reward/credit  attention, implicit, prefix, spans, sparse, truth, uniform\n" in out
     assert "align -m reward=sparse,dense" in out
     assert "_schema" not in out
 
