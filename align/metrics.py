@@ -74,8 +74,6 @@ _ROWS: tuple[Metric, ...] = (
            optional=True),
     Metric("reward/raw_part_*", "reward", "mean", "rollout",
            "one part before it was normalised, clipped and weighted", methods=SCORED, optional=True),
-    Metric("reward/gold_mean", "reward", "mean", "rollout",
-           "the world's true reward of the rollout's responses; absent where no world is known", optional=True),
     Metric("credit/fidelity_*", "1", "last", "rollout",
            "correlation, within a response, of the credit summed per segment with the true credit of the segments (the "
            "end of the response is one), both centred per response and pooled over the responses that ended; over all, "

@@ -175,6 +175,7 @@ class _Run:
             with self.record.phase("load_data"):
                 codec, data = self._load_data()
             with self.record.phase("reward_model"):
+                self._functions = load_functions(self.config.reward.source)
                 reward_folders = self._reward_models(codec, data)
                 dpo_folder = self._dpo_policy(codec, data)
             with self.record.phase("load_models"):

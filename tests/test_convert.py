@@ -51,8 +51,10 @@ PPO = COMMON | {
 
 
 @pytest.fixture
-def convert(tmp_path, capsys):
+def convert(tmp_path, capsys, monkeypatch):
     """Old keys -> (exit code, the words of the command, what was said)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("What is it?\n")
 
     def call(old, *flags):
         path = tmp_path / "old.json"
@@ -159,11 +161,12 @@ def test_unknown_keys_may_be_left_out(convert):
 
 def test_no_torch_is_needed(tmp_path):
     (tmp_path / "old.json").write_text(json.dumps(PPO))
+    (tmp_path / "prompts.txt").write_text("What is it?\n")
     script = (
         "import sys; from align.convert import main; code = main(sys.argv[1:])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "old.json")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, "old.json"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.startswith("align method=ppo ")

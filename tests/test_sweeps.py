@@ -6,11 +6,11 @@ import io
 import json
 import math
 import sys
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from datasets import load_dataset
 from rich.console import Console
 
 from align.__main__ import main
@@ -21,7 +21,7 @@ from align.report.tables import markdown
 from align.worlds import resolve
 from tests import tiny
 
-ROWS = {"train.jsonl": 48, "held_out.jsonl": 12, "general.jsonl": 4}
+ROWS = {"train.parquet": 48, "held_out.jsonl": 12, "general.jsonl": 4}
 SMALL = [
     "data.path=train.jsonl",
     "data.held_out_path=held_out.jsonl",
@@ -43,8 +43,9 @@ def home(tmp_path_factory):
 def folder(tmp_path, monkeypatch, home):
     """The working directory, with a few rows of the embedded world; trained reward models are kept in `home`."""
     for name, count in ROWS.items():
-        with open(resolve(f"align://pocket/{name}")) as lines:
-            (tmp_path / name).write_text("".join(islice(lines, count)))
+        kind = "parquet" if name.endswith(".parquet") else "json"
+        rows = load_dataset(kind, data_files=str(resolve(f"align://pocket/{name}")), split=f"train[:{count}]")
+        rows.to_json(tmp_path / f"{Path(name).stem}.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ALIGN_HOME", str(home))
     return tmp_path

@@ -151,7 +151,8 @@ def test_a_sweep_has_its_arms_with_intervals(compared):
     assert "1 of 5 failed" in compared.words
     # gold .2 + .3 (1 + seed / 100): .5, .503; t(1) s / sqrt(2) = 12.7062 * .0015
     assert "ppo 2 0.502 ± 0.019" in compared.words
-    assert "start model 0.200 0.100 0.000 0.500" in compared.words
+    # gold, proxy, KL; the peak's three figures, which no start model has; win rate
+    assert "start model 0.200 0.100 0.000 - - - 0.500" in compared.words
     assert "RunError: <b>diverged</b>" in compared.text
     assert "python -m align method=ppo 'data.path=my file.jsonl'" in compared.text
 

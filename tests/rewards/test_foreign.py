@@ -81,7 +81,7 @@ def encoder_folder() -> Path:
     torch.manual_seed(4)
     config = BertConfig(
         vocab_size=len(fast), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_labels=1, initializer_range=0.4, max_position_embeddings=64,
+        num_labels=1, initializer_range=0.4, max_position_embeddings=256,
     )  # fmt: skip
     AutoModelForSequenceClassification.from_config(config).save_pretrained(path)
     return path
