@@ -6,6 +6,8 @@ So a resumed run, another number of processes or a dropped row cannot shift anyb
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -25,3 +27,12 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 def permutation(n: int, seed: int, *names: str | int) -> Tensor:
     """A random order of 0..n-1: (n,) int64."""
     return torch.randperm(n, generator=generator(seed, *names))
+
+
+@contextmanager
+def drawn_from(seed: int, *names: str | int) -> Iterator[None]:
+    """Let library code that draws from torch's global generators draw from the stream `names` of `seed`; what they
+    were at is restored afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(seed, *names))
+        yield

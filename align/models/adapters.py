@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
 from align.errors import InputError
+from align.streams import drawn_from
 
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
 CRITIC = "critic"
@@ -32,15 +33,18 @@ def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:
 class SharedBase:
     """One PEFT model whose adapters take turns. The policy's is active whenever no role has asked for another."""
 
-    def __init__(self, base: PreTrainedModel, config: AdapterConfig) -> None:
-        self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
-        self._config = config
+    def __init__(self, base: PreTrainedModel, config: AdapterConfig, seed: int = 0) -> None:
+        """Fresh A matrices are drawn from `seed` and the adapter's name, whatever the process drew before."""
+        self._config, self._seed = config, seed
+        with drawn_from(seed, "adapter", POLICY):
+            self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
         self._active: str | None = POLICY
         self._trainable: list[nn.Parameter] = []
 
     def add(self, name: str) -> None:
         """A fresh adapter; its B matrices are zero, so the role starts as the base itself."""
-        self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM))
+        with drawn_from(self._seed, "adapter", name):
+            self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM))
         self._switch(self._active)
 
     def load(self, name: str, folder: Path) -> Tensor | None:

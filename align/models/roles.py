@@ -113,7 +113,7 @@ def _on_one_base(plan: _Plan) -> Roles:
     body = body_of(base)
     if config.model.gradient_checkpointing:
         base.activation_checkpointing_enable()
-    shared = SharedBase(base, config.adapter)
+    shared = SharedBase(base, config.adapter, config.seed)
     policy, reference = Policy(base, plan.dtype, shared, POLICY), Policy(base, plan.dtype, shared, None)
     adapter = plan.reward if plan.reward is not None and is_adapter(plan.reward) else None
     folders = [] if plan.reward is None else [plan.reward, *plan.more]

@@ -101,10 +101,7 @@ def train_dpo_policy(
     key: Mapping[str, Any],
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Train with `method=dpo` on `train`, measure on `held_out`, write model and card into `folder`; returns the card.
-
-    The run's own random state is left as it was.
-    """
+    """Train with `method=dpo`, measure on `held_out`, write model and card into `folder`; returns the card."""
     started = time.perf_counter()
     steps = math.ceil(credit.epochs * len(train) / credit.batch_size)
     own = replace(
@@ -117,9 +114,7 @@ def train_dpo_policy(
         max_policy_tokens=None,
         resume=None,
     )
-    with torch.random.fork_rng(devices=[] if device.type != "cuda" else [device]):
-        torch.manual_seed(credit.seed)  # of fresh adapters
-        roles = build_roles(own, device=device, dtype=dtype, reward=None, critic_init=None)
+    roles = build_roles(own, device=device, dtype=dtype, reward=None, critic_init=None)
     run = RunContext(
         config=own,
         folder=folder / "training",

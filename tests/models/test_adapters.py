@@ -158,3 +158,23 @@ def test_no_adapter_drops_out(roles):
     assert not any(rates)
     assert lora_config(LORA, TaskType.CAUSAL_LM).lora_dropout == 0
     assert torch.equal(see(roles[1]), see(roles[1]))
+
+
+def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
+    """A job in the middle of a sweep starts from the weights that a lone run starts from."""
+
+    def drawn(seed: int, before: int) -> dict[str, torch.Tensor]:
+        base = tiny.causal(shape)
+        torch.rand(before)  # what earlier jobs of the process drew
+        state = torch.get_rng_state()
+        shared = SharedBase(base, LORA, seed)
+        shared.add(CRITIC)
+        assert torch.equal(torch.get_rng_state(), state)
+        names = [(role, key) for role in (POLICY, CRITIC) for key in shared.parameters(role) if "lora_A" in key]
+        return {f"{role} {key}": shared.parameters(role)[key].detach().clone() for role, key in names}
+
+    first, again, other = drawn(1, 0), drawn(1, 17), drawn(2, 0)
+    assert first and all(torch.equal(first[key], again[key]) for key in first)
+    assert not any(torch.equal(first[key], other[key]) for key in first)
+    policy = next(key for key in first if key.startswith(POLICY))
+    assert not torch.equal(first[policy], first[policy.replace(POLICY, CRITIC)])
