@@ -147,6 +147,10 @@ def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
     return train, None
 
 
+_AT_ONCE = 1000  # rows whose responses are tokenized in one call
+_Response = tuple[str, tuple[int, ...]]  # text and ids, both cut to the limit
+
+
 class _TooLong(InputError):
     """Of a row in order, so that `bad_rows` has no say in it."""
 
@@ -173,7 +177,9 @@ class _Reader:
 
     def pairs(self, rows: Sequence[Row], source: str) -> list[_Read]:
         self._check_columns(rows[0], source)
-        read = [self._pair(row, f"{source}, row {number}") for number, row in enumerate(rows, start=1)]
+        read: list[Pair | str] = []
+        for at in range(0, len(rows), _AT_ONCE):
+            read += self._block(rows[at : at + _AT_ONCE], source, at)
         self.counts["rows"] += len(rows)
         self.counts.update(item for item in read if isinstance(item, str))
         return [_Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
@@ -188,11 +194,23 @@ class _Reader:
             if column not in row:
                 raise InputError(f"data.{name}_column", column, f"a column of {source}: {', '.join(row)}")
 
-    def _pair(self, row: Row, where: str) -> Pair | str:
-        """The pair, or the count under which the row is dropped."""
+    def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
+        """The pair of each row, or the count under which it is dropped."""
+        items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
+        texts = [text for item in items if not isinstance(item, str) for text in (item[1].chosen, item[1].rejected)]
+        responses = map(self._response, texts, self._codec.encode_responses(texts))
+        return [
+            item if isinstance(item, str) else self._pair(item[0], next(responses), next(responses)) for item in items
+        ]
+
+    def _asked(self, row: Row, where: str) -> tuple[Prompt, Example] | str:
+        """The prompt and what a row answers to it, or the count under which the row is dropped."""
         try:
             example = read_example(row, self._columns, where)
-            return "diverging_dropped" if example is None else self._encoded(example, row, where)
+            if example is None:
+                return "diverging_dropped"
+            prompt = self._numbered(example, row, where)
+            return "long_prompts_dropped" if prompt is None else (prompt, example)
         except _TooLong:
             raise
         except InputError as error:
@@ -201,15 +219,15 @@ class _Reader:
             self.first_bad = self.first_bad or error
             return "malformed_dropped"
 
-    def _encoded(self, example: Example, row: Row, where: str) -> Pair | str:
+    def _numbered(self, example: Example, row: Row, where: str) -> Prompt | None:
         number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
         if number not in self._prompts:
             self._prompts[number] = self._prompt(number, example.messages, row, where)
-        prompt = self._prompts[number]
-        if prompt is None:
-            return "long_prompts_dropped"
-        chosen, chosen_ids = self._response(example.chosen)
-        rejected, rejected_ids = self._response(example.rejected)
+        return self._prompts[number]
+
+    @staticmethod
+    def _pair(prompt: Prompt, first: _Response, second: _Response) -> Pair | str:
+        (chosen, chosen_ids), (rejected, rejected_ids) = first, second
         if not chosen.strip() or not rejected.strip():
             return "empty_dropped"
         if chosen_ids == rejected_ids:
@@ -233,8 +251,7 @@ class _Reader:
         text = users[-1] if users else messages[-1]["content"]
         return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
 
-    def _response(self, text: str) -> tuple[str, tuple[int, ...]]:
-        ids = self._codec.encode_response(text)
+    def _response(self, text: str, ids: list[int]) -> _Response:
         limit = self._config.max_response_tokens
         if len(ids) <= limit:
             return text, tuple(ids)

@@ -58,11 +58,17 @@ class ChatCodec:
         The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise.
         A special token's name inside the text stays text.
         """
-        text = self._before + (text.strip() if self._strips else text) + self._after
-        ids = self._behind_opening(text, split_special_tokens=False)
-        if not self._special.isdisjoint(ids):
-            ids = self._behind_opening(text, split_special_tokens=True)
-        return [*ids, self.end_id]
+        return self.encode_responses([text])[0]
+
+    def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_response` of each, in one call of the tokenizer."""
+        texts = [self._before + (text.strip() if self._strips else text) + self._after for text in texts]
+        encoded = self._behind_opening(texts, split_special_tokens=False)
+        special = [i for i, ids in enumerate(encoded) if not self._special.isdisjoint(ids)]
+        split = self._behind_opening([texts[i] for i in special], split_special_tokens=True)
+        for i, ids in zip(special, split, strict=True):
+            encoded[i] = ids
+        return [[*ids, self.end_id] for ids in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these tokens, special tokens left out and nothing tidied up."""
@@ -76,13 +82,18 @@ class ChatCodec:
         """
         return self._spans(ids)
 
-    def _ids(self, text: str, **kwargs: Any) -> list[int]:
+    def _ids(self, text: str | list[str], **kwargs: Any) -> Any:
         return self.tokenizer(text, add_special_tokens=False, **kwargs)["input_ids"]
 
-    def _behind_opening(self, text: str, **kwargs: Any) -> list[int]:
-        opening, both = self._ids(self._opening, **kwargs), self._ids(self._opening + text, **kwargs)
+    def _behind_opening(self, texts: Sequence[str], **kwargs: Any) -> list[list[int]]:
+        if not texts:
+            return []
+        opening, *both = self._ids([self._opening, *(self._opening + text for text in texts)], **kwargs)
         # A text that merges with the opening ("\n" + "\n") is encoded alone: a prompt's ids never depend on the answer.
-        return both[len(opening) :] if both[: len(opening)] == opening else self._ids(text, **kwargs)
+        return [
+            ids[len(opening) :] if ids[: len(opening)] == opening else self._ids(text, **kwargs)
+            for text, ids in zip(texts, both, strict=True)
+        ]
 
     @cached_property
     def _special(self) -> frozenset[int]:
