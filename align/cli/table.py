@@ -19,7 +19,7 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
     """The arms' figures, intervals below their means; False, and nothing, where no job has a figure."""
     console = console or Console()
     found = arms(records)
-    columns = shown(found)
+    columns = [column for column in shown(found) if column.console]
     if not columns:
         return False
     heading, names = arm_names(found)

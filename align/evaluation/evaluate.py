@@ -12,7 +12,7 @@ from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
 from align.evaluation.comparison import RESAMPLES, words
 from align.evaluation.divergence import divergence
-from align.evaluation.figures import figures_of
+from align.evaluation.figures import by_length, figures_of
 from align.evaluation.harness import harness_scores
 from align.evaluation.judge import Judge
 from align.evaluation.perplexity import MAX_TEXT_TOKENS, response_perplexity, text_perplexity
@@ -81,6 +81,7 @@ def evaluate(
         measured = divergence(policy, reference, responses, rollout.temperature, evaluation.batch_size)
         kl, nats = measured.kl(), float(measured.k1.mean())
         figures["diversity"]["entropy"] = measured.entropy_per_token()
+        figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
     else:
         nats = respond.kl_upper_bound
         kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}

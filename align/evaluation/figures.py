@@ -32,7 +32,7 @@ def figures_of(
     repeats = [repetition(text) for text in texts]
     return {
         "reward": rewards(samples, judge),
-        **_gold_by_length(samples, rows, judge),
+        **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
         "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
         "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
         "diversity": {
@@ -65,10 +65,14 @@ def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
     return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means}
 
 
-def _gold_by_length(samples: Samples, rows: Sequence[Mapping[str, Any]], judge: Judge) -> dict[str, Any]:
+def by_length(
+    name: str, values: Sequence[float], prompts: Sequence[Prompt], judge: Judge
+) -> dict[str, dict[str, float]]:
+    """Means over the world's short and its long tasks under `name`; nothing on data that is of no world."""
+    rows = [prompt.row for prompt in prompts]
     if judge.world is None or not any("length" in row for row in rows):
         return {}
-    return {"gold_by": mean_by(_column(samples, "gold"), rows, "length")}
+    return {name: mean_by(values, rows, "length")}
 
 
 def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:

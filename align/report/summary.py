@@ -76,12 +76,17 @@ class Column:
     label: str
     meaning: str
     read: Callable[[Record], float | None]
+    console: bool = True  # whether it is also among the few that a terminal's width has room for
 
 
 COLUMNS = (
     Column("gold reward", "mean true reward, where a world knows it", _evaluated("reward", "gold_mean")),
+    Column("gold, short", "of the embedded world's short tasks", _evaluated("gold_by", "short"), console=False),
+    Column("gold, long", "of its long tasks", _evaluated("gold_by", "long"), console=False),
     Column("proxy reward", "mean score by the job's own reward", _evaluated("reward", "proxy_mean")),
     Column("KL", "to the start model, nats per response; of best-of-n an upper bound", _evaluated("kl_per_response")),
+    Column("KL, short", "of the embedded world's short tasks", _evaluated("kl_by", "short"), console=False),
+    Column("KL, long", "of its long tasks", _evaluated("kl_by", "long"), console=False),
     Column("gold peak", "the highest gold reward on the way", lambda record: _at(record, "peak", "gold")),
     Column("KL at peak", "the KL at which gold peaked", lambda record: _at(record, "peak", "kl")),
     Column("proxy at peak", "the proxy reward there", lambda record: _at(record, "peak", "proxy")),

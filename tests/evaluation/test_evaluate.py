@@ -56,10 +56,19 @@ def test_start_model_against_itself(before):
 
 def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
     assert set(after.summary) == {
-        *("perplexity", "forgetting_perplexity", "kl_per_response", "kl", "reward", "gold_by", "win_rate"),
-        *("verbosity", "eos_rate", "diversity", "repetition", "length_correlation", "proxy_gold_gap", "probes"),
+        *("perplexity", "forgetting_perplexity", "kl_per_response", "kl", "kl_by", "reward", "gold_by"),
+        *(
+            "win_rate",
+            "verbosity",
+            "eos_rate",
+            "diversity",
+            "repetition",
+            "length_correlation",
+            "proxy_gold_gap",
+            "probes",
+        ),
     }
-    assert set(after.summary["gold_by"]) == {"long", "short"}
+    assert set(after.summary["gold_by"]) == set(after.summary["kl_by"]) == {"long", "short"}
     names = {metrics.lookup(n).name for n in metrics.flatten(after.summary)}
     known = {f"eval/{n}" for n in metrics.evaluation_definitions("ppo")}
     absent = {n for n in known if "evaluation_" in n}  # there is no reward model that only judges
@@ -78,6 +87,11 @@ def test_figures_follow_from_the_samples(before, after, prompts):
     limits = {p.id: 0 if p.row["word_limit"] == 0 else 3 for p in prompts}
     kept = [len(s["response"].split()) <= limits[s["prompt_id"]] for s in new]
     assert after.summary["verbosity"]["compliance_rate"] == sum(kept) / 6
+    lengths = {p.id: p.row["length"] for p in prompts}
+    for name, whole in (("gold_by", after.summary["reward"]["gold_mean"]), ("kl_by", after.summary["kl_per_response"])):
+        parts = after.summary[name]
+        assert sum(parts[lengths[s["prompt_id"]]] for s in new) / 6 == pytest.approx(whole)
+        assert parts["short"] != parts["long"]
     for s in new:
         assert "".join(s["pieces"]) == s["response"]
         assert len(s["pieces"]) == len(s["token_rewards"]) == s["tokens"]
@@ -98,7 +112,7 @@ def test_without_a_world_the_reward_judges(run, trained, before, judge):
     summary = run(trained, before.samples, blind).summary
     assert summary["reward"]["gold_mean"] is None
     assert summary["win_rate"]["judge"] == "proxy"
-    assert "gold_by" not in summary
+    assert "gold_by" not in summary and "kl_by" not in summary
 
 
 def test_baseline_of_other_prompts_is_refused(run, trained, before):
@@ -140,7 +154,9 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     found = {n for n in metrics.flatten(stored["after"], "x") if not n.startswith("x/probes/")}
     fixed = {"x/" + n for n in stored["settings"]["definitions"] if "*" not in n}
     families = {
-        f"x/{n}" for n in ("gold_by/long", "gold_by/short", "length_correlation/proxy", "length_correlation/gold")
+        f"x/{family}/{n}"
+        for family, names in (("gold_by", "long short"), ("kl_by", "long short"), ("length_correlation", "proxy gold"))
+        for n in names.split()
     }
     assert found - fixed == families
     assert fixed - found <= {"x/reward/evaluation_mean", "x/diversity/distinct_3"}
