@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from align.config import Config, build, load_unchecked
 from align.errors import InputError
 
-FREE = ("max_steps", "checkpoint.keep", "tracking", "callbacks")  # a section stands for its keys as well
+FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callbacks")  # a section stands for its keys as well
 
 
 def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
@@ -46,16 +46,19 @@ def resumed_config(folder: Path, changed: Mapping[str, Any]) -> Config:
     """The configuration saved in `folder` with `changed` applied; its `resume` is `folder`.
 
     Raises:
-        InputError: no run in `folder`, a change that is not allowed, or fewer steps than the run was meant to take.
+        InputError: no run in `folder`, a change that is not allowed, or fewer steps or policy tokens than the run
+            was meant to take.
     """
     saved = load_unchecked(folder / "config.yaml")
-    planned = saved.max_steps
+    planned = {limit: saved[limit] for limit in ("max_steps", "max_policy_tokens")}
     for key in sorted(changed):  # a section before its keys
         if not _is_free(key):
             raise InputError(key, changed[key], f"{', '.join(FREE)} beside resume")
         OmegaConf.update(saved, key, changed[key])
-    if saved.max_steps < planned:
-        raise InputError("max_steps", saved.max_steps, f"the run's own {planned}, or more")
+    for limit, before in planned.items():
+        if saved[limit] is not None and (before is None or saved[limit] < before):
+            allowed = "null, as in the run" if before is None else f"the run's own {before}, or more"
+            raise InputError(limit, saved[limit], allowed)
     saved.resume = str(folder)
     return build(saved)
 

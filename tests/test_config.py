@@ -345,7 +345,7 @@ def test_one_tracking_key_leaves_the_others_as_saved(files, tmp_path):
     "word", ["seed=1", "method.gamma=1.0", "reward=sparse", "checkpoint.every_steps=3", "~tracking"]
 )
 def test_anything_else_cannot_change_on_resume(word):
-    with pytest.raises(InputError, match=r"max_steps, checkpoint\.keep, tracking"):
+    with pytest.raises(InputError, match=r"max_steps, max_policy_tokens, checkpoint\.keep"):
         changes(compose("config"), ["resume=x", word])
 
 
@@ -355,6 +355,13 @@ def test_a_resumed_run_cannot_get_shorter(files, tmp_path):
         resumed_config(tmp_path, {"max_steps": 39})
     with pytest.raises(InputError, match="seed"):
         resumed_config(tmp_path, {"seed": 1})
+    with pytest.raises(InputError, match="max_policy_tokens: given 900; allowed: null, as in the run"):
+        resumed_config(tmp_path, {"max_policy_tokens": 900})
+    cfg.save(build(*files, "max_policy_tokens=1000"), tmp_path / "config.yaml")
+    with pytest.raises(InputError, match="max_policy_tokens: given 900; allowed: the run's own 1000, or more"):
+        resumed_config(tmp_path, {"max_policy_tokens": 900})
+    for more in (2000, None):
+        assert resumed_config(tmp_path, {"max_policy_tokens": more}).max_policy_tokens == more
 
 
 def test_every_package_is_shipped():
