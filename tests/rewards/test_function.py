@@ -20,7 +20,7 @@ from align.rewards.function import FunctionScorer, load_function
 from examples import qa_feedback
 from tests import tiny
 
-EXCERPT = Path(__file__).parents[1] / "excerpts" / "qa_feedback.json"
+OWN = Path(__file__).parents[1] / "layouts" / "qa_feedback.json"
 TEXTS = ["abe", "xyzou and so", ""]
 
 
@@ -181,7 +181,7 @@ def test_a_file_without_a_usable_function_is_refused(tmp_path, code, message):
 
 
 def test_marked_errors_of_qa_feedback_are_charged_where_they_end():
-    examples = json.loads(EXCERPT.read_text())
+    examples = json.loads(OWN.read_text())
     rows = [{"annotated": e["prediction 1"], "errors": _marked(e)} for e in examples]
     spans = qa_feedback.error_spans([row["annotated"] for row in rows], rows)
     for example, row in zip(examples, spans, strict=True):
@@ -201,7 +201,7 @@ def _marked(example):
 def test_real_preferences_load_and_their_rows_score_the_annotated_answer(tmp_path):
     """From the published file to rewards per token, on the shipped model's tokens."""
     codec = load_codec(ModelConfig(path="align://pocket/model"))
-    rows = list(qa_feedback.pairs(json.loads(EXCERPT.read_text())))
+    rows = list(qa_feedback.pairs(json.loads(OWN.read_text())))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3), codec)
     assert data.counts["rows"] == len(rows) > 20 and data.counts["train"] + data.counts["held_out"] > 20

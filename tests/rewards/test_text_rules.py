@@ -26,7 +26,7 @@ from align.rewards.rules import RulesScorer, check_rows
 from examples.gsm8k import corrupted, pairs
 from tests import tiny
 
-EXCERPT = Path(__file__).parents[1] / "excerpts" / "gsm8k.jsonl"
+OWN = Path(__file__).parents[1] / "layouts" / "gsm8k.jsonl"
 FULL = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "test.jsonl"
 
 
@@ -141,7 +141,7 @@ def test_what_counts_as_equal():
     assert rules.numeric("18", "#### 18", "####") == 0  # the place is part of the answer: `format` says so beside it
 
 
-@pytest.mark.parametrize("path", [EXCERPT, FULL], ids=["excerpt", "full"])
+@pytest.mark.parametrize("path", [OWN, FULL], ids=["own", "published"])
 def test_given_solutions_of_gsm8k_are_right_and_corrupted_ones_wrong(path):
     if not path.is_file():
         pytest.skip(f"{path} is not there")
@@ -182,7 +182,7 @@ def test_the_sum_and_its_parts():
 
 
 def test_gsm8k_as_a_run_scores_it():
-    rows = list(pairs(EXCERPT.read_text().splitlines()))
+    rows = list(pairs(OWN.read_text().splitlines()))
     source = RulesScorer(RulesSource(numeric=NumericRule(weight=1.0), format=FormatRule(weight=0.2)))
     for side, right in (("chosen", 1.0), ("rejected", 0.0)):
         out = source.score(batch([row[side] for row in rows], rows))
