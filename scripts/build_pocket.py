@@ -1,6 +1,6 @@
 """Build the embedded world's assets from a seed: tokenizer, start model, pairs, general text, prompts, reward model.
 
-    python scripts/build_pocket.py                    # align/worlds/assets/pocket, about half an hour on one core
+    python scripts/build_pocket.py                    # align/worlds/assets/pocket, about 40 minutes
     python scripts/build_pocket.py --tiny --out DIR   # seconds, for tests
     python scripts/build_pocket.py --start-at pairs   # pairs and reward models again, with the model that lies there
 

@@ -97,12 +97,16 @@ def tables(figures: Figures) -> str:
         pairs = figures[name]["all"]
         cells = ("longer_wins", "longer_wins_at_equal_gold", "bolder_wins_at_equal_gold", "bayes_ceiling")
         lines.append(f"| {name} | {pairs['pairs']} | " + " | ".join(f"{pairs[cell]:.3f}" for cell in cells) + " |")
-    lines += ["", "| reward model | held-out | short | long | way to the ceiling | correlation with gold |"]
-    lines.append("| --- | --- | --- | --- | --- | --- |")
+    lines += [
+        "",
+        "| reward model | held-out | short | long | way to the ceiling | expected way | correlation with gold |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for name, reward in rewards.items():
         groups = reward["held_out"]
         cells = (groups["all"]["accuracy"], groups["short"]["accuracy"], groups["long"]["accuracy"],
-                 groups["all"]["way_to_ceiling"], reward["gold_correlation"])  # fmt: skip
+                 groups["all"]["way_to_ceiling"], groups["all"]["expected_way_to_ceiling"],
+                 reward["gold_correlation"])  # fmt: skip
         lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
     lines += ["", "| default, by family | pairs | accuracy | Bayes ceiling | way from .5 | longer wins |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")

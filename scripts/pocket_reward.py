@@ -102,7 +102,11 @@ def halve(path: Path) -> None:
 
 @torch.no_grad()
 def reward_figures(folder: Path, held_out: Path) -> Figures:
-    """Held-out pairs by length and family: accuracy, the labels' ceiling, the way from chance to it, "longer wins"."""
+    """Held-out pairs by length and family: accuracy, the labels' ceiling, the way from chance to it, "longer wins".
+
+    `expected` figures are means over all labels that could have been drawn for these pairs, not only those that were:
+    the same accuracy with less noise.
+    """
     rows = read_rows(held_out)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
@@ -115,12 +119,12 @@ def reward_figures(folder: Path, held_out: Path) -> Figures:
         inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, padding_side="right", return_tensors="pt")
         for i, score in zip(batch, model(**inputs).logits[:, 0].tolist(), strict=True):
             scores[i] = score
-    groups: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    groups: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for i, row in enumerate(rows):
         p, gap = row["label_probability"], len(encoded[2 * i]) - len(encoded[2 * i + 1])
         won = _beats(scores[2 * i] - scores[2 * i + 1])
         for group in ("all", row["length"], row["split"], row["family"]):
-            groups[group].append((won, max(p, 1 - p), _beats(gap)))
+            groups[group].append((won, won * p + (1 - won) * (1 - p), max(p, 1 - p), _beats(gap)))
     gold = [row[column] for row in rows for column in ("gold_chosen", "gold_rejected")]
     correlation = torch.corrcoef(torch.tensor([scores, gold]))[0, 1].item()
     return {"gold_correlation": round(correlation, 4), "held_out": {g: _summary(v) for g, v in groups.items()}}
@@ -130,8 +134,9 @@ def _beats(gap: float) -> float:
     return 0.5 if gap == 0 else float(gap > 0)
 
 
-def _summary(values: list[tuple[float, float, float]]) -> dict[str, Any]:
-    accuracy, ceiling, longer = (fmean(column) for column in zip(*values, strict=True))
-    way = (accuracy - 0.5) / max(ceiling - 0.5, 1e-6)
-    figures = {"accuracy": accuracy, "bayes_ceiling": ceiling, "way_to_ceiling": way, "longer_wins": longer}
+def _summary(values: list[tuple[float, ...]]) -> dict[str, Any]:
+    accuracy, expected, ceiling, longer = (fmean(column) for column in zip(*values, strict=True))
+    way, expected_way = ((value - 0.5) / max(ceiling - 0.5, 1e-6) for value in (accuracy, expected))
+    figures = {"accuracy": accuracy, "expected_accuracy": expected, "bayes_ceiling": ceiling, "way_to_ceiling": way}
+    figures |= {"expected_way_to_ceiling": expected_way, "longer_wins": longer}
     return {"pairs": len(values), **{name: round(value, 4) for name, value in figures.items()}}
