@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,54 +11,24 @@ from typing import Any
 import torch
 
 from align import config as configuration
+from align.assembly import Assembly, assemble
 from align.callbacks import RunInfo, default_callbacks
-from align.config import Config, CriticInit, ImplicitCredit, RewardModelSource
-from align.config_checks import TRAIN
-from align.data.preferences import Preferences, load_preferences, set_aside
-from align.data.prompts import load_texts, prompts_of
+from align.config import Config, CriticInit
+from align.data.prompts import prompts_of
 from align.errors import InputError
-from align.evaluation import (
-    EvaluationResult,
-    EvaluationSet,
-    Judge,
-    evaluate,
-    load_before,
-    load_judge,
-    probes_of,
-    save_after,
-    save_before,
-)
-from align.evaluation import settings as evaluation_settings
+from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
 from align.libraries import quiet
 from align.model_card import write_model_card
-from align.models.codec import ChatCodec
 from align.models.hardware import one_process
-from align.models.load import (
-    context_length,
-    hub_commit,
-    load_causal_lm,
-    load_codec,
-    resolve_device,
-    resolve_precision,
-    torch_dtype,
-)
-from align.models.reward_folder import read_card
-from align.models.roles import Roles, build_roles, weights_mib
+from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
 from align.report import write_report
-from align.rewards import Builder, References, Source, build_credit, frozen, load_functions
-from align.rewards.foreign import reads_policy_tokens
-from align.rewards.signals import LogRatio, WithSignals
 from align.rollout.responder import Responder
 from align.run_record import RunRecord
+from align.stages import Materials, Site, ensure_stored, load_materials
 from align.trainers.checkpoint import checkpoints
 from align.trainers.context import RunContext
-from align.trainers.implicit import ensure_dpo_policy
 from align.trainers.method import Method
 from align.trainers.registry import trainer_class
-from align.trainers.reward_model import ensure_reward_model
-from align.types import RewardInput, RewardOutput
-from align.worlds import World
-from align.worlds import get as get_world
 
 
 def to_stderr(line: str) -> None:
@@ -111,24 +81,41 @@ class _Run:
         self.config, self.folder, self.say = config, folder, say
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.device = resolve_device(config)
-        precision, why = resolve_precision(config.precision, self.device)
-        self.dtype = torch_dtype(precision)
-        say(f"{config.method.name} in {folder}: {precision.value} on {self.device} ({why})")
+        device = resolve_device(config)
+        precision, why = resolve_precision(config.precision, device)
+        say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
         self.callbacks = default_callbacks(config)  # the user's own are imported here, before anything is written
-        self.checkpoint = self._checkpoint()
+        self.checkpoint = self._checkpoint(device)
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
         command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
         configuration.save(replace(config, resume=None), folder / "config.yaml", command)
         self.record = RunRecord(
             folder,
-            self.device,
+            device,
             precision=precision.value,
             precision_why=why,
             seed=config.seed,
             resumed=config.resume is not None,
         )
+        self.site = Site(config, folder, device, torch_dtype(precision), self.record, say)
+
+    def _checkpoint(self, device: torch.device) -> Path | None:
+        """Where a resumed run goes on; None at the start, also where it was killed before its first checkpoint."""
+        if self.config.resume is None or not self.folder.is_dir():
+            return None
+        found = checkpoints(self.folder, self.config.method.name)
+        if not found:
+            self.say("no checkpoint yet: starting over in the same folder")
+            return None
+        saved = RunRecord.read(self.folder).get("hardware", {}).get("threads")
+        if device.type == "cpu" and saved not in (None, torch.get_num_threads()):
+            allowed = f"{saved}, as before: another number of threads changes the rounding of every sum"
+            raise InputError("threads", torch.get_num_threads(), allowed)
+        self.say(f"resuming after step {found[-1][0]}")
+        return found[-1][1]
+
+    # Training --------------------------------------------------------------------------------------------------------
 
     def go(self) -> dict[str, Any]:
         try:
@@ -140,15 +127,8 @@ class _Run:
             raise
 
     def _phases(self) -> dict[str, Any]:
-        with self.record.phase("load_data"):
-            self._functions = load_functions(self.config.reward.source)
-            codec, data = self._load_data()
-        with self.record.phase("reward_model"):
-            reward_folders = self._reward_models(codec, data)
-            dpo_folder = self._dpo_policy(codec, data)
-        with self.record.phase("load_models"):
-            context = self._assemble(codec, data, reward_folders, dpo_folder, self.config.method.critic)
-            trainer: Method = trainer_class(self.config.method.name)(context)
+        context = self._prepared(self.config.method.critic)
+        trainer: Method = trainer_class(self.config.method.name)(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
@@ -158,7 +138,7 @@ class _Run:
         step = trainer.step
         with self.record.phase("evaluate_after"):
             after = self._after(trainer, before)
-            save_after(self.folder, before, after, self._settings)
+            save_after(self.folder, before, after, self.made.settings)
             self.callbacks.on_evaluation("after", step, after.summary)
         trainer.save(self.folder / "model")
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
@@ -170,23 +150,46 @@ class _Run:
             write_report(self.folder)
         return result | {"folder": str(self.folder)}
 
+    def _prepared(self, critic: CriticInit | None) -> RunContext:
+        with self.record.phase("load_data"):
+            materials = load_materials(self.site)
+        with self.record.phase("reward_model"):
+            stored = ensure_stored(self.site, materials)
+        with self.record.phase("load_models"):
+            self.made, self.materials = assemble(self.site, materials, stored, critic), materials
+        return self._context(self.made, materials, stored.rewards[0] if stored.rewards else None)
+
+    def _context(self, made: Assembly, materials: Materials, reward_folder: Path | None) -> RunContext:
+        data = materials.data
+        return RunContext(
+            config=self.config,
+            folder=self.folder,
+            accelerator=one_process(self.site.device, self.site.dtype),
+            roles=made.roles,
+            codec=materials.codec,
+            prompts=prompts_of(data.train),
+            pairs=data.train,
+            source=made.source,
+            credit=made.credit,
+            callbacks=self.callbacks,
+            evaluate=self._during,
+            held_out=data.held_out,
+            reward_folder=reward_folder,
+            world=made.world,
+        )
+
+    # Measuring without training --------------------------------------------------------------------------------------
+
     def measure(self, weights: Path | str | None) -> dict[str, Any]:
         try:
-            with self.record.phase("load_data"):
-                codec, data = self._load_data()
-            with self.record.phase("reward_model"):
-                self._functions = load_functions(self.config.reward.source)
-                reward_folders = self._reward_models(codec, data)
-                dpo_folder = self._dpo_policy(codec, data)
-            with self.record.phase("load_models"):
-                context = self._assemble(codec, data, reward_folders, dpo_folder, critic=None)
+            context = self._prepared(critic=None)
             with self.record.phase("evaluate_before"):
                 before = self._evaluate(None)
-                save_before(self.folder, before, self._settings)
+                save_before(self.folder, before, self.made.settings)
             with self.record.phase("evaluate_after"):
                 after = self._measured(context, before, weights)
                 if after is not None:
-                    save_after(self.folder, before, after, self._settings)
+                    save_after(self.folder, before, after, self.made.settings)
         except BaseException as error:
             self.record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -203,227 +206,18 @@ class _Run:
             return None if respond is None else self._evaluate(before, respond)
         if weights is None:
             return None
+        policy = self.made.roles.policy
         if isinstance(weights, Path):
-            self._roles.policy.restore(weights / "model")
+            policy.restore(weights / "model")
         else:
             settings = replace(self.config.model, path=weights, revision=None)
-            other = load_causal_lm(settings, dtype=torch.float32, device=self.device)
+            other = load_causal_lm(settings, dtype=torch.float32, device=self.site.device)
             try:
-                self._roles.policy.model.load_state_dict(other.state_dict())
+                policy.model.load_state_dict(other.state_dict())
             except RuntimeError as error:
                 allowed = f"a model of the architecture of {self.config.model.path}, which it is compared with"
                 raise InputError("model", weights, allowed) from error
         return self._evaluate(before)
-
-    # Phases ----------------------------------------------------------------------------------------------------------
-
-    def _checkpoint(self) -> Path | None:
-        """Where a resumed run goes on; None at the start, also where it was killed before its first checkpoint."""
-        if self.config.resume is None or not self.folder.is_dir():
-            return None
-        found = checkpoints(self.folder, self.config.method.name)
-        if not found:
-            self.say("no checkpoint yet: starting over in the same folder")
-            return None
-        self._check_threads()
-        self.say(f"resuming after step {found[-1][0]}")
-        return found[-1][1]
-
-    def _check_threads(self) -> None:
-        saved = RunRecord.read(self.folder).get("hardware", {}).get("threads")
-        if self.device.type == "cpu" and saved not in (None, torch.get_num_threads()):
-            allowed = f"{saved}, as before: another number of threads changes the rounding of every sum"
-            raise InputError("threads", torch.get_num_threads(), allowed)
-
-    def _load_data(self) -> tuple[ChatCodec, Preferences]:
-        codec = load_codec(self.config.model)
-        data = load_preferences(self.config.data, codec)
-        if self.config.evaluation.reward_model == TRAIN:
-            data, self._set_aside = set_aside(data, self.config.evaluation.reward_model_fraction)
-        model = self.config.model
-        self.record.update(data=data.counts, hub_commit=hub_commit(model.path, model.revision))
-        self._check_context(data)
-        lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
-        noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
-        self.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
-        return codec, data
-
-    def _check_context(self, data: Preferences) -> None:
-        """Beyond its context some models fail in the middle of a run, and others answer nonsense silently."""
-        limit = context_length(self.config.model)
-        if limit is None:
-            return
-        pairs = [*data.train, *data.held_out]
-        prompt = max(len(p.prompt.input_ids) for p in pairs)
-        read = [*pairs, *data.reward_train, *data.reward_held_out]
-        given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in read)
-        wanted = self.config.rollout.max_new_tokens
-        if prompt + wanted > limit:
-            allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
-            raise InputError("rollout.max_new_tokens", wanted, allowed)
-        if given > limit:
-            allowed = f"less: the longest prompt and response have {given} tokens, the model's context {limit}"
-            raise InputError("data.max_response_tokens", self.config.data.max_response_tokens, allowed)
-
-    def _reward_models(self, codec: ChatCodec, data: Preferences) -> list[Path]:
-        """The folders of all reward models that the source needs, trained where they are not stored yet."""
-        self._judging = self._evaluation_reward_model(codec, data)
-        folders = []
-        for model in self.config.reward.source.models():
-            folder = ensure_reward_model(
-                self.config,
-                model,
-                codec,
-                data.reward_train,
-                data.reward_held_out,
-                device=self.device,
-                dtype=self.dtype,
-                say=self.say,
-            )
-            folders.append(folder)
-        facts = [self._reward_facts(folder) for folder in folders]
-        if facts:
-            self.record.update(reward_model=facts[0])
-        if len(facts) > 1:
-            self.record.update(reward_models=facts)
-        return folders
-
-    @staticmethod
-    def _reward_facts(folder: Path) -> dict[str, Any]:
-        card = read_card(folder)
-        measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}
-        return {"folder": str(folder), "held_out": measured}
-
-    def _dpo_policy(self, codec: ChatCodec, data: Preferences) -> Path | None:
-        credit = self.config.reward.credit
-        if not isinstance(credit, ImplicitCredit):
-            return None
-        folder = ensure_dpo_policy(
-            self.config,
-            credit,
-            codec,
-            data.reward_train,
-            data.reward_held_out,
-            device=self.device,
-            dtype=self.dtype,
-            say=self.say,
-        )
-        self.record.update(dpo_policy={"folder": str(folder)})
-        return folder
-
-    def _evaluation_reward_model(self, codec: ChatCodec, data: Preferences) -> str | None:
-        """Where the reward model that only judges is; trained first where it is asked for and nobody has."""
-        path = self.config.evaluation.reward_model
-        if path != TRAIN:
-            return path
-        chosen, pairs = self.config.reward.source, self._set_aside
-        base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
-        source = replace(base, path=None, seed=base.seed + 1)
-        folder = ensure_reward_model(
-            self.config,
-            source,
-            codec,
-            pairs,
-            data.reward_held_out,
-            device=self.device,
-            dtype=self.dtype,
-            say=self.say,
-        )
-        self.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(pairs)})
-        return str(folder)
-
-    def _assemble(
-        self,
-        codec: ChatCodec,
-        data: Preferences,
-        reward_folders: Sequence[Path],
-        dpo_folder: Path | None,
-        critic: CriticInit | None,
-    ) -> RunContext:
-        config = self.config
-        foreign = self._foreign(codec, reward_folders)
-        own = [folder for i, folder in enumerate(reward_folders) if i not in foreign]
-        roles = build_roles(
-            config,
-            device=self.device,
-            dtype=self.dtype,
-            reward=own[0] if own else None,
-            critic_init=critic,
-            more_rewards=own[1:],
-            dpo=dpo_folder,
-        )
-        self.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
-        if roles.critic_from is not None:
-            self.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
-        world = get_world(config.data.world) if config.data.world is not None else None
-        credit = build_credit(config.reward.credit)
-        source = self._source(roles, codec, data, world, foreign, credit.needs)
-        judging = frozen(source)
-
-        def score(batch: RewardInput) -> RewardOutput:
-            return judging.score(batch, credit.needs)
-
-        self._set = self._evaluation_set(codec, data)
-        evaluation = None
-        if self._judging is not None:
-            evaluation = load_judge(self._judging, codec, self.device, self.dtype).score
-        self._judge = Judge(score, credit.assign, world, evaluation, judging.score)
-        self._settings = evaluation_settings(
-            self._set, self._judge, config.evaluation, config.rollout, config.method.name
-        )
-        self._roles, self._codec = roles, codec
-        self._before_result: EvaluationResult | None = None
-        return RunContext(
-            config=config,
-            folder=self.folder,
-            accelerator=one_process(self.device, self.dtype),
-            roles=roles,
-            codec=codec,
-            prompts=prompts_of(data.train),
-            pairs=data.train,
-            source=source,
-            credit=credit,
-            callbacks=self.callbacks,
-            evaluate=self._during,
-            held_out=data.held_out,
-            reward_folder=reward_folders[0] if reward_folders else None,
-            world=world,
-        )
-
-    def _foreign(self, codec: ChatCodec, folders: Sequence[Path]) -> dict[int, Path]:
-        """The reward models that cannot read the policy's tokens, by their place."""
-        found = {}
-        for i, (model, folder) in enumerate(zip(self.config.reward.source.models(), folders, strict=True)):
-            if model.path is not None and not reads_policy_tokens(folder, codec, "reward.source.path"):
-                self.say(f"{model.path} reads text: responses are re-encoded with its own tokenizer and chat template")
-                found[i] = folder
-        return found
-
-    def _evaluation_set(self, codec: ChatCodec, data: Preferences) -> EvaluationSet:
-        config, prompts = self.config, prompts_of(data.held_out)
-        limit = context_length(config.model)
-        longest = None if limit is None else limit - config.rollout.max_new_tokens
-        probes = probes_of(config.evaluation, codec, prompts, world=config.data.world, longest=longest)
-        texts = load_texts(config.evaluation.general_text)
-        return EvaluationSet.select(prompts, data.held_out, texts, config.evaluation, probes)
-
-    def _source(
-        self,
-        roles: Roles,
-        codec: ChatCodec,
-        data: Preferences,
-        world: World | None,
-        foreign: Mapping[int, Path],
-        needs: frozenset[str],
-    ) -> Source:
-        references = References(roles.reference, codec, prompts_of(data.train), self.config.rollout, self.say)
-        scored = prompts_of([*data.train, *data.held_out])
-        builder = Builder(roles, references, world, scored, self._functions, foreign, needs)
-        source = builder.build(self.config.reward.source)
-        if builder.scales:
-            own = builder.scales.pop("reward.source", {})
-            self.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
-        return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
@@ -438,7 +232,7 @@ class _Run:
         before = load_before(self.folder) if self.config.resume is not None else None
         if before is None:
             before = self._evaluate(None)
-            save_before(self.folder, before, self._settings)
+            save_before(self.folder, before, self.made.settings)
         self._before_result = before
         self.callbacks.on_evaluation("before", 0, before.summary)
         return before
@@ -455,11 +249,11 @@ class _Run:
 
     def _evaluate(self, before: EvaluationResult | None, respond: Responder | None = None) -> EvaluationResult:
         return evaluate(
-            self._roles.policy,
-            self._roles.reference,
-            self._codec,
-            self._set,
-            self._judge,
+            self.made.roles.policy,
+            self.made.roles.reference,
+            self.materials.codec,
+            self.made.data,
+            self.made.judge,
             evaluation=self.config.evaluation,
             rollout=self.config.rollout,
             baseline=None if before is None else before.samples,
