@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from align.config_checks import fraction, model_folder, not_negative, positive
+from align.config_checks import existing, fraction, model_folder, not_negative, positive
 from align.config_sections import Config, CreditConfig, GoldSource
 from align.errors import InputError
 
@@ -93,8 +93,8 @@ class TruthCredit(CreditConfig):
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
-        if not any(isinstance(source, GoldSource) for source in config.reward.source.every().values()):
-            allowed = "another one, or reward/source=gold (itself or a part of composite): only the world knows it"
+        if not any(isinstance(source, GoldSource) for source in config.reward.source.paid()):
+            allowed = "another one, or reward/source=gold (itself or a weighted part of a sum): only the world knows it"
             raise InputError("reward/credit", "truth", allowed)
 
 
@@ -122,5 +122,7 @@ class ImplicitCredit(CreditConfig):
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         model_folder(f"{key}.path", self.path)
+        if self.path is not None and existing(f"{key}.path", self.path) is None:
+            raise InputError(f"{key}.path", self.path, "a folder on this machine: a finished DPO run, or its model")
         positive(self, key, "scale", "clip", "learning_rate", "epochs", "batch_size", "beta")
         not_negative(self, key, "seed")

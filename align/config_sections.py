@@ -167,6 +167,10 @@ class SourceConfig(Section):
         """This source and all that it is made of, by their keys."""
         return {key: self}
 
+    def paid(self) -> list[SourceConfig]:
+        """What the score is a sum of: this source, or its parts whose weight is not 0."""
+        return [self]
+
     def check(self, config: Config, key: str) -> None:
         """Raise InputError on values that cannot run; `key` is the source's own in the whole composition."""
         positive(self, key, "clip", "reference_responses")

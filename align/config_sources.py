@@ -148,6 +148,9 @@ class CompositeSource(SourceConfig):
             found |= part.every(f"{key}.parts.{name}")
         return found
 
+    def paid(self) -> list[SourceConfig]:
+        return [leaf for name, part in self.parts.items() if self.weights.get(name, 1.0) for leaf in part.paid()]
+
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         if not self.parts:

@@ -256,6 +256,15 @@ def test_true_credit_is_the_worlds_alone(files):
     with pytest.raises(InputError, match=r"reward/credit: given 'truth'"):
         build(*files, "reward/source=reward_model", "reward/credit=truth")
     assert build(*files, "reward/source=gold", "reward/credit=truth").reward.credit.name == "truth"
+    part = ["reward/source=composite", "+reward/source@reward.source.parts.gold=gold", "reward/credit=truth"]
+    assert cfg.build(compose("config", overrides=part)).reward.credit.name == "truth"
+    with pytest.raises(InputError, match=r"reward/credit: given 'truth'"):
+        cfg.build(compose("config", overrides=[*part, "+reward.source.weights.gold=0"]))
+
+
+def test_a_dpo_policy_of_the_hub_is_refused_at_once(files):
+    with pytest.raises(InputError, match=r"reward\.credit\.path: given 'someone/policy'; allowed: a folder on this"):
+        build(*files, "reward/credit=implicit", "reward.credit.path=someone/policy")
 
 
 def test_a_folder_that_is_no_model_is_refused(files, tmp_path):
