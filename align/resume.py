@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from align.config import Config, build, load_unchecked
 from align.errors import InputError
 
-FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callbacks")  # a section stands for its keys as well
+# A section stands for its keys as well.
+FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callbacks")
 
 
 def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
