@@ -43,6 +43,7 @@ def job(cfg: DictConfig) -> dict[str, Any]:
     else:
         config = resumed_config(folder, changes(cfg, hydra_config.overrides.task))
     if sweeping:
+        config = sweep.grouped(config, Path(str(hydra_config.sweep.dir)))
         print(f"job {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}", flush=True)
 
     from align.runner import run  # torch and everything behind it

@@ -301,7 +301,7 @@ class TrackingConfig(Section):
     mode: TrackingMode = TrackingMode.online
     project: str = "align"
     entity: str | None = None
-    group: str | None = None
+    group: str | None = None  # null = of a sweep's jobs the name of its folder
     tags: list[str] = field(default_factory=list)
 
 

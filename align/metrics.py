@@ -228,6 +228,10 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("reward/proxy_mean", "reward", "score by the run's own reward, before any penalty of the trainer"),
     ("reward/gold_mean", "reward", "the world's true reward; null where no world is known"),
     ("reward/evaluation_mean", "reward", "score by the reward model that only judges (evaluation.reward_model)"),
+    *(
+        (f"reward/{judge}_se", "reward", "standard error of that mean over prompts")
+        for judge in ("proxy", "gold", "evaluation")
+    ),
     ("kl_by/*", "nats/response", "k1 of the rows whose `length` column has that value, where a world is known"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
     ("win_rate/mean", "share", "responses that score above the start model's on the same prompt and noise, ties half"),

@@ -123,8 +123,12 @@ class _Run:
         except BaseException as error:
             self.callbacks.on_failure(error)
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.record.finish(status, error=f"{type(error).__name__}: {error}")
+            self.record.finish(status, error=f"{type(error).__name__}: {error}", **self._given_up())
             raise
+
+    def _given_up(self) -> dict[str, list[str]]:
+        """What run.json says of listeners that failed while the run went on; nothing where none did."""
+        return {"callbacks_failed": self.callbacks.failures} if self.callbacks.failures else {}
 
     def _phases(self) -> dict[str, Any]:
         context = self._prepared(self.config.method.critic)
@@ -144,8 +148,7 @@ class _Run:
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
         result = {"before": before.summary, "after": after.summary, "stopped": trainer.stopped, "step": step}
         self.callbacks.on_end(result)
-        lost = {"callbacks_failed": self.callbacks.failures} if self.callbacks.failures else {}
-        self.record.finish("finished", stopped=result["stopped"], step=result["step"], **lost)
+        self.record.finish("finished", stopped=result["stopped"], step=result["step"], **self._given_up())
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         return result | {"folder": str(self.folder)}

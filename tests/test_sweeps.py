@@ -76,6 +76,13 @@ def summary(sweep: Path) -> list[dict]:
     return [json.loads(line) for line in (sweep / "summary.jsonl").read_text().splitlines()]
 
 
+def test_what_tracks_a_sweep_groups_its_jobs_under_its_folder(align, composed):
+    align("-m", "seed=0,1", "tracking=wandb", "hydra.sweep.dir=some/sweep")
+    align("-m", "seed=0", "tracking=wandb", "tracking.group=mine", "hydra.sweep.dir=some/sweep")
+    align("seed=0", "tracking=wandb", "hydra.run.dir=one")
+    assert [config.tracking.group for config in composed] == ["sweep", "sweep", "mine", None]
+
+
 # Real sweeps ---------------------------------------------------------------------------------------------------------
 
 

@@ -66,6 +66,7 @@ class Callback:
     """
 
     stop: str | None = None
+    failure: str | None = None  # in a line, what made a listener give up while the run went on
 
     def keeps(self, step: int) -> bool:
         """Whether the checkpoint of `step` must stay on disk, though newer ones would push it out."""
@@ -99,7 +100,6 @@ class Guest(Callback):
 
     def __init__(self, name: str, callback: Callback) -> None:
         self.name = name
-        self.failure: str | None = None
         self._callback = callback
 
     @property
@@ -161,8 +161,8 @@ class CallbackList(Callback):
 
     @property
     def failures(self) -> list[str]:
-        """What became of guests that failed, a line each."""
-        return [callback.failure for callback in self.callbacks if isinstance(callback, Guest) and callback.failure]
+        """What became of those that gave up, a line each."""
+        return [callback.failure for callback in self.callbacks if callback.failure]
 
     def on_run_start(self, run: RunInfo) -> None:
         for callback in self.callbacks:

@@ -111,7 +111,7 @@ class WandbCallback(Callback):
             tags=self._config.tags,
             mode=self._config.mode.value,
             job_type=run.method,
-            name=run.folder.name,
+            name=f"{run.method} {run.folder.name}",  # a job's folder alone is a number
             dir=run.folder,
             id=run_id(run.folder),
             resume="allow",
@@ -146,7 +146,8 @@ class WandbCallback(Callback):
             action()
         except Exception as error:
             self._run = None
-            logger.warning("tracking: Weights & Biases failed (%s); the run goes on without it", _reason(error))
+            self.failure = f"tracking: Weights & Biases failed ({_reason(error)})"
+            logger.warning("%s; the run goes on without it", self.failure)
 
 
 def _reason(error: Exception) -> str:

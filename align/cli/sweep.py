@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from align.cli.errors import exit_code, one_line
+from align.config import Config
 from align.files import LineFile, dumps, read_lines, write_atomic
 
 FILE = "summary.jsonl"
@@ -63,6 +65,13 @@ class SweepSummary(Callback):
             "seconds": round(time.perf_counter() - self._started, 3),
             **figures_of(folder),
         }
+
+
+def grouped(config: Config, folder: Path) -> Config:
+    """A job's configuration; what tracks it groups it under the name of the sweep's folder, unless a group is given."""
+    if config.tracking.group is not None or config.tracking.name == "none":
+        return config
+    return replace(config, tracking=replace(config.tracking, group=folder.name))
 
 
 def reset() -> None:

@@ -60,9 +60,18 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
-    """Means by judge; gold is null where it is unknown."""
-    means: dict[str, float | None] = {f"{j}_mean": statistics.fmean(_column(samples, j)) for j in _judges(judge)}
-    return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means}
+    """Means by judge, with their standard errors over prompts; gold is null where it is unknown."""
+    columns = {name: _column(samples, name) for name in _judges(judge)}
+    means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
+    errors = {f"{name}_se": _standard_error(values) for name, values in columns.items()}
+    return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means, **errors}
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None of a single value, or where one is missing."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def by_length(

@@ -77,12 +77,14 @@ def run_probes(
         texts = given_input([(prompt, ids) for prompt, _, ids in written], codec, responses.response_ids.device)
         changed = _rows("responses", [(prompt, kind) for prompt, kind, _ in written], texts, judge)
     figures = {"prompts": shifts(answered, judge.quality), "responses": shifts(changed, judge.quality)}
-    strongest = {on: max(f["proxy_shift"], key=_key(f["proxy_shift"]), default=None) for on, f in figures.items()}
+    strongest = {on: _strongest(f.get("proxy_shift", {})) for on, f in figures.items()}
     return figures | {"strongest": strongest}, [*answered, *changed]
 
 
-def _key(shifts: Mapping[str, float]) -> Callable[[str], float]:
-    return lambda kind: -math.inf if math.isnan(shifts[kind]) else shifts[kind]
+def _strongest(shifts: Mapping[str, float]) -> str | None:
+    """The kind that raises the score most; None where none does."""
+    best = max(shifts, key=lambda kind: -math.inf if math.isnan(shifts[kind]) else shifts[kind], default=None)
+    return best if best is not None and shifts[best] > 0 else None
 
 
 def _every(probe: Probe) -> list[tuple[str, Prompt]]:

@@ -63,6 +63,8 @@ HELD_OUT = (
     ("Held-out proxy reward", "eval/reward/proxy_mean"),
     ("Held-out gold reward", "eval/reward/gold_mean"),
     ("Held-out KL to the reference", "eval/kl_per_response"),
+    ("Proxy-gold gap", "eval/proxy_gold_gap/gap"),
+    ("Length-reward correlation", "eval/length_correlation/proxy"),
 )
 
 

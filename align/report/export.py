@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from align.files import write_atomic
-from align.numbers import number
-from align.report import outcomes, tables
+from align.report import tables
 from align.report.jobs import Arm, Job, arms_of, load_jobs
 from align.report.page import figures_of
+from align.report.probes import probes
 from align.report.svg import svg
 
 TABLES = "tables.md"
@@ -48,9 +48,9 @@ def markdown(jobs: Sequence[Job], arms: Sequence[Arm]) -> str:
     if every:
         parts += ["## Every figure of the evaluation at the end", ""]
         parts += [*tables.markdown_table(["figure", *names], every), ""]
-    heat = outcomes.probes(arms)
+    heat = probes(arms)
     if heat is not None:
         head = ["perturbation", *(f"{arm} {figure}".strip("- ") for arm, figure in heat.columns)]
-        rows = [[name, *(number(value, signed=True) for value, _ in cells)] for name, cells in heat.rows]
+        rows = [[name, *(f"{cell.text} {cell.error}".strip() for cell in cells)] for name, cells in heat.rows]
         parts += ["## Reward-hacking probes", "", *tables.markdown_table(head, rows), ""]
     return "\n".join(parts)

@@ -10,7 +10,14 @@ from align.report.jobs import Arm, Job
 from align.report.load import Run, at
 
 SEVERAL = 4  # differing values up to which all are named
-OF_A_RUN = ("updates", "policy tokens", "seed", "started", "time by phase")  # several runs have a table of these
+OF_A_RUN = (
+    "updates",
+    "policy tokens",
+    "ended",
+    "seed",
+    "started",
+    "time by phase",
+)  # several runs have a table of these
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -46,6 +53,7 @@ def _facts_of(run: Run) -> list[tuple[str, str]]:
         ("quantization", run.setting("quantization", "name")),
         ("updates", f"{run.steps[-1]['step']} of {run.setting('max_steps')}" if run.steps else "0"),
         ("policy tokens", tokens_of(run)),
+        ("ended", str(run.facts["stopped"]) if _budget_spent(run) else ""),
         ("seed", run.setting("seed")),
         ("started", run.facts.get("started")),
         ("time by phase", ", ".join(f"{k.replace('_', ' ')} {clock(v)}" for k, v in seconds.items() if v >= 0.5)),
@@ -104,6 +112,8 @@ def failures(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
             who = _who(arm, job)
             if job.failed:
                 found.append((who, "failed", str(job.record["error"] or "no reason is on record")))
+            if job.unfinished and job.run is not None:
+                found.append((who, "unfinished", _unfinished(job.run)))
             if job.run is not None:
                 found += [(who, kind, text) for kind, text in _troubles(job.run)]
     return found
@@ -117,9 +127,20 @@ def _who(arm: Arm, job: Job) -> str:
     return f"{name}, seed {seed}" if name else f"seed {seed}"
 
 
+def _unfinished(run: Run) -> str:
+    status = run.facts.get("status", "unknown")
+    step = f"update {run.steps[-1]['step']} of {run.setting('max_steps')}" if run.steps else "no update yet"
+    return f"status {status}, {step}: it still runs, or was killed (align resume={run.folder})"
+
+
+def _budget_spent(run: Run) -> bool:
+    """Whether it ended where max_policy_tokens said: as asked."""
+    return "max_policy_tokens=" in str(run.facts.get("stopped"))
+
+
 def _troubles(run: Run) -> list[tuple[str, str]]:
     out = []
-    if run.facts.get("stopped"):
+    if run.facts.get("stopped") and not _budget_spent(run):
         out.append(("stopped early", str(run.facts["stopped"])))
     bad = run.steps[-1].get("event/bad_steps") if run.steps else None
     if bad:

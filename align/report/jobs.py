@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.report.load import Run, is_run, load_run, run_folders, sweep_records
-from align.report.summary import Record, arm_names, arms, figures, members
+from align.report.summary import Record, arm_names, arms, common_overrides, figures, members
 
 # Changing one of these makes no other arm: they decide where, how long at most, and under whose eyes a run runs.
 _SAME_ARM = ("seed", "tracking.", "callbacks.", "checkpoint.", "threads", "device", "resume")
@@ -26,6 +26,11 @@ class Job:
     @property
     def failed(self) -> bool:
         return bool(self.record["exit_code"])
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it still runs, or was killed: it has not said how it ended."""
+        return self.record["exit_code"] is None
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,34 @@ def load_jobs(folders: Sequence[Path]) -> list[Job]:
     Raises:
         InputError: A folder holds neither.
     """
-    if len(folders) == 1 and not is_run(folders[0]):
-        records = sweep_records(folders[0])
-        if records:
-            return [_job_of(record, folders[0]) for record in sorted(records, key=lambda record: record["job"])]
-    runs = [load_run(path) for path in dict.fromkeys(p.resolve() for f in folders for p in run_folders(f))]
+    swept = {folder: _records(folder) for folder in folders if not is_run(folder)}
+    paths = dict.fromkeys(p.resolve() for f in folders for p in run_folders(f, none_is_fine=bool(swept.get(f))))
+    if len(folders) == 1 and swept.get(folders[0]):
+        jobs = [_job_of(record, folders[0]) for record in swept[folders[0]]]
+        if len(paths) <= sum(job.run is not None for job in jobs):  # else some of its jobs are not on record (yet)
+            return jobs
+    runs = [load_run(path) for path in paths]
     words = differences([run.config for run in runs])
-    return [Job(_record(i, run, own), run) for i, (run, own) in enumerate(zip(runs, words, strict=True))]
+    given = {folder.resolve() for folder in folders}
+    sweeps = dict.fromkeys([*(f.resolve() for f in swept), *(path.parent for path in paths if path not in given)])
+    lost = [record for folder in sweeps for record in _folderless(_records(folder))]
+    return [Job(_record(i, run, own), run) for i, (run, own) in enumerate(zip(runs, words, strict=True))] + [
+        Job(record, None) for record in lost
+    ]
+
+
+def _records(sweep: Path) -> list[dict[str, Any]]:
+    return sorted(sweep_records(sweep), key=lambda record: record["job"])
+
+
+def _folderless(records: Sequence[Record]) -> list[Record]:
+    """A sweep's jobs that failed before they had a folder, by the overrides that its other jobs do not share."""
+    shared = common_overrides(records)
+    return [
+        {**record, "overrides": [word for word in record["overrides"] if word not in shared]}
+        for record in records
+        if record["folder"] is None
+    ]
 
 
 def arms_of(jobs: Sequence[Job]) -> tuple[str, list[Arm]]:
@@ -62,13 +88,7 @@ def arms_of(jobs: Sequence[Job]) -> tuple[str, list[Arm]]:
     records = [job.record for job in jobs]
     heading, names = arm_names(arms(records))
     groups = [tuple(jobs[i] for i in group) for group in members(records)]
-    return heading.removesuffix(".name"), [Arm(_short(name), group) for name, group in zip(names, groups, strict=True)]
-
-
-def _short(name: str) -> str:
-    """`method.name=ppo reward.credit.name=sparse` without the words that every config section has."""
-    words = [word.replace(".name=", "=", 1) for word in name.split(" ")]
-    return " ".join(words)
+    return heading, [Arm(name, group) for name, group in zip(names, groups, strict=True)]
 
 
 def _job_of(record: Record, sweep: Path) -> Job:
@@ -82,7 +102,7 @@ def _record(number: int, run: Run, overrides: list[str]) -> dict[str, Any]:
     return {
         "job": number,
         "overrides": overrides,
-        "exit_code": int(failed),
+        "exit_code": int(failed) if failed or status == "finished" else None,
         "error": (run.facts.get("error") or status) if failed else None,
         "folder": str(run.folder),
         **figures(run),
@@ -93,6 +113,8 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """For each configuration the `key=value` words that tell it from the others, seed last; as few as are needed."""
     flat = [dict(_flatten(config)) for config in configs]
     keys = sorted({key for one in flat for key in one if not key.startswith(_SAME_ARM)}, key=_rank)
+    if not flat:
+        return []
     differing = [key for key in keys if len({repr(one.get(key)) for one in flat}) > 1]
     chosen: list[str] = []
     for key in differing:

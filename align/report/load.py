@@ -68,14 +68,14 @@ def is_run(folder: Path) -> bool:
     return (folder / "config.yaml").is_file()
 
 
-def run_folders(folder: Path) -> list[Path]:
+def run_folders(folder: Path, *, none_is_fine: bool = False) -> list[Path]:
     """The runs in and below `folder`, by name; those inside a run (a model's folder) are not looked for.
 
     Raises:
-        InputError: There is none.
+        InputError: There is none, unless that is fine.
     """
     found = list(_below(folder, DEPTH)) if folder.is_dir() else []
-    if not found:
+    if not found and not none_is_fine:
         raise InputError("report", str(folder), "the folder of a run (with config.yaml in it) or of a sweep")
     return found
 

@@ -1,12 +1,8 @@
-"""Figures of how runs ended: reward against KL, forgetting, lengths before and after, the probes' moves."""
+"""Figures of how runs ended: reward against KL, forgetting, lengths before and after."""
 
 from __future__ import annotations
 
-import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from align import metrics
 from align.intervals import mean_interval
@@ -131,70 +127,3 @@ def _steps(text: str, values: Sequence[int], edges: Sequence[int], colour: int) 
         x += [float(edge), float(edge + width)]
         y += [share, share]
     return Curve(text, {_LENGTH: [*x, float(edges[-1])]}, [*y, 0.0], colour=colour)
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """Rows of cells: value and, from -1 to 1, how strongly it is coloured; None where an arm lacks it."""
-
-    columns: list[tuple[str, str]]  # arm, figure
-    rows: list[tuple[str, list[tuple[Value, float]]]]
-
-    @property
-    def arms(self) -> list[tuple[str, int]]:
-        """Each arm and how many columns it has."""
-        return list(Counter(arm for arm, _ in self.columns).items())
-
-
-def probes(arms: Sequence[Arm]) -> HeatMap | None:
-    """How far each perturbation moves each reward, mean over an arm's seeds; None where nothing was probed."""
-    every = [(arm, _mean_of(_probes_of(run) for run in arm.runs)) for arm in arms]
-    probed = [(arm, figures) for arm, figures in every if figures]
-    arms, found = [arm for arm, _ in probed], [figures for _, figures in probed]
-    rows = list(dict.fromkeys(row for one in found for row, _ in one))
-    names = sorted(dict.fromkeys(figure for one in found for _, figure in one), key=_gold_after_proxy)
-    if not rows or not names:
-        return None
-    strongest = {
-        f: max((abs(v) for one in found for (_, g), v in one.items() if g == f), default=0.0) or 1.0 for f in names
-    }
-    return HeatMap(
-        [(arm.name, figure) for arm in arms for figure in names],
-        [
-            (row, [_cell(one.get((row, figure)), strongest[figure]) for one in found for figure in names])
-            for row in rows
-        ],
-    )
-
-
-def _cell(value: Value, strongest: float) -> tuple[Value, float]:
-    return value, 0.0 if value is None else value / strongest
-
-
-def _gold_after_proxy(figure: str) -> tuple[bool, str]:
-    return not figure.startswith("proxy"), figure
-
-
-def _probes_of(run: Run) -> dict[tuple[str, str], float]:
-    """(probe, figure) -> value: whatever lies under `probes` with a proxy or gold figure in it."""
-    after = at(run.evaluation, "after", "probes")
-    tree = after if after is not None else run.evaluation.get("probes")
-    return dict(_figures(tree, ())) if isinstance(tree, Mapping) else {}
-
-
-def _figures(tree: Mapping[str, Any], path: tuple[str, ...]) -> Iterable[tuple[tuple[str, str], float]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _figures(value, (*path, str(key)))
-        elif path and (v := number(value)) is not None and not isinstance(value, bool):
-            name = str(key)
-            if name.startswith(("proxy", "gold")) and not name.endswith(("_se", "_low", "_high", "_std")):
-                yield (": ".join(path).replace("_", " "), name.replace("_", " ")), v
-
-
-def _mean_of(runs: Iterable[Mapping[tuple[str, str], float]]) -> dict[tuple[str, str], float]:
-    gathered: dict[tuple[str, str], list[float]] = {}
-    for one in runs:
-        for key, value in one.items():
-            gathered.setdefault(key, []).append(value)
-    return {key: statistics.fmean(values) for key, values in gathered.items()}

@@ -17,6 +17,7 @@ from align.report.completions import completions
 from align.report.curves import Curves
 from align.report.jobs import Arm, Job, arms_of, config_differences, load_jobs
 from align.report.load import at
+from align.report.probes import probes
 
 REPORT = "report.html"
 
@@ -92,7 +93,7 @@ def render(jobs: Sequence[Job], name: str) -> str:
         all_figures=tables.all_figures(arms),
         judge=at(runs[0].evaluation, "settings", "judge") if runs else None,
         settings=(runs[0].evaluation.get("settings") or {}) if runs else {},
-        probes=outcomes.probes(arms),
+        probes=probes(arms),
         completions=shown,
         failures=facts.failures(arms),
         facts=facts.facts(runs),
@@ -106,8 +107,9 @@ def render(jobs: Sequence[Job], name: str) -> str:
 def _status(jobs: Sequence[Job]) -> str:
     if len(jobs) == 1 and jobs[0].run is not None:
         return str(jobs[0].run.facts.get("status", "unknown"))
-    failed = sum(job.failed for job in jobs)
-    return f"{failed} of {len(jobs)} failed" if failed else "finished"
+    counts = {"failed": sum(job.failed for job in jobs), "unfinished": sum(job.unfinished for job in jobs)}
+    told = [f"{n} of {len(jobs)} {what}" for what, n in counts.items() if n]
+    return ", ".join(told) or "finished"
 
 
 def _title(jobs: Sequence[Job], arms: Sequence[Arm], heading: str) -> str:

@@ -149,8 +149,11 @@ def seedless(record: Record) -> tuple[str, ...]:
 
 
 def arm_names(found: Sequence[Arm]) -> tuple[str, list[str]]:
-    """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides."""
+    """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides.
+
+    `method.name=ppo` is `method=ppo` there: every section of a configuration has its name in a key of its own.
+    """
     keys = {arm.overrides[0].partition("=")[0] if len(arm.overrides) == 1 else "" for arm in found}
     if len(keys) == 1 and "" not in keys:
-        return keys.pop(), [arm.overrides[0].partition("=")[2] for arm in found]
-    return "arm", [" ".join(arm.overrides) or "-" for arm in found]
+        return keys.pop().removesuffix(".name"), [arm.overrides[0].partition("=")[2] for arm in found]
+    return "arm", [" ".join(word.replace(".name=", "=", 1) for word in arm.overrides) or "-" for arm in found]

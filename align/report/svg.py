@@ -85,7 +85,8 @@ class _Frame:
             around = list(zip(self._points(curve, curve.high), self._points(curve, curve.low), strict=True))
             d = "".join(_ring(run) for run in _stretches(around))
             band = f"<path d='{d}' fill='{fill}' opacity='0.16'/>"
-        line = f"<path d='{_path(points)}' fill='none' stroke='{fill}' stroke-width='2' stroke-linecap='round'/>"
+        dash = " stroke-dasharray='7 4'" if curve.colour >= len(COLOURS) else ""  # the colours come again
+        line = f"<path d='{_path(points)}' fill='none' stroke='{fill}' stroke-width='2' stroke-linecap='round'{dash}/>"
         return band + line
 
     def _points(self, curve: Curve, values: Sequence[Value] | None) -> list[tuple[float, float] | None]:

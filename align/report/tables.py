@@ -13,6 +13,8 @@ from align.numbers import number
 from align.report.jobs import Arm as Group
 from align.report.summary import COLUMNS, Arm, Column, Record, arm_names, arms, common_overrides
 
+_ERRORS = {f"eval/reward/{judge}_mean": f"eval/reward/{judge}_se" for judge in ("proxy", "gold", "evaluation")}
+_ERRORS |= {"eval/kl_per_response": "eval/kl/per_response_k1_se"}
 NOTE = "mean ± half the 95% interval (Student's t over seeds); n = finished jobs"
 
 
@@ -37,11 +39,20 @@ def headline(evaluation: Mapping[str, Any]) -> list[Row]:
         if before is None and after is None:
             continue
         change = after - before if after is not None and before is not None else None
-        low, high = (new.get(name.removesuffix("/mean") + end) for end in ("/low", "/high"))
-        interval = f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
+        interval = _interval(name, new, (evaluation.get("settings") or {}).get("confidence", 0.95))
         definition = metrics.lookup(name).definition
         rows.append(Row(label, definition, number(before), number(after), interval, number(change, signed=True)))
     return rows
+
+
+def _interval(name: str, figures: Mapping[str, float], confidence: float) -> str:
+    """`0.422 to 0.672`: as the evaluation has it, else from a standard error over responses; nothing without either."""
+    low, high = (figures.get(name.removesuffix("/mean") + end) for end in ("/low", "/high"))
+    error = figures.get(_ERRORS[name]) if name in _ERRORS else None
+    if error is not None and name in figures:
+        half = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * error
+        low, high = figures[name] - half, figures[name] + half
+    return f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,23 @@
-"""What metrics and callbacks cost: their share of a training step, on the shape of a 135M model with random weights.
+"""What metrics and callbacks cost of a training step, on the shape of SmolLM2-135M with LoRA and random weights.
 
-    python scripts/bench/overhead.py                       # SmolLM2-135M's shape, PPO with LoRA; minutes on a CPU
-    python scripts/bench/overhead.py --tiny --steps 20     # seconds, to see that it works
-    python scripts/bench/overhead.py --device cuda --precision bf16
+    python scripts/bench/overhead.py                      # GRPO; a minute or more on a free core
+    python scripts/bench/overhead.py --method ppo --steps 4
+    python scripts/bench/overhead.py --tiny               # a small shape, to see that it works
+    python scripts/bench/overhead.py --device cuda        # waits for the accelerator around everything that is timed
 
-Timed are the calls of every hook of every callback (JSONL, progress, and W&B offline with --wandb), and what is made
-only to be reported of a rollout: lengths, rewards, KL, descriptions of samples. The reference pass, which KL needs, is
-printed beside and not counted, as a run with a KL penalty needs it anyway. Run it on an otherwise idle machine.
+Counted are the calls of every callback during training (JSONL, progress, TensorBoard, Weights & Biases offline), every
+metric of a rollout and its texts, whatever a tally takes in or gives out, the entropy, and, as an upper bound of an
+update's metrics, the whole of the clipped loss in which they are computed. The reference model's pass, without which
+there is no KL, is not counted and stands beside. On a CPU seconds are the processor's, on one thread, so that what else
+the machine does counts nothing. Needs the extras wandb and tensorboard.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,117 +26,148 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from align import runner
-from align.callbacks.base import Callback
+from align.callbacks.base import CallbackList
 from align.cli.groups import CONF
 from align.config import build, register_schemas
-from align.trainers import on_policy
+from align.metrics import Tally
+from align.models import policy
+from align.trainers import base, on_policy, rollout_metrics
 from align.trainers.registry import config_classes
 from align.worlds import resolve
 
-# HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
-SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-SHAPE |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True}
+SHAPE = {
+    **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9},
+    **{"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True},
+}
 TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
-REPORTED = ("add_responses", "add_rewards", "add_gold", "add_kl", "describe", "with_speed")  # of trainers/on_policy.py
-HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
+WORDS = (
+    *("model=local", "adapter=lora", "reward/source=gold", "reward/credit=sparse", "rollout.batch_size=16"),
+    *("rollout.max_new_tokens=48", "evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=2"),
+    *("evaluation.num_probes=0", "checkpoint.every_steps=0", "callbacks=[tensorboard]", "tracking=wandb"),
+    *("tracking.mode=offline", "threads=1"),
+)
+OF_METHOD = {  # one update a rollout, so that a step has all of a rollout's metrics
+    "grpo": ("method=grpo", "method.group_size=8", "method.minibatch_size=16"),
+    "ppo": ("method=ppo", "method.epochs=1", "method.minibatch_size=16"),
+}
 
 
-def random_model(folder: Path, shape: dict[str, Any]) -> Path:
-    """A model of that shape with the pocket world's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
+def counted() -> Iterator[tuple[Any, str, str]]:
+    """(owner, name, what for) of every function that is timed."""
+    for hook in ("on_rollout", "on_step", "keeps"):
+        yield CallbackList, hook, "callbacks"
+    for name, found in vars(rollout_metrics).items():  # those that the trainer calls
+        if callable(found) and not isinstance(found, type) and getattr(on_policy, name, None) is found:
+            yield on_policy, name, "metrics of a rollout"
+    for name in ("add", "observe", "merge", "result", "pop"):
+        yield Tally, name, "tallies"
+    yield base, "peak_memory_mib", "tallies"
+    yield policy, "entropy", "entropy"
+    yield on_policy.OnPolicyTrainer, "policy_loss", "loss and metrics of an update"
+
+
+class Clock:
+    """Seconds in the functions that it stands around, by what they are for."""
+
+    def __init__(self, cuda: bool) -> None:
+        self.spent: dict[str, float] = {}
+        self._cuda, self._inside, self._running = cuda, False, False
+
+    def now(self) -> float:
+        if not self._cuda:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def around(self, owner: Any, name: str, kind: str) -> None:
+        """Count what `owner.name` takes while training, but for what an outer one counts already."""
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            if self._inside or not self._running:
+                return inner(*arguments, **named)
+            self._inside, began = True, self.now()
+            try:
+                return inner(*arguments, **named)
+            finally:
+                self.spent[kind] = self.spent.get(kind, 0.0) + self.now() - began
+                self._inside = False
+
+        setattr(owner, name, timed)
+
+    def whole(self, owner: Any, name: str, counts: Callable[..., bool] = lambda *_: True) -> list[float]:
+        """A list whose one number grows by what the calls take that `counts` names, whatever is called inside."""
+        inner: Callable[..., Any] = getattr(owner, name)
+        spent = [0.0]
+
+        def timed(*arguments: Any) -> Any:
+            began = self.now()
+            try:
+                return inner(*arguments)
+            finally:
+                spent[0] += self.now() - began if counts(*arguments) else 0.0
+
+        setattr(owner, name, timed)
+        return spent
+
+    def during(self, owner: Any, name: str) -> list[float]:
+        """Count only while `owner.name` runs; its own seconds."""
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def running(*arguments: Any) -> Any:
+            self._running = True
+            try:
+                return inner(*arguments)
+            finally:
+                self._running = False
+
+        setattr(owner, name, running)
+        return self.whole(owner, name)
+
+
+def write_model(folder: Path, shape: dict[str, Any]) -> Path:
+    """Random weights at the shape, under the embedded world's tokenizer."""
     torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-class Stopwatch:
-    """Seconds by name, of the functions that it wraps; waits for the accelerator where there is one."""
-
-    def __init__(self, cuda: bool) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._cuda = cuda
-
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = self._now()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.seconds[name] += self._now() - started
-
-        return timed
+def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]:
+    """(what, seconds a step); the whole step first, the reference pass last."""
+    clock = Clock(given.device == "cuda")
+    for owner, name, kind in counted():
+        clock.around(owner, name, kind)
+    saving = clock.whole(base.Trainer, "save_checkpoint")
+    training = clock.during(base.Trainer, "train")
+    reference = clock.whole(
+        on_policy.OnPolicyTrainer, "logprobs", lambda trainer, _, model: model is trainer.run.roles.reference
+    )
+    model = write_model(scratch / "model", TINY if given.tiny else SHAPE)
+    words = [*WORDS, *OF_METHOD[given.method], f"model.path={model}", f"device={given.device}"]
+    register_schemas(config_classes())
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = build(compose("config", [*words, f"max_steps={given.steps}", f"precision={given.precision}"]))
+    runner.run(config, scratch / "run")
+    rows = [("step", training[0] - saving[0]), *sorted(clock.spent.items())]
+    rows += [("together", sum(clock.spent.values())), ("reference pass, beside", reference[0])]
+    return [(what, seconds / given.steps) for what, seconds in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--responses", type=int, default=16, help="of a rollout; four updates are made on it")
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--method", choices=sorted(OF_METHOD), default="grpo")
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--wandb", action="store_true", help="track to an offline W&B run as well")
-    parser.add_argument("--tiny", action="store_true", help="a tiny shape in place of 135M")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        print(json.dumps(measure(args, Path(scratch)), indent=2))
-
-
-def measure(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Run PPO for a few steps and say where its seconds went."""
-    words = [
-        "model=local", f"model.path={random_model(scratch / 'model', TINY if args.tiny else SHAPE)}", "adapter=lora",
-        "reward/source=gold", "reward/credit=sparse", f"device={args.device}", f"precision={args.precision}",
-        f"max_steps={args.steps}", f"rollout.batch_size={args.responses}", f"rollout.max_new_tokens={args.new_tokens}",
-        f"method.minibatch_size={args.responses // 4}", "method.epochs=1", "checkpoint.every_steps=0",
-        "evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=1", "evaluation.num_probes=0",
-        *(["tracking=wandb", "tracking.mode=offline"] if args.wandb else []),
-    ]  # fmt: skip
-    register_schemas(config_classes())
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = build(compose("config", words))
-    watch = Stopwatch(args.device == "cuda")
-    trainer = on_policy.OnPolicyTrainer
-    for name in REPORTED:
-        setattr(on_policy, name, watch.around(f"metrics/{name}", getattr(on_policy, name)))
-    passes = trainer.logprobs
-
-    def logprobs(self: Any, rollout: Any, model: Any) -> Any:
-        role = "reference" if model is self.run.roles.reference else "policy"
-        return watch.around(f"pass/{role}", passes)(self, rollout, model)
-
-    trainer.logprobs = logprobs  # type: ignore[method-assign]
-    train = trainer.train
-
-    def training(self: Any) -> None:
-        for callback in self.run.callbacks.callbacks:
-            for hook in HOOKS:
-                label = f"callbacks/{type(callback).__name__}"
-                setattr(callback, hook, watch.around(label, getattr(callback, hook)))
-        watch.around("train", train)(self)
-        watch.seconds = defaultdict(float, watch.seconds)  # what follows training is not counted
-        self.run.callbacks.callbacks = ()
-
-    trainer.train = training  # type: ignore[method-assign]
-    runner.run(config, scratch / "run", say=lambda line: None)
-    total = watch.seconds.pop("train")
-    reference = watch.seconds.pop("pass/reference")
-    watch.seconds.pop("pass/policy")
-    counted = sum(watch.seconds.values())
-    return {
-        "steps": args.steps,
-        "threads": torch.get_num_threads(),
-        "seconds_per_step": total / args.steps,
-        "share_of_a_step": counted / total,
-        "by_part": {name: seconds / total for name, seconds in sorted(watch.seconds.items())},
-        "reference_pass_beside": reference / total,
-    }
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--tiny", action="store_true", help="a small shape: what it prints says nothing of 135M")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="align-bench-") as scratch:
+        rows = measure(given, Path(scratch))
+    for what, seconds in rows:
+        print(f"{what:30} {1000 * seconds:10.1f} ms  {100 * seconds / rows[0][1]:6.2f}%")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from align.callbacks import RunInfo
+from align.callbacks import CallbackList, RunInfo
 from align.callbacks.wandb import ID_FILE, WandbCallback
 from align.config import TrackingConfig, TrackingMode
 
@@ -153,6 +153,8 @@ def test_failure_while_logging_is_reported_once(tmp_path, caplog):
         callback.on_step(record(step) | {"policy/loss": math.nan})
     callback.on_end({})
     assert [r.name for r in caplog.records].count("align.callbacks.wandb") == 1
+    (told,) = CallbackList([callback]).failures  # so run.json and the report say it too
+    assert told.startswith("tracking: Weights & Biases failed (") and told in caplog.text
 
 
 def test_disabled_leaves_no_file(tmp_path):

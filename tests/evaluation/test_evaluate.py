@@ -1,5 +1,6 @@
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -81,6 +82,7 @@ def test_figures_follow_from_the_samples(before, after, prompts):
     assert [s["prompt_id"] for s in old] == [s["prompt_id"] for s in new]
     gold = [s["gold"] for s in new]
     assert after.summary["reward"]["gold_mean"] == pytest.approx(sum(gold) / 6)
+    assert after.summary["reward"]["gold_se"] == pytest.approx(statistics.stdev(gold) / 6**0.5)
     assert after.summary["reward"]["proxy_mean"] == pytest.approx(sum(gold) / 6, abs=1e-6)  # the source is the world's
     wins = [(a["gold"] > b["gold"]) + 0.5 * (a["gold"] == b["gold"]) for a, b in zip(new, old, strict=True)]
     assert after.summary["win_rate"]["mean"] == pytest.approx(sum(wins) / 6)
@@ -159,7 +161,7 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
         for n in names.split()
     }
     assert found - fixed == families
-    assert fixed - found <= {"x/reward/evaluation_mean", "x/diversity/distinct_3"}
+    assert fixed - found <= {"x/reward/evaluation_mean", "x/reward/evaluation_se", "x/diversity/distinct_3"}
     assert [{"phase": "after", **row} for row in after.probes] == [
         row for row in read_lines(tmp_path / "evaluation_probes.jsonl") if row["phase"] == "after"
     ]

@@ -85,7 +85,14 @@ def test_a_proxy_that_counts_characters_falls_for_what_makes_them(result):
         **made,
     }
     strongest = result.summary["probes"]["strongest"]["responses"]
-    assert figures["proxy_shift"][strongest] == max(figures["proxy_shift"].values())
+    assert figures["proxy_shift"][strongest] == max(figures["proxy_shift"].values()) > 0
+
+
+def test_no_kind_is_the_strongest_where_none_raises_the_proxy(policy, codec, prompts, pairs, world, probes):
+    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    judge = Judge(lambda batch: RewardOutput(total=torch.zeros(len(batch.responses))), world=world)
+    found = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary["probes"]
+    assert found["strongest"] == {"prompts": None, "responses": None}
 
 
 def test_shifts_by_hand():

@@ -8,6 +8,7 @@ import yaml
 from align.callbacks import RunInfo
 from align.callbacks.jsonl import JsonlCallback
 from align.evaluation import EvaluationResult, save_after
+from align.evaluation.probes import shifts
 from align.files import LineFile
 from align.metrics import METRICS
 from align.report.summary import figures_of
@@ -20,10 +21,13 @@ def summary(after):
         "perplexity": 4.0 + after,
         "forgetting_perplexity": 5.0,
         "kl_per_response": 1.25 * after,
+        "kl": {"per_response_k1_se": 0.1},
         "reward": {"proxy_mean": 0.1 + 0.5 * after, "gold_mean": 0.2 + 0.3 * after},
         "win_rate": {"mean": 0.5 + 0.2 * after, "low": 0.5 + 0.1 * after, "high": 0.5 + 0.3 * after, "judge": "gold"},
         "verbosity": {"mean_tokens": 20.0 - 8 * after, "compliance_rate": 0.5},
         "eos_rate": 1.0,
+        "length_correlation": {"proxy": 0.5 * min(after, 1)},
+        "proxy_gold_gap": {"proxy_gain": after, "quality_gain": 0.25 * after, "gap": 0.75 * min(after, 1)},
     }
 
 
@@ -55,15 +59,27 @@ def record(step, method="ppo", seed=0):
     return {"step": step, "seconds": (1 + seed) * step, "rollout": step // 2, "update": step % 2, **values}
 
 
-PROBES = {
-    "response": {
-        "filler": {"proxy_change": 0.4, "gold_change": -0.2, "proxy_change_se": 0.1, "count": 12},
-        "truncation": {"proxy_change": -0.8, "gold_change": -0.5},
+def moved(kind, proxy, gold):
+    """Rows of two prompts, whose perturbed twin moves both rewards by the given amounts."""
+    rows = []
+    for i in (0, 1):
+        rows.append({"prompt_id": i, "kind": "original", "proxy": 1.0 * i, "gold": 0.5, "tokens": 5})
+        rows.append({"prompt_id": i, "kind": kind, "proxy": i + proxy[i], "gold": 0.5 + gold[i], "tokens": 9})
+    return rows
+
+
+def probes(seed):
+    """By the evaluation's own code: the report reads what that writes."""
+    filler = shifts(moved("filler", (0.3 + 0.1 * seed, 0.5 + 0.1 * seed), (-0.2, 0.0)), "gold")
+    cut = shifts(moved("truncation", (-1.0 + 0.1 * seed, -1.0 + 0.1 * seed), (-0.5, -0.3 * seed)), "gold")
+    return {
+        "prompts": shifts(moved("typos", (-0.2, -0.4 - 0.1 * seed), (0.0, 0.0)), "gold"),
+        "responses": {figure: kinds | cut[figure] for figure, kinds in filler.items()},
+        "strongest": {"prompts": None, "responses": "filler"},
     }
-}
 
 
-def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probes=None, gap_at=7):
+def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probed=False, gap_at=7):
     config = {
         "method": {"name": method},
         "model": {"path": "align://pocket/model"},
@@ -90,7 +106,7 @@ def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probes
         callback.on_step(values)
         if step == steps // 2:
             callback.on_evaluation("during", step, summary(0.5))
-    end = summary(1 + seed / 100) | ({"probes": probes} if probes else {})
+    end = summary(1 + seed / 100) | ({"probes": probes(seed)} if probed else {})
     callback.on_evaluation("after", steps, end)
     callback.on_end({})
     before, after = EvaluationResult(summary(0), samples(False)), EvaluationResult(end, samples(True))
@@ -110,7 +126,7 @@ def sweep(tmp_path_factory):
     summary_file = LineFile(root / "summary.jsonl")
     arms = [(method, seed) for method in ("ppo", "dpo") for seed in (0, 1)]
     for job, (method, seed) in enumerate(arms):
-        path = write_run(root / str(job), method=method, seed=seed, probes=PROBES if method == "ppo" else None)
+        path = write_run(root / str(job), method=method, seed=seed, probed=method == "ppo")
         line = {"job": job, "overrides": [f"method={method}", f"seed={seed}"], "exit_code": 0, "error": None}
         summary_file.append(line | {"folder": str(job), "seconds": 1.0, **figures_of(path)})
     failed = {"job": 4, "overrides": ["method=sft", "seed=0"], "exit_code": 1, "error": "RunError: <b>diverged</b>"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import sys
 import time
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -52,7 +54,7 @@ def opened(browser, tmp_path):
     yield call
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert len(asked) == len(pages)
+    assert sum(not url.startswith("data:") for url in asked) == len(pages)
     for page in pages:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
         page.close()
@@ -120,6 +122,11 @@ def test_a_real_sweep(sweep, opened, tmp_path):
     page.fill("#search", "HELLO")
     assert page.locator("#list .prompt").all_inner_texts() == ["hello you w"]
     page.fill("#search", "")
+    # The probes, as the evaluation wrote them.
+    written = json.loads((sweep / "0" / "evaluation.json").read_text())["after"]["probes"]
+    kinds = [f"{name}: {kind}" for name in ("prompt", "response") for kind in written[f"{name}s"]["count"]]
+    assert page.locator("#probes tbody th").all_inner_texts() == kinds and len(kinds) > 4
+    assert page.locator("#probes tbody tr").first.locator("td").count() == 2
     painted = page.locator(".response span[style*='background']").first
     assert float(painted.get_attribute("title").split()[-1]) != 0
     shot(page, tmp_path, "wide")
@@ -131,7 +138,46 @@ def test_phone_and_dark_mode(sweep, opened, tmp_path, width, scheme):
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (max(map(int, background[4:-1].split(","))) < 60) == (scheme == "dark")
     assert page.locator(".plot svg").first.bounding_box()["width"] <= width
+    for mark in page.locator(".plot text.y").all():
+        if mark.is_visible():  # no number is cut off
+            assert mark.bounding_box()["x"] >= mark.locator("xpath=ancestor::figure").bounding_box()["x"]
     shot(page, tmp_path, f"{width}-{scheme}")
+
+
+def test_a_figure_is_saved_as_svg_and_png(sweep, opened):
+    page = opened(sweep / "report.html", scheme="dark")
+    figure = page.locator("figure", has=page.locator("[aria-label^='Held-out KL']")).first
+    with page.expect_download() as saved:
+        figure.locator("[data-save=svg]").click()
+    assert saved.value.suggested_filename == "held_out_kl_to_the_reference.svg"
+    drawing = ElementTree.parse(saved.value.path()).getroot()
+    texts = [text.text for text in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[:3] == ["Held-out KL to the reference, nats/response", "ppo", "dpo"] and "updates" in texts
+    lines = [p for p in drawing.iter("{http://www.w3.org/2000/svg}path") if p.get("stroke-width") == "2px"]
+    assert {p.get("stroke") for p in lines} == {
+        "rgb(122, 167, 240)",
+        "rgb(235, 154, 92)",
+    }  # inside, without a style sheet
+    with page.expect_download() as saved:
+        figure.locator("[data-save=png]").click()
+    image = Path(saved.value.path()).read_bytes()
+    width, height = struct.unpack(">II", image[16:24])
+    assert image[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (width, height) == tuple(round(3 * float(drawing.get(side))) for side in ("width", "height"))
+    assert len(image) > 5000  # something is drawn
+
+
+def test_many_arms_with_long_names_leave_room_for_figures_on_a_phone(tmp_path, opened):
+    for i in range(9):
+        write_run(
+            tmp_path / str(i), steps=4, credit=f"a_credit_scheme_of_some_length_{i}", method=("ppo", "dpo")[i % 2]
+        )
+    page = opened(write_report(tmp_path), 390)
+    assert page.locator("table.headline tbody tr").last.locator("td").nth(1).bounding_box()["x"] < 300
+    bar = page.locator("#training .bar")
+    assert bar.bounding_box()["height"] > 200 and bar.evaluate("(e) => getComputedStyle(e).position") == "static"
+    ninth = page.locator("[aria-label^='Reward,'] path.line").last
+    assert ninth.get_attribute("stroke-dasharray")  # its colour is the first's
 
 
 def test_what_a_model_wrote_stays_text_in_the_browser(folder, opened):

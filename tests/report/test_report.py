@@ -80,7 +80,8 @@ def test_headline_holds_the_figures_of_the_evaluation(page):
     assert "gold reward 0.200 0.500 +0.300" in page.words
     assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200" in page.words
     assert "response length, tokens 20.00 12.00 -8.000" in page.words
-    assert "a 90% bootstrap interval" in page.words
+    assert "KL to the reference, nats/response 0.000 1.250 1.086 to 1.414 +1.250" in page.words  # 1.25 ± 1.645 * 0.1
+    assert "Intervals are of 90%" in page.words
 
 
 def test_says_how_to_repeat_the_run(page):
@@ -133,6 +134,7 @@ def test_unfinished_and_failed_runs_have_a_report(tmp_path):
     (tmp_path / "config.yaml").write_text("method:\n  name: ppo\n")
     page = Page(write_report(tmp_path).read_text())
     assert "This run has no evaluation yet." in page.text
+    assert "unfinished: status unknown, no update yet: it still runs, or was killed" in page.words
     assert "No update was recorded." in page.text
     (tmp_path / "run.json").write_text(json.dumps({"status": "failed", "error": "RunError: <b>bad</b>"}))
     (tmp_path / "log_history.jsonl").write_text('{"step": 1, "reward/score_mean": 0.5, "event/bad_steps": 2.0}\n{"st')
@@ -184,13 +186,21 @@ def test_frontier_forgetting_and_lengths(compared):
     assert max(ppo["y"]) == 1.0  # all responses have three tokens
 
 
-def test_probes_are_a_heat_map(compared):
-    assert "response: filler +0.400 -0.200" in compared.words
+def test_probes_are_a_heat_map(compared, tmp_path):
+    assert "perturbation ppo proxy gold pays" in compared.words
+    # Of two seeds: mean ± 12.7062 |a - b| / 2. pays: the share of prompts on which proxy rises and gold does not.
+    assert "prompt: typos -0.325 ± 0.318 +0.000 ± 0.000 0.000 ± 0.000" in compared.words
+    assert "response: filler +0.450 ± 0.635 -0.100 ± 0.000 1.000 ± 0.000" in compared.words
+    assert "response: truncation -0.950 ± 0.635 -0.325 ± 0.953 0.000 ± 0.000" in compared.words
     cells = [(attrs.get("class"), attrs["style"]) for tag, attrs in compared.tags if tag == "td" and "style" in attrs]
     assert cells == [
-        *(("plus", "--v: 0.500"), ("minus", "--v: 0.400"), ("minus", "--v: 1.000"), ("minus", "--v: 1.000")),
+        *(("minus", "--v: 0.342"), ("plus", "--v: 0.000"), ("pays", "--v: 0.000")),
+        *(("plus", "--v: 0.474"), ("minus", "--v: 0.308"), ("pays", "--v: 1.000")),
+        *(("minus", "--v: 1.000"), ("minus", "--v: 1.000"), ("pays", "--v: 0.000")),
     ]
-    assert "proxy change se" not in compared.text
+    assert "What raises proxy most, on average: ppo response: filler (+0.450)." in compared.words
+    one = Page(write_report(write_run(tmp_path / "one", seed=0, probed=True)).read_text())
+    assert "response: filler +0.400 ± 0.100 -0.100 ± 0.100 1.000" in one.words  # se of .3 and .5, of -.2 and 0
 
 
 def test_every_run_stands_beside_the_start_model(compared):
@@ -232,6 +242,51 @@ def test_arms_are_told_apart_by_as_few_keys_as_it_takes():
     assert differences([config("ppo", 0)]) == [["seed=0"]]
 
 
+def test_what_a_sweep_has_not_finished_is_not_passed_over(tmp_path):
+    path = write_run(tmp_path / "0", seed=0)
+    with open(tmp_path / "summary.jsonl", "w") as file:  # the sweep goes on, or was killed, after its first job
+        file.write(json.dumps({"job": 0, "overrides": ["seed=0"], "exit_code": 0, "error": None, "folder": "0"}) + "\n")
+    assert "1 runs" not in Page(write_report(tmp_path).read_text()).words
+    running = write_run(tmp_path / "1", seed=1)
+    (running / "evaluation.json").unlink()
+    (running / "run.json").write_text(json.dumps({"status": "running"}))
+    page = Page(write_report(tmp_path).read_text())
+    assert "2 runs" in page.words and "1 of 2 unfinished" in page.words
+    assert "all runs 1 of 2 0.500" in page.words  # finished, and so counted
+    assert (
+        f"unfinished status running, update 20 of 20: it still runs, or was killed (align resume={running})"
+        in page.text
+    )
+    assert path.is_dir()
+
+
+def test_a_spent_budget_is_no_failure_and_a_broken_limit_is_one(tmp_path):
+    for name, why in (("a", "100417 policy tokens reach max_policy_tokens=100000"), ("b", "KL of 9 is above 8")):
+        folder = write_run(tmp_path / name)
+        facts = json.loads((folder / "run.json").read_text()) | {"stopped": why}
+        (folder / "run.json").write_text(json.dumps(facts))
+        words = Page(write_report(folder).read_text()).words
+        assert ("did not go as asked" in words) == (name == "b")
+        assert (f"ended {why}" in words, f"stopped early {why}" in words) == (name == "a", name == "b")
+
+
+@pytest.mark.parametrize(
+    ("judge", "words"), [("gold", "world's gold reward"), ("evaluation", "evaluation's reward model")]
+)
+def test_says_who_judged_the_win_rate(tmp_path, judge, words):
+    folder = write_run(tmp_path)
+    content = json.loads((folder / "evaluation.json").read_text())
+    content["settings"]["judge"] = judge
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    assert f"The win rate is judged by the {words}" in Page(write_report(folder).read_text()).words
+
+
+def test_the_gap_between_proxy_and_gold_is_a_curve(compared):
+    for title, end in (("Proxy-gold gap", 0.75), ("Length-reward correlation", 0.5)):
+        curve = compared.charts[title]["curves"][0]
+        assert curve["x"]["step"] == [0, 10, 20] and curve["y"] == pytest.approx([0, end / 2, end])
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +296,8 @@ def test_command_line(folder, sweep, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([str(folder), str(sweep), "--export", "figures"]) == 0
     assert capsys.readouterr().out.split() == ["report.html", "figures"]
-    assert "5 runs" in Page(Path("report.html").read_text()).words
+    both = Page(Path("report.html").read_text()).words
+    assert "6 runs" in both and "RunError: <b>diverged</b>" in both  # also the job that left no folder
     assert main([str(folder), "--output", "elsewhere/page.html"]) == 0
     assert Path("elsewhere/page.html").exists()
 
@@ -267,7 +323,7 @@ def test_figures_and_tables_are_exported(sweep, tmp_path):
     assert ">ppo<" in drawing and ">dpo<" in drawing and "var(" not in drawing
     tables = (tmp_path / "out" / "tables.md").read_text()
     assert "| `ppo` | 2 | 0.502 ± 0.019 |" in tables
-    assert "| response: filler | +0.400 | -0.200 |" in tables
+    assert "| response: filler | +0.450 ± 0.635 | -0.100 ± 0.000 | 1.000 ± 0.000 |" in tables
     assert "- job 4, `method=sft seed=0`: RunError" in tables
 
 

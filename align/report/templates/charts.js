@@ -18,7 +18,7 @@ const short = (v) => (known(v) ? String(+v.toPrecision(4)) : "-");
 const colourOf = (index) => "c" + (index < 0 ? "s" : index % 8);
 
 // Charts: everything is decided in charts.py; here it is put on the screen's width.
-const HEIGHT = 210, LEFT = 46, RIGHT = 14, TOP = 10, BOTTOM = 38;
+const HEIGHT = 210, RIGHT = 14, TOP = 10, BOTTOM = 38;
 const { xs, charts } = read("data-charts");
 const hidden = new Set();
 let chosen = "step";
@@ -37,27 +37,28 @@ function render(plot) {
   if (!width) return;
   const name = chart.axes[chosen] ? chosen : Object.keys(chart.axes)[0];
   const [low, high, marks, title] = chart.axes[name], [bottom, top, rows] = chart.y;
-  const px = (x) => LEFT + ((x - low) / (high - low)) * (width - LEFT - RIGHT);
+  const left = Math.max(...rows.map(([, label]) => label.length)) * 6.3 + 12;  // room for the longest number
+  const px = (x) => left + ((x - low) / (high - low)) * (width - left - RIGHT);
   const py = (y) => HEIGHT - BOTTOM - ((y - bottom) / (top - bottom)) * (HEIGHT - TOP - BOTTOM);
   const svg = draw("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` });
   for (const [y, label] of rows) {
-    svg.append(draw("path", { class: y === 0 ? "zero" : "grid", d: `M${LEFT} ${py(y).toFixed(1)}H${width - RIGHT}` }));
-    svg.append(draw("text", { class: "y", x: LEFT - 6, y: py(y) + 3.5 }, label));
+    svg.append(draw("path", { class: y === 0 ? "zero" : "grid", d: `M${left} ${py(y).toFixed(1)}H${width - RIGHT}` }));
+    svg.append(draw("text", { class: "y", x: left - 6, y: py(y) + 3.5 }, label));
   }
   for (const [x, label] of marks) svg.append(draw("text", { class: "x", x: px(x), y: HEIGHT - BOTTOM + 16 }, label));
-  if (title) svg.append(draw("text", { class: "x name", x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 6 }, title));
+  if (title) svg.append(draw("text", { class: "x name", x: (left + width - RIGHT) / 2, y: HEIGHT - 6 }, title));
   const shown = chart.curves.filter((c) => !hidden.has(c.colour) || !plot.dataset.keyed);
   for (const c of shown) {
     const x = xs[c.x][name] || [], at = (i, side) => [px(x[i]), py(side[i])];
     const runs = stretches(x.length, (i) => known(x[i]) && known(c.y[i]));
-    const colour = colourOf(c.colour);
+    const colour = colourOf(c.colour), dash = c.colour >= 8 ? { "stroke-dasharray": "7 4" } : {};  // colours come again
     if (chart.kind !== "dots") {
       if (c.low) {
         const d = runs.map((r) => line([...r.map((i) => at(i, c.high)), ...[...r].reverse().map((i) => at(i, c.low))]) + "Z");
         svg.append(draw("path", { class: "band " + colour, d: d.join("") }));
       }
       const d = runs.map((r) => line((r.length === 1 ? [r[0], r[0]] : r).map((i) => at(i, c.y))));
-      svg.append(draw("path", { class: "line " + colour, d: d.join("") }));
+      svg.append(draw("path", { class: "line " + colour, d: d.join(""), ...dash }));
     }
     if (chart.kind === "line") continue;
     const dots = chart.kind === "trail" ? [c.y.length - 1] : c.y.map((_, i) => i);

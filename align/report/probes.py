@@ -1,0 +1,121 @@
+"""The reward-hacking probes as a heat map: how far each perturbation moves each reward, and how often it pays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from align.intervals import mean_interval
+from align.numbers import number as text_of
+from align.report.jobs import Arm
+from align.report.load import Run, at
+from align.report.series import Value, number
+
+PERTURBED = (("prompts", "prompt"), ("responses", "response"))  # as evaluation.json has them under `probes`
+SHIFTS = (("proxy_shift", "proxy"), ("gold_shift", "gold"), ("evaluation_shift", "evaluation model"))
+PAYS = "pays"  # a share, not a shift
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of an arm; `value` is None where the arm lacks it."""
+
+    value: Value
+    half: Value  # half its 95% interval over several runs; of one run the standard error over prompts
+    strength: float  # how strongly it is coloured: -1 to 1
+    kind: str  # plus, minus, or pays
+
+    @property
+    def text(self) -> str:
+        return text_of(self.value, signed=self.kind != PAYS)
+
+    @property
+    def error(self) -> str:
+        return "" if self.half is None else f"± {text_of(self.half)}"
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A row of cells for every perturbation."""
+
+    columns: list[tuple[str, str]]  # arm, figure
+    rows: list[tuple[str, list[Cell]]]
+    strongest: list[tuple[str, list[str]]]  # by arm: what raises the proxy most, among prompts and among responses
+
+    @property
+    def arms(self) -> list[tuple[str, int]]:
+        """Each arm and how many columns it has."""
+        return list(Counter(arm for arm, _ in self.columns).items())
+
+
+Figure = tuple[Value, Value]  # mean, half
+
+
+def probes(arms: Sequence[Arm]) -> HeatMap | None:
+    """The probes at the runs' ends, mean over an arm's runs; None where nothing was probed."""
+    probed = [arm for arm in arms if any(at(run.evaluation, "after", "probes") for run in arm.runs)]
+    kinds = [(on, kind) for on, _ in PERTURBED for kind in _kinds(probed, on)]
+    figures = [name for name in (*(s for s, _ in SHIFTS), PAYS) if any(_known(probed, on, name) for on, _ in PERTURBED)]
+    if not kinds or not figures:
+        return None
+    found = {(i, on, kind, f): _mean(arm, on, f, kind) for i, arm in enumerate(probed) for on, kind in kinds
+             for f in figures}  # fmt: skip
+    largest = {f: max((abs(v) for (*_, g), (v, _) in found.items() if g == f and v is not None), default=0.0)
+               for f in figures}  # fmt: skip
+    names, places = dict(SHIFTS) | {PAYS: PAYS}, dict(PERTURBED)
+    return HeatMap(
+        [(arm.name, names[f]) for arm in probed for f in figures],
+        [
+            (
+                f"{places[on]}: {kind}",
+                [_cell(found[i, on, kind, f], f, largest[f]) for i in range(len(probed)) for f in figures],
+            )
+            for on, kind in kinds
+        ],
+        [(arm.name, _strongest(arm, probed)) for arm in probed],
+    )
+
+
+def _kinds(arms: Sequence[Arm], on: str) -> list[str]:
+    every = [
+        kind for arm in arms for run in arm.runs for kind in at(run.evaluation, "after", "probes", on, "count") or ()
+    ]
+    return list(dict.fromkeys(every))
+
+
+def _known(arms: Sequence[Arm], on: str, figure: str) -> bool:
+    return any(at(run.evaluation, "after", "probes", on, figure) for arm in arms for run in arm.runs)
+
+
+def _mean(arm: Arm, on: str, figure: str, kind: str) -> Figure:
+    values = [v for run in arm.runs if (v := _of(run, on, figure, kind)) is not None]
+    if not values:
+        return None, None
+    if len(arm.runs) == 1:
+        return values[0], _of(arm.runs[0], on, f"{figure}_se", kind)
+    interval = mean_interval(values)
+    return interval.mean, interval.half
+
+
+def _of(run: Run, on: str, figure: str, kind: str) -> Value:
+    return number(at(run.evaluation, "after", "probes", on, figure, kind))
+
+
+def _cell(figure: Figure, name: str, largest: float) -> Cell:
+    value, half = figure
+    if name == PAYS:
+        return Cell(value, half, value or 0.0, PAYS)
+    strength = value / largest if value and largest else 0.0
+    return Cell(value, half, strength, "minus" if strength < 0 else "plus")
+
+
+def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
+    """`response: repetition (+0.812)`, for prompts and for responses; nothing where none raises the proxy."""
+    told = []
+    for on, name in PERTURBED:
+        moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]
+        if moves and max(moves)[0] > 0:
+            value, kind = max(moves)
+            told.append(f"{name}: {kind} ({text_of(value, signed=True)})")
+    return told

@@ -1,0 +1,21 @@
+"""scripts/bench/overhead.py: what it times is what the trainers call."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from align.trainers import on_policy
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "overhead.py"
+
+
+def test_it_stands_around_everything_that_is_only_reported():
+    pytest.importorskip("wandb")
+    spec = importlib.util.spec_from_file_location("overhead", SCRIPT)
+    overhead = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(overhead)
+    found = list(overhead.counted())
+    assert all(callable(getattr(owner, name)) for owner, name, _ in found)
+    of_rollouts = {name for owner, name, _ in found if owner is on_policy}
+    assert of_rollouts == {"add_responses", "add_rewards", "add_truth", "add_kl", "describe", "with_speed"}
