@@ -10,14 +10,8 @@ from align.report.jobs import Arm, Job
 from align.report.load import Run, at
 
 SEVERAL = 4  # differing values up to which all are named
-OF_A_RUN = (
-    "updates",
-    "policy tokens",
-    "ended",
-    "seed",
-    "started",
-    "time by phase",
-)  # several runs have a table of these
+# Several runs have a table of these.
+OF_A_RUN = ("updates", "policy tokens", "ended", "seed", "started", "time by phase")
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -59,10 +59,9 @@ def probes(arms: Sequence[Arm]) -> HeatMap | None:
     figures = [name for name in (*(s for s, _ in SHIFTS), PAYS) if any(_known(probed, on, name) for on, _ in PERTURBED)]
     if not kinds or not figures:
         return None
-    found = {(i, on, kind, f): _mean(arm, on, f, kind) for i, arm in enumerate(probed) for on, kind in kinds
-             for f in figures}  # fmt: skip
-    largest = {f: max((abs(v) for (*_, g), (v, _) in found.items() if g == f and v is not None), default=0.0)
-               for f in figures}  # fmt: skip
+    cells = [(i, on, kind, figure) for i in range(len(probed)) for on, kind in kinds for figure in figures]
+    found = {cell: _mean(probed[cell[0]], cell[1], cell[3], cell[2]) for cell in cells}
+    largest = {f: max(abs(found[cell][0] or 0.0) for cell in cells if cell[3] == f) for f in figures}
     names, places = dict(SHIFTS) | {PAYS: PAYS}, dict(PERTURBED)
     return HeatMap(
         [(arm.name, names[f]) for arm in probed for f in figures],

@@ -41,14 +41,14 @@ SHAPE = {
 }
 TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
 WORDS = (
-    *("model=local", "adapter=lora", "reward/source=gold", "reward/credit=sparse", "rollout.batch_size=16"),
-    *("rollout.max_new_tokens=48", "evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=2"),
+    *("model=local", "adapter=lora", "reward/source=gold", "reward/credit=sparse"),
+    *("evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=2"),
     *("evaluation.num_probes=0", "checkpoint.every_steps=0", "callbacks=[tensorboard]", "tracking=wandb"),
     *("tracking.mode=offline", "threads=1"),
 )
 OF_METHOD = {  # one update a rollout, so that a step has all of a rollout's metrics
-    "grpo": ("method=grpo", "method.group_size=8", "method.minibatch_size=16"),
-    "ppo": ("method=ppo", "method.epochs=1", "method.minibatch_size=16"),
+    "grpo": ("method=grpo", "method.group_size=8"),
+    "ppo": ("method=ppo", "method.epochs=1"),
 }
 
 
@@ -147,6 +147,8 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]
     )
     model = write_model(scratch / "model", TINY if given.tiny else SHAPE)
     words = [*WORDS, *OF_METHOD[given.method], f"model.path={model}", f"device={given.device}"]
+    words += [f"{key}={given.responses}" for key in ("rollout.batch_size", "method.minibatch_size")]
+    words += [f"rollout.max_new_tokens={given.tokens}"]
     register_schemas(config_classes())
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", [*words, f"max_steps={given.steps}", f"precision={given.precision}"]))
@@ -160,6 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=sorted(OF_METHOD), default="grpo")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--responses", type=int, default=16, help="of a rollout, all of one update")
+    parser.add_argument("--tokens", type=int, default=48, help="most of a response")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--tiny", action="store_true", help="a small shape: what it prints says nothing of 135M")
