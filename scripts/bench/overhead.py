@@ -57,7 +57,8 @@ def counted() -> Iterator[tuple[Any, str, str]]:
     for hook in ("on_rollout", "on_step", "keeps"):
         yield CallbackList, hook, "callbacks"
     for name, found in vars(rollout_metrics).items():  # those that the trainer calls
-        if callable(found) and not isinstance(found, type) and getattr(on_policy, name, None) is found:
+        own = getattr(found, "__module__", None) == rollout_metrics.__name__ and not isinstance(found, type)
+        if own and getattr(on_policy, name, None) is found:
             yield on_policy, name, "metrics of a rollout"
     for name in ("add", "observe", "merge", "result", "pop"):
         yield Tally, name, "tallies"
