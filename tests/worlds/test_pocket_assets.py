@@ -108,6 +108,11 @@ def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> 
         key = reward_model_key(config, config.reward.source, data.reward_train, data.reward_held_out)
         found = find("reward_models", key)
         assert found is not None and found.name == record["figures"]["reward_models"][variant]["folder"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        members = build(compose("config", ["reward/source=ensemble"])).reward.source.models()
+    singles = [reward_model_key(config, member, data.reward_train, data.reward_held_out) for member in members]
+    shipped = [record["figures"]["reward_models"][name]["folder"] for name in ("default", "seed_1", "seed_2")]
+    assert [path and path.name for path in (find("reward_models", one) for one in singles)] == shipped
 
 
 @torch.no_grad()
