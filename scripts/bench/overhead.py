@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from shapes import SHAPE, TINY, random_model
 
 from align import runner
 from align.callbacks.base import Callback
@@ -30,24 +30,9 @@ from align.cli.groups import CONF
 from align.config import build, register_schemas
 from align.trainers import on_policy
 from align.trainers.registry import config_classes
-from align.worlds import resolve
 
-# HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
-SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-SHAPE |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True}
-TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
 REPORTED = ("add_responses", "add_rewards", "add_gold", "add_kl", "describe", "with_speed")  # of trainers/on_policy.py
 HOOKS = [name for name in vars(Callback) if name.startswith("on_")]
-
-
-def random_model(folder: Path, shape: dict[str, Any]) -> Path:
-    """A model of that shape with the pocket world's tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
-    torch.manual_seed(0)
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Stopwatch:
