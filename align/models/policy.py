@@ -110,8 +110,9 @@ class Policy(nn.Module):
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
         arguments = forward_arguments(self.model, attention_mask)
+        cache = growing_cache(self.model)
         with self.active():
-            out = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=1, **arguments)
+            out = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
         return out.logits[:, -1], out.past_key_values
 
     def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
