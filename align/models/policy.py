@@ -107,6 +107,14 @@ class Policy(nn.Module):
             rows = batch.input_ids[:, start:-1]
             return self.model(input_ids=rows, past_key_values=cache, use_cache=True, **arguments).logits
 
+    def for_sampling(self) -> Policy:
+        """This policy as it is now, for many small forward passes: an adapter is merged into a copy of the base."""
+        if self._shared is None or self._adapter is None:
+            return self
+        with torch.no_grad(), self.active():
+            copy = self._shared.merged(self._adapter)
+        return self if copy is None else Policy(copy, self.dtype)
+
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
         arguments = forward_arguments(self.model, attention_mask)
