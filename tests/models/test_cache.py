@@ -20,7 +20,7 @@ def test_sampling_with_room_is_sampling_without(shape, monkeypatch):
     roomy = sample(tiny.policy(shape), tiny.codec(), tiny.prompts(6), **settings)
     monkeypatch.setattr(cache, "RoomyLayer", DynamicLayer)
     plain = sample(tiny.policy(shape), tiny.codec(), tiny.prompts(6), **settings)
-    assert len(set(roomy.lengths.tolist())) > 5  # rows left on the way
+    assert len(set(roomy.lengths.tolist())) > 3  # rows ended on the way
     assert torch.equal(roomy.response_ids, plain.response_ids)
     torch.testing.assert_close(roomy.sampling_logprobs, plain.sampling_logprobs, rtol=0, atol=1e-5)
 
