@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ _CACHED, _LAUNCHED = 2**20, 2**27  # logits that are worked on at once: on a CPU
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p(ids) under softmax(logits / temperature), in fp32.
+    """log p(ids) under softmax(logits / temperature), in fp32 whatever the logits are, a few rows at a time.
 
     Args:
         logits: (..., V), any float type; the row that predicts the token in `ids` at the same place.
@@ -18,8 +20,39 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
     Returns:
         (...) float32, nats.
     """
-    scaled = logits.float() / temperature
-    return scaled.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - scaled.logsumexp(-1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    return _TokenLogprobs.apply(rows, ids.reshape(-1, 1), temperature).view(ids.shape)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """Autograd's own way keeps and makes six tensors of tokens x vocabulary in fp32; this, one of the logits' type."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
+        """(N, V) and (N, 1) -> (N,)."""
+        at_once = _rows_at_once(logits)
+        sums = torch.cat([(part.float() / temperature).logsumexp(-1) for part in logits.split(at_once)])
+        ctx.save_for_backward(logits, ids, sums)
+        ctx.temperature = temperature
+        return logits.gather(-1, ids).squeeze(-1).float() / temperature - sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """d log p_i / d logit_j = ([i = j] - p_j) / temperature."""
+        logits, ids, sums = ctx.saved_tensors
+        scale = (gradients[0] / ctx.temperature).unsqueeze(-1)
+        out = torch.empty_like(logits)
+        at_once = _rows_at_once(logits)
+        parts = (t.split(at_once) for t in (logits, ids, sums.unsqueeze(-1), scale, out))
+        for part, i, total, size, place in zip(*parts, strict=True):
+            p = (part.float() / ctx.temperature).sub_(total).exp_()
+            place.copy_(p.mul_(-size).scatter_add_(-1, i, size))
+        return out, None, None
+
+
+def _rows_at_once(logits: Tensor) -> int:
+    """Rows of (N, V) that are worked on at once."""
+    return max(1, (_CACHED if logits.device.type == "cpu" else _LAUNCHED) // logits.shape[1])
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -31,8 +64,7 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if logits.dim() > 2:
         return torch.stack([entropy(one, temperature) for one in logits])
     rows = logits.reshape(-1, logits.shape[-1])
-    at_once = max(1, (_CACHED if logits.device.type == "cpu" else _LAUNCHED) // rows.shape[1])
-    parts = [_entropy(part.float() / temperature) for part in rows.split(at_once)]
+    parts = [_entropy(part.float() / temperature) for part in rows.split(_rows_at_once(rows))]
     return torch.cat(parts).view(logits.shape[:-1])
 
 

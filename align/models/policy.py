@@ -15,7 +15,8 @@ from transformers import Cache, PreTrainedModel
 from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
-from align.models.inputs import autocast, forward_arguments, position_ids, recomputing
+from align.models.cache import growing_cache
+from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
 from align.types import Sequences
 
 
@@ -89,22 +90,42 @@ class Policy(nn.Module):
         return zero_outside(logp, batch.response_mask)
 
     def _response_logits(self, batch: Sequences) -> Tensor:
-        # Position i predicts token i + 1: one more position than tokens is kept, and the last one is dropped.
-        keep = batch.response_ids.shape[1] + 1
-        return self.logits(batch.input_ids, batch.attention_mask, keep)[:, :-1]
+        """(B, T, V): row t predicts response token t. A prompt that several rows begin with is read once."""
+        length = batch.response_ids.shape[1]
+        shared = shared_prompts(batch)
+        recomputed = torch.is_grad_enabled() and self.model.is_activation_checkpointing  # a cache would not survive it
+        cache = None if shared is None or recomputed else growing_cache(self.model)
+        if shared is None or cache is None:
+            return self.logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], length)
+        ids, mask, which = shared
+        start = ids.shape[1] - 1  # a prompt's last token predicts its rows' first ones, and is read with them
+        with self.active():
+            arguments = forward_arguments(self.model, mask[:, :start])
+            self.model(input_ids=ids[:, :start], past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
+            cache.batch_select_indices(which)
+            arguments = forward_arguments(self.model, batch.attention_mask[:, :-1], last=length)
+            rows = batch.input_ids[:, start:-1]
+            return self.model(input_ids=rows, past_key_values=cache, use_cache=True, **arguments).logits
+
+    def for_sampling(self) -> Policy:
+        """This policy as it is now, for many small forward passes: an adapter is merged into a copy of the base."""
+        if self._shared is None or self._adapter is None:
+            return self
+        with torch.no_grad(), self.active():
+            copy = self._shared.merged(self._adapter)
+        return self if copy is None else Policy(copy, self.dtype)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
         arguments = forward_arguments(self.model, attention_mask)
+        cache = growing_cache(self.model)
         with self.active():
-            out = self.model(input_ids=input_ids, use_cache=True, logits_to_keep=1, **arguments)
+            out = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
         return out.logits[:, -1], out.past_key_values
 
     def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
         """Next-token logits (B, V) after one more token (B,); attention_mask (B, S) covers it already."""
-        arguments = forward_arguments(self.model, attention_mask)
-        if "position_ids" in arguments:
-            arguments["position_ids"] = position_ids(attention_mask)[:, -1:]
+        arguments = forward_arguments(self.model, attention_mask, last=1)
         with self.active():
             out = self.model(
                 input_ids=tokens.unsqueeze(1), past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments

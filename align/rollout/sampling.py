@@ -90,6 +90,7 @@ def sample(
         A Rollout of len(prompts) * samples_per_prompt rows, the samples of a prompt next to each other, on the
         policy's device.
     """
+    policy = policy.for_sampling()
     seen: dict[int, int] = {}
     first_sample = []
     for prompt in prompts:

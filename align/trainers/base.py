@@ -151,6 +151,7 @@ class Trainer(Method):
         lengths: Tensor,
         backward: Callable[[Tensor, Tally], float],
         describe: Callable[[], Sequence[Mapping[str, Any]]],
+        together: Tensor | None = None,
     ) -> dict[str, float] | None:
         """One optimizer update, gradients summed over micro-batches.
 
@@ -158,13 +159,15 @@ class Trainer(Method):
             lengths: (n,) tokens of each row of the update, prompt and response.
             backward: Forward and backward of the rows that an index (m,) names; returns their loss.
             describe: The samples of the update, for the log of one that is not applied.
+            together: (n,) Rows of the same number share their prompt, and so stay in one micro-batch where they can.
 
         Returns:
             The update's metrics; None where a loss or gradient was not finite and nothing was applied.
         """
         started = time.perf_counter()
         tally = Tally()
-        loss = sum(backward(index, tally) for index in token_batches(lengths, self.method.micro_batch_tokens))
+        batches = token_batches(lengths, self.method.micro_batch_tokens, together)
+        loss = sum(backward(index, tally) for index in batches)
         rates = self.optimization.rates(self.progress.step)
         norms = self.optimization.apply(self.progress.step) if math.isfinite(loss) else None
         self.optimization.discard()

@@ -165,7 +165,8 @@ class OnPolicyTrainer(Trainer):
     def logprobs(self, rollout: Rollout, model: Policy) -> Tensor:
         """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in token_batches(rollout.attention_mask.sum(1), self.method.micro_batch_tokens):
+        lengths = rollout.attention_mask.sum(1)
+        for index in token_batches(lengths, self.method.micro_batch_tokens, rollout.prompt_index):
             logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
             out[index, : logp.shape[1]] = logp
         return out
@@ -208,6 +209,7 @@ class OnPolicyTrainer(Trainer):
             rollout.attention_mask.sum(1),
             lambda index, tally: self.backward(minibatch.rows(index), tokens, tally),
             lambda: self._texts(rollout),
+            together=rollout.prompt_index,
         )
         self.progress.update += 1
         if metrics is not None and self.progress.update == 1:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from shapes import SHAPE, TINY, random_model
 
 from align import runner
 from align.callbacks.base import CallbackList
@@ -33,13 +33,7 @@ from align.metrics import Tally
 from align.models import policy
 from align.trainers import base, on_policy, rollout_metrics
 from align.trainers.registry import config_classes
-from align.worlds import resolve
 
-SHAPE = {
-    **{"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9},
-    **{"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True},
-}
-TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
 WORDS = (
     *("model=local", "adapter=lora", "reward/source=gold", "reward/credit=sparse"),
     *("evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=2"),
@@ -126,16 +120,6 @@ class Clock:
         return self.whole(owner, name)
 
 
-def write_model(folder: Path, shape: dict[str, Any]) -> Path:
-    """Random weights at the shape, under the embedded world's tokenizer."""
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
-    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]:
     """(what, seconds a step); the whole step first, the reference pass last."""
     clock = Clock(given.device == "cuda")
@@ -146,7 +130,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]
     reference = clock.whole(
         on_policy.OnPolicyTrainer, "logprobs", lambda trainer, _, model: model is trainer.run.roles.reference
     )
-    model = write_model(scratch / "model", TINY if given.tiny else SHAPE)
+    model = random_model(scratch / "model", TINY if given.tiny else SHAPE)
     words = [*WORDS, *OF_METHOD[given.method], f"model.path={model}", f"device={given.device}"]
     words += [f"{key}={given.responses}" for key in ("rollout.batch_size", "method.minibatch_size")]
     words += [f"rollout.max_new_tokens={given.tokens}"]

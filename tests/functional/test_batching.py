@@ -13,6 +13,21 @@ def test_longest_first_within_the_budget_and_of_similar_lengths():
     assert [g.tolist() for g in token_batches(torch.tensor([2, 4, 3, 2, 1]), 100)] == [[1, 2, 0, 3], [4]]
 
 
+def test_rows_of_one_prompt_stay_together_as_far_as_the_budget_allows():
+    lengths, prompts = torch.tensor([5, 9, 6, 4, 8, 7]), torch.tensor([3, 1, 3, 1, 2, 2])
+    assert [g.tolist() for g in token_batches(lengths, 40, prompts)] == [[1, 3, 4, 5], [2, 0]]
+    assert [g.tolist() for g in token_batches(lengths, 20, prompts)] == [[1, 3], [4, 5], [2, 0]]
+    assert [g.tolist() for g in token_batches(lengths, 10, prompts)] == [[1], [4], [5], [2], [0, 3]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(0, 20), max_size=12), budget=st.integers(1, 40))
+def test_rows_of_prompts_of_their_own_are_batched_as_rows(lengths, budget):
+    tensor = torch.tensor(lengths, dtype=torch.long)
+    alone, own = token_batches(tensor, budget), token_batches(tensor, budget, torch.arange(len(lengths)))
+    assert [g.tolist() for g in alone] == [g.tolist() for g in own]
+
+
 @settings(max_examples=30, deadline=None)
 @given(lengths=st.lists(st.integers(0, 20), max_size=12), budget=st.integers(1, 40))
 def test_every_row_once_and_only_a_single_row_may_exceed(lengths, budget):

@@ -54,3 +54,30 @@ def test_entropy_of_many_rows_is_that_of_each():
         p = torch.softmax(given.double() / 0.7, dim=-1)
         expected = torch.special.entr(p).sum(-1).float()
         torch.testing.assert_close(entropy(given, 0.7), expected, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_gradient_of_more_logits_than_are_worked_on_at_once(temperature):
+    """Against autograd through log_softmax in fp64; a token that is ruled out gets a gradient of 0."""
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(2, 13, 50_000) + 10
+    logits[..., 1::9] = -torch.inf
+    ids = 9 * torch.randint(5_000, (2, 13))
+    weights = torch.randn(2, 13)
+    found, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    value = token_logprobs(found, ids, temperature)
+    (value * weights).sum().backward()
+    expected = torch.log_softmax(exact / temperature, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+    (expected * weights).sum().backward()
+    torch.testing.assert_close(value.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.grad.double(), exact.grad, rtol=1e-5, atol=1e-7)
+
+
+def test_gradient_of_half_precision_logits_is_theirs_in_type_and_to_their_precision():
+    torch.manual_seed(0)
+    logits, ids = torch.randn(5, 300).bfloat16(), torch.arange(5)
+    half, single = logits.clone().requires_grad_(), logits.float().requires_grad_()
+    token_logprobs(half, ids).sum().backward()
+    torch.log_softmax(single, -1).gather(-1, ids.unsqueeze(-1)).sum().backward()
+    assert half.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(half.grad.float(), single.grad, rtol=2**-8, atol=0)

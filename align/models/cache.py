@@ -1,0 +1,57 @@
+"""Caches of keys and values for transformers' models."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+ROOM = 64  # tokens
+
+
+class RoomyLayer(DynamicLayer):
+    """Keeps room for tokens to come, so that appending one copies no others; gradients do not flow through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._buffers: dict[str, Tensor] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys = self._appended("keys", self.keys, key_states)
+            self.values = self._appended("values", self.values, value_states)
+        return self.keys, self.values
+
+    def _appended(self, name: str, held: Tensor, new: Tensor) -> Tensor:
+        """held (B, heads, S, d) and new (B, heads, n, d) -> (B, heads, S + n, d), a view of the buffer."""
+        buffer = self._buffers.get(name)
+        start, end = held.shape[2], held.shape[2] + new.shape[2]
+        # Whoever picked rows since made a copy of them; what is held is then no part of the buffer any more.
+        if buffer is None or buffer.data_ptr() != held.data_ptr() or end > buffer.shape[2]:
+            buffer = held.new_empty(*held.shape[:2], end + ROOM, held.shape[3])
+            buffer[:, :, :start] = held
+            self._buffers[name] = buffer
+        buffer[:, :, start:end] = new
+        return buffer[:, :, :end]
+
+
+def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
+    """An empty cache whose rows can be picked: with room while sampling, else one that gradients flow through.
+
+    None for models that keep something else than keys and values, or that choose their cache themselves.
+    """
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        return None
+    cache = DynamicCache(config=model.config)
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
+        return None
+    if not torch.is_grad_enabled():
+        cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

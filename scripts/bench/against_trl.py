@@ -1,0 +1,172 @@
+"""align and TRL on the same model, prompts, tokens and precision: seconds a step, tokens a second, peak memory.
+
+    python scripts/bench/against_trl.py --method grpo                                   # SmolLM2-135M's dimensions
+    python scripts/bench/against_trl.py --method grpo --adapter lora --prompt-tokens 512 --group 8
+    python scripts/bench/against_trl.py --method dpo --precision bf16
+    python scripts/bench/against_trl.py --method grpo --tiny --steps 2                  # to see that it works
+
+Both sides run in processes of their own and take turns, a step each, so that whatever else the machine does meets both.
+TRL runs in every setting of --trl first (one step after a warm-up) and is compared at its fastest. A DPO step of TRL's
+with precomputed reference log-probabilities includes its share of their computation, as for one pass over the data.
+Memory is the peak of the resident size less the size after imports. Weights are random, so responses never end early;
+the table says how long they were. Run it on an otherwise idle machine; OMP_NUM_THREADS sets the threads of both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from limits import ideal_seconds, measure
+from shapes import SHAPE, TINY, random_model, write_pairs
+
+HERE = Path(__file__).parent
+
+
+class Side:
+    """A process of sides.py."""
+
+    def __init__(self, side: str, args: argparse.Namespace, **settings: Any) -> None:
+        given = vars(args) | settings | {"side": side}
+        command = [sys.executable, str(HERE / "sides.py"), json.dumps(given)]
+        log = Path(args.scratch) / f"{side}.log"
+        self._log = log
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
+        )
+        self.warm_up = self._read()
+
+    def step(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(self._log.read_text()[-3000:])
+        return json.loads(line)
+
+
+def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What --trl names: attention/rows of a micro-batch (0 = all)/reference log-probabilities precomputed."""
+    settings = []
+    for text in args.trl.split(","):
+        attention, rows, *precompute = text.split("/")
+        settings.append({"attention": attention, "micro_rows": int(rows), "precompute": bool(precompute), "name": text})
+    return settings
+
+
+def fastest(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
+    """TRL's fastest setting, and a step's seconds in each that was tried."""
+    settings = trl_settings(args)
+    if len(settings) == 1:
+        return settings[0], {}
+    seconds = {}
+    for setting in settings:
+        side = Side("trl", args, **setting)
+        step = side.step()
+        seconds[setting["name"]] = step["seconds"] + step["before"]
+        side.close()
+        print(f"TRL {setting['name']}: {seconds[setting['name']]:.2f} s a step", file=sys.stderr)
+    best = min(seconds, key=lambda name: seconds[name])
+    return next(s for s in settings if s["name"] == best), seconds
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Steps in turn; medians of them."""
+    best, tried = fastest(args)
+    sides = {"align": Side("align", args), "trl": Side("trl", args, **best)}
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(args.steps - 1):
+        for name, side in sides.items():
+            steps[name].append(side.step())
+            print(f"{name}: {steps[name][-1]}", file=sys.stderr)
+    for side in sides.values():
+        side.close()
+    found: dict[str, Any] = {"trl_setting": best["name"], "trl_tried": tried}
+    for name, done in steps.items():
+        seconds = median(s["seconds"] + s.get("before", 0.0) for s in done)
+        tokens = args.rows * (args.prompt_tokens + args.new_tokens)
+        found[name] = {
+            "seconds": seconds,
+            "all_seconds": [round(s["seconds"], 3) for s in done],
+            "tokens_per_second": tokens / seconds,
+            "peak_mib": done[-1]["mib"],
+            "response_tokens": done[-1]["tokens"],
+            "parts": done[-1].get("parts"),
+        }
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    ours, theirs = found["align"], found["trl"]
+    lines = ["| | align | TRL | ratio |", "| --- | --- | --- | --- |"]
+    for name, key, digits in (("seconds a step", "seconds", 2), ("peak memory, MiB", "peak_mib", 0)):
+        a, b = ours[key], theirs[key]
+        ratio = b / a if key == "seconds" else a / b
+        lines.append(f"| {name} | {a:.{digits}f} | {b:.{digits}f} | {ratio:.2f}x |")
+    tokens = [f"{side['tokens_per_second']:.0f}" for side in (ours, theirs)]
+    shares = [f"{found['ideal_seconds'] / side['seconds']:.0%}" for side in (ours, theirs)]
+    lines.append(f"| tokens/s, prompt and response | {tokens[0]} | {tokens[1]} | |")
+    lines.append(f"| of the machine's limit ({found['ideal_seconds']:.2f} s) | {shares[0]} | {shares[1]} | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=["grpo", "dpo"], default="grpo")
+    parser.add_argument("--adapter", choices=["none", "lora"], default="none")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--prompt-tokens", type=int, default=64)
+    parser.add_argument("--new-tokens", type=int, default=64, help="of each response")
+    parser.add_argument("--group", type=int, default=4, help="responses to a prompt (grpo)")
+    parser.add_argument("--rows", type=int, default=16, help="responses of a step")
+    parser.add_argument("--steps", type=int, default=4, help="the first is a warm-up")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="align's method.micro_batch_tokens")
+    parser.add_argument("--trl", default=None, help="settings of TRL, comma-separated: attention/micro-batch rows")
+    parser.add_argument("--tiny", action="store_true", help="a tiny shape in place of 135M")
+    args = parser.parse_args()
+    args.trl = args.trl or ("sdpa/0,eager/0,sdpa/0/pre,eager/0/pre" if args.method == "dpo" else "sdpa/0,eager/0")
+    shape = TINY if args.tiny else SHAPE
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["HF_DATASETS_CACHE"] = f"{scratch}/datasets"
+        args.scratch, args.model = scratch, str(random_model(Path(scratch) / "model", shape))
+        lengths = {"prompt_tokens": args.prompt_tokens, "response_tokens": args.new_tokens}
+        count = (args.steps + 2) * args.rows
+        args.pairs = str(write_pairs(Path(scratch) / "pairs.jsonl", Path(args.model), count=count, **lengths))
+        found = compare(args)
+    machine = measure(torch.float32 if args.precision == "fp32" else torch.bfloat16)
+    found |= {"ideal_seconds": ideal_seconds(args, shape, machine), "machine": machine}
+    found["threads"] = torch.get_num_threads()
+    found["cpu"] = platform.processor() or platform.machine()
+    found["versions"] = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
+    command = "python scripts/bench/against_trl.py " + " ".join(sys.argv[1:])
+    text = f"`OMP_NUM_THREADS={found['threads']} {command}`\n\n{table(found)}\n"
+    print(text)
+    if not args.tiny:
+        name = f"{args.method}_{args.adapter}_{args.precision}_p{args.prompt_tokens}_n{args.new_tokens}_g{args.group}"
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / f"{name}.json").write_text(json.dumps({"command": command, **found}, indent=2) + "\n")
+        (HERE / "results" / f"{name}.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

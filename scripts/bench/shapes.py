@@ -1,0 +1,58 @@
+"""Random-weight models of a real one's dimensions, and prompts and pairs of exact lengths for them."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from align.config import ModelConfig
+from align.models.codec import ChatCodec
+from align.models.load import load_codec
+from align.worlds import resolve
+
+# HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
+SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+SHAPE |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True}
+TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def random_model(folder: Path, shape: dict[str, Any]) -> Path:
+    """A model of that shape with the pocket world's tokenizer. Its weights end no response in thousands of tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
+    torch.manual_seed(0)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_pairs(file: Path, model: Path, *, count: int, prompt_tokens: int, response_tokens: int) -> Path:
+    """Preferences, a JSON object a line, whose prompts and responses have exactly these lengths under the template."""
+    codec, rng = load_codec(ModelConfig(path=str(model))), random.Random(0)
+
+    def of_length(tokens: int, length: Any) -> str:
+        text = ""
+        while (now := length(text)) != tokens:
+            if now > tokens:  # a longer word than there was room for
+                text = text[: len(text) // 2]
+                continue
+            text += rng.choice(_LETTERS) if tokens - now < 4 else " " + "".join(rng.choices(_LETTERS, k=5))
+        return text
+
+    with file.open("w") as out:
+        for _ in range(count):
+            row = {"prompt": of_length(prompt_tokens, lambda text: _prompt_length(codec, text))}
+            for side in ("chosen", "rejected"):
+                row[side] = of_length(response_tokens, lambda text: len(codec.encode_response(text)))
+            out.write(json.dumps(row) + "\n")
+    return file
+
+
+def _prompt_length(codec: ChatCodec, text: str) -> int:
+    return len(codec.encode_prompt([{"role": "user", "content": text}]))

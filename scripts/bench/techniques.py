@@ -1,0 +1,100 @@
+"""What techniques of reading and sampling gain on this machine: seconds with and without, at SmolLM2-135M's width.
+
+OMP_NUM_THREADS=1 python scripts/bench/techniques.py    # 6 layers, a vocabulary of 8192; about two minutes
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from unittest import mock
+
+import torch
+from shapes import SHAPE
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.cache_utils import DynamicLayer
+
+from align.config import AdapterConfig
+from align.functional.logprobs import token_logprobs
+from align.models import cache
+from align.models import policy as policies
+from align.models.adapters import POLICY, SharedBase
+from align.models.policy import Policy
+from align.types import Sequences
+
+ROWS, NEW = 16, 64
+
+
+def rows(prompt: int, group: int) -> Sequences:
+    ids = torch.randint(8192, (ROWS // group, prompt)).repeat_interleave(group, 0)
+    responses = torch.randint(8192, (ROWS, NEW))
+    return Sequences(ids, torch.ones_like(ids), responses, torch.ones_like(responses))
+
+
+def seconds(work: Callable[[], object], trials: int = 2) -> float:
+    """The best of a few trials, a warm-up before them."""
+    found = []
+    for _ in range(trials + 1):
+        started = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - started)
+    return min(found[1:])
+
+
+def train(policy: Policy, batch: Sequences) -> None:
+    policy(batch, 1.0).logprobs.sum().backward()
+
+
+@torch.no_grad()
+def decode(policy: Policy, batch: Sequences, tokens: int) -> None:
+    policy = policy.for_sampling()
+    attention = batch.prompt_mask
+    _, held = policy.prefill(batch.prompt_ids, attention)
+    for t in range(tokens):
+        attention = torch.cat([attention, attention.new_ones(ROWS, 1)], dim=1)
+        policy.decode(batch.response_ids[:, t], attention, held)
+
+
+def head(logprobs: Callable[[Tensor, Tensor], Tensor], hidden: Tensor, weight: Tensor, ids: Tensor) -> None:
+    """Logits, log-probabilities and their backward."""
+    given = hidden.clone().requires_grad_()
+    logprobs(nn.functional.linear(given, weight), ids).sum().backward()
+
+
+def plain_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**shape)).eval()
+    policy = Policy(model, torch.float32)
+    print(f"{torch.get_num_threads()} threads, fp32, {ROWS} rows, {NEW} response tokens; seconds with, without")
+    for prompt, group in ((64, 4), (512, 8)):
+        batch = rows(prompt, group)
+        with_it = seconds(lambda b=batch: train(policy, b))
+        with mock.patch.object(policies, "shared_prompts", return_value=None):
+            without = seconds(lambda b=batch: train(policy, b), trials=1)
+        print(f"shared prompts of {prompt}, groups of {group}, forward and backward: {with_it:.2f}, {without:.2f}")
+        alone = rows(prompt, 1)
+        with_it = seconds(lambda b=alone: decode(policy, b, 16))
+        with mock.patch.object(cache, "RoomyLayer", DynamicLayer):
+            without = seconds(lambda b=alone: decode(policy, b, 16))
+        print(f"room in the cache behind {prompt}, prefill and 16 tokens: {with_it:.2f}, {without:.2f}")
+    shared = SharedBase(model, AdapterConfig(name="lora"))
+    shared.train(POLICY)
+    lora, batch = Policy(model, torch.float32, shared, POLICY), rows(64, 1)
+    with_it = seconds(lambda: decode(lora, batch, NEW))
+    with mock.patch.object(Policy, "for_sampling", lambda self: self):
+        without = seconds(lambda: decode(lora, batch, NEW))
+    print(f"merged adapter, prefill and {NEW} tokens: {with_it:.2f}, {without:.2f}")
+    hidden, weight = torch.randn(4, 64, 576), 0.02 * torch.randn(49152, 576)
+    ids = torch.randint(49152, (4, 64))
+    found = [seconds(lambda f=f: head(f, hidden, weight, ids)) for f in (token_logprobs, plain_logprobs)]
+    print(f"log-probabilities of 256 tokens at 49152, with the head: {found[0]:.2f}, {found[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

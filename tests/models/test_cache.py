@@ -1,0 +1,49 @@
+"""A cache with room for tokens to come: what sampling from transformers' own gives, through rows that leave it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.cache_utils import DynamicLayer
+
+from align.models import cache
+from align.models.cache import RoomyLayer
+from align.rollout import Noise, sample
+from tests import tiny
+
+
+@pytest.mark.parametrize("shape", sorted(tiny.SHAPES))
+def test_sampling_with_room_is_sampling_without(shape, monkeypatch):
+    """With room for 3 tokens at a time, so that it is used up several times; log-probabilities to 1e-5."""
+    settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 20, "temperature": 1.2, "samples_per_prompt": 4}
+    monkeypatch.setattr(cache, "ROOM", 3)
+    roomy = sample(tiny.policy(shape), tiny.codec(), tiny.prompts(6), **settings)
+    monkeypatch.setattr(cache, "RoomyLayer", DynamicLayer)
+    plain = sample(tiny.policy(shape), tiny.codec(), tiny.prompts(6), **settings)
+    assert len(set(roomy.lengths.tolist())) > 3  # rows ended on the way
+    assert torch.equal(roomy.response_ids, plain.response_ids)
+    torch.testing.assert_close(roomy.sampling_logprobs, plain.sampling_logprobs, rtol=0, atol=1e-5)
+
+
+def test_appending_copies_only_when_there_is_no_room(monkeypatch):
+    monkeypatch.setattr(cache, "ROOM", 4)
+    layer, plain = RoomyLayer(), DynamicLayer()
+    torch.manual_seed(0)
+    places = []
+    for step in range(12):
+        keys, values = torch.randn(2, 3, 5 if step == 0 else 1, 4), torch.randn(2, 3, 5 if step == 0 else 1, 4)
+        for found, expected in zip(layer.update(keys, values), plain.update(keys, values), strict=True):
+            assert torch.equal(found, expected)
+        if step == 7:
+            for each in (layer, plain):
+                each.batch_select_indices(torch.tensor([1, 0]))
+        places.append(layer.keys.data_ptr())
+    assert len(set(places[1:6])) == 1  # one allocation holds the token that found no room and four more
+    assert layer.get_seq_length() == 16
+
+
+def test_gradients_get_a_cache_that_passes_them_on():
+    model = tiny.causal()
+    assert {type(layer) for layer in cache.growing_cache(model).layers} == {DynamicLayer}
+    with torch.no_grad():
+        assert {type(layer) for layer in cache.growing_cache(model).layers} == {RoomyLayer}
