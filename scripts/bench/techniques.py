@@ -79,10 +79,10 @@ def main() -> None:
             without = seconds(lambda b=batch: train(policy, b), trials=1)
         print(f"shared prompts of {prompt}, groups of {group}, forward and backward: {with_it:.2f}, {without:.2f}")
         alone = rows(prompt, 1)
-        with_it = seconds(lambda b=alone: decode(policy, b, 16))
+        with_it = seconds(lambda b=alone: decode(policy, b, NEW // 4))
         with mock.patch.object(cache, "RoomyLayer", DynamicLayer):
-            without = seconds(lambda b=alone: decode(policy, b, 16))
-        print(f"room in the cache behind {prompt}, prefill and 16 tokens: {with_it:.2f}, {without:.2f}")
+            without = seconds(lambda b=alone: decode(policy, b, NEW // 4))
+        print(f"room in the cache behind {prompt}, prefill and {NEW // 4} tokens: {with_it:.2f}, {without:.2f}")
     shared = SharedBase(model, AdapterConfig(name="lora"))
     shared.train(POLICY)
     lora, batch = Policy(model, torch.float32, shared, POLICY), rows(64, 1)
