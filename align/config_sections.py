@@ -182,7 +182,7 @@ class RewardModelTraining(SourceConfig):
 
     normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
-    epochs: int = 2  # 1 for a large model, which overfits (arXiv 2203.02155, C.2)
+    epochs: int = 1
     batch_size: int = 16  # pairs
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it

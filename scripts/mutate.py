@@ -118,7 +118,7 @@ MUTANTS = (
     Mutant("eos_dropped_from_the_mask", "rollout/sampling.py", "        lengths[at] += 1\n        ended[at] = "
            "torch.isin(drawn[going], ends)", "        ended[at] = torch.isin(drawn[going], ends)\n"
            "        lengths[at] += (~ended[at]).long()", ("rollout/test_sampling.py", "trainers/test_ppo.py")),
-    Mutant("eos_dropped_from_given_responses", "models/codec.py", "return [*ids, self.end_id]", "return [*ids]",
+    Mutant("eos_dropped_from_given_responses", "models/codec.py", "[*ids, self.end_id] for ids", "[*ids] for ids",
            ("trainers/test_dpo.py", "models/test_codec.py")),
     Mutant("unended_keeps_its_score", "functional/credit.py", "torch.where(ended.unsqueeze(1), token_rewards,",
            "torch.where(~ended.unsqueeze(1), token_rewards,", ("functional/test_credit.py", "trainers/test_ppo.py")),

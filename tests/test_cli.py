@@ -255,7 +255,7 @@ def test_a_run_resumes_in_its_own_folder_with_its_own_configuration(align, files
     assert after.model == before.model
     code, _, err = align("resume='first run'", "seed=6")
     assert (code, len(calls)) == (2, 2)
-    assert "seed: given 'seed=6'; allowed: max_steps, checkpoint.keep, tracking" in err
+    assert "seed: given 'seed=6'; allowed: max_steps, max_policy_tokens, checkpoint.keep, tracking" in err
     assert align("-m", "resume='first run'", "max_steps=120,130")[0] == 2
     assert align("resume='first run'", "hydra.run.dir=other")[0] == 2
     assert len(calls) == 2

@@ -32,6 +32,7 @@ ABSENT = (
     "reward_model/train_pairs",
     "reward_model/seconds",
     "gold",
+    "kl_by",
     "evaluation_",
     "pays",
     "quality_gain",
