@@ -40,5 +40,5 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,dashboards,quantization,tensorboard,wandb]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,dashboards,quantization,studies,tensorboard,wandb]"
 	@touch $@

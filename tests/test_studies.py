@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from align.cli.compose import composed
 from align.intervals import Interval
 
 STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
@@ -189,7 +190,7 @@ def test_arms_get_equal_settings_and_what_is_reported_was_not_tuned_on(name):
     per_arm = {(c.group, c.arm): 0 for c in tuned}
     for cell in tuned:
         per_arm[cell.group, cell.arm] += len(cell.seeds)
-        assert cell.overrides.count("+data.held_out_where.split=tune") == 1
+        assert cell.overrides.count("data.held_out_where.split=tune") == 1
     assert len(set(per_arm.values())) <= 1
     every = []
     for cell in tuned:
@@ -201,11 +202,22 @@ def test_arms_get_equal_settings_and_what_is_reported_was_not_tuned_on(name):
     reported = study.report_cells(plan, chosen)
     assert len(reported) == len(plan.arms) * len(plan.groups)
     for cell in reported:
-        assert "+data.held_out_where.split=report" in cell.overrides
+        assert "data.held_out_where.split=report" in cell.overrides
         assert not set(cell.seeds) & set(study.TUNING_SEEDS)
         keys = [word.partition("=")[0] for word in cell.overrides]
         assert len(keys) == len(set(keys))
     assert len({cell.folder(Path("x")) for cell in tuned + reported}) == len(tuned + reported)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_every_cell_is_a_run_that_the_command_line_takes(name):
+    plan = module(name).PLAN
+    chosen = {(group.name, arm.name): plan.settings[0] for group in plan.groups for arm in plan.arms}
+    every = [*study.tuning_cells(plan), *study.report_cells(plan, chosen)]
+    for cell in {(cell.stage, cell.group, cell.arm): cell for cell in every}.values():  # rates differ in the number
+        config = composed(cell.overrides)
+        assert config.data.held_out_where["split"] == cell.stage
+        assert config.evaluation.num_prompts == 256
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 ROOM = 64  # tokens
+NAMES = ("cache", "past_key_values")  # of a model's argument and output: transformers 5.24 renamed it
 
 
 class RoomyLayer(DynamicLayer):
@@ -42,12 +43,18 @@ class RoomyLayer(DynamicLayer):
         return buffer[:, :, :end]
 
 
+def cache_name(model: PreTrainedModel) -> str | None:
+    """What this model calls its cache, as an argument and in its output; None if it takes none."""
+    taken = inspect.signature(model.forward).parameters
+    return next((name for name in NAMES if name in taken), None)
+
+
 def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     """An empty cache whose rows can be picked: with room while sampling, else one that gradients flow through.
 
     None for models that keep something else than keys and values, or that choose their cache themselves.
     """
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if cache_name(model) is None:
         return None
     cache = DynamicCache(config=model.config)
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,7 +16,7 @@ from transformers import Cache, PreTrainedModel
 from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
-from align.models.cache import growing_cache
+from align.models.cache import NAMES, cache_name, growing_cache
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
 from align.types import Sequences
 
@@ -101,11 +102,16 @@ class Policy(nn.Module):
         start = ids.shape[1] - 1  # a prompt's last token predicts its rows' first ones, and is read with them
         with self.active():
             arguments = forward_arguments(self.model, mask[:, :start])
-            self.model(input_ids=ids[:, :start], past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
+            self._cached(ids[:, :start], cache, logits_to_keep=1, **arguments)
             cache.batch_select_indices(which)
             arguments = forward_arguments(self.model, batch.attention_mask[:, :-1], last=length)
-            rows = batch.input_ids[:, start:-1]
-            return self.model(input_ids=rows, past_key_values=cache, use_cache=True, **arguments).logits
+            return self._cached(batch.input_ids[:, start:-1], cache, **arguments)[0]
+
+    def _cached(self, input_ids: Tensor, cache: Cache | None, **arguments: Any) -> tuple[Tensor, Cache]:
+        """Logits, and the cache with what was read: the given one, or the model's own kind where there is none yet."""
+        given = {} if cache is None else {cache_name(self.model) or NAMES[-1]: cache}
+        out = self.model(input_ids=input_ids, use_cache=True, **given, **arguments)
+        return out.logits, next(held for key in NAMES if (held := out.get(key)) is not None)
 
     def for_sampling(self) -> Policy:
         """This policy as it is now, for many small forward passes: an adapter is merged into a copy of the base."""
@@ -118,19 +124,16 @@ class Policy(nn.Module):
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
         arguments = forward_arguments(self.model, attention_mask)
-        cache = growing_cache(self.model)
         with self.active():
-            out = self.model(input_ids=input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments)
-        return out.logits[:, -1], out.past_key_values
+            logits, cache = self._cached(input_ids, growing_cache(self.model), logits_to_keep=1, **arguments)
+        return logits[:, -1], cache
 
     def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
         """Next-token logits (B, V) after one more token (B,); attention_mask (B, S) covers it already."""
         arguments = forward_arguments(self.model, attention_mask, last=1)
         with self.active():
-            out = self.model(
-                input_ids=tokens.unsqueeze(1), past_key_values=cache, use_cache=True, logits_to_keep=1, **arguments
-            )
-        return out.logits[:, -1]
+            logits, _ = self._cached(tokens.unsqueeze(1), cache, logits_to_keep=1, **arguments)
+        return logits[:, -1]
 
     def save(self, folder: Path) -> None:
         """A model, or an adapter, that transformers or peft load alone (safetensors)."""

@@ -33,9 +33,9 @@ PLAN = Plan(
     ),
     groups=(
         Group("short", ("+data.train_where.length=short", "+data.held_out_where.length=short",
-                        "rollout.max_new_tokens=32", "max_policy_tokens=60_000")),
+                        "rollout.max_new_tokens=32", "max_policy_tokens=40_000")),
         Group("long", ("+data.train_where.length=long", "+data.held_out_where.length=long",
-                       "rollout.max_new_tokens=128", "max_policy_tokens=200_000")),
+                       "rollout.max_new_tokens=128", "max_policy_tokens=120_000")),
     ),
     settings=("method.learning_rate=1e-4", "method.learning_rate=3e-4", "method.learning_rate=1e-3"),
     overrides=("method=ppo", "max_steps=100_000", "evaluation.every_steps=10", "checkpoint.every_steps=20"),

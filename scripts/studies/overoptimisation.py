@@ -18,7 +18,7 @@ from runs import Point, curves
 from study import Arm, Group, Plan, conduct
 
 SOURCES = {"single": ("reward/source=reward_model",), "ensemble": ("reward/source=ensemble",)}
-PENALTIES = ("0", "0.02", "0.05", "0.2")  # beta
+PENALTIES = ("0", "0.05", "0.2")  # beta
 PLAN = Plan(
     name="overoptimisation",
     arms=tuple(
@@ -27,9 +27,9 @@ PLAN = Plan(
         for beta in PENALTIES
     ),
     groups=(Group("", ()),),
-    settings=("method.learning_rate=3e-4",),
-    overrides=("method=ppo", "reward/credit=sparse", "max_steps=100_000", "max_policy_tokens=400_000",
-               "evaluation.every_steps=10", "checkpoint.every_steps=20"),
+    settings=("method.learning_rate=5e-4",),
+    overrides=("method=ppo", "reward/credit=sparse", "data=pocket_long", "max_steps=80", "evaluation.every_steps=5",
+               "checkpoint.every_steps=20"),
 )  # fmt: skip
 HEAD = ["reward", "n", "fit of", "alpha", "beta", "R2", "d at the top", "KL at the top, nats", "top, seen",
         "at the end", "KL at the end"]  # fmt: skip

@@ -18,8 +18,9 @@ from runs import Cell, Point, best_setting, points, run_cells, write_points
 from align.files import write_atomic
 
 ROOT = Path(__file__).parents[2]
-TUNING_SEEDS = (100, 101)
-COMMON = ("threads=1", "evaluation.num_prompts=256", "evaluation.num_pairs=64", "evaluation.num_texts=32")
+TUNING_SEEDS = (100,)
+COMMON = ("threads=1", "evaluation.num_prompts=256", "evaluation.num_pairs=64", "evaluation.num_texts=32",
+          "evaluation.num_probes=0")  # fmt: skip
 
 
 Report = Callable[["Plan", list[Point]], tuple[str, list[Panel]]]
@@ -108,7 +109,7 @@ def report_cells(plan: Plan, chosen: dict[tuple[str, str], str]) -> list[Cell]:
 
 
 def _cell(plan: Plan, stage: str, group: Group, arm: Arm, setting: str, seeds: tuple[int, ...]) -> Cell:
-    where = f"+data.held_out_where.split={stage}"
+    where = f"data.held_out_where.split={stage}"
     words = (*COMMON, *arm.overrides, *group.overrides, where, *plan.overrides, setting)
     last = {word.partition("=")[0]: word for word in words}  # Hydra takes each key once
     return Cell(stage, arm.name, setting, tuple(last.values()), seeds, group.name)
@@ -158,6 +159,6 @@ def settings_note(plan: Plan, chosen: dict[tuple[str, str], str]) -> str:
     lines += [f"- {arm.name}: `{' '.join(arm.overrides)}`" for arm in plan.arms]
     if chosen:
         lines += ["", f"Each arm's best of {', '.join(f'`{s}`' for s in plan.settings)} by gold reward on the tuning"]
-        lines += [f"prompts, seeds {', '.join(map(str, TUNING_SEEDS))}:", ""]
+        lines += [f"prompts, seed {', '.join(map(str, TUNING_SEEDS))}:", ""]
         lines += [f"- {' '.join(key).strip()}: `{setting}`" for key, setting in chosen.items()]
     return "\n".join(lines) + "\n"

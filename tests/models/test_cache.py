@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicSlidingWindowLayer as SLIDING
 
 from align.models import cache
 from align.models.cache import RoomyLayer
@@ -47,3 +50,16 @@ def test_gradients_get_a_cache_that_passes_them_on():
     assert {type(layer) for layer in cache.growing_cache(model).layers} == {DynamicLayer}
     with torch.no_grad():
         assert {type(layer) for layer in cache.growing_cache(model).layers} == {RoomyLayer}
+
+
+@pytest.mark.parametrize("shape", sorted(tiny.SHAPES))
+def test_the_cache_goes_under_the_name_that_the_model_knows(shape):
+    """No deprecation, no keyword that is swallowed, and decoding goes on from what was read."""
+    policy, ids = tiny.policy(shape), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error", FutureWarning)
+        _, held = policy.prefill(ids, torch.ones_like(ids))
+        assert cache.cache_name(policy.model) in cache.NAMES and isinstance(held.layers[0], (RoomyLayer, SLIDING))
+        logits = policy.decode(torch.tensor([11, 12]), torch.ones(2, 4, dtype=torch.long), held)
+    whole = torch.cat([ids, torch.tensor([[11], [12]])], dim=1)
+    torch.testing.assert_close(logits, policy.logits(whole, torch.ones_like(whole), 1)[:, 0], rtol=0, atol=1e-5)
