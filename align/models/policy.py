@@ -17,6 +17,7 @@ from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
 from align.models.cache import NAMES, cache_name, growing_cache
+from align.models.casting import cast_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
 from align.types import Sequences
 
@@ -114,8 +115,14 @@ class Policy(nn.Module):
         return out.logits, next(held for key in NAMES if (held := out.get(key)) is not None)
 
     def for_sampling(self) -> Policy:
-        """This policy as it is now, for many small forward passes: an adapter is merged into a copy of the base."""
-        if self._shared is None or self._adapter is None:
+        """This policy as it is now, for many small forward passes.
+
+        An adapter is merged into a copy of the base; weights that every pass would round are rounded once, in a copy.
+        """
+        if self._shared is None:
+            half = self.dtype is not torch.float32
+            return Policy(cast_copy(self.model, self.dtype), self.dtype) if half else self
+        if self._adapter is None:
             return self
         with torch.no_grad(), self.active():
             copy = self._shared.merged(self._adapter)

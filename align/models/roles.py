@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from align.config import Config, CriticInit
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
+from align.models.casting import cast_products
 from align.models.load import load_causal_lm, load_sequence_classifier
 from align.models.policy import Policy
 from align.models.reward_folder import is_adapter
@@ -89,8 +90,7 @@ def build_roles(
 
 def _separate(plan: _Plan) -> Roles:
     """Every weight is trained: each role has its own copy."""
-    policy, reference = _causal(plan), _causal(plan)
-    reference.requires_grad_(False)
+    policy, reference = _causal(plan), _frozen(_causal(plan))
     if plan.config.model.gradient_checkpointing:
         policy.model.activation_checkpointing_enable()
     reward = None if plan.reward is None else _frozen_classifier(plan, plan.reward)
@@ -147,8 +147,14 @@ def _width(model: PreTrainedModel) -> int:
     return int(model.get_output_embeddings().in_features)
 
 
+def _frozen(policy: Policy) -> Policy:
+    # Not wholly in `dtype`: only with what autocast computes for the policy itself is KL exactly 0 at the start.
+    policy.requires_grad_(False)
+    cast_products(policy.model, policy.dtype)
+    return policy
+
+
 def _causal(plan: _Plan) -> Policy:
-    # Fp32 for the frozen copy too: with the same weights and the same autocast, KL is exactly 0 at the start.
     return Policy(load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype)
 
 
@@ -156,8 +162,7 @@ def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
     """A copy of its own, frozen; an adapter is merged into it."""
     settings = replace(plan.config.model, path=str(folder), revision=None)
     model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
-    model.requires_grad_(False)
-    return Policy(model, plan.dtype)
+    return _frozen(Policy(model, plan.dtype))
 
 
 def _classifier(plan: _Plan, folder: Path) -> Scorer:
@@ -171,6 +176,7 @@ def _classifier(plan: _Plan, folder: Path) -> Scorer:
 def _frozen_classifier(plan: _Plan, folder: Path) -> Scorer:
     scorer = _classifier(plan, folder)
     scorer.requires_grad_(False)
+    cast_products(scorer.body, plan.dtype)
     return scorer
 
 
