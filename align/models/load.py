@@ -28,7 +28,7 @@ from align.errors import InputError
 from align.models.checkpoint import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
 from align.models.codec import ChatCodec, make_codec
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
-from align.models.quantize import quantization_config
+from align.models.quantize import keep_differentiable, quantization_config
 
 __all__ = [
     "fingerprint",
@@ -256,6 +256,8 @@ def _load(
             module.p = 0.0
     if quantization_config is None:
         model = model.to(device)
+    else:
+        keep_differentiable(model)
     return model.eval()
 
 

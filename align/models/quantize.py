@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 from transformers import BitsAndBytesConfig
 
 from align.config import QuantizationConfig
@@ -31,6 +32,17 @@ def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) 
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def keep_differentiable(model: nn.Module) -> None:
+    """Forbid 4-bit layers to repack their weights for inference, in place.
+
+    On CPUs with AVX512-BF16 the first pass without gradients repacks them, for a product that passes no gradient on:
+    adapters below would then learn nothing, in silence (bitsandbytes 0.50, `Linear4bit.forward` in eval mode).
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _import_bitsandbytes(name: str) -> None:

@@ -118,6 +118,22 @@ def test_quantized_base(make_model, name, error):
     assert 0 < gap < error
 
 
+def test_gradients_pass_through_a_4_bit_base_after_a_pass_without_them(make_model):
+    """On CPUs with AVX512-BF16 bitsandbytes would repack the weights then, for a product that gradients do not pass."""
+    folder = make_model(hidden_size=64, intermediate_size=128)
+    model = causal(folder, quantization=QuantizationConfig(name="nf4"), dtype=torch.bfloat16)
+    model.requires_grad_(False)
+
+    def gradient() -> torch.Tensor:
+        embedded = model.get_input_embeddings()(IDS).detach().requires_grad_(True)
+        model(inputs_embeds=embedded, attention_mask=torch.ones_like(IDS)).logits.float().logsumexp(-1).sum().backward()
+        return embedded.grad
+
+    fresh = gradient()
+    logits(model)
+    torch.testing.assert_close(gradient(), fresh, rtol=0, atol=0)
+
+
 def test_adapter_under_quantization(make_model, tmp_path):
     folder = make_model(hidden_size=64, intermediate_size=128)
     expected = logits(adapter(folder, tmp_path / "adapter"))
