@@ -58,15 +58,17 @@ def test_the_penalty_for_unfinished_responses_stands_in_for_their_score(tmp_path
 
 @pytest.mark.parametrize("coef", [0.3, 3.0])
 def test_the_adaptive_controller_reaches_its_target_kl(tmp_path, coef):
-    """From below and from above; the policy is then the optimum that has this KL (of whatever coefficient: the
-    controller still moves it while the learning rate comes to rest)."""
+    """From below and from above; it swings about the target. The policy is then the optimum that has its KL (of whatever
+    coefficient: the controller still moves it while the learning rate comes to rest)."""
     tables, target = Tables(APART), 0.4
     kl = KLConfig(coef=coef, controller=KLController.adaptive, target=target, horizon=600)
     made, seen = trainer(tmp_path, ppo(coef, kl=kl), tables, steps=STEPS, batch=BATCH)
     made.train()
     table = table_of(made.run.roles.policy).detach()
     moved = float(divergence(TREE, table, reference()))
-    assert moved == pytest.approx(target, rel=0.2)
+    second_half = [row["kl/per_response_k1"] for row in seen.rows[-STEPS // 2 :]]
+    assert sum(second_half) / len(second_half) == pytest.approx(target, rel=0.12)
+    assert moved == pytest.approx(target, rel=0.4)  # where the last swing ended
     assert abs(seen.rows[0]["kl/coef"] - made.kl_coef) > 0.2
     assert float(divergence(TREE, table, optimum_at(tables, moved))) < 0.05
 
