@@ -58,8 +58,9 @@ def test_the_penalty_for_unfinished_responses_stands_in_for_their_score(tmp_path
 
 @pytest.mark.parametrize("coef", [0.3, 3.0])
 def test_the_adaptive_controller_reaches_its_target_kl(tmp_path, coef):
-    """From below and from above; it swings about the target. The policy is then the optimum that has its KL (of whatever
-    coefficient: the controller still moves it while the learning rate comes to rest)."""
+    """From below and from above; it swings about the target. The policy is then the optimum that has its KL, of
+    whatever coefficient: the controller still moves it while the learning rate comes to rest.
+    """
     tables, target = Tables(APART), 0.4
     kl = KLConfig(coef=coef, controller=KLController.adaptive, target=target, horizon=600)
     made, seen = trainer(tmp_path, ppo(coef, kl=kl), tables, steps=STEPS, batch=BATCH)
