@@ -16,6 +16,8 @@ from transformers import Cache, PreTrainedModel
 from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
+from align.models.attention import NAME as PACKED
+from align.models.attention import packs_heads
 from align.models.cache import NAMES, cache_name, growing_cache
 from align.models.casting import cast_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
@@ -76,7 +78,8 @@ class Policy(nn.Module):
         """(B, keep, V) logits at the last `keep` positions, undivided by any temperature."""
         arguments = forward_arguments(self.model, attention_mask)
         with self.active(), recomputing(self.model):
-            return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=keep, **arguments).logits
+            kept = _last(keep, input_ids)
+            return self.model(input_ids=input_ids, use_cache=False, logits_to_keep=kept, **arguments).logits
 
     def forward(self, batch: Sequences, temperature: float) -> TokenStats:
         """Log-probabilities and entropies of the responses' tokens, each given all before it."""
@@ -103,7 +106,7 @@ class Policy(nn.Module):
         start = ids.shape[1] - 1  # a prompt's last token predicts its rows' first ones, and is read with them
         with self.active():
             arguments = forward_arguments(self.model, mask[:, :start])
-            self._cached(ids[:, :start], cache, logits_to_keep=1, **arguments)
+            self._cached(ids[:, :start], cache, logits_to_keep=_last(1, ids), **arguments)
             cache.batch_select_indices(which)
             arguments = forward_arguments(self.model, batch.attention_mask[:, :-1], last=length)
             return self._cached(batch.input_ids[:, start:-1], cache, **arguments)[0]
@@ -117,22 +120,31 @@ class Policy(nn.Module):
     def for_sampling(self) -> Policy:
         """This policy as it is now, for many small forward passes.
 
-        An adapter is merged into a copy of the base; weights that every pass would round are rounded once, in a copy.
+        An adapter is merged into a copy of the base; weights that every pass would round are rounded once, in a copy;
+        heads that share keys are read together (align/models/attention.py).
         """
         if self._shared is None:
-            half = self.dtype is not torch.float32
-            return Policy(cast_copy(self.model, self.dtype), self.dtype) if half else self
-        if self._adapter is None:
+            if self.dtype is torch.float32 and not packs_heads(self.model):
+                return self
+            copy: PreTrainedModel | None = cast_copy(self.model, self.dtype)
+        elif self._adapter is None:
             return self
-        with torch.no_grad(), self.active():
-            copy = self._shared.merged(self._adapter)
-        return self if copy is None else Policy(copy, self.dtype)
+        else:
+            with torch.no_grad(), self.active():
+                copy = self._shared.merged(self._adapter)
+        if copy is None:
+            return self
+        if packs_heads(copy):
+            copy.set_attn_implementation(PACKED)
+        return Policy(copy, self.dtype)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""
         arguments = forward_arguments(self.model, attention_mask)
         with self.active():
-            logits, cache = self._cached(input_ids, growing_cache(self.model), logits_to_keep=1, **arguments)
+            logits, cache = self._cached(
+                input_ids, growing_cache(self.model), logits_to_keep=_last(1, input_ids), **arguments
+            )
         return logits[:, -1], cache
 
     def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
@@ -158,3 +170,12 @@ class Policy(nn.Module):
         # Through from_pretrained, since what is on disk may be named, tied or sharded in another way than in memory.
         saved = type(self.model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         self.model.load_state_dict(saved.state_dict())
+
+
+def _last(n: int, like: Tensor) -> Tensor:
+    """Indices of the last n positions. Indices copy the states they pick, and the head is one product for all rows.
+
+    A number would be a slice, whose rows do not lie side by side: where no gradient is taken torch multiplies row by
+    row then, in bf16 on CPUs with a copy of the head's weights for each (`should_fold`, ATen/native/LinearAlgebra.cpp).
+    """
+    return torch.arange(-n, 0, device=like.device)

@@ -46,8 +46,8 @@ def test_in_fp32_nothing_happens():
     before = {name: id(p) for name, p in model.named_parameters()}
     cast_products(model, torch.float32)
     assert before == {name: id(p) for name, p in model.named_parameters()}
-    policy = Policy(model, torch.float32)
-    assert policy.for_sampling() is policy
+    copy = cast_copy(model, torch.float32)
+    assert {id(p) for p in copy.parameters()} == set(before.values())
 
 
 def test_sampling_draws_the_same_and_follows_the_next_update(monkeypatch):
