@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -21,14 +18,6 @@ def cast_products(model: nn.Module, dtype: torch.dtype) -> None:
     for module in _products(model):
         for name, parameter in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(parameter.detach().to(dtype), requires_grad=False))
-
-
-def cast_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy that shares everything with `model` but what `cast_products` changes; it follows no later update."""
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    copy = deepcopy(model, tensors)  # shares every tensor; casting then replaces and never writes
-    cast_products(copy, dtype)
-    return copy
 
 
 def _products(model: nn.Module) -> list[nn.Module]:

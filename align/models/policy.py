@@ -16,11 +16,9 @@ from transformers import Cache, PreTrainedModel
 from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
-from align.models.attention import NAME as PACKED
-from align.models.attention import packs_heads
 from align.models.cache import NAMES, cache_name, growing_cache
-from align.models.casting import cast_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
+from align.models.sampling_copy import sampling_copy
 from align.types import Sequences
 
 
@@ -118,25 +116,18 @@ class Policy(nn.Module):
         return out.logits, next(held for key in NAMES if (held := out.get(key)) is not None)
 
     def for_sampling(self) -> Policy:
-        """This policy as it is now, for many small forward passes.
-
-        An adapter is merged into a copy of the base; weights that every pass would round are rounded once, in a copy;
-        heads that share keys are read together (align/models/attention.py).
-        """
+        """This policy as it is now, in the form that is fastest at many small forward passes without gradients."""
         if self._shared is None:
-            if self.dtype is torch.float32 and not packs_heads(self.model):
-                return self
-            copy: PreTrainedModel | None = cast_copy(self.model, self.dtype)
+            model: PreTrainedModel | None = self.model
         elif self._adapter is None:
             return self
         else:
             with torch.no_grad(), self.active():
-                copy = self._shared.merged(self._adapter)
-        if copy is None:
+                model = self._shared.merged(self._adapter)
+        if model is None:
             return self
-        if packs_heads(copy):
-            copy.set_attn_implementation(PACKED)
-        return Policy(copy, self.dtype)
+        copy = sampling_copy(model, self.dtype)
+        return self if copy is self.model else Policy(copy, self.dtype)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""

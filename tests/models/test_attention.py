@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from align.models import policy as policy_module
+from align.models import sampling_copy
 from align.models.attention import NAME, packed_attention, packs_heads
 from align.rollout import Noise, sample
 from tests import tiny
@@ -34,13 +34,12 @@ def test_it_is_transformers_attention(length, masked):
 def test_sampling_draws_what_it_draws_without(shape, monkeypatch):
     """Prompts of one length, so that there is no mask to keep transformers from the slow kernel."""
     policy, prompts = tiny.policy(shape), tiny.prompts(1) * 3
-    grouped = tiny.SHAPES[shape]
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 10, "temperature": 1.0, "samples_per_prompt": 2}
     found = sample(policy, tiny.codec(), prompts, **settings)
     used = policy.for_sampling().model.config._attn_implementation
-    assert (used == NAME) == packs_heads(policy.model), grouped
+    assert (used == NAME) == packs_heads(policy.model)
     assert policy.model.config._attn_implementation != NAME
-    monkeypatch.setattr(policy_module, "packs_heads", lambda model: False)
+    monkeypatch.setattr(sampling_copy, "packs_heads", lambda model: False)
     plain = sample(policy, tiny.codec(), prompts, **settings)
     assert torch.equal(found.response_ids, plain.response_ids)
     torch.testing.assert_close(found.sampling_logprobs, plain.sampling_logprobs, rtol=0, atol=1e-5)

@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from align.models.casting import cast_copy, cast_products
+from align.models import sampling_copy as copies
+from align.models.casting import cast_products
+from align.models.packing import PackedLinear, can_pack
 from align.models.policy import Policy
 from align.models.roles import build_roles
+from align.models.sampling_copy import sampling_copy
 from align.rollout import Noise, sample
 from tests import tiny
 
@@ -26,31 +29,58 @@ def bits(policy: Policy) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_bit_of_the_logits_changes(shape, dtype):
     model = tiny.causal(shape)
-    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    embedding = model.get_input_embeddings().weight
     expected = bits(Policy(model, dtype))
-    copy = cast_copy(model, dtype)
-    assert torch.equal(bits(Policy(copy, dtype)), expected)
-    # Whatever is no product's is shared; the model itself is as it was, its head still tied.
-    assert copy.get_input_embeddings().weight is model.get_input_embeddings().weight
-    assert copy.get_output_embeddings().weight.dtype is dtype
-    for name, parameter in model.named_parameters():
-        assert torch.equal(parameter, weights[name]) and parameter.requires_grad
-    linear = [m for m in copy.modules() if isinstance(m, nn.Linear)]
-    assert linear and all(m.weight.dtype is dtype and not m.weight.requires_grad for m in linear)
     cast_products(model, dtype)
     assert torch.equal(bits(Policy(model, dtype)), expected)
+    assert model.get_input_embeddings().weight is embedding and embedding.dtype is torch.float32
+    assert model.get_output_embeddings().weight.dtype is dtype
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    assert linear and all(m.weight.dtype is dtype and not m.weight.requires_grad for m in linear)
 
 
 def test_in_fp32_nothing_happens():
-    model = tiny.causal()
+    model = tiny.causal("gpt2")
     before = {name: id(p) for name, p in model.named_parameters()}
     cast_products(model, torch.float32)
     assert before == {name: id(p) for name, p in model.named_parameters()}
-    copy = cast_copy(model, torch.float32)
-    assert {id(p) for p in copy.parameters()} == set(before.values())
+    assert sampling_copy(model, torch.float32) is model
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_sampling_copy_leaves_the_model_alone(shape, packed, monkeypatch):
+    """Not a bit changes where weights are only rounded; in oneDNN's layout sums are taken in another order."""
+    if packed and not can_pack(tiny.causal(shape), torch.bfloat16):
+        pytest.skip("this CPU does not compute in bf16")
+    monkeypatch.setattr(copies, "can_pack", lambda *_: packed)
+    model = tiny.causal(shape)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    expected = bits(Policy(model, torch.bfloat16))
+    copy = sampling_copy(model, torch.bfloat16)
+    found = bits(Policy(copy, torch.bfloat16))
+    assert any(isinstance(m, PackedLinear) for m in copy.modules()) == packed
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.02 * float(expected.std()) if packed else 0)
+    assert copy.get_input_embeddings().weight is model.get_input_embeddings().weight
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, weights[name]) and parameter.requires_grad and parameter.dtype is torch.float32
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 16, 70])
+def test_a_packed_product_is_the_product(rows, bias):
+    linear = nn.Linear(48, 80, bias=bias)
+    if not can_pack(linear, torch.bfloat16):
+        pytest.skip("this CPU does not compute in bf16")
+    states = torch.randn(rows, 3, 48)
+    with torch.no_grad():
+        found, expected = PackedLinear(linear)(states), linear.bfloat16()(states.bfloat16())
+    torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
 
 
 def test_sampling_draws_the_same_and_follows_the_next_update(monkeypatch):
+    monkeypatch.setattr(copies, "can_pack", lambda *_: False)  # for equal bits
+    monkeypatch.setattr(copies, "packs_heads", lambda *_: False)
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 2}
     policy = Policy(tiny.causal(), torch.bfloat16)
     for _ in range(2):

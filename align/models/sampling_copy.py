@@ -1,0 +1,31 @@
+"""The copy of a model that sampling decodes with: it shares what it can, and lasts for one rollout."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from transformers import PreTrainedModel
+
+from align.models.attention import NAME, packs_heads
+from align.models.casting import cast_products
+from align.models.packing import can_pack, pack_products
+
+
+def sampling_copy(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """A copy as `model` is now, which follows no later update; `model` itself where there is nothing to gain.
+
+    Heads that share keys are read together (attention.py), weights that autocast rounds in every pass are rounded once
+    (casting.py) and, where that helps, laid out for few rows (packing.py). Everything else is shared.
+    """
+    packs = packs_heads(model)
+    if dtype is torch.float32 and not packs:
+        return model
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    copy = deepcopy(model, tensors)  # shares every tensor; what follows replaces and never writes
+    if packs:
+        copy.set_attn_implementation(NAME)
+    if can_pack(copy, dtype):
+        pack_products(copy)
+    cast_products(copy, dtype)
+    return copy
