@@ -29,7 +29,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean = statistics.fmean(values)
     if n == 1:
         return Interval(mean, None, n)
-    half = student_quantile(confidence, n - 1) * statistics.stdev(values, mean) / math.sqrt(n)
+    spread = statistics.stdev(values, mean)
+    if spread <= 1e-12 * max(map(abs, values)):  # equal but for rounding
+        spread = 0.0
+    half = student_quantile(confidence, n - 1) * spread / math.sqrt(n)
     return Interval(mean, half, n)
 
 

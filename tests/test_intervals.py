@@ -30,3 +30,8 @@ def test_one_value_has_no_interval_and_equal_ones_an_empty_one():
     assert mean_interval([2.5, 2.5]) == Interval(2.5, 0.0, 2)
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
+
+
+def test_values_that_differ_by_rounding_alone_have_no_spread():
+    assert mean_interval([0.1 + 0.2, 0.3, 0.3]).half == 0
+    assert mean_interval([0.3, 0.3 + 1e-9]).half > 0

@@ -249,3 +249,27 @@ def test_a_report_of_made_up_runs(name, tmp_path):
     module("output").draw(tmp_path / "b.svg", panels)
     drawn = (tmp_path / "a.svg").read_text()
     assert drawn == (tmp_path / "b.svg").read_text() and panels[0].title in drawn
+
+
+def test_points_of_what_was_not_asked_for_stay(tmp_path, monkeypatch):
+    """A study in parts: the short responses are there, the long ones are asked for."""
+    pytest.importorskip("matplotlib")
+    plan = study.Plan(
+        "parts", (study.Arm("a", (), 2),), (study.Group("short", ()), study.Group("long", ())), ("x=1",), ()
+    )
+    out = tmp_path / "parts.jsonl"
+    before = [p for seed in (0, 1) for p in made(plan, "report", "a", "short", seed, "x=1", 0.5)]
+    old = made(plan, "report", "a", "long", 7, "x=1", 0.2)
+    runs.write_points(out, before + old)
+    now = [p for seed in (0, 1) for p in made(plan, "report", "a", "long", seed, "x=1", 0.6)]
+    monkeypatch.setattr(study, "points", lambda cell, *_, **__: now if cell.group == "long" else [])
+    seen = []
+
+    def report(plan, found):
+        seen.extend(found)
+        return "# parts\n", [module("output").Panel("t", "x", "y", [])]
+
+    words = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs"), "--groups", "long", "--report-only"]
+    assert study.conduct(plan, report, words) == 0
+    assert seen == before + now == runs.read_points(out)
+    assert runs.read_points(tmp_path / "none.jsonl") == []

@@ -154,6 +154,11 @@ def write_points(path: Path, found: Iterable[Point]) -> None:
     write_atomic(path, "".join(json.dumps(asdict(point)) + "\n" for point in found))
 
 
+def read_points(path: Path) -> list[Point]:
+    """What `write_points` wrote; nothing where nothing was written."""
+    return [Point(**json.loads(line)) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def at_end(found: Iterable[Point]) -> dict[int, Point]:
     """The last evaluation by seed."""
     return {point.seed: point for point in found if point.phase == "after"}

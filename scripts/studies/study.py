@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from output import Panel, draw
-from runs import Cell, Point, best_setting, points, run_cells, write_points
+from runs import Cell, Point, best_setting, points, read_points, run_cells, write_points
 
 from align.files import write_atomic
 
@@ -120,11 +120,15 @@ def conduct(
 ) -> int:
     """Run the study and write NAME.md, NAME.svg and NAME.jsonl; returns the exit code, 1 where a run is missing.
 
+    Of arms and groups that were not asked for, the points that NAME.jsonl holds already stay in the report.
+
     Args:
         report: (plan, points) -> (Markdown, panels of the figure).
     """
     args = arguments(plan, words)
-    plan = narrowed(plan, args)
+    whole, plan = plan, narrowed(plan, args)
+    asked = {(group.name, arm.name) for group in plan.groups for arm in plan.arms}
+    kept = [p for p in read_points(args.out / f"{plan.name}.jsonl") if (p.group, p.arm) not in asked]
     left = []
 
     def measured(cells: list[Cell]) -> list[Point]:
@@ -134,10 +138,17 @@ def conduct(
 
     tuning = measured(tuning_cells(plan))
     chosen = best_setting(tuning)
-    found = tuning + measured(report_cells(plan, chosen))
+    found = kept + tuning + measured(report_cells(plan, chosen))
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
+    chosen = best_setting(found)
+    plan = replace(
+        whole,
+        arms=tuple(arm for arm in whole.arms if any(p.arm == arm.name for p in found)),
+        groups=tuple(group for group in whole.groups if any(p.group == group.name for p in found)),
+        overrides=plan.overrides,
+    )
     text, panels = report(plan, found)
     write_points(args.out / f"{plan.name}.jsonl", found)
     draw(args.out / f"{plan.name}.svg", panels)
