@@ -1,10 +1,12 @@
 """What techniques of reading and sampling gain on this machine: seconds with and without, at SmolLM2-135M's width.
 
-OMP_NUM_THREADS=1 python scripts/bench/techniques.py    # 6 layers, a vocabulary of 8192; about two minutes
+OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
+OMP_NUM_THREADS=1 python scripts/bench/techniques.py --bf16     # what is for bf16 alone; 6 layers, the whole vocabulary
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from unittest import mock
@@ -17,13 +19,14 @@ from transformers.cache_utils import DynamicLayer
 
 from align.config import AdapterConfig
 from align.functional.logprobs import token_logprobs
-from align.models import cache
+from align.models import cache, sampling_copy
 from align.models import policy as policies
 from align.models.adapters import POLICY, SharedBase
 from align.models.policy import Policy
 from align.types import Sequences
 
-ROWS, NEW = 16, 64
+ROWS, NEW, BF16 = 16, 64, torch.bfloat16
+LADDER = (("weights rounded once", False, False), ("heads together", True, False), ("oneDNN's layout", True, True))
 
 
 def rows(prompt: int, group: int) -> Sequences:
@@ -66,8 +69,28 @@ def plain_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
     return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
+def in_bf16() -> None:
+    """Decoding as it would be without any of it, with one technique after the other, and with all."""
+    policy = Policy(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE | {"num_hidden_layers": 6})).eval(), BF16)
+    print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows, {NEW // 4} tokens behind prompts; seconds")
+    for prompt in (64, 512):
+        batch, found = rows(prompt, 1), {}
+        with mock.patch.object(Policy, "for_sampling", lambda self: self):
+            with mock.patch.object(policies, "_last", lambda n, like: n):
+                found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
+            found["states of the head side by side"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
+        for name, heads, layout in LADDER:
+            together = mock.patch.object(sampling_copy, "packs_heads", lambda _, on=heads: on)
+            laid_out = mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on)
+            with together, laid_out:
+                found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
+        print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
+
+
 def main() -> None:
     torch.manual_seed(0)
+    if "--bf16" in sys.argv[1:]:
+        return in_bf16()
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}
     model = AutoModelForCausalLM.from_config(LlamaConfig(**shape)).eval()
     policy = Policy(model, torch.float32)
