@@ -39,6 +39,9 @@ class SharedBase:
         self._config, self._seed = config, seed
         with drawn_from(seed, "adapter", POLICY):
             self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False  # to fp32, which autocast would only undo: the same bits
         self._active: str | None = POLICY
         self._trainable: list[nn.Parameter] = []
 

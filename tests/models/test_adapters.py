@@ -178,3 +178,23 @@ def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
     assert not any(torch.equal(first[key], other[key]) for key in first)
     policy = next(key for key in first if key.startswith(POLICY))
     assert not torch.equal(first[policy], first[policy.replace(POLICY, CRITIC)])
+
+
+def test_no_detour_over_fp32_under_autocast(shape):
+    """PEFT would bring what an adapter reads to fp32, and autocast back: the same bits, of gradients too, without."""
+    base = tiny.causal(shape).to(torch.bfloat16)
+    shared = SharedBase(base, LORA)
+    shared.train(POLICY)
+    scramble(shared.parameters(POLICY).values())
+    policy, found = Policy(base, torch.bfloat16, shared, POLICY), []
+    layers = [m for m in base.modules() if hasattr(m, "cast_input_dtype_enabled")]
+    assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+    for enabled in (False, True):
+        for layer in layers:
+            layer.cast_input_dtype_enabled = enabled
+        policy.zero_grad()
+        logits = policy.logits(IDS, MASK, 4)
+        logits.float().logsumexp(-1).sum().backward()
+        found.append((logits.detach(), {k: p.grad.clone() for k, p in shared.parameters(POLICY).items()}))
+    assert torch.equal(found[0][0], found[1][0])
+    assert all(torch.equal(found[0][1][k], found[1][1][k]) for k in found[0][1])
