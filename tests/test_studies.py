@@ -213,8 +213,7 @@ def test_arms_get_equal_settings_and_what_is_reported_was_not_tuned_on(name):
 def test_every_cell_is_a_run_that_the_command_line_takes(name):
     plan = module(name).PLAN
     chosen = {(group.name, arm.name): plan.settings[0] for group in plan.groups for arm in plan.arms}
-    every = [*study.tuning_cells(plan), *study.report_cells(plan, chosen)]
-    for cell in {(cell.stage, cell.group, cell.arm): cell for cell in every}.values():  # rates differ in the number
+    for cell in [*study.tuning_cells(plan)[:1], *study.report_cells(plan, chosen)]:
         config = composed(cell.overrides)
         assert config.data.held_out_where["split"] == cell.stage
         assert config.evaluation.num_prompts == 256
