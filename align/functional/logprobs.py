@@ -30,8 +30,8 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         """(N, V) and (N, 1) -> (N,)."""
-        at_once = _rows_at_once(logits)
-        sums = torch.cat([(part.float() / temperature).logsumexp(-1) for part in logits.split(at_once)])
+        at_once, buffer = _rows_at_once(logits), _buffer(logits)
+        sums = torch.cat([_log_sum(_scaled(part, temperature, buffer)) for part in logits.split(at_once)])
         ctx.save_for_backward(logits, ids, sums)
         ctx.temperature = temperature
         return logits.gather(-1, ids).squeeze(-1).float() / temperature - sums
@@ -42,10 +42,10 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, ids, sums = ctx.saved_tensors
         scale = (gradients[0] / ctx.temperature).unsqueeze(-1)
         out = torch.empty_like(logits)
-        at_once = _rows_at_once(logits)
+        at_once, buffer = _rows_at_once(logits), _buffer(logits)
         parts = (t.split(at_once) for t in (logits, ids, sums.unsqueeze(-1), scale, out))
         for part, i, total, size, place in zip(*parts, strict=True):
-            p = (part.float() / ctx.temperature).sub_(total).exp_()
+            p = _scaled(part, ctx.temperature, buffer).sub_(total).exp_()
             place.copy_(p.mul_(-size).scatter_add_(-1, i, size))
         return out, None, None
 
@@ -53,6 +53,23 @@ class _TokenLogprobs(torch.autograd.Function):
 def _rows_at_once(logits: Tensor) -> int:
     """Rows of (N, V) that are worked on at once."""
     return max(1, (_CACHED if logits.device.type == "cpu" else _LAUNCHED) // logits.shape[1])
+
+
+def _buffer(logits: Tensor) -> Tensor:
+    """(R, V) float32 for all parts of (N, V): a fresh one for each would be mapped, cleared and given back each time."""
+    return torch.empty(min(_rows_at_once(logits), len(logits)), logits.shape[1], device=logits.device)
+
+
+def _scaled(part: Tensor, temperature: float, buffer: Tensor) -> Tensor:
+    """part / temperature in float32, in the buffer's first rows."""
+    scaled = buffer[: len(part)].copy_(part)
+    return scaled if temperature == 1 else scaled.div_(temperature)
+
+
+def _log_sum(scaled: Tensor) -> Tensor:
+    """log sum exp of each row (R, V) -> (R,), in place."""
+    top = scaled.amax(-1, keepdim=True)
+    return scaled.sub_(top).exp_().sum(-1).log_().add_(top.squeeze(-1))
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -64,14 +81,14 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
     if logits.dim() > 2:
         return torch.stack([entropy(one, temperature) for one in logits])
     rows = logits.reshape(-1, logits.shape[-1])
-    parts = [_entropy(part.float() / temperature) for part in rows.split(_rows_at_once(rows))]
-    return torch.cat(parts).view(logits.shape[:-1])
+    z, e = _buffer(rows), _buffer(rows)
+    parts = rows.split(_rows_at_once(rows))
+    return torch.cat([_entropy(_scaled(p, temperature, z), e[: len(p)]) for p in parts]).view(logits.shape[:-1])
 
 
-def _entropy(scaled: Tensor) -> Tensor:
-    """(R, V) float32 -> (R,)."""
-    z = scaled - scaled.amax(-1, keepdim=True)
-    e = z.exp()
-    total = e.sum(-1)
-    finite = z.clamp_(min=torch.finfo(torch.float32).min)  # 0 for a token that a model rules out with a logit of -inf
-    return total.log() - torch.linalg.vecdot(e, finite) / total
+def _entropy(z: Tensor, e: Tensor) -> Tensor:
+    """(R, V) float32 -> (R,), in place; e is (R, V) to work in."""
+    z.sub_(z.amax(-1, keepdim=True))
+    total = torch.exp(z, out=e).sum(-1)
+    z.clamp_(min=torch.finfo(torch.float32).min)  # 0 for a token that a model rules out with a logit of -inf
+    return total.log() - torch.linalg.vecdot(e, z) / total
