@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import math
@@ -251,16 +252,21 @@ def test_a_report_of_made_up_runs(name, tmp_path):
 
 
 def test_points_of_what_was_not_asked_for_stay(tmp_path, monkeypatch):
-    """A study in parts: the short responses are there, the long ones are asked for."""
+    """A study in parts: the short responses are there, the long ones asked for, an arm and a setting no more."""
     pytest.importorskip("matplotlib")
-    plan = study.Plan(
-        "parts", (study.Arm("a", (), 2),), (study.Group("short", ()), study.Group("long", ())), ("x=1",), ()
-    )
+    groups = (study.Group("short", ()), study.Group("long", ()))
+    plan = study.Plan("parts", (study.Arm("a", (), 2),), groups, ("x=1",), ())
+
+    def of(group: str, arm: str = "a", setting: str = "x=1", level: float = 0.5, common: str = "") -> list:
+        cell = study._cell(plan, "report", study.Group(group, ()), study.Arm(arm, ()), setting, (0, 1))
+        by = dataclasses.replace(cell, overrides=(*cell.overrides, common)) if common else cell
+        points = [p for seed in (0, 1) for p in made(plan, "report", arm, group, seed, setting, level)]
+        return [dataclasses.replace(p, made_by=by.made_by) for p in points]
+
     out = tmp_path / "parts.jsonl"
-    before = [p for seed in (0, 1) for p in made(plan, "report", "a", "short", seed, "x=1", 0.5)]
-    old = made(plan, "report", "a", "long", 7, "x=1", 0.2)
-    runs.write_points(out, before + old)
-    now = [p for seed in (0, 1) for p in made(plan, "report", "a", "long", seed, "x=1", 0.6)]
+    before = of("short")
+    runs.write_points(out, before + of("long", level=0.2) + of("short", arm="gone") + of("short", common="max_steps=9"))
+    now = of("long", level=0.6)
     monkeypatch.setattr(study, "points", lambda cell, *_, **__: now if cell.group == "long" else [])
     seen = []
 
@@ -268,7 +274,10 @@ def test_points_of_what_was_not_asked_for_stay(tmp_path, monkeypatch):
         seen.extend(found)
         return "# parts\n", [module("output").Panel("t", "x", "y", [])]
 
-    words = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs"), "--groups", "long", "--report-only"]
-    assert study.conduct(plan, report, words) == 0
+    words = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs"), "--report-only"]
+    assert study.conduct(plan, report, [*words, "--groups", "long"]) == 0
     assert seen == before + now == runs.read_points(out)
+    monkeypatch.setattr(study, "points", lambda *_, **__: [])
+    assert study.conduct(plan, report, [*words, "--groups", "long"]) == 1  # nothing measured: nothing is lost
+    assert runs.read_points(out) == before + now
     assert runs.read_points(tmp_path / "none.jsonl") == []

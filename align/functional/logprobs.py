@@ -56,7 +56,7 @@ def _rows_at_once(logits: Tensor) -> int:
 
 
 def _buffer(logits: Tensor) -> Tensor:
-    """(R, V) float32 for all parts of (N, V): a fresh one for each would be mapped, cleared and given back each time."""
+    """(R, V) float32 for all parts of (N, V); a fresh one for each would be mapped, cleared and given back anew."""
     return torch.empty(min(_rows_at_once(logits), len(logits)), logits.shape[1], device=logits.device)
 
 

@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
+from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,9 +40,6 @@ class SharedBase:
         self._config, self._seed = config, seed
         with drawn_from(seed, "adapter", POLICY):
             self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
-        for module in self.model.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.cast_input_dtype_enabled = False  # to fp32, which autocast would only undo: the same bits
         self._active: str | None = POLICY
         self._trainable: list[nn.Parameter] = []
 
@@ -138,7 +136,10 @@ class SharedBase:
         before = self._active
         self._switch(name)
         try:
-            yield
+            # What adapters read would go to fp32, and be brought back by the autocast that a role runs in: the same
+            # bits without. Others (TRL's trainers) run the model without autocast and need it.
+            with disable_input_dtype_casting(self.model):
+                yield
         finally:
             self._switch(before)
 

@@ -10,6 +10,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_packed"
+# Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
+CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
 
 
 def packed_attention(
@@ -38,10 +40,10 @@ def packed_attention(
 
 
 def packs_heads(model: PreTrainedModel) -> bool:
-    """Whether `packed_attention` is for this model: SDPA, heads that share keys and values, on a CPU."""
+    """Whether `packed_attention` is for this model: a kind that was checked, SDPA, shared keys and values, a CPU."""
     config = model.config.get_text_config()
     shared = getattr(config, "num_key_value_heads", None)
-    grouped = shared is not None and shared != config.num_attention_heads
+    grouped = shared is not None and shared != config.num_attention_heads and model.config.model_type in CHECKED
     return grouped and model.config._attn_implementation == "sdpa" and model.device.type == "cpu"
 
 

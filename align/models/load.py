@@ -256,8 +256,7 @@ def _load(
             module.p = 0.0
     if quantization_config is None:
         model = model.to(device)
-    else:
-        keep_differentiable(model)
+    keep_differentiable(model)  # the checkpoint may be a quantized one
     return model.eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +21,8 @@ class PackedLinear(nn.Module):
         weight = linear.weight.detach().to(torch.bfloat16)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
-        self.weight = torch.empty_like(weight, device="meta")  # for code that asks for its type or shape
+        # For code that asks; whoever would multiply by it gets an error.
+        self.weight = SimpleNamespace(dtype=weight.dtype, shape=weight.shape, device=weight.device)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) of any float type -> (..., out) bfloat16."""

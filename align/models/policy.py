@@ -118,16 +118,13 @@ class Policy(nn.Module):
     def for_sampling(self) -> Policy:
         """This policy as it is now, in the form that is fastest at many small forward passes without gradients."""
         if self._shared is None:
-            model: PreTrainedModel | None = self.model
-        elif self._adapter is None:
+            copy = sampling_copy(self.model, self.dtype)
+            return self if copy is self.model else Policy(copy, self.dtype)
+        if self._adapter is None:
             return self
-        else:
-            with torch.no_grad(), self.active():
-                model = self._shared.merged(self._adapter)
-        if model is None:
-            return self
-        copy = sampling_copy(model, self.dtype)
-        return self if copy is self.model else Policy(copy, self.dtype)
+        with torch.no_grad(), self.active():
+            merged = self._shared.merged(self._adapter)
+        return self if merged is None else Policy(sampling_copy(merged, self.dtype, own=True), self.dtype)
 
     def prefill(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Cache]:
         """Next-token logits (B, V) after each left-padded prompt, and the cache that decoding goes on from."""

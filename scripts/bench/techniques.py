@@ -26,7 +26,12 @@ from align.models.policy import Policy
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16
-LADDER = (("weights rounded once", False, False), ("heads together", True, False), ("oneDNN's layout", True, True))
+LADDER = (  # what it adds; the head's states by index, heads together, oneDNN's layout
+    ("weights rounded once", False, False, False),
+    ("the head's states side by side", True, False, False),
+    ("heads together", True, True, False),
+    ("oneDNN's layout", True, True, True),
+)
 
 
 def rows(prompt: int, group: int) -> Sequences:
@@ -76,13 +81,12 @@ def in_bf16() -> None:
     for prompt in (64, 512):
         batch, found = rows(prompt, 1), {}
         with mock.patch.object(Policy, "for_sampling", lambda self: self):
-            with mock.patch.object(policies, "_last", lambda n, like: n):
-                found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
-            found["states of the head side by side"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
-        for name, heads, layout in LADDER:
+            found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
+        for name, indices, heads, layout in LADDER:
+            last = policies._last if indices else lambda n, like: n
             together = mock.patch.object(sampling_copy, "packs_heads", lambda _, on=heads: on)
             laid_out = mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on)
-            with together, laid_out:
+            with mock.patch.object(policies, "_last", last), together, laid_out:
                 found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
 

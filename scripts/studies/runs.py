@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -27,6 +28,11 @@ class Cell:
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     group: str = ""  # what is compared apart from others: short or long responses
+
+    @property
+    def made_by(self) -> str:
+        """Stands for the overrides in a point."""
+        return hashlib.sha256("\n".join(self.overrides).encode()).hexdigest()[:12]
 
     def folder(self, study: Path) -> Path:
         names = (self.stage, self.group, self.arm, self.setting.replace("=", "_"))
@@ -109,6 +115,7 @@ class Point:
     length: float  # tokens of a response
     responses: int  # sampled so far in training
     fidelity: float | None  # credit fidelity of the first rollout, the start model's responses; in `after` alone
+    made_by: str = ""  # the overrides of its cell
 
 
 def points(cell: Cell, study: Path, *, fidelity: str = "credit/fidelity_all") -> list[Point]:
@@ -143,6 +150,7 @@ def points(cell: Cell, study: Path, *, fidelity: str = "credit/fidelity_all") ->
                     length=record["eval/verbosity/mean_tokens"],
                     responses=sampled[step],
                     fidelity=first if record["phase"] == "after" else None,
+                    made_by=cell.made_by,
                 )
             )
     return out

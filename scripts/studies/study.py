@@ -120,15 +120,13 @@ def conduct(
 ) -> int:
     """Run the study and write NAME.md, NAME.svg and NAME.jsonl; returns the exit code, 1 where a run is missing.
 
-    Of arms and groups that were not asked for, the points that NAME.jsonl holds already stay in the report.
+    Of arms and groups of which nothing is measured, the points in NAME.jsonl stay, if the same settings made them.
 
     Args:
         report: (plan, points) -> (Markdown, panels of the figure).
     """
     args = arguments(plan, words)
     whole, plan = plan, narrowed(plan, args)
-    asked = {(group.name, arm.name) for group in plan.groups for arm in plan.arms}
-    kept = [p for p in read_points(args.out / f"{plan.name}.jsonl") if (p.group, p.arm) not in asked]
     left = []
 
     def measured(cells: list[Cell]) -> list[Point]:
@@ -138,16 +136,17 @@ def conduct(
 
     tuning = measured(tuning_cells(plan))
     chosen = best_setting(tuning)
-    found = kept + tuning + measured(report_cells(plan, chosen))
+    found = tuning + measured(report_cells(plan, chosen))
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
+    if not args.smoke:
+        found = kept(whole, found, read_points(args.out / f"{plan.name}.jsonl")) + found
     chosen = best_setting(found)
     plan = replace(
-        whole,
+        whole if not args.smoke else plan,
         arms=tuple(arm for arm in whole.arms if any(p.arm == arm.name for p in found)),
         groups=tuple(group for group in whole.groups if any(p.group == group.name for p in found)),
-        overrides=plan.overrides,
     )
     text, panels = report(plan, found)
     write_points(args.out / f"{plan.name}.jsonl", found)
@@ -155,6 +154,21 @@ def conduct(
     write_atomic(args.out / f"{plan.name}.md", text + settings_note(plan, chosen))
     print(text)
     return 1 if left else 0
+
+
+def kept(plan: Plan, found: list[Point], stored: list[Point]) -> list[Point]:
+    """Stored points of arms and groups of which nothing was found, as long as the plan would make them the same way."""
+    measured = {(p.group, p.arm) for p in found}
+    cells = {
+        (cell.stage, cell.group, cell.arm, cell.setting): cell.made_by
+        for setting in plan.settings
+        for cell in (
+            *tuning_cells(plan),
+            *report_cells(plan, {(g.name, a.name): setting for g in plan.groups for a in plan.arms}),
+        )
+    }
+    same = (p for p in stored if cells.get((p.stage, p.group, p.arm, p.setting)) == p.made_by)
+    return [p for p in same if (p.group, p.arm) not in measured]
 
 
 def settings_note(plan: Plan, chosen: dict[tuple[str, str], str]) -> str:

@@ -1,5 +1,7 @@
 """Adapters that take turns on one base: nobody's training shows in another role."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
@@ -8,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from align.config import AdapterConfig
 from align.errors import InputError
+from align.models import adapters
 from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
 from align.models.inputs import forward_arguments
 from align.models.policy import Policy
@@ -180,7 +183,7 @@ def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
     assert not torch.equal(first[policy], first[policy.replace(POLICY, CRITIC)])
 
 
-def test_no_detour_over_fp32_under_autocast(shape):
+def test_no_detour_over_fp32_under_autocast(shape, monkeypatch):
     """PEFT would bring what an adapter reads to fp32, and autocast back: the same bits, of gradients too, without."""
     base = tiny.causal(shape).to(torch.bfloat16)
     shared = SharedBase(base, LORA)
@@ -188,10 +191,12 @@ def test_no_detour_over_fp32_under_autocast(shape):
     scramble(shared.parameters(POLICY).values())
     policy, found = Policy(base, torch.bfloat16, shared, POLICY), []
     layers = [m for m in base.modules() if hasattr(m, "cast_input_dtype_enabled")]
-    assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
-    for enabled in (False, True):
-        for layer in layers:
-            layer.cast_input_dtype_enabled = enabled
+    with policy.active():
+        assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
+    for switched_off in (True, False):
+        assert all(layer.cast_input_dtype_enabled for layer in layers)  # as TRL's trainers need it
+        if not switched_off:
+            monkeypatch.setattr(adapters, "disable_input_dtype_casting", lambda model: nullcontext())
         policy.zero_grad()
         logits = policy.logits(IDS, MASK, 4)
         logits.float().logsumexp(-1).sum().backward()

@@ -95,7 +95,7 @@ def test_sampling_draws_the_same_and_follows_the_next_update(monkeypatch):
     assert not torch.equal(sample(policy, tiny.codec(), tiny.prompts(4), **settings).response_ids, last.response_ids)
 
 
-def test_the_reference_takes_half_the_room_and_begins_at_a_kl_of_exactly_0():
+def test_the_references_products_take_half_the_room_and_it_begins_at_a_kl_of_exactly_0():
     roles = build_roles(tiny.config(), device=torch.device("cpu"), dtype=torch.bfloat16, reward=None, critic_init=None)
     given = tiny.rollout_of(tiny.prompts(3), [[5, 6, 7], [8, 9], [10]])
     policy, reference = (role.response_logprobs(given, 1.0) for role in (roles.policy, roles.reference))

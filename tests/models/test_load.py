@@ -118,7 +118,7 @@ def test_quantized_base(make_model, name, error):
     assert 0 < gap < error
 
 
-def test_gradients_pass_through_a_4_bit_base_after_a_pass_without_them(make_model):
+def test_gradients_pass_through_a_4_bit_base_after_a_pass_without_them(make_model, tmp_path):
     """On CPUs with AVX512-BF16 bitsandbytes would repack the weights then, for a product that gradients do not pass."""
     folder = make_model(hidden_size=64, intermediate_size=128)
     model = causal(folder, quantization=QuantizationConfig(name="nf4"), dtype=torch.bfloat16)
@@ -132,6 +132,11 @@ def test_gradients_pass_through_a_4_bit_base_after_a_pass_without_them(make_mode
     fresh = gradient()
     logits(model)
     torch.testing.assert_close(gradient(), fresh, rtol=0, atol=0)
+    model.save_pretrained(tmp_path / "stored")
+    model = causal(tmp_path / "stored", dtype=torch.bfloat16)  # quantized already, by whoever stored it
+    logits(model)
+    assert any(type(m).__name__ == "Linear4bit" for m in model.modules())
+    torch.testing.assert_close(gradient(), fresh, rtol=1e-2, atol=1e-2 * float(fresh.abs().max()))
 
 
 def test_adapter_under_quantization(make_model, tmp_path):

@@ -239,6 +239,15 @@ def test_bf16_leaves_no_autocast_behind(tmp_path, data):
     assert seen.column("dpo/margin")[-1] > 0
 
 
+@pytest.mark.parametrize("name", ["trl_grpo", "trl_rloo"])
+def test_adapters_on_a_bf16_base_sample_without_autocast(tmp_path, data, name):
+    """TRL's `generate` runs outside of it: there adapters must bring what they read to fp32 themselves."""
+    cfg = runs.config(type(METHODS[name])(**SAMPLED), data, adapter=runs.LORA, max_steps=1)
+    context, seen = runs.context(tmp_path, cfg, prompts=tiny.prompts(), dtype=torch.bfloat16)
+    {"trl_grpo": TRLGRPO, "trl_rloo": TRLRLOO}[name](context).train()
+    assert len(seen.column("reward/score_mean")) == 1
+
+
 def test_the_reference_is_the_start_model_also_where_that_is_an_adapter(tmp_path, data):
     """TRL by itself would load the adapter's base."""
     base = AutoModelForCausalLM.from_pretrained(tiny.folder())
