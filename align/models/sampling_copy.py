@@ -25,9 +25,8 @@ def sampling_copy(model: PreTrainedModel, dtype: torch.dtype, *, own: bool = Fal
     packs = packs_heads(model)
     if dtype is torch.float32 and not packs:
         return model
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    copy = model if own else deepcopy(model, tensors)  # shares every tensor; what follows replaces and never writes
-    del tensors
+    # The copy shares every tensor: what follows replaces, and never writes.
+    copy = model if own else deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     if packs:
         copy.set_attn_implementation(NAME)
     if can_pack(copy, dtype) and growing_cache(copy) is not None:  # others may read weights without the layer

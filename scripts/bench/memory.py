@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,19 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from shapes import SHAPE, TINY, random_model, write_pairs
+from sides import resident_mib
 
 WORDS = ("adapter=lora", "model=local", "data=jsonl", "device=cpu", "data.max_prompt_tokens=1024", "max_steps=2",
          "checkpoint.every_steps=0", "evaluation.num_prompts=2", "evaluation.num_pairs=2", "evaluation.num_texts=2",
          "evaluation.num_probes=0")  # fmt: skip
-
-
-def resident_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-
-
-def peak_mib() -> float:
-    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin at the parent's peak
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def words(args: argparse.Namespace, *own: str) -> list[str]:
@@ -43,14 +35,17 @@ def words(args: argparse.Namespace, *own: str) -> list[str]:
 
 def align(args: argparse.Namespace, *own: str) -> float:
     """A whole run in this process; its peak above the imports, MiB."""
+    import torch
+
     from align import runner
     from align.cli.compose import composed
+    from align.memory import peak_memory_mib
     from align.trainers import base, on_policy, ppo, reward_model  # noqa: F401  what a run imports is not its own
 
     imported = resident_mib()
     with tempfile.TemporaryDirectory() as folder:
         runner.run(composed(words(args, *own)), Path(args.kept or folder) / "run")
-    return peak_mib() - imported
+    return peak_memory_mib(torch.device("cpu")) - imported
 
 
 def alone(args: argparse.Namespace) -> float:
@@ -59,6 +54,7 @@ def alone(args: argparse.Namespace) -> float:
 
     from align import runner  # noqa: F401  the same imports
     from align.config import AdapterConfig, ModelConfig, Precision
+    from align.memory import peak_memory_mib
     from align.models.adapters import POLICY, SharedBase
     from align.models.load import load_causal_lm, torch_dtype
     from align.models.policy import Policy
@@ -74,11 +70,11 @@ def alone(args: argparse.Namespace) -> float:
     prompts, responses = (torch.randint(4, 500, (rows, n)) for n in (args.prompt_tokens, args.new_tokens))
     batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
     Policy(model, dtype, shared, POLICY)(batch, 1.0).logprobs.sum().backward()
-    return peak_mib() - imported
+    return peak_memory_mib(torch.device("cpu")) - imported
 
 
 def train_reward(args: argparse.Namespace) -> float:
-    return align(args, "method=reward_model")
+    return align(args, "method=reward_model", "reward.source.batch_size=4", "reward.source.epochs=1")
 
 
 def train_policy(args: argparse.Namespace) -> float:
@@ -96,7 +92,9 @@ PARTS = {"alone": alone, "reward": train_reward, "ppo": train_policy}
 def measured(part: str, args: argparse.Namespace, **more: Any) -> float:
     """`part` in a process of its own."""
     given = json.dumps(vars(args) | more)
-    done = subprocess.run([sys.executable, __file__, "--part", part, given], check=True, stdout=subprocess.PIPE)
+    environment = os.environ | {"ALIGN_HOME": f"{args.model}_home"}  # what is trained here is for no other run
+    command = [sys.executable, __file__, "--part", part, given]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
     return float(done.stdout.split()[-1])
 
 

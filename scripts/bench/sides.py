@@ -12,6 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from align.memory import peak_memory_mib
+
 LEARNING_RATE, BETA = 1e-6, 0.05
 
 
@@ -24,21 +28,21 @@ class Turns:
     """Reports a step and waits for the word to make the next."""
 
     def __init__(self) -> None:
-        self._imported = _resident_mib()
+        self._imported = resident_mib()
         self._pipe = sys.stdout
         sys.stdout = sys.stderr  # whatever a library prints is no report
         self._started = time.perf_counter()
 
     def step(self, **facts: Any) -> None:
         seconds = time.perf_counter() - self._started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_memory_mib(torch.device("cpu"))
         print(json.dumps({"seconds": seconds, "mib": peak - self._imported, **facts}), file=self._pipe, flush=True)
         if not sys.stdin.readline():
             sys.exit(0)
         self._started = time.perf_counter()
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

@@ -26,12 +26,7 @@ from align.models.policy import Policy
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16
-LADDER = (  # what it adds; the head's states by index, heads together, oneDNN's layout
-    ("weights rounded once", False, False, False),
-    ("the head's states side by side", True, False, False),
-    ("heads together", True, True, False),
-    ("oneDNN's layout", True, True, True),
-)
+LADDER = (("weights rounded once", False, False), ("heads together", True, False), ("oneDNN's layout", True, True))
 
 
 def rows(prompt: int, group: int) -> Sequences:
@@ -82,13 +77,17 @@ def in_bf16() -> None:
         batch, found = rows(prompt, 1), {}
         with mock.patch.object(Policy, "for_sampling", lambda self: self):
             found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
-        for name, indices, heads, layout in LADDER:
-            last = policies._last if indices else lambda n, like: n
+        for name, heads, layout in LADDER:
             together = mock.patch.object(sampling_copy, "packs_heads", lambda _, on=heads: on)
             laid_out = mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on)
-            with mock.patch.object(policies, "_last", last), together, laid_out:
+            with together, laid_out:
                 found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
+    stored, batch = Policy(policy.model.to(BF16).requires_grad_(False), BF16), rows(64, 1)  # as LoRA's base is
+    by_index = seconds(lambda: stored.response_logprobs(batch, 1.0))
+    with mock.patch.object(policies, "_last", lambda n, like: n):
+        by_slice = seconds(lambda: stored.response_logprobs(batch, 1.0))
+    print(f"log-probabilities under a base stored in bf16, head by index, by slice: {by_index:.2f}, {by_slice:.2f}")
 
 
 def main() -> None:

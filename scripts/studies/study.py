@@ -75,8 +75,7 @@ def small(plan: Plan) -> Plan:
 
 
 def narrowed(plan: Plan, args: argparse.Namespace) -> Plan:
-    """The plan that the command line asks for."""
-    plan = small(plan) if args.smoke else plan
+    """The arms and groups that the command line asks for."""
     return replace(
         plan,
         arms=tuple(arm for arm in plan.arms if not args.arms or arm.name in args.arms),
@@ -126,8 +125,8 @@ def conduct(
         report: (plan, points) -> (Markdown, panels of the figure).
     """
     args = arguments(plan, words)
-    whole, plan = plan, narrowed(plan, args)
-    left = []
+    whole = small(plan) if args.smoke else plan
+    plan, left = narrowed(whole, args), []
 
     def measured(cells: list[Cell]) -> list[Point]:
         if not args.report_only:
@@ -140,11 +139,10 @@ def conduct(
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
-    if not args.smoke:
-        found = kept(whole, found, read_points(args.out / f"{plan.name}.jsonl")) + found
+    found = kept(whole, found, read_points(args.out / f"{plan.name}.jsonl")) + found
     chosen = best_setting(found)
     plan = replace(
-        whole if not args.smoke else plan,
+        whole,
         arms=tuple(arm for arm in whole.arms if any(p.arm == arm.name for p in found)),
         groups=tuple(group for group in whole.groups if any(p.group == group.name for p in found)),
     )
@@ -159,16 +157,13 @@ def conduct(
 def kept(plan: Plan, found: list[Point], stored: list[Point]) -> list[Point]:
     """Stored points of arms and groups of which nothing was found, as long as the plan would make them the same way."""
     measured = {(p.group, p.arm) for p in found}
-    cells = {
-        (cell.stage, cell.group, cell.arm, cell.setting): cell.made_by
-        for setting in plan.settings
-        for cell in (
-            *tuning_cells(plan),
-            *report_cells(plan, {(g.name, a.name): setting for g in plan.groups for a in plan.arms}),
-        )
-    }
-    same = (p for p in stored if cells.get((p.stage, p.group, p.arm, p.setting)) == p.made_by)
-    return [p for p in same if (p.group, p.arm) not in measured]
+    arms, groups = {arm.name: arm for arm in plan.arms}, {group.name: group for group in plan.groups}
+
+    def same(p: Point) -> bool:
+        known = p.arm in arms and p.group in groups and p.setting in plan.settings
+        return known and p.made_by == _cell(plan, p.stage, groups[p.group], arms[p.arm], p.setting, ()).made_by
+
+    return [p for p in stored if (p.group, p.arm) not in measured and same(p)]
 
 
 def settings_note(plan: Plan, chosen: dict[tuple[str, str], str]) -> str:
