@@ -13,6 +13,9 @@ import pytest
 
 from align.cli.compose import composed
 from align.intervals import Interval
+from align.runner import run
+from align.trainers.ppo_config import PPOConfig
+from tests.trainers import runs as tiny_runs
 
 STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
 
@@ -23,6 +26,7 @@ def module(name: str) -> Any:
         return importlib.import_module(name)
 
 
+VOLATILE = ("time/", "throughput/", "memory/")
 analysis, runs, study = module("analysis"), module("runs"), module("study")
 
 
@@ -281,3 +285,34 @@ def test_points_of_what_was_not_asked_for_stay(tmp_path, monkeypatch):
     assert study.conduct(plan, report, [*words, "--groups", "long"]) == 1  # nothing measured: nothing is lost
     assert runs.read_points(out) == before + now
     assert runs.read_points(tmp_path / "none.jsonl") == []
+
+
+def test_tuning_runs_are_judged_at_their_end_alone_and_known_by_what_shapes_them():
+    plan = dataclasses.replace(module("credit").PLAN, overrides=("method=ppo", "evaluation.every_steps=10"))
+    (tuned, *_), (reported, *_) = study.tuning_cells(plan), study.report_cells(plan, {("short", "sparse"): "x=1"})
+    assert [w for w in tuned.overrides if "every_steps" in w] == ["evaluation.every_steps=0"]
+    assert [w for w in reported.overrides if "every_steps" in w] == ["evaluation.every_steps=10"]
+
+    def with_word(*words: str) -> str:
+        return dataclasses.replace(reported, overrides=(*reported.overrides, *words)).made_by
+
+    assert with_word("checkpoint.every_steps=5", "evaluation.every_steps=3") == reported.made_by
+    assert with_word("max_steps=5") != reported.made_by
+    assert with_word("evaluation.num_prompts=5") != reported.made_by
+
+
+def test_what_is_measured_in_between_changes_no_figure(tmp_path):
+    """OBSERVES says so: a run evaluated and stored at every step learns and ends as one that is left alone."""
+    data = tiny_runs.write_data(tmp_path / "data")
+    method = PPOConfig(minibatch_size=4, missing_eos_penalty=None)
+
+    def figures(name: str, every: int) -> tuple[list, str]:
+        config = tiny_runs.config(method, data, max_steps=4, evaluation={"every_steps": every})
+        config.checkpoint.every_steps = every
+        run(config, tmp_path / name, say=lambda line: None)
+        records = [r for r in tiny_runs.lines(tmp_path / name / "log_history.jsonl") if r.get("phase") != "during"]
+        kept = [{k: v for k, v in r.items() if k != "seconds" and not k.startswith(VOLATILE)} for r in records]
+        return kept, json.dumps(json.loads((tmp_path / name / "evaluation.json").read_text())["after"])
+
+    watched, alone = figures("watched", 1), figures("alone", 0)
+    assert len(watched[0]) == 6 and watched == alone

@@ -16,6 +16,7 @@ from align.files import write_atomic
 from align.report.load import load_run
 
 OVERRIDES = "cell.json"
+OBSERVES = ("evaluation.every_steps=", "checkpoint.every_steps=")  # change no figure of a run, only how many there are
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Cell:
 
     @property
     def made_by(self) -> str:
-        """Stands for the overrides in a point."""
-        return hashlib.sha256("\n".join(self.overrides).encode()).hexdigest()[:12]
+        """Stands in a point for the overrides that its figures depend on."""
+        shaping = [word for word in self.overrides if not word.startswith(OBSERVES)]
+        return hashlib.sha256("\n".join(shaping).encode()).hexdigest()[:12]
 
     def folder(self, study: Path) -> Path:
         names = (self.stage, self.group, self.arm, self.setting.replace("=", "_"))
@@ -115,7 +117,7 @@ class Point:
     length: float  # tokens of a response
     responses: int  # sampled so far in training
     fidelity: float | None  # credit fidelity of the first rollout, the start model's responses; in `after` alone
-    made_by: str = ""  # the overrides of its cell
+    made_by: str = ""  # the overrides of its cell that shape it
 
 
 def points(cell: Cell, study: Path, *, fidelity: str = "credit/fidelity_all") -> list[Point]:

@@ -110,6 +110,7 @@ def report_cells(plan: Plan, chosen: dict[tuple[str, str], str]) -> list[Cell]:
 def _cell(plan: Plan, stage: str, group: Group, arm: Arm, setting: str, seeds: tuple[int, ...]) -> Cell:
     where = f"data.held_out_where.split={stage}"
     words = (*COMMON, *arm.overrides, *group.overrides, where, *plan.overrides, setting)
+    words += ("evaluation.every_steps=0",) if stage == "tune" else ()  # it is the end that settings are compared by
     last = {word.partition("=")[0]: word for word in words}  # Hydra takes each key once
     return Cell(stage, arm.name, setting, tuple(last.values()), seeds, group.name)
 
