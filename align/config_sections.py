@@ -184,6 +184,7 @@ class RewardModelTraining(SourceConfig):
     learning_rate: float = 1.0e-4
     epochs: int = 1
     batch_size: int = 16  # pairs
+    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
     trained_on: TrainedOn = TrainedOn.end
@@ -206,6 +207,8 @@ class RewardModelTraining(SourceConfig):
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         positive(self, key, "learning_rate", "epochs", "batch_size", "prefix_steps", "prefix_learning_rate")
+        if self.micro_batch_tokens is not None:
+            positive(self, key, "micro_batch_tokens")
         not_negative(self, key, "center_coef", "seed")
 
 
@@ -431,12 +434,14 @@ class OptimizedConfig(MethodConfig):
 class LoopConfig(OptimizedConfig):
     """Base of the methods on the loop of trainers/base.py."""
 
-    micro_batch_tokens: int = 8192  # padded tokens per forward and backward
+    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
     max_bad_steps: int = 3  # non-finite updates skipped before the run stops
 
     def check(self, config: Config) -> None:
         super().check(config)
-        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
+        positive(self, "method", "max_bad_steps")
+        if self.micro_batch_tokens is not None:
+            positive(self, "method", "micro_batch_tokens")
 
 
 @dataclass

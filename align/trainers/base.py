@@ -20,6 +20,7 @@ from align.files import LineFile
 from align.functional.batching import token_batches
 from align.memory import peak_memory_mib
 from align.metrics import Tally
+from align.models.budget import micro_batch_tokens
 from align.models.policy import Policy
 from align.models.scorer import Scorer
 from align.trainers import checkpoint
@@ -53,6 +54,7 @@ class Trainer(Method):
         super().__init__(run)
         assert isinstance(run.config.method, LoopConfig)
         self.method = run.config.method
+        self.micro_batch_tokens = micro_batch_tokens(run.roles.policy.model.config, self.method.micro_batch_tokens)
         self.progress = Progress()
         self._started = time.perf_counter()
         self._last_record = 0.0
@@ -166,7 +168,7 @@ class Trainer(Method):
         """
         started = time.perf_counter()
         tally = Tally()
-        batches = token_batches(lengths, self.method.micro_batch_tokens, together)
+        batches = token_batches(lengths, self.micro_batch_tokens, together)
         loss = sum(backward(index, tally) for index in batches)
         rates = self.optimization.rates(self.progress.step)
         norms = self.optimization.apply(self.progress.step) if math.isfinite(loss) else None

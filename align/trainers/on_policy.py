@@ -166,7 +166,7 @@ class OnPolicyTrainer(Trainer):
         """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
         lengths = rollout.attention_mask.sum(1)
-        for index in token_batches(lengths, self.method.micro_batch_tokens, rollout.prompt_index):
+        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index):
             logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
             out[index, : logp.shape[1]] = logp
         return out

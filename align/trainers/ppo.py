@@ -56,7 +56,7 @@ class PPOTrainer(OnPolicyTrainer):
     def _values(self, rollout: Rollout) -> Tensor:
         """(B, T) values before each response token, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in token_batches(rollout.attention_mask.sum(1), self.method.micro_batch_tokens):
+        for index in token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens):
             part = rollout.rows(index)
             values = response_values(self.critic(part.input_ids, part.attention_mask), part)
             out[index, : values.shape[1]] = zero_outside(values, part.response_mask)

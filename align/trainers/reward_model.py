@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -28,6 +28,7 @@ from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
+from align.models.budget import micro_batch_tokens
 from align.models.codec import ChatCodec
 from align.models.load import fingerprint, load_causal_lm
 from align.models.reward_folder import RewardCard
@@ -177,7 +178,11 @@ def _train_at_end(
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = RewardTrainer(
+
+    class Trainer(InParts, RewardTrainer):
+        """TRL's, a micro-batch at a time."""
+
+    trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list([_token_row(pair) for pair in train]),
@@ -187,6 +192,7 @@ def _train_at_end(
     for parameter in model.parameters():
         if parameter.requires_grad:  # TRL puts adapters on a quantized base into bf16, where small updates are lost
             parameter.data = parameter.data.float()
+    trainer.budget = micro_batch_tokens(model.config, source.micro_batch_tokens)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Lines(say))
     trainer.train()
@@ -207,6 +213,34 @@ def _train_at_end(
     codec.tokenizer.save_pretrained(folder)
     card.write(folder)
     return card
+
+
+class InParts:
+    """Before TRL's RewardTrainer among a class's bases: a batch's pairs, split by tokens, with the gradient of all.
+
+    Its own way is gradient accumulation over micro-batches of equally many pairs, however long these are.
+    """
+
+    budget: int  # padded tokens of one forward and backward pass
+    _share = 1.0  # of the batch's pairs
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """`inputs` has the chosen sides above the rejected ones: input_ids and attention_mask (2B, T)."""
+        lengths = inputs["attention_mask"].sum(1).view(2, -1)
+        pairs = lengths.shape[1]
+        whole = [torch.arange(pairs, device=lengths.device)]
+        fits = inputs["attention_mask"].numel() <= self.budget
+        losses = []
+        for index in whole if fits else token_batches(2 * lengths.amax(0), self.budget):
+            rows, width = torch.cat([index, index + pairs]), int(lengths[:, index].max())
+            part = {name: tensor[rows, :width] for name, tensor in inputs.items()}
+            self._share = len(index) / pairs
+            losses.append(super().training_step(model, part, *args, **kwargs))  # type: ignore[misc]
+        return torch.stack(losses).sum()
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """A mean over the part's pairs, times the part's share of the batch."""
+        return self._share * super().compute_loss(*args, **kwargs)  # type: ignore[misc]
 
 
 class _Lines(TrainerCallback):

@@ -26,6 +26,7 @@ from align.data.collate import collate
 from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.models.adapters import REWARD, SharedBase
+from align.models.budget import micro_batch_tokens
 from align.models.codec import ChatCodec
 from align.models.load import load_causal_lm, load_sequence_classifier
 from align.models.reward_folder import RewardCard, is_adapter, read_card
@@ -33,8 +34,8 @@ from align.models.scorer import Scorer, body_of, linear_head
 from align.streams import permutation
 from align.types import Pair, Sequences
 
+FORWARD_TOKENS = 16384  # padded tokens of a pass without gradients
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)  # of the response's tokens, at which prefix scores are compared with the final one
-MICRO_BATCH_TOKENS = 8192
 
 
 def train_on_prefixes(
@@ -145,9 +146,10 @@ def regress(
         optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
     )
     scaler = torch.amp.GradScaler(scorer.device.type, enabled=scorer.dtype is torch.float16)
+    budget = micro_batch_tokens(scorer.body.config, source.micro_batch_tokens)
     for step, pick in enumerate(picks):
         rows = _sequences([pairs[i] for i in pick], codec, scorer.device)
-        loss = _backward(scorer, rows, targets[[used[i] for i in pick]].flatten(), scaler)
+        loss = _backward(scorer, rows, targets[[used[i] for i in pick]].flatten(), scaler, budget)
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         scaler.step(optimizer)
@@ -167,10 +169,10 @@ def _minibatch(count: int, size: int, step: int, seed: int) -> list[int]:
     return [int(i) for i in order[k * size : (k + 1) * size]]
 
 
-def _backward(scorer: Scorer, rows: Sequences, targets: Tensor, scaler: torch.amp.GradScaler) -> float:
-    """Gradients of the loss of `rows`; returns the mean squared error over all their prefixes."""
+def _backward(scorer: Scorer, rows: Sequences, targets: Tensor, scaler: torch.amp.GradScaler, budget: int) -> float:
+    """Gradients of the loss of `rows`, `budget` tokens at once; returns the mean squared error over their prefixes."""
     prefixes, loss = int(rows.response_mask.sum()) + len(rows), 0.0
-    for index in token_batches(rows.attention_mask.sum(1), MICRO_BATCH_TOKENS):
+    for index in token_batches(rows.attention_mask.sum(1), budget):
         part = rows.rows(index)
         scores, mask = score_prefixes(scorer, part)
         squared = (scores - targets[index].unsqueeze(1)) ** 2 * mask
@@ -201,7 +203,7 @@ def every_prefix(scorer: Scorer, codec: ChatCodec, pairs: Sequence[Pair]) -> tup
     """Scores (2n, T + 1) of all prefixes of chosen and rejected responses, and the responses' lengths (2n,)."""
     rows = _sequences(pairs, codec, scorer.device)
     out = torch.zeros(len(rows), rows.response_ids.shape[1] + 1, device=scorer.device)
-    for index in token_batches(rows.attention_mask.sum(1), 2 * MICRO_BATCH_TOKENS):
+    for index in token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS):
         scores, _ = score_prefixes(scorer, rows.rows(index))
         out[index, : scores.shape[1]] = scores
     return out, rows.lengths

@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=4, help="responses to a prompt (grpo)")
     parser.add_argument("--rows", type=int, default=16, help="responses of a step")
     parser.add_argument("--steps", type=int, default=4, help="the first is a warm-up")
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192, help="align's method.micro_batch_tokens")
+    parser.add_argument("--micro-batch-tokens", type=int, help="align's method.micro_batch_tokens (its own default)")
     parser.add_argument("--trl", default=None, help="settings of TRL, comma-separated: attention/micro-batch rows")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape in place of 135M")
     args = parser.parse_args()

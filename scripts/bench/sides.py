@@ -64,7 +64,7 @@ def align_side(args: argparse.Namespace) -> None:
         f"rollout.max_new_tokens={args.new_tokens}", f"rollout.batch_size={args.rows}", "data.max_prompt_tokens=1024",
         f"method.learning_rate={LEARNING_RATE}", "checkpoint.every_steps=0", "evaluation.num_prompts=1",
         "evaluation.num_pairs=1", "evaluation.num_texts=1", "evaluation.num_probes=0",
-        f"method.micro_batch_tokens={args.micro_batch_tokens}",
+        f"method.micro_batch_tokens={args.micro_batch_tokens or 'null'}",
     ]  # fmt: skip
     if args.method == "grpo":
         words += [f"method.group_size={args.group}", f"method.minibatch_size={args.rows}", f"method.kl.coef={BETA}"]

@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
@@ -104,6 +105,41 @@ def test_lora_learns_and_scores_the_same_on_a_shared_base(tmp_path):
         with torch.no_grad():
             score = shared_scorer(ids, torch.ones_like(ids))[0, -1].item()
         assert score == pytest.approx(alone(alone_model, p, p.chosen_ids), abs=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [None, LORA])
+def test_micro_batches_bound_what_is_read_at_once_and_leave_the_gradient_as_it_is(adapter, tmp_path, monkeypatch):
+    """Parts of different sizes, chosen and rejected kept together; the gradients of each update before clipping."""
+    seen: list[list[torch.Tensor]] = []
+    sizes: list[int] = []
+    clip, forward = Accelerator.clip_grad_norm_, torch.nn.Embedding.forward
+
+    def watch_clip(self, parameters, *args, **kwargs):
+        parameters = list(parameters)
+        seen.append([p.grad.clone() for p in parameters if p.grad is not None])
+        return clip(self, parameters, *args, **kwargs)
+
+    def watch_forward(self, ids):
+        if torch.is_grad_enabled():
+            sizes.append(ids.numel())
+        return forward(self, ids)
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", watch_clip)
+    monkeypatch.setattr(torch.nn.Embedding, "forward", watch_forward)
+
+    def train(budget: int | None) -> tuple[list[list[torch.Tensor]], list[int]]:
+        seen.clear(), sizes.clear()
+        cfg, source = setting(adapter, epochs=1, micro_batch_tokens=budget)
+        folder = tmp_path / str(budget)
+        train_reward_model(folder, cfg, source, tiny.codec(), TRAIN[:30], HELD_OUT[:2], key={}, **ON)
+        return list(seen), list(sizes)
+
+    (whole, at_once), (parts, at_a_time) = train(None), train(80)
+    assert len(at_once) == len(whole) == 4 and max(at_once) > 160  # 30 pairs: the last batch is smaller
+    assert len(at_a_time) > 3 * len(parts) and max(at_a_time) <= 80 and len(parts) == 4
+    for a, b in zip(whole[0], parts[0], strict=True):
+        assert torch.allclose(a, b, atol=1e-6 + 1e-4 * float(a.abs().max()))
+    assert sum(float(a.norm()) for a in whole[0]) > 0.1
 
 
 def test_training_reads_exactly_the_policys_tokens(monkeypatch, tmp_path):

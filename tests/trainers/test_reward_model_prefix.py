@@ -138,7 +138,7 @@ def test_the_key_of_what_is_stored_already_stays_and_the_new_one_has_its_own():
         return reward_model_key(cfg, source, TRAIN, HELD_OUT)["settings"]
 
     old = {"name": "reward_model", "learning_rate": 1e-2, "batch_size": 8, "epochs": 4, "center_coef": 0.01, "seed": 0}
-    assert settings() == settings(prefix_steps=7, prefix_learning_rate=1.0) == old
+    assert settings() == settings(prefix_steps=7, prefix_learning_rate=1.0) == settings(micro_batch_tokens=64) == old
     new = settings(**PREFIXES)
     assert new == old | {"trained_on": "prefixes", "prefix_steps": 40, "prefix_learning_rate": 1e-2}
     assert json.loads(json.dumps(new)) == new

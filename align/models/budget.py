@@ -1,0 +1,28 @@
+"""How many tokens go through a model at once where nobody has said so."""
+
+from __future__ import annotations
+
+from transformers import PretrainedConfig
+
+MEMORY = 4 * 2**30  # bytes of what a backward pass needs, in fp32; bf16 takes half with LoRA, most of it without
+FEWEST, MOST = 256, 8192
+
+
+def micro_batch_tokens(config: PretrainedConfig, given: int | None = None) -> int:
+    """Padded tokens of one forward and backward pass: `given`, else a power of two that keeps activations near MEMORY.
+
+    A function of the model's dimensions and of nothing that a machine has free, so that a run adds its gradients up in
+    the same order everywhere. A layer of width d and feed-forward width f keeps about 12 d + 3 f numbers a token, and
+    the head one a vocabulary entry (LLaMA's layers, counted over the tensors that autograd saves:
+    `python scripts/bench/activations.py`).
+    """
+    if given is not None:
+        return given
+    text = config.get_text_config()
+    width = text.hidden_size
+    inner = next(
+        (n for key in ("intermediate_size", "ffn_dim", "n_inner") if (n := getattr(text, key, None))), 4 * width
+    )
+    numbers = text.num_hidden_layers * (12 * width + 3 * inner) + text.vocab_size
+    fitting = MEMORY // (4 * numbers)
+    return min(MOST, max(FEWEST, 1 << (fitting.bit_length() - 1))) if fitting else FEWEST
