@@ -3,6 +3,7 @@
     python scripts/bench/against_trl.py --method grpo                                   # SmolLM2-135M's dimensions
     python scripts/bench/against_trl.py --method grpo --adapter lora --prompt-tokens 512 --group 8
     python scripts/bench/against_trl.py --method dpo --precision bf16
+    python scripts/bench/against_trl.py --method ppo --trl-python DIR/bin/python        # TRL 1.12: see trl_ppo.py
     python scripts/bench/against_trl.py --method grpo --tiny --steps 2                  # to see that it works
 
 Both sides run in processes of their own and take turns, a step each, so that whatever else the machine does meets both.
@@ -28,9 +29,22 @@ from typing import Any
 
 import torch
 from limits import ideal_seconds, measure
-from shapes import SHAPE, TINY, random_model, write_pairs
+from shapes import SHAPE, TINY, prompt_ids, random_model, random_reward, write_pairs
 
 HERE = Path(__file__).parent
+WORDS = {
+    "pre": "reference log-probabilities precomputed (dpo)",
+    "bf16": "frozen weights stored in bf16",
+    "autocast": "all of training under autocast (ppo)",
+}
+DEFAULTS = {  # by method and adapter
+    ("grpo", "none"): "sdpa/0,eager/0",
+    ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16",
+    ("dpo", "none"): "sdpa/0,eager/0,sdpa/0/pre,eager/0/pre",
+    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16,sdpa/0/bf16/pre",
+    ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
+    ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
+}
 
 
 class Side:
@@ -38,11 +52,18 @@ class Side:
 
     def __init__(self, side: str, args: argparse.Namespace, **settings: Any) -> None:
         given = vars(args) | settings | {"side": side}
-        command = [sys.executable, str(HERE / "sides.py"), json.dumps(given)]
+        ppo = side == "trl" and args.method == "ppo"
+        python, script = (args.trl_python, "trl_ppo.py") if ppo else (sys.executable, "sides.py")
+        command = [python, str(HERE / script), json.dumps(given)]
         log = Path(args.scratch) / f"{side}.log"
         self._log = log
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("w"), text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
         )
         self.warm_up = self._read()
 
@@ -66,11 +87,18 @@ class Side:
 
 
 def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What --trl names: attention/rows of a micro-batch (0 = all)/reference log-probabilities precomputed."""
+    """What --trl names: attention/rows of a micro-batch (0 = all), and any of WORDS behind them."""
     settings = []
     for text in args.trl.split(","):
-        attention, rows, *precompute = text.split("/")
-        settings.append({"attention": attention, "micro_rows": int(rows), "precompute": bool(precompute), "name": text})
+        attention, rows, *words = text.split("/")
+        if set(words) - WORDS.keys():
+            raise SystemExit(f"--trl: given {text}; allowed behind attention/rows: {', '.join(WORDS)}")
+        own = {
+            "precompute": "pre" in words,
+            "base": "bf16" if "bf16" in words else "fp32",
+            "autocast": "autocast" in words,
+        }
+        settings.append({"attention": attention, "micro_rows": int(rows), "name": text, **own})
     return settings
 
 
@@ -132,7 +160,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["grpo", "dpo"], default="grpo")
+    parser.add_argument("--method", choices=["grpo", "dpo", "ppo"], default="grpo")
     parser.add_argument("--adapter", choices=["none", "lora"], default="none")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--prompt-tokens", type=int, default=64)
@@ -141,10 +169,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="responses of a step")
     parser.add_argument("--steps", type=int, default=4, help="the first is a warm-up")
     parser.add_argument("--micro-batch-tokens", type=int, help="align's method.micro_batch_tokens (its own default)")
-    parser.add_argument("--trl", default=None, help="settings of TRL, comma-separated: attention/micro-batch rows")
+    parser.add_argument(
+        "--trl", default=None, help=f"settings of TRL, comma-separated: attention/micro-batch rows[/WORD...]; {WORDS}"
+    )
+    parser.add_argument("--trl-python", help="of an environment with TRL 1.12, for --method ppo")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape in place of 135M")
     args = parser.parse_args()
-    args.trl = args.trl or ("sdpa/0,eager/0,sdpa/0/pre,eager/0/pre" if args.method == "dpo" else "sdpa/0,eager/0")
+    if args.method == "ppo" and args.trl_python is None:
+        raise SystemExit(
+            "--method ppo: TRL has had no PPO since 1.13; allowed: --trl-python of an environment with 1.12"
+        )
+    args.trl = args.trl or DEFAULTS[args.method, args.adapter]
     shape = TINY if args.tiny else SHAPE
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["HF_DATASETS_CACHE"] = f"{scratch}/datasets"
@@ -152,6 +187,10 @@ def main() -> None:
         lengths = {"prompt_tokens": args.prompt_tokens, "response_tokens": args.new_tokens}
         count = (args.steps + 2) * args.rows
         args.pairs = str(write_pairs(Path(scratch) / "pairs.jsonl", Path(args.model), count=count, **lengths))
+        if args.method == "ppo":
+            args.reward = str(random_reward(Path(scratch) / "reward", Path(args.model), args.adapter))
+            args.prompts = f"{scratch}/prompts.json"
+            Path(args.prompts).write_text(json.dumps(prompt_ids(Path(args.model), Path(args.pairs))))
         found = compare(args)
     machine = measure(torch.float32 if args.precision == "fp32" else torch.bfloat16)
     found |= {"ideal_seconds": ideal_seconds(args, shape, machine), "machine": machine}

@@ -37,13 +37,16 @@ def ideal_seconds(args: Any, shape: dict[str, Any], machine: dict[str, float]) -
     kv = d * shape["num_key_value_heads"] // shape["num_attention_heads"]
     body = shape["num_hidden_layers"] * (2 * d * d + 2 * d * kv + 3 * d * ffn)
     head = d * shape["vocab_size"]
-    prompts = args.rows // (args.group if args.method == "grpo" else 2)
+    prompts = args.rows // {"grpo": args.group, "dpo": 2, "ppo": 1}[args.method]
     responses = args.rows * args.new_tokens
     forward = 2 * body * (prompts * args.prompt_tokens + responses) + 2 * head * responses
     backward = forward * (2 if args.adapter == "none" else 1)  # a frozen base needs no gradient of its weights
     work = 2 * forward + backward  # the policy's forward and backward, the reference's forward
+    if args.method == "ppo":  # the critic's forward and backward, the reward model's forward: bodies without a head
+        critic = 2 * body * (prompts * args.prompt_tokens + responses)
+        work += critic + critic * (2 if args.adapter == "none" else 1) + critic
     seconds = work / machine["flop_per_second"]
-    if args.method == "grpo":
+    if args.method != "dpo":
         weights = (body + head) * (4 if args.precision == "fp32" else 2)
         step = max(weights / machine["bytes_per_second"], 2 * (body + head) * args.rows / machine["flop_per_second"])
         seconds += args.new_tokens * step + 2 * body * prompts * args.prompt_tokens / machine["flop_per_second"]

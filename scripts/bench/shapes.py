@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from peft import TaskType, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
 
-from align.config import ModelConfig
+from align.config import AdapterConfig, ModelConfig
+from align.models.adapters import lora_config
 from align.models.codec import ChatCodec
 from align.models.load import load_codec
 from align.worlds import resolve
@@ -30,6 +32,24 @@ def random_model(folder: Path, shape: dict[str, Any]) -> Path:
     AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def random_reward(folder: Path, model: Path, adapter: str) -> Path:
+    """A reward model on `model` with a random head, whole or as an adapter with align's default settings."""
+    classifier = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32)
+    classifier.config.pad_token_id = AutoTokenizer.from_pretrained(model).pad_token_id
+    if adapter == "lora":
+        classifier = get_peft_model(classifier, lora_config(AdapterConfig(name="lora"), TaskType.SEQ_CLS))
+    classifier.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    return folder
+
+
+def prompt_ids(model: Path, pairs: Path) -> list[list[int]]:
+    """The token ids of all prompts in `pairs`, as align reads them."""
+    codec = load_codec(ModelConfig(path=str(model)))
+    prompts = [json.loads(line)["prompt"] for line in pairs.read_text().splitlines()]
+    return [list(codec.encode_prompt([{"role": "user", "content": text}])) for text in prompts]
 
 
 def write_pairs(file: Path, model: Path, *, count: int, prompt_tokens: int, response_tokens: int) -> Path:

@@ -17,6 +17,7 @@ import torch
 from align.memory import peak_memory_mib
 
 LEARNING_RATE, BETA = 1e-6, 0.05
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def score(responses: Sequence[str]) -> list[float]:
@@ -53,23 +54,33 @@ def align_side(args: argparse.Namespace) -> None:
     from align import runner
     from align.cli.groups import CONF
     from align.config import build, register_schemas
-    from align.trainers import base, dpo, grpo, on_policy  # noqa: F401  # what a run imports is no part of its memory
+    from align.trainers import base, dpo, grpo, on_policy, ppo  # noqa: F401  # what a run imports is no part of its memory
     from align.trainers.registry import config_classes
 
     turns = Turns()
     words = [
         f"method={args.method}", "model=local", f"model.path={args.model}", "data=jsonl", f"data.path={args.pairs}",
-        f"adapter={args.adapter}", "reward/source=function", f"reward.source.path={__file__}:score",
-        "reward/credit=sparse", f"precision={args.precision}", "device=cpu", f"max_steps={args.steps}",
+        f"adapter={args.adapter}", "reward/credit=sparse", f"precision={args.precision}", "device=cpu",
+        f"max_steps={args.steps}",
         f"rollout.max_new_tokens={args.new_tokens}", f"rollout.batch_size={args.rows}", "data.max_prompt_tokens=1024",
         f"method.learning_rate={LEARNING_RATE}", "checkpoint.every_steps=0", "evaluation.num_prompts=1",
         "evaluation.num_pairs=1", "evaluation.num_texts=1", "evaluation.num_probes=0",
         f"method.micro_batch_tokens={args.micro_batch_tokens or 'null'}",
     ]  # fmt: skip
+    if args.method == "ppo":
+        words += [
+            "reward/source=reward_model",
+            f"reward.source.path={args.reward}",
+            f"method.minibatch_size={args.rows}",
+        ]
+        words += [f"method.kl.coef={BETA}", "method.missing_eos_penalty=null", "reward.source.reference_responses=16"]
+        words += [f"method.critic_learning_rate={LEARNING_RATE}"]
+    else:
+        words += ["reward/source=function", f"reward.source.path={__file__}:score"]
     if args.method == "grpo":
         words += [f"method.group_size={args.group}", f"method.minibatch_size={args.rows}", f"method.kl.coef={BETA}"]
         words += ["method.missing_eos_penalty=null"]
-    else:
+    elif args.method == "dpo":
         words += [f"method.batch_size={args.rows // 2}"]
     register_schemas(config_classes())
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -110,7 +121,7 @@ def trl_side(args: argparse.Namespace) -> None:
     micro = args.micro_rows or args.rows
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "learning_rate": LEARNING_RATE, "beta": BETA,
-        "model_init_kwargs": {"attn_implementation": args.attention, "dtype": "float32"},
+        "model_init_kwargs": {"attn_implementation": args.attention, "dtype": DTYPES[args.base]},
         "optim": "adamw_torch_fused", "bf16": args.precision == "bf16", "use_cpu": True, "report_to": "none",
         "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "dataloader_pin_memory": False,
         "gradient_checkpointing": None, "activation_checkpointing": False,
