@@ -104,7 +104,7 @@ class ModelConfig(Section):
     path: str = MISSING
     revision: str | None = None  # Hub ids only
     chat_template: str | None = None  # a Jinja file; null = the tokenizer's own, or a plain one where it has none
-    attn_implementation: str | None = None  # null = the library's choice
+    attn_implementation: str | None = None  # null = chosen for the device
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
 

@@ -1,51 +1,71 @@
-"""Attention of single tokens, as decoding does it, on CPUs."""
+"""Attention on CPUs, in place of transformers' SDPA: of single tokens, as decoding does it, and of short sequences."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-NAME = "sdpa_packed"
+from align.functional.attention import grouped_attention
+
+NAME = "align_cpu"
 # Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
 CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
+# Beyond these torch's kernel, which skips what a causal mask hides, catches up (scripts/bench/attention.py).
+MOST_QUERIES, MOST_KEYS = 256, 1024
+_OTHERS = ("position_bias", "softcap", "s_aux")  # what only transformers' own code knows
 
 
-def packed_attention(
+def cpu_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
-    """Transformers' SDPA, but a single token's heads that share keys and values are read as rows of one product.
+    """Transformers' SDPA in other hands where these are faster; the rest is its own.
 
-    Torch's kernel for grouped heads on CPUs reads keys and values once a head; transformers packs the heads itself
-    where there is padding, and leaves them to that kernel where there is none.
+    A single token's heads that share keys and values are read as rows of one product: torch's kernel for grouped heads
+    reads keys and values once a head, and transformers packs the heads itself only where there is padding. Up to
+    MOST_QUERIES tokens go through products (functional/attention.py), whose gradient takes a third of the kernel's
+    time in bf16.
 
     Args:
-        query: (B, H, 1, d); key and value are (B, H / groups, S, d).
-        attention_mask: None, or broadcastable to (B, 1, 1, S).
+        query: (B, H, T, d); key and value are (B, H / groups, S, d).
+        attention_mask: None, or (B or 1, 1, T, S), bool or added.
 
     Returns:
-        (B, 1, H, d), and None in place of the weights.
+        (B, T, H, d), and None in place of the weights.
     """
     rows, heads, length, width = query.shape
-    groups = key.shape[1]
-    if length != 1 or heads == groups or settings.get("position_bias") is not None or settings.get("softcap"):
+    groups, keys = key.shape[1:3]
+    plain = not settings.get("dropout") and all(settings.get(name) is None for name in _OTHERS)
+    if plain and length == 1 and heads != groups:
+        together = query.reshape(rows, groups, heads // groups, width)
+        scale = settings.get("scaling")
+        out = nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scale)
+        return out.reshape(rows, 1, heads, width), None
+    causal = settings.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    known = attention_mask.dtype is torch.bool if attention_mask is not None else length == keys
+    if not (plain and known and 1 < length <= MOST_QUERIES and keys <= MOST_KEYS):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-    together = query.reshape(rows, groups, heads // groups, width)
-    scale = settings.get("scaling")
-    out = nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scale)
-    return out.reshape(rows, 1, heads, width), None
+    hidden = None if attention_mask is None else ~attention_mask
+    if hidden is None and causal:
+        hidden = query.new_ones(1, 1, length, keys, dtype=torch.bool).triu(1)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    scale = settings.get("scaling") or width**-0.5
+    out = grouped_attention(query.to(dtype), key.to(dtype), value.to(dtype), hidden, scale)
+    return out.transpose(1, 2).contiguous(), None
 
 
-def packs_heads(model: PreTrainedModel) -> bool:
-    """Whether `packed_attention` is for this model: a kind that was checked, SDPA, shared keys and values, a CPU."""
-    config = model.config.get_text_config()
-    shared = getattr(config, "num_key_value_heads", None)
-    grouped = shared is not None and shared != config.num_attention_heads and model.config.model_type in CHECKED
-    return grouped and model.config._attn_implementation == "sdpa" and model.device.type == "cpu"
+def use_cpu_attention(model: PreTrainedModel) -> None:
+    """Switch to `cpu_attention` where it is for this model: a kind that was checked, under SDPA, on a CPU."""
+    own = type(model).__module__.startswith("transformers.")  # and no remote code under a known name
+    checked = own and model.config.model_type in CHECKED
+    if checked and model.config._attn_implementation == "sdpa" and model.device.type == "cpu":
+        model.set_attn_implementation(NAME)
 
 
-AttentionInterface.register(NAME, packed_attention)
+AttentionInterface.register(NAME, cpu_attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

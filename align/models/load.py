@@ -25,6 +25,7 @@ from transformers import (
 
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
+from align.models.attention import use_cpu_attention
 from align.models.checkpoint import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
 from align.models.codec import ChatCodec, make_codec
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
@@ -257,6 +258,8 @@ def _load(
     if quantization_config is None:
         model = model.to(device)
     keep_differentiable(model)  # the checkpoint may be a quantized one
+    if attn_implementation is None:
+        use_cpu_attention(model)
     return model.eval()
 
 

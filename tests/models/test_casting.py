@@ -80,7 +80,6 @@ def test_a_packed_product_is_the_product(rows, bias):
 
 def test_sampling_draws_the_same_and_follows_the_next_update(monkeypatch):
     monkeypatch.setattr(copies, "can_pack", lambda *_: False)  # for equal bits
-    monkeypatch.setattr(copies, "packs_heads", lambda *_: False)
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 2}
     policy = Policy(tiny.causal(), torch.bfloat16)
     for _ in range(2):
