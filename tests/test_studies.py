@@ -255,35 +255,46 @@ def test_a_report_of_made_up_runs(name, tmp_path):
     assert drawn == (tmp_path / "b.svg").read_text() and panels[0].title in drawn
 
 
-def test_points_of_what_was_not_asked_for_stay(tmp_path, monkeypatch):
-    """A study in parts: the short responses are there, the long ones asked for, an arm and a setting no more."""
+def test_what_is_stored_counts_as_done_if_the_same_settings_made_it(tmp_path, monkeypatch):
+    """Short responses and one of two seeds of the long ones are there; an arm and a setting are no more."""
     pytest.importorskip("matplotlib")
     groups = (study.Group("short", ()), study.Group("long", ()))
     plan = study.Plan("parts", (study.Arm("a", (), 2),), groups, ("x=1",), ())
 
-    def of(group: str, arm: str = "a", setting: str = "x=1", level: float = 0.5, common: str = "") -> list:
-        cell = study._cell(plan, "report", study.Group(group, ()), study.Arm(arm, ()), setting, (0, 1))
+    def of(group: str, seeds=(0, 1), arm: str = "a", level: float = 0.5, common: str = "") -> list:
+        cell = study._cell(plan, "report", study.Group(group, ()), study.Arm(arm, ()), "x=1", (0, 1))
         by = dataclasses.replace(cell, overrides=(*cell.overrides, common)) if common else cell
-        points = [p for seed in (0, 1) for p in made(plan, "report", arm, group, seed, setting, level)]
+        points = [p for seed in seeds for p in made(plan, "report", arm, group, seed, "x=1", level)]
         return [dataclasses.replace(p, made_by=by.made_by) for p in points]
 
-    out = tmp_path / "parts.jsonl"
-    before = of("short")
-    runs.write_points(out, before + of("long", level=0.2) + of("short", arm="gone") + of("short", common="max_steps=9"))
-    now = of("long", level=0.6)
-    monkeypatch.setattr(study, "points", lambda cell, *_, **__: now if cell.group == "long" else [])
-    seen = []
+    out, seen, ran = tmp_path / "parts.jsonl", [], []
+    before = of("short") + of("long", seeds=(1,), level=0.2)
+    runs.write_points(out, before + of("short", arm="gone") + of("short", common="max_steps=9"))
+    now = of("long", seeds=(0,), level=0.6)
+    again = of("long", level=0.7)
+
+    def run_cells(cells, *_, **__):
+        ran.extend((cell.group, cell.seeds) for cell in cells)
+        return []
+
+    monkeypatch.setattr(study, "run_cells", run_cells)
+    monkeypatch.setattr(study, "points", lambda cell, *_, **__: now if cell.seeds == (0,) else again)
 
     def report(plan, found):
-        seen.extend(found)
+        seen[:] = found
         return "# parts\n", [module("output").Panel("t", "x", "y", [])]
 
-    words = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs"), "--report-only"]
-    assert study.conduct(plan, report, [*words, "--groups", "long"]) == 0
+    words = ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")]
+    assert study.conduct(plan, report, words) == 0
+    assert ran == [("long", (0,))]
     assert seen == before + now == runs.read_points(out)
+    assert study.conduct(plan, report, words) == 0
+    assert ran == [("long", (0,))] and seen == before + now  # all is done
+    assert study.conduct(plan, report, [*words, "--groups", "long", "--anew"]) == 0
+    assert ran[1:] == [("long", (0, 1))] and seen == of("short") + again == runs.read_points(out)
     monkeypatch.setattr(study, "points", lambda *_, **__: [])
-    assert study.conduct(plan, report, [*words, "--groups", "long"]) == 1  # nothing measured: nothing is lost
-    assert runs.read_points(out) == before + now
+    assert study.conduct(plan, report, [*words, "--groups", "long", "--anew", "--report-only"]) == 0
+    assert len(ran) == 2 and seen == again + of("short")  # nothing in its place: nothing is lost
     assert runs.read_points(tmp_path / "none.jsonl") == []
 
 

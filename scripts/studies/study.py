@@ -2,7 +2,8 @@
 
 The arms of a study get the same number of settings. These are compared by gold reward on tuning prompts and seeds, and
 the best of each arm is run on the seeds, and evaluated on the prompts, that are reported (data rows with split=tune and
-split=report). A study that was stopped is picked up by the same command: finished runs stay, killed ones are resumed.
+split=report). A study that was stopped is picked up by the same command: finished runs stay, killed ones are resumed,
+and points in docs/studies/NAME.jsonl that the same settings made count as done, on whatever machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from output import Panel, draw
@@ -58,6 +60,9 @@ def arguments(plan: Plan, words: Sequence[str] | None = None) -> argparse.Namesp
     parser.add_argument("--workers", type=int, default=1, help="sweeps at once, a CPU thread each")
     parser.add_argument("--arms", nargs="*", choices=[a.name for a in plan.arms], help="some of the arms")
     parser.add_argument("--groups", nargs="*", choices=[g.name for g in plan.groups], help="some of the groups")
+    parser.add_argument(
+        "--anew", action="store_true", help="measure again what docs/studies holds of what is asked for"
+    )
     parser.add_argument("--report-only", action="store_true", help="from the runs that are there; starts none")
     parser.add_argument("--smoke", action="store_true", help="two updates of two seeds: does it run? No result")
     args = parser.parse_args(words)
@@ -120,27 +125,30 @@ def conduct(
 ) -> int:
     """Run the study and write NAME.md, NAME.svg and NAME.jsonl; returns the exit code, 1 where a run is missing.
 
-    Of arms and groups of which nothing is measured, the points in NAME.jsonl stay, if the same settings made them.
-
     Args:
         report: (plan, points) -> (Markdown, panels of the figure).
     """
     args = arguments(plan, words)
     whole = small(plan) if args.smoke else plan
     plan, left = narrowed(whole, args), []
+    stored = valid(whole, read_points(args.out / f"{plan.name}.jsonl"))
+    asked = {(group.name, arm.name) for group in plan.groups for arm in plan.arms} if args.anew else set()
+    old = [p for p in stored if (p.group, p.arm) in asked]  # until there is something in its place
+    stored = [p for p in stored if p not in old]
 
     def measured(cells: list[Cell]) -> list[Point]:
+        todo = [cell for cell in map(partial(undone, stored), cells) if cell.seeds]
         if not args.report_only:
-            left.extend(run_cells(cells, args.runs, workers=args.workers))
-        return [p for cell in cells for p in points(cell, args.runs, fidelity=plan.fidelity(cell.group))]
+            left.extend(run_cells(todo, args.runs, workers=args.workers))
+        return [p for cell in todo for p in points(cell, args.runs, fidelity=plan.fidelity(cell.group))]
 
-    tuning = measured(tuning_cells(plan))
-    chosen = best_setting(tuning)
-    found = tuning + measured(report_cells(plan, chosen))
+    found = stored + measured(tuning_cells(plan))
+    found += measured(report_cells(plan, best_setting(found)))
+    late = asked - {(p.group, p.arm) for p in found if p.stage == "report"}
+    found = [p for p in old if (p.group, p.arm) in late] + [p for p in found if (p.group, p.arm) not in late]
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
-    found = kept(whole, found, read_points(args.out / f"{plan.name}.jsonl")) + found
     chosen = best_setting(found)
     plan = replace(
         whole,
@@ -155,16 +163,22 @@ def conduct(
     return 1 if left else 0
 
 
-def kept(plan: Plan, found: list[Point], stored: list[Point]) -> list[Point]:
-    """Stored points of arms and groups of which nothing was found, as long as the plan would make them the same way."""
-    measured = {(p.group, p.arm) for p in found}
+def valid(plan: Plan, stored: list[Point]) -> list[Point]:
+    """The stored points that the plan would make the same way."""
     arms, groups = {arm.name: arm for arm in plan.arms}, {group.name: group for group in plan.groups}
 
     def same(p: Point) -> bool:
         known = p.arm in arms and p.group in groups and p.setting in plan.settings
         return known and p.made_by == _cell(plan, p.stage, groups[p.group], arms[p.arm], p.setting, ()).made_by
 
-    return [p for p in stored if (p.group, p.arm) not in measured and same(p)]
+    return [p for p in stored if same(p)]
+
+
+def undone(stored: list[Point], cell: Cell) -> Cell:
+    """The cell with the seeds of which no stored point tells the end."""
+    own = (cell.stage, cell.group, cell.arm, cell.setting)
+    ended = {p.seed for p in stored if p.phase == "after" and (p.stage, p.group, p.arm, p.setting) == own}
+    return replace(cell, seeds=tuple(seed for seed in cell.seeds if seed not in ended))
 
 
 def settings_note(plan: Plan, chosen: dict[tuple[str, str], str]) -> str:
