@@ -27,7 +27,14 @@ class TokenStats:
     """Of given response tokens, at a temperature."""
 
     logprobs: Tensor  # (B, T) float32, nats
-    entropy: Tensor  # (B, T) float32, nats, of the distribution each token was drawn from; no gradient
+    logits: Tensor  # (B, T, V), undivided by the temperature
+    temperature: float
+
+    @property
+    def entropy(self) -> Tensor:
+        """(B, T) float32, nats, of the distribution each token was drawn from; no gradient. Computed when asked for."""
+        with torch.no_grad():
+            return entropy(self.logits, self.temperature)
 
 
 class Policy(nn.Module):
@@ -82,9 +89,7 @@ class Policy(nn.Module):
     def forward(self, batch: Sequences, temperature: float) -> TokenStats:
         """Log-probabilities and entropies of the responses' tokens, each given all before it."""
         logits = self._response_logits(batch)
-        with torch.no_grad():
-            spread = entropy(logits, temperature)
-        return TokenStats(token_logprobs(logits, batch.response_ids, temperature), spread)
+        return TokenStats(token_logprobs(logits, batch.response_ids, temperature), logits, temperature)
 
     @torch.no_grad()
     def response_logprobs(self, batch: Sequences, temperature: float) -> Tensor:

@@ -63,6 +63,7 @@ class GRPOTrainer(OnPolicyTrainer):
         )
         if method.kl.place is KLPlace.loss and self.kl_coef > 0:
             per_token = per_token + self.kl_coef * self._kl(stats.logprobs, part)
+        del stats  # and with it the logits, which backward would have beside their gradient
         loss = masked_sum(per_token * self._weights(mask, tokens), mask)
         with self.run.roles.policy.active():
             self.run.accelerator.backward(loss)

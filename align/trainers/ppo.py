@@ -69,6 +69,7 @@ class PPOTrainer(OnPolicyTrainer):
             stats = self.policy_stats(part.rollout)
             per_token = self.policy_loss(part, stats, clip, clip, RatioLevel.token, tally)
             loss = aggregate(per_token, mask, tokens)
+        del stats  # and with it the logits, which backward would have beside their gradient
         with self.run.roles.policy.active():  # gradient checkpointing runs forward again: with the same adapter
             if not warming_up:
                 self.run.accelerator.backward(loss)

@@ -28,10 +28,11 @@ class SFTTrainer(OfflineTrainer):
         rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]
         sequences = collate(rows, self.run.codec.pad_id, self.run.accelerator.device)
         stats, mask = self.engines["policy"](sequences, 1.0), sequences.response_mask
-        loss = aggregate(-stats.logprobs, mask, sum(len(p.chosen_ids) for p in batch))
+        tally.add("policy/entropy", float(masked_sum(stats.entropy, mask)), float(mask.sum()))
+        logprobs = stats.logprobs
+        del stats  # and with it the logits, which backward would have beside their gradient
+        loss = aggregate(-logprobs, mask, sum(len(p.chosen_ids) for p in batch))
         with self.run.roles.policy.active():
             self.run.accelerator.backward(loss)
-        n = float(mask.sum())
-        tally.add("sft/loss", -float(masked_sum(stats.logprobs.detach(), mask)), n)
-        tally.add("policy/entropy", float(masked_sum(stats.entropy, mask)), n)
+        tally.add("sft/loss", -float(masked_sum(logprobs.detach(), mask)), float(mask.sum()))
         return float(loss.detach())
