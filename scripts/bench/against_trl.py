@@ -32,6 +32,7 @@ from limits import ideal_seconds, measure
 from shapes import SHAPE, TINY, prompt_ids, random_model, random_reward, write_pairs
 
 HERE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "trl", "peft")
 WORDS = {
     "pre": "reference log-probabilities precomputed (dpo)",
     "bf16": "frozen weights stored in bf16",
@@ -158,6 +159,25 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def prepare(args: argparse.Namespace, shape: dict[str, Any], scratch: Path) -> None:
+    """Model and data of the two sides, into `scratch`; their places go into `args`."""
+    os.environ["HF_DATASETS_CACHE"] = f"{scratch}/datasets"
+    args.scratch, args.model = str(scratch), str(random_model(scratch / "model", shape))
+    lengths = {"prompt_tokens": args.prompt_tokens, "response_tokens": args.new_tokens}
+    count = (args.steps + 2) * args.rows
+    args.pairs = str(write_pairs(scratch / "pairs.jsonl", Path(args.model), count=count, **lengths))
+    if args.method == "ppo":
+        args.reward = str(random_reward(scratch / "reward", Path(args.model), args.adapter))
+        args.prompts = f"{scratch}/prompts.json"
+        Path(args.prompts).write_text(json.dumps(prompt_ids(Path(args.model), Path(args.pairs))))
+
+
+def versions_of(python: str) -> dict[str, str]:
+    """Of the libraries in another interpreter's environment."""
+    ask = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {LIBRARIES}}}))"
+    return json.loads(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=["grpo", "dpo", "ppo"], default="grpo")
@@ -182,21 +202,15 @@ def main() -> None:
     args.trl = args.trl or DEFAULTS[args.method, args.adapter]
     shape = TINY if args.tiny else SHAPE
     with tempfile.TemporaryDirectory() as scratch:
-        os.environ["HF_DATASETS_CACHE"] = f"{scratch}/datasets"
-        args.scratch, args.model = scratch, str(random_model(Path(scratch) / "model", shape))
-        lengths = {"prompt_tokens": args.prompt_tokens, "response_tokens": args.new_tokens}
-        count = (args.steps + 2) * args.rows
-        args.pairs = str(write_pairs(Path(scratch) / "pairs.jsonl", Path(args.model), count=count, **lengths))
-        if args.method == "ppo":
-            args.reward = str(random_reward(Path(scratch) / "reward", Path(args.model), args.adapter))
-            args.prompts = f"{scratch}/prompts.json"
-            Path(args.prompts).write_text(json.dumps(prompt_ids(Path(args.model), Path(args.pairs))))
+        prepare(args, shape, Path(scratch))
         found = compare(args)
     machine = measure(torch.float32 if args.precision == "fp32" else torch.bfloat16)
     found |= {"ideal_seconds": ideal_seconds(args, shape, machine), "machine": machine}
     found["threads"] = torch.get_num_threads()
     found["cpu"] = platform.processor() or platform.machine()
-    found["versions"] = {name: version(name) for name in ("torch", "transformers", "trl", "peft")}
+    found["versions"] = {name: version(name) for name in LIBRARIES}
+    if args.method == "ppo":
+        found["versions_trl"] = versions_of(args.trl_python)
     command = "python scripts/bench/against_trl.py " + " ".join(sys.argv[1:])
     text = f"`OMP_NUM_THREADS={found['threads']} {command}`\n\n{table(found)}\n"
     print(text)
