@@ -15,7 +15,7 @@ from align.functional.attention import grouped_attention
 NAME = "align_cpu"
 # Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
 CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
-# Beyond these torch's kernel, which skips what a causal mask hides, catches up (scripts/bench/attention.py).
+# Beyond these torch's kernel, which skips what a causal mask hides, catches up (techniques.py --attention).
 MOST_QUERIES, MOST_KEYS = 256, 1024
 _OTHERS = ("position_bias", "softcap", "s_aux")  # what only transformers' own code knows
 

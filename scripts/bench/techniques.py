@@ -2,6 +2,7 @@
 
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py --bf16     # what is for bf16 alone; 6 layers, the whole vocabulary
+OMP_NUM_THREADS=1 python scripts/bench/techniques.py --attention   # a layer's attention, as products and as the kernel
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from shapes import SHAPE
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from align.config import AdapterConfig
+from align.functional.attention import grouped_attention
 from align.functional.logprobs import token_logprobs
 from align.models import cache, sampling_copy
 from align.models import policy as policies
 from align.models.adapters import POLICY, SharedBase
+from align.models.attention import NAME
 from align.models.policy import Policy
 from align.types import Sequences
 
@@ -75,12 +79,12 @@ def in_bf16() -> None:
     print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows, {NEW // 4} tokens behind prompts; seconds")
     for prompt in (64, 512):
         batch, found = rows(prompt, 1), {}
+        policy.model.set_attn_implementation("sdpa")
         with mock.patch.object(Policy, "for_sampling", lambda self: self):
             found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         for name, heads, layout in LADDER:
-            together = mock.patch.object(sampling_copy, "packs_heads", lambda _, on=heads: on)
-            laid_out = mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on)
-            with together, laid_out:
+            policy.model.set_attn_implementation(NAME if heads else "sdpa")
+            with mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on):
                 found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     stored, batch = Policy(policy.model.to(BF16).requires_grad_(False), BF16), rows(64, 1)  # as LoRA's base is
@@ -90,8 +94,36 @@ def in_bf16() -> None:
     print(f"log-probabilities under a base stored in bf16, head by index, by slice: {by_index:.2f}, {by_slice:.2f}")
 
 
+def attention() -> None:
+    """Forward and backward of a layer's attention, milliseconds: nine heads of 64 on three keys."""
+
+    class Module(nn.Module):
+        num_key_value_groups, is_causal = 3, True
+
+    print(f"{torch.get_num_threads()} threads; rows, queries, keys: products, the kernel; ms")
+    for dtype in (BF16, torch.float32):
+        for batch, queries, keys in ((8, 64, 128), (16, 128, 128), (16, 64, 576), (2, 512, 512)):
+            shapes = ((batch, 9, queries, 64), (batch, 3, keys, 64), (batch, 3, keys, 64))
+            q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+            seen = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+            above = torch.randn(batch, 9, queries, 64, dtype=dtype)
+
+            def products(q=q, k=k, v=v, hidden=~seen[None, None], above=above) -> None:
+                grouped_attention(q, k, v, hidden, 0.125).backward(above)
+
+            def kernel(q=q, k=k, v=v, seen=seen if queries < keys else None, above=above) -> None:
+                mask = None if seen is None else seen[None, None]
+                out, _ = sdpa_attention_forward(Module(), q, k, v, mask, scaling=0.125)
+                out.transpose(1, 2).backward(above)
+
+            found = [1e3 * seconds(work, trials=7) for work in (products, kernel)]
+            print(f"{str(dtype)[6:]} {batch}, {queries}, {keys}: {found[0]:.1f}, {found[1]:.1f}")
+
+
 def main() -> None:
     torch.manual_seed(0)
+    if "--attention" in sys.argv[1:]:
+        return attention()
     if "--bf16" in sys.argv[1:]:
         return in_bf16()
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}
