@@ -29,7 +29,7 @@ RULES = ("reward/source=rules", "reward/credit=sparse", "reward.source.word_limi
 RULES += ("reward.source.numeric.weight=1", "reward.source.format.weight=0.2")
 RUNS = {
     "gsm8k": ("method=grpo", "method.group_size=4", "data.train_split='train[:400]'", *RULES),
-    "qa_feedback": ("method=ppo", "reward=dense", "data.train_split='train[:200]'", "reward.source.epochs=1",
+    "qa_feedback": ("method=ppo", "reward=dense", "data.train_split='train[:80]'", "reward.source.epochs=1",
                     "reward.source.reference_responses=16"),
 }  # fmt: skip
 FILES = {"gsm8k": "gsm8k/train.jsonl", "qa_feedback": "qa_feedback/dev_feedback.json"}
