@@ -271,14 +271,13 @@ def test_what_is_stored_counts_as_done_if_the_same_settings_made_it(tmp_path, mo
     before = of("short") + of("long", seeds=(1,), level=0.2)
     runs.write_points(out, before + of("short", arm="gone") + of("short", common="max_steps=9"))
     now = of("long", seeds=(0,), level=0.6)
-    again = of("long", level=0.7)
 
     def run_cells(cells, *_, **__):
         ran.extend((cell.group, cell.seeds) for cell in cells)
         return []
 
     monkeypatch.setattr(study, "run_cells", run_cells)
-    monkeypatch.setattr(study, "points", lambda cell, *_, **__: now if cell.seeds == (0,) else again)
+    monkeypatch.setattr(study, "points", lambda cell, *_, **__: now)
 
     def report(plan, found):
         seen[:] = found
@@ -290,12 +289,44 @@ def test_what_is_stored_counts_as_done_if_the_same_settings_made_it(tmp_path, mo
     assert seen == before + now == runs.read_points(out)
     assert study.conduct(plan, report, words) == 0
     assert ran == [("long", (0,))] and seen == before + now  # all is done
-    assert study.conduct(plan, report, [*words, "--groups", "long", "--anew"]) == 0
-    assert ran[1:] == [("long", (0, 1))] and seen == of("short") + again == runs.read_points(out)
-    monkeypatch.setattr(study, "points", lambda *_, **__: [])
-    assert study.conduct(plan, report, [*words, "--groups", "long", "--anew", "--report-only"]) == 0
-    assert len(ran) == 2 and seen == again + of("short")  # nothing in its place: nothing is lost
     assert runs.read_points(tmp_path / "none.jsonl") == []
+
+
+def test_what_was_tuned_is_kept_though_nothing_is_reported_yet(tmp_path, monkeypatch):
+    plan = study.Plan("parts", (study.Arm("a", (), 2),), (study.Group("", ()),), ("x=1", "x=2"), ())
+    tuned = {
+        cell.setting: [
+            dataclasses.replace(p, made_by=cell.made_by) for p in made(plan, "tune", "a", "", 100, cell.setting, level)
+        ]
+        for cell, level in zip(study.tuning_cells(plan), (0.5, 0.6), strict=True)
+    }
+    monkeypatch.setattr(study, "run_cells", lambda *_, **__: [])
+    monkeypatch.setattr(study, "points", lambda cell, *_, **__: tuned[cell.setting] if cell.stage == "tune" else [])
+    assert study.conduct(plan, None, ["--out", str(tmp_path), "--runs", str(tmp_path / "runs")]) == 1
+    assert runs.read_points(tmp_path / "parts.jsonl") == tuned["x=1"] + tuned["x=2"]
+
+
+def test_a_setting_that_has_lost_since_is_reported_no_more(capsys):
+    plan = study.Plan("parts", (study.Arm("a", (), 2),), (study.Group("", ()),), ("x=1", "x=2"), ())
+    levels = {"x=1": 0.5, "x=2": 0.6}
+    tuned = [p for s, level in levels.items() for p in made(plan, "tune", "a", "", 100, s, level)]
+    first, second = (made(plan, "report", "a", "", 0, s, 0.7) for s in levels)
+    assert study.chosen_alone(plan, tuned + first + second) == tuned + second
+    assert "x=1" in capsys.readouterr().out
+    assert study.chosen_alone(plan, tuned + second) == tuned + second and capsys.readouterr().out == ""
+
+
+def test_a_folder_of_other_settings_is_neither_run_nor_read(tmp_path):
+    cell = runs.Cell("report", "a", "", ("max_steps=5", "evaluation.every_steps=2"), (0,))
+    cell.folder(tmp_path).mkdir()
+    saved = cell.folder(tmp_path) / runs.OVERRIDES
+    saved.write_text(json.dumps(["max_steps=5", "evaluation.every_steps=0"]))
+    assert runs.points(cell, tmp_path) == [] and runs.commands(cell, tmp_path)
+    saved.write_text(json.dumps(["max_steps=6", "evaluation.every_steps=2"]))
+    for read in (runs.points, runs.commands):
+        with pytest.raises(SystemExit, match="other settings"):
+            read(cell, tmp_path)
+    assert runs.shaping(["evaluation.every_steps=2", "callbacks=[early_stopping]"])[0] == "evaluation.every_steps=2"
 
 
 def test_tuning_runs_are_judged_at_their_end_alone_and_known_by_what_shapes_them():

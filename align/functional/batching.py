@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 SHORTEST = 0.5  # of the longest row in a group: below it padding costs more than another forward pass
 
 
-def token_batches(lengths: Tensor, budget: int, together: Tensor | None = None) -> list[Tensor]:
+def token_batches(
+    lengths: Tensor, budget: int, together: Tensor | None = None, shared: Tensor | None = None
+) -> list[Tensor]:
     """Indices of rows (n,), longest first, in groups whose size times longest row stays within `budget` tokens.
 
     A row longer than the budget gets a group of its own, and no group mixes rows of very different lengths. Every row
@@ -16,25 +21,38 @@ def token_batches(lengths: Tensor, budget: int, together: Tensor | None = None) 
 
     Args:
         together: (n,) Rows of the same number stay in one group, as far as the budget allows; None = each by itself.
+        shared: (n,) tokens of each row that those of the same number have in common and that are read once for them,
+            however many stay in a group; None = none.
     """
     sizes = [max(1, n) for n in lengths.tolist()]
+    common = [0] * len(sizes) if shared is None else shared.tolist()
     order = torch.argsort(lengths, descending=True, stable=True).tolist()
     keys = range(len(sizes)) if together is None else together.tolist()
     units: dict[int, list[int]] = {}
     for row in order:
         units.setdefault(keys[row], []).append(row)
-    pieces = [piece for unit in units.values() for piece in _pieces(unit, max(1, budget // sizes[unit[0]]))]
+
+    def tokens(rows: list[int]) -> int:
+        """What is read of them, padding included; several rows of one number begin with the same tokens."""
+        counts = Counter(keys[row] for row in rows)
+        once = {keys[row]: common[row] for row in rows if counts[keys[row]] > 1}
+        longest = max(sizes[row] - once.get(keys[row], 0) for row in rows)
+        return len(rows) * longest + len(once) * max(once.values(), default=0)
+
+    pieces = [piece for unit in units.values() for piece in _pieces(unit, budget, tokens)]
     pieces.sort(key=lambda piece: -sizes[piece[0]])  # a stable sort
     groups: list[list[int]] = []
     for piece in pieces:
         longest = sizes[groups[-1][0]] if groups else 0
         similar = int(lengths[piece[0]]) >= SHORTEST * longest
-        if groups and similar and (len(groups[-1]) + len(piece)) * longest <= budget:
+        if groups and similar and tokens(groups[-1] + piece) <= budget:
             groups[-1] += piece
         else:
             groups.append([*piece])
     return [torch.tensor(group, device=lengths.device) for group in groups]
 
 
-def _pieces(rows: list[int], size: int) -> list[list[int]]:
+def _pieces(rows: list[int], budget: int, tokens: Callable[[list[int]], int]) -> list[list[int]]:
+    """The rows in their order, as many at once as the budget holds, one at least; they are the longest first."""
+    size = next((n for n in range(len(rows), 1, -1) if tokens(rows[:n]) <= budget), 1)
     return [rows[i : i + size] for i in range(0, len(rows), size)]

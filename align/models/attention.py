@@ -15,8 +15,10 @@ from align.functional.attention import grouped_attention
 NAME = "align_cpu"
 # Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
 CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
-# Beyond these torch's kernel, which skips what a causal mask hides, catches up (techniques.py --attention).
-MOST_QUERIES, MOST_KEYS = 256, 1024
+# Beyond these torch's kernel, which skips what a causal mask hides, catches up (techniques.py --attention); it does not
+# keep the weights for the gradient, which at so many keys are a quarter of a layer's memory.
+MOST_QUERIES = {torch.float32: 128, torch.bfloat16: 256}
+MOST_KEYS = 768
 _OTHERS = ("position_bias", "softcap", "s_aux")  # what only transformers' own code knows
 
 
@@ -27,8 +29,7 @@ def cpu_attention(
 
     A single token's heads that share keys and values are read as rows of one product: torch's kernel for grouped heads
     reads keys and values once a head, and transformers packs the heads itself only where there is padding. Up to
-    MOST_QUERIES tokens go through products (functional/attention.py), whose gradient takes a third of the kernel's
-    time in bf16.
+    MOST_QUERIES tokens go through products (functional/attention.py), whose gradient takes less time than the kernel's.
 
     Args:
         query: (B, H, T, d); key and value are (B, H / groups, S, d).
@@ -48,12 +49,12 @@ def cpu_attention(
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     known = attention_mask.dtype is torch.bool if attention_mask is not None else length == keys
-    if not (plain and known and 1 < length <= MOST_QUERIES and keys <= MOST_KEYS):
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if not (plain and known and 1 < length <= MOST_QUERIES.get(dtype, 0) and keys <= MOST_KEYS):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
     hidden = None if attention_mask is None else ~attention_mask
     if hidden is None and causal:
         hidden = query.new_ones(1, 1, length, keys, dtype=torch.bool).triu(1)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     scale = settings.get("scaling") or width**-0.5
     out = grouped_attention(query.to(dtype), key.to(dtype), value.to(dtype), hidden, scale)
     return out.transpose(1, 2).contiguous(), None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 MEMORY = 4 * 2**30  # bytes of what a backward pass needs, in fp32; bf16 takes half with LoRA, most of it without
-FEWEST, MOST = 256, 8192
+FEWEST, MOST = 512, 8192
 
 
 def micro_batch_tokens(config: PretrainedConfig, given: int | None = None) -> int:
@@ -19,10 +19,15 @@ def micro_batch_tokens(config: PretrainedConfig, given: int | None = None) -> in
     if given is not None:
         return given
     text = config.get_text_config()
-    width = text.hidden_size
-    inner = next(
-        (n for key in ("intermediate_size", "ffn_dim", "n_inner") if (n := getattr(text, key, None))), 4 * width
-    )
+    width, inner = text.hidden_size, _feed_forward(text)
     numbers = text.num_hidden_layers * (12 * width + 3 * inner) + text.vocab_size
     fitting = MEMORY // (4 * numbers)
     return min(MOST, max(FEWEST, 1 << (fitting.bit_length() - 1))) if fitting else FEWEST
+
+
+def _feed_forward(config: PretrainedConfig) -> int:
+    """What a token passes through in a layer: the widest of them where they differ, all experts that it is sent to."""
+    names = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner")
+    given = next((n for key in names if (n := getattr(config, key, None))), 4 * config.hidden_size)
+    width = max(given) if isinstance(given, list | tuple) else given
+    return int(width) * (getattr(config, "num_experts_per_tok", None) or 1)

@@ -49,6 +49,14 @@ def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
     return different[:, :width], different[:, width:], which
 
 
+def shared_tokens(model: PreTrainedModel, prompt_mask: Tensor) -> Tensor:
+    """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none are."""
+    lengths = prompt_mask.sum(1)
+    if model.is_activation_checkpointing:
+        return torch.zeros_like(lengths)
+    return lengths.masked_fill(lengths < SHARED_FROM, 0)
+
+
 @contextmanager
 def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """Training mode around a forward pass with gradients: transformers checkpoints activations in no other.

@@ -154,6 +154,7 @@ class Trainer(Method):
         backward: Callable[[Tensor, Tally], float],
         describe: Callable[[], Sequence[Mapping[str, Any]]],
         together: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> dict[str, float] | None:
         """One optimizer update, gradients summed over micro-batches.
 
@@ -162,13 +163,14 @@ class Trainer(Method):
             backward: Forward and backward of the rows that an index (m,) names; returns their loss.
             describe: The samples of the update, for the log of one that is not applied.
             together: (n,) Rows of the same number share their prompt, and so stay in one micro-batch where they can.
+            shared: (n,) tokens of it that are read once for all of them.
 
         Returns:
             The update's metrics; None where a loss or gradient was not finite and nothing was applied.
         """
         started = time.perf_counter()
         tally = Tally()
-        batches = token_batches(lengths, self.micro_batch_tokens, together)
+        batches = token_batches(lengths, self.micro_batch_tokens, together, shared)
         loss = sum(backward(index, tally) for index in batches)
         rates = self.optimization.rates(self.progress.step)
         norms = self.optimization.apply(self.progress.step) if math.isfinite(loss) else None

@@ -20,6 +20,7 @@ from align.functional.groups import sequence_log_ratio
 from align.functional.losses import clipped_policy_loss, log_ratio
 from align.functional.masked import masked_sum
 from align.metrics import Tally
+from align.models.inputs import shared_tokens
 from align.models.policy import Policy, TokenStats
 from align.rewards import reward_input
 from align.rewards.base import load_state as load_source_state
@@ -166,7 +167,8 @@ class OnPolicyTrainer(Trainer):
         """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
         lengths = rollout.attention_mask.sum(1)
-        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index):
+        shared = shared_tokens(model.model, rollout.prompt_mask)
+        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index, shared):
             logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
             out[index, : logp.shape[1]] = logp
         return out
@@ -210,6 +212,7 @@ class OnPolicyTrainer(Trainer):
             lambda index, tally: self.backward(minibatch.rows(index), tokens, tally),
             lambda: self._texts(rollout),
             together=rollout.prompt_index,
+            shared=shared_tokens(self.run.roles.policy.model, rollout.prompt_mask),
         )
         self.progress.update += 1
         if metrics is not None and self.progress.update == 1:

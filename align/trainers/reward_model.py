@@ -226,6 +226,8 @@ class InParts:
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """`inputs` has the chosen sides above the rejected ones: input_ids and attention_mask (2B, T)."""
+        if inputs.keys() != {"input_ids", "attention_mask"} or not bool(inputs["attention_mask"][:, 0].all()):
+            raise TypeError(f"a batch of {sorted(inputs)}: expected input_ids and attention_mask, padded on the right")
         lengths = inputs["attention_mask"].sum(1).view(2, -1)
         pairs = lengths.shape[1]
         whole = [torch.arange(pairs, device=lengths.device)]
@@ -236,6 +238,7 @@ class InParts:
             part = {name: tensor[rows, :width] for name, tensor in inputs.items()}
             self._share = len(index) / pairs
             losses.append(super().training_step(model, part, *args, **kwargs))  # type: ignore[misc]
+        self._share = 1.0
         return torch.stack(losses).sum()
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:

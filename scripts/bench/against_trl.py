@@ -40,9 +40,9 @@ WORDS = {
 }
 DEFAULTS = {  # by method and adapter
     ("grpo", "none"): "sdpa/0,eager/0",
-    ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16",
+    ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16",
     ("dpo", "none"): "sdpa/0,eager/0,sdpa/0/pre,eager/0/pre",
-    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16,sdpa/0/bf16/pre",
+    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16,sdpa/0/pre",
     ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
     ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
 }
@@ -94,6 +94,10 @@ def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         attention, rows, *words = text.split("/")
         if set(words) - WORDS.keys():
             raise SystemExit(f"--trl: given {text}; allowed behind attention/rows: {', '.join(WORDS)}")
+        if args.precision == "fp32" and {"bf16", "autocast"} & set(words):
+            raise SystemExit(f"--trl: given {text}; allowed with --precision fp32: settings without bf16 and autocast")
+        if "bf16" in words and args.adapter == "none" and args.method != "ppo":
+            raise SystemExit(f"--trl: given {text}; allowed where every weight is trained: settings without bf16")
         own = {
             "precompute": "pre" in words,
             "base": "bf16" if "bf16" in words else "fp32",
@@ -199,7 +203,8 @@ def main() -> None:
         raise SystemExit(
             "--method ppo: TRL has had no PPO since 1.13; allowed: --trl-python of an environment with 1.12"
         )
-    args.trl = args.trl or DEFAULTS[args.method, args.adapter]
+    known = DEFAULTS[args.method, args.adapter].split(",")
+    args.trl = args.trl or ",".join(s for s in known if args.precision == "bf16" or not s.endswith(("bf16", "cast")))
     shape = TINY if args.tiny else SHAPE
     with tempfile.TemporaryDirectory() as scratch:
         prepare(args, shape, Path(scratch))

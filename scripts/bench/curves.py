@@ -5,7 +5,8 @@
 
 Around prompts of 64 tokens, 64 new ones and groups of 4 one of the three is changed at a time; groups are compared
 behind prompts of 256. Both sides take turns, as in against_trl.py, with TRL under one setting. Few layers keep the run
-short; the vocabulary, and so the head's share, is the whole one.
+short; the vocabulary, and so the head's share, is the whole one. TRL reads as many rows at once as hold align's default
+of tokens, so that neither side's memory is that of larger micro-batches.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ CURVES: dict[str, list[dict[str, int]]] = {
 
 def point(args: argparse.Namespace, shape: dict[str, Any], place: dict[str, int]) -> dict[str, Any]:
     """Medians of both sides at one place."""
-    given = argparse.Namespace(**vars(args) | place)
+    rows, tokens = args.rows, place["prompt_tokens"] + place["new_tokens"]
+    while rows > 1 and rows * tokens > args.micro_batch_tokens:
+        rows //= 2
+    given = argparse.Namespace(**vars(args) | place | {"trl": args.trl.format(rows=rows)})
     with tempfile.TemporaryDirectory() as scratch:
         prepare(given, shape, Path(scratch))
         found = compare(given)
@@ -52,10 +56,13 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--rows", type=int, default=16, help="responses of a step")
     parser.add_argument("--steps", type=int, default=4, help="the first is a warm-up")
-    parser.add_argument("--trl", default="sdpa/0/bf16", help="TRL's setting, as in against_trl.py")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="of both sides; align's default at 135M")
+    parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa", help="TRL's")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape")
     args = parser.parse_args()
-    args.method, args.micro_batch_tokens, args.trl_python = "grpo", None, None
+    args.method, args.trl_python = "grpo", None
+    stored = "/bf16" if args.adapter == "lora" and args.precision == "bf16" else ""
+    args.trl = f"{args.attention}/{{rows}}{stored}"
     shape = TINY if args.tiny else SHAPE | {"num_hidden_layers": args.layers}
     command = f"OMP_NUM_THREADS={torch.get_num_threads()} python scripts/bench/curves.py {' '.join(sys.argv[1:])}"
     done: dict[str, dict[str, Any]] = {}  # a place that two curves share is measured once

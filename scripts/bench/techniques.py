@@ -102,7 +102,14 @@ def attention() -> None:
 
     print(f"{torch.get_num_threads()} threads; rows, queries, keys: products, the kernel; ms")
     for dtype in (BF16, torch.float32):
-        for batch, queries, keys in ((8, 64, 128), (16, 128, 128), (16, 64, 576), (2, 512, 512)):
+        for batch, queries, keys in (
+            (8, 64, 128),
+            (16, 128, 128),
+            (4, 256, 256),
+            (16, 64, 576),
+            (8, 128, 768),
+            (2, 512, 512),
+        ):
             shapes = ((batch, 9, queries, 64), (batch, 3, keys, 64), (batch, 3, keys, 64))
             q, k, v = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
             seen = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)

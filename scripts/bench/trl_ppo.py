@@ -4,9 +4,11 @@
     python scripts/bench/against_trl.py --method ppo --precision bf16 --trl-python DIR/bin/python
 
 Its accelerator puts the update alone under autocast; with `autocast` in the setting all of training stands under it:
-generation, the reference, the critic's and the reward model's passes too. With LoRA the policy has adapters as TRL
-makes them; the critic is a second model with adapters, the reward model a third one (`peft_config` is the policy's
-alone, and a critic whose every weight is trained would be slower).
+generation, the reference, the critic's and the reward model's passes too. The weights that autocast has cast are let go
+after every step, as they are new then: it does so by itself only where its outermost block ends.
+
+With LoRA the policy has adapters as TRL makes them; the critic is a second model with adapters, the reward model a
+third one (`peft_config` is the policy's alone, and a critic whose every weight is trained would be slower).
 """
 
 from __future__ import annotations
@@ -69,9 +71,15 @@ def trainer(args: argparse.Namespace, turns: Turns) -> PPOTrainer:
         reward_model=classifier(args, stored), train_dataset=data, eval_dataset=first, peft_config=peft,
     )  # fmt: skip
 
+    ended: list[int] = []  # end tokens among the sampled ones, by step
+
     class Report(TrainerCallback):
+        def on_log(self, _a: Any, _s: Any, _c: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            ended.extend([int(logs["val/num_eos_tokens"])] if logs and "val/num_eos_tokens" in logs else [])
+
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            turns.step(before=0.0, tokens=args.new_tokens)
+            torch.clear_autocast_cache()
+            turns.step(before=0.0, tokens=args.new_tokens if ended[-1] == 0 else None)
 
     made.add_callback(Report())
     return made

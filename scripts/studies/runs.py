@@ -33,8 +33,7 @@ class Cell:
     @property
     def made_by(self) -> str:
         """Stands in a point for the overrides that its figures depend on."""
-        shaping = [word for word in self.overrides if not word.startswith(OBSERVES)]
-        return hashlib.sha256("\n".join(shaping).encode()).hexdigest()[:12]
+        return hashlib.sha256("\n".join(shaping(self.overrides)).encode()).hexdigest()[:12]
 
     def folder(self, study: Path) -> Path:
         names = (self.stage, self.group, self.arm, self.setting.replace("=", "_"))
@@ -42,6 +41,21 @@ class Cell:
 
     def run(self, study: Path, seed: int) -> Path:
         return self.folder(study) / f"seed_{seed}"
+
+
+def shaping(overrides: Sequence[str]) -> list[str]:
+    """Without those that only say what is looked at; a callback may end a run by what it sees, and then all count."""
+    if any("callbacks" in word for word in overrides):
+        return list(overrides)
+    return [word for word in overrides if not word.startswith(OBSERVES)]
+
+
+def check_folder(cell: Cell, study: Path) -> None:
+    """Raise SystemExit if the cell's folder holds runs of settings that give other figures."""
+    folder = cell.folder(study)
+    saved = folder / OVERRIDES
+    if saved.is_file() and shaping(json.loads(saved.read_text())) != shaping(cell.overrides):
+        raise SystemExit(f"{folder} holds runs of other settings: remove it, or choose another --runs folder")
 
 
 def status(run: Path) -> str:
@@ -60,10 +74,7 @@ def commands(cell: Cell, study: Path) -> list[list[str]]:
         SystemExit: The folder holds runs of other settings.
     """
     folder = cell.folder(study)
-    saved = folder / OVERRIDES
-    own = list(cell.overrides)
-    if saved.is_file() and json.loads(saved.read_text()) != own:
-        raise SystemExit(f"{folder} holds runs of other settings: remove it, or choose another --runs folder")
+    check_folder(cell, study)
     found = {seed: status(cell.run(study, seed)) for seed in cell.seeds}
     words = [[f"resume={cell.run(study, seed)}"] for seed, state in found.items() if state == "started"]
     missing = [str(seed) for seed, state in found.items() if state == "missing"]
@@ -121,7 +132,12 @@ class Point:
 
 
 def points(cell: Cell, study: Path, *, fidelity: str = "credit/fidelity_all") -> list[Point]:
-    """All evaluations of the cell's finished runs, in order."""
+    """All evaluations of the cell's finished runs, in order.
+
+    Raises:
+        SystemExit: The folder holds runs of other settings.
+    """
+    check_folder(cell, study)
     out = []
     for seed in cell.seeds:
         folder = cell.run(study, seed)

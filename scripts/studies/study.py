@@ -3,7 +3,8 @@
 The arms of a study get the same number of settings. These are compared by gold reward on tuning prompts and seeds, and
 the best of each arm is run on the seeds, and evaluated on the prompts, that are reported (data rows with split=tune and
 split=report). A study that was stopped is picked up by the same command: finished runs stay, killed ones are resumed,
-and points in docs/studies/NAME.jsonl that the same settings made count as done, on whatever machine.
+and points in docs/studies/NAME.jsonl that the same settings made count as done, on whatever machine. To measure anew,
+remove both.
 """
 
 from __future__ import annotations
@@ -60,9 +61,6 @@ def arguments(plan: Plan, words: Sequence[str] | None = None) -> argparse.Namesp
     parser.add_argument("--workers", type=int, default=1, help="sweeps at once, a CPU thread each")
     parser.add_argument("--arms", nargs="*", choices=[a.name for a in plan.arms], help="some of the arms")
     parser.add_argument("--groups", nargs="*", choices=[g.name for g in plan.groups], help="some of the groups")
-    parser.add_argument(
-        "--anew", action="store_true", help="measure again what docs/studies holds of what is asked for"
-    )
     parser.add_argument("--report-only", action="store_true", help="from the runs that are there; starts none")
     parser.add_argument("--smoke", action="store_true", help="two updates of two seeds: does it run? No result")
     args = parser.parse_args(words)
@@ -132,9 +130,6 @@ def conduct(
     whole = small(plan) if args.smoke else plan
     plan, left = narrowed(whole, args), []
     stored = valid(whole, read_points(args.out / f"{plan.name}.jsonl"))
-    asked = {(group.name, arm.name) for group in plan.groups for arm in plan.arms} if args.anew else set()
-    old = [p for p in stored if (p.group, p.arm) in asked]  # until there is something in its place
-    stored = [p for p in stored if p not in old]
 
     def measured(cells: list[Cell]) -> list[Point]:
         todo = [cell for cell in map(partial(undone, stored), cells) if cell.seeds]
@@ -143,9 +138,9 @@ def conduct(
         return [p for cell in todo for p in points(cell, args.runs, fidelity=plan.fidelity(cell.group))]
 
     found = stored + measured(tuning_cells(plan))
+    write_points(args.out / f"{plan.name}.jsonl", found)  # nothing of it is lost if the rest does not end
     found += measured(report_cells(plan, best_setting(found)))
-    late = asked - {(p.group, p.arm) for p in found if p.stage == "report"}
-    found = [p for p in old if (p.group, p.arm) in late] + [p for p in found if (p.group, p.arm) not in late]
+    found = chosen_alone(whole, found)
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
@@ -172,6 +167,19 @@ def valid(plan: Plan, stored: list[Point]) -> list[Point]:
         return known and p.made_by == _cell(plan, p.stage, groups[p.group], arms[p.arm], p.setting, ()).made_by
 
     return [p for p in stored if same(p)]
+
+
+def chosen_alone(plan: Plan, found: list[Point]) -> list[Point]:
+    """Without reported points of a setting that has lost to another since they were made, of which a line is said."""
+    best = best_setting(found)
+    lost = [
+        p
+        for p in found
+        if p.stage == "report" and len(plan.settings) > 1 and p.setting != best.get((p.group, p.arm), p.setting)
+    ]
+    for group, arm, setting in sorted({(p.group, p.arm, p.setting) for p in lost}):
+        print(f"left out: {group} {arm} under {setting}, which is not its best setting any more")
+    return [p for p in found if p not in lost] if lost else found
 
 
 def undone(stored: list[Point], cell: Cell) -> Cell:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from transformers import GPT2Config, LlamaConfig, OPTConfig, Qwen2Config
+from transformers import Gemma3nTextConfig, GPT2Config, LlamaConfig, MixtralConfig, OPTConfig, Qwen2Config
 
 from align.models.budget import FEWEST, MEMORY, MOST, micro_batch_tokens
 from tests import tiny
@@ -36,6 +36,14 @@ def test_it_falls_with_the_size_of_the_model(config, expected):
 def test_the_numbers_a_token_by_hand():
     numbers = 30 * (12 * 576 + 3 * 1536) + 49152
     assert 2048 * 4 * numbers <= MEMORY < 4096 * 4 * numbers
+
+
+def test_experts_and_layers_of_different_widths():
+    one = MixtralConfig(hidden_size=64, intermediate_size=512, num_hidden_layers=20, num_experts_per_tok=1)
+    two = MixtralConfig(hidden_size=64, intermediate_size=512, num_hidden_layers=20, num_experts_per_tok=64)
+    assert micro_batch_tokens(two) < micro_batch_tokens(one)
+    varied = Gemma3nTextConfig(intermediate_size=[512] * 34 + [8192])
+    assert micro_batch_tokens(varied) == micro_batch_tokens(Gemma3nTextConfig(intermediate_size=8192))
 
 
 def test_feed_forward_widths_under_other_names():
