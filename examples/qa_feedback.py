@@ -9,6 +9,17 @@ Preference pairs from its `dev_feedback.json`, and its annotated errors as a den
 The errors are character spans of one answer to each question, `prediction 1`. In that answer they are charged where the
 annotators marked them. A sampled answer has no annotation: there, what it takes over word by word from a marked span is
 charged, and new errors go unseen.
+
+What a reward model learns of them, and how far that is more than length:
+
+    align method=reward_model data=jsonl data.path=pairs.jsonl data.max_prompt_tokens=256 \
+        data.max_response_tokens=400 reward.source.epochs=3
+    python -m align.evaluate RUN_DIR/model data=jsonl data.path=pairs.jsonl data.max_prompt_tokens=256 \
+        data.max_response_tokens=400
+
+On the embedded model, whose million parameters know nothing of the world, the 273 held-out pairs gave an accuracy of
+0.586 (95% interval 0.527 to 0.645); the shorter answer is the preferred one in 0.568 of them. That is above chance and
+not shown to be above length alone, with which its margin correlates by 0.37.
 """
 
 from __future__ import annotations

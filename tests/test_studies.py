@@ -255,6 +255,28 @@ def test_a_report_of_made_up_runs(name, tmp_path):
     assert drawn == (tmp_path / "b.svg").read_text() and panels[0].title in drawn
 
 
+def test_a_penalty_against_stopping_early():
+    """Unpenalised runs gain .1 a nat. Penalised ones end at 2 nats with .3, .32 and .34: .1 to .14 more."""
+    script = module("overoptimisation")
+
+    def run(kls: list[float], golds: list[float]) -> list:
+        base = made(script.PLAN, "report", "single_0", "", 0, "x=1", 0.5)[0]
+        return [
+            dataclasses.replace(base, kl=kl, gold=gold, step=i)
+            for i, (kl, gold) in enumerate(zip(kls, golds, strict=True))
+        ]
+
+    free = {seed: run([0.0, 4.0], [0.2, 0.6]) for seed in range(3)}
+    held = {seed: run([0.0, 2.0], [0.2, 0.5 + 0.02 * seed]) for seed in range(3)}
+    (line,) = script.frontier("single", {"0": free, "0.2": held})
+    assert "gold +0.120 ± 0.050" in line and line.endswith("is contradicted.")
+    even = {seed: run([0.0, 2.0], [0.2, 0.35 + 0.05 * seed]) for seed in range(3)}
+    (line,) = script.frontier("single", {"0": free, "0.2": even})
+    assert "gold +0.000 ± 0.124" in line and line.endswith("is not contradicted.")
+    (line,) = script.frontier("single", {"0": free, "0.2": {0: held[0]}})
+    assert "not measured" in line
+
+
 def test_what_is_stored_counts_as_done_if_the_same_settings_made_it(tmp_path, monkeypatch):
     """Short responses and one of two seeds of the long ones are there; an arm and a setting are no more."""
     pytest.importorskip("matplotlib")

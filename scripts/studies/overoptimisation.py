@@ -17,6 +17,8 @@ from output import NOTE, Line, Panel, figure, over, table
 from runs import Point, curves
 from study import Arm, Group, Plan, conduct
 
+from align.intervals import Interval
+
 SOURCES = {"single": ("reward/source=reward_model",), "ensemble": ("reward/source=ensemble",)}
 PENALTIES = ("0", "0.05", "0.2")  # beta
 PLAN = Plan(
@@ -31,6 +33,7 @@ PLAN = Plan(
     overrides=("method=ppo", "reward/credit=sparse", "data=pocket_long", "max_steps=80", "evaluation.every_steps=5",
                "checkpoint.every_steps=20"),
 )  # fmt: skip
+MANNERS = ((0.8, "follows"), (0.5, "follows in part"), (float("-inf"), "hardly follows"))  # by R2
 HEAD = ["reward", "n", "fit of", "alpha", "beta", "R2", "d at the top", "KL at the top, nats", "top, seen",
         "at the end", "KL at the end"]  # fmt: skip
 
@@ -56,7 +59,8 @@ def fits(runs: dict[int, list[Point]], name: str) -> list[Fit]:
 
 def row(source: str, runs: dict[int, list[Point]], name: str) -> list[str]:
     found, every = fits(runs, name), [gains(curve, name) for curve in runs.values()]
-    peaks = [fit.peak for fit in found if fit.peak is not None]
+    farthest = max(root(point) for curve in runs.values() for point in curve)
+    peaks = [fit.peak for fit in found if fit.peak is not None and fit.peak <= farthest]
     return [
         source,
         str(len(runs)),
@@ -126,7 +130,7 @@ def report(plan: Plan, found: list[Point]) -> tuple[str, list[Panel]]:
     rows = [row(source, by["0"], name) for source, by in every.items() if "0" in by for name in ("gold", "proxy")]
     lines = ["# Over-optimisation", "", "![gold and proxy over sqrt(KL)](overoptimisation.svg)", ""]
     lines += ["Runs without KL penalty, fitted one by one with gain = d (alpha - beta log d), d = sqrt(KL):", ""]
-    lines += [table(HEAD, rows), f"{NOTE} d at the top: median of the runs whose fit has one.", ""]
+    lines += [table(HEAD, rows), f"{NOTE} d at the top: median of the runs whose fit has one where they went.", ""]
     for source, by in every.items():
         lines += [f"Penalised runs, {source} (gold gained at the end; overlaid, not fitted):", ""]
         lines += [table(["beta", "n", "KL, nats", "gold gained", "without penalty at that KL"], penalised(by)), ""]
@@ -143,11 +147,38 @@ def claim(every: dict[str, dict[str, dict[int, list[Point]]]]) -> list[str]:
             continue
         bends = beta.half is not None and beta.mean - beta.half > 0
         shape = "bends down" if bends else "is not shown to bend down"
+        manner = next(word for least, word in MANNERS if r2.mean >= least)
         out.append(
-            f"- Gao et al., {source}: gold follows d (alpha - beta log d) with R2 {figure(r2, 2)} and beta "
+            f"- Gao et al., {source}: gold {manner} d (alpha - beta log d), R2 {figure(r2, 2)}, beta "
             f"{figure(beta)}: it {shape} as KL grows (an analogue at our own scale)."
         )
+        out += [f"- {line}" for line in frontier(source, by)]
     return out
+
+
+def frontier(source: str, by: dict[str, dict[int, list[Point]]]) -> list[str]:
+    """Whether a penalty gains more than stopping early does: each run's end, less the free runs' mean at its KL."""
+    out = []
+    for beta, runs in by.items():
+        differences = []
+        for curve in runs.values() if beta != "0" else ():
+            free = over(value_when([p.kl for p in c], gains(c, "gold"), curve[-1].kl) for c in by.get("0", {}).values())
+            differences += [gains(curve, "gold")[-1] - free.mean] if free is not None else []
+        if differences:
+            difference = over(differences)
+            out.append(
+                f"{source}, beta {beta}: gold {figure(difference, sign=True)} against unpenalised runs stopped at the "
+                f"same KL, which take fewer updates to get there; that a penalty is no better than stopping early (Gao "
+                f"et al., on the KL penalty) is {no_better(difference)}."
+            )
+    return out
+
+
+def no_better(difference: Interval | None) -> str:
+    """What an interval says of a claim that there is no gain."""
+    if difference is None or difference.half is None:
+        return "not measured (fewer than two runs)"
+    return "contradicted" if difference.mean - difference.half > 0 else "not contradicted"
 
 
 if __name__ == "__main__":
