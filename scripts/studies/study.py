@@ -201,7 +201,7 @@ def settings_note(plan: Plan, chosen: dict[tuple[str, str], str]) -> str:
     lines += [f"- {group.name}: `{' '.join(group.overrides)}`" for group in plan.groups if group.overrides]
     lines += [f"- {arm.name}: `{' '.join(arm.overrides)}`" for arm in plan.arms]
     if chosen:
-        lines += ["", f"Each arm's best of {', '.join(f'`{s}`' for s in plan.settings)} by gold reward at the end on the"]
+        lines += ["", f"Each arm's best of {', '.join(f'`{s}`' for s in plan.settings)} by gold at the end on the"]
         lines += [f"tuning prompts, seed {', '.join(map(str, TUNING_SEEDS))}:", ""]
         lines += [f"- {' '.join(key).strip()}: `{setting}`" for key, setting in chosen.items()]
     return "\n".join(lines) + "\n"
