@@ -51,6 +51,8 @@ LOSSES = ("functional/test_losses.py", "parity/test_grpo.py")
 GRADIENTS = ("oracle/test_gradients.py",)
 SAMPLING = ("models/test_architectures.py", "rollout/test_sampling.py")
 DPO = ("parity/test_dpo.py", "trainers/test_dpo.py")
+ATTENTION = ("functional/test_attention.py", "models/test_attention.py")
+PARTS = ("trainers/test_reward_model.py",)
 PREFERENCE = ("functional/test_preference.py", *DPO)
 
 MUTANTS = (
@@ -136,6 +138,16 @@ MUTANTS = (
            "-(1 - label_smoothing) * logsigmoid(-h) -", PREFERENCE),
     Mutant("sft_learns_the_rejected", "trainers/sft.py", "rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]",
            "rows = [(p.prompt.input_ids, p.rejected_ids) for p in pairs]", ("trainers/test_sft.py",)),
+    Mutant("attention_scale_once", "functional/attention.py", "through.dtype).mul_(ctx.scale)", "through.dtype)",
+           ATTENTION),
+    Mutant("attention_mask_inverted", "models/attention.py", "else ~attention_mask", "else attention_mask", ATTENTION),
+    Mutant("attention_sees_ahead", "models/attention.py", ".triu(1)", ".triu(2)", ATTENTION),
+    Mutant("attention_scores_rounded", "functional/attention.py", "torch.softmax(scores, -1, out=scores)",
+           "torch.softmax(scores.bfloat16().float(), -1, out=scores)", ATTENTION),
+    Mutant("parts_weigh_the_same", "trainers/reward_model.py", "len(index) / pairs", "1 / 3", PARTS),
+    Mutant("parts_part_pairs", "trainers/reward_model.py", "[index, index + pairs]", "[index, index]", PARTS),
+    Mutant("shared_prompts_are_free", "functional/batching.py", "max(once.values(), default=0)", "0",
+           ("functional/test_batching.py",)),
 )  # fmt: skip
 
 
