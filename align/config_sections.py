@@ -207,8 +207,7 @@ class RewardModelTraining(SourceConfig):
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         positive(self, key, "learning_rate", "epochs", "batch_size", "prefix_steps", "prefix_learning_rate")
-        if self.micro_batch_tokens is not None:
-            positive(self, key, "micro_batch_tokens")
+        positive(self, key, "micro_batch_tokens")
         not_negative(self, key, "center_coef", "seed")
 
 
@@ -439,9 +438,7 @@ class LoopConfig(OptimizedConfig):
 
     def check(self, config: Config) -> None:
         super().check(config)
-        positive(self, "method", "max_bad_steps")
-        if self.micro_batch_tokens is not None:
-            positive(self, "method", "micro_batch_tokens")
+        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
 
 
 @dataclass

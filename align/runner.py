@@ -136,7 +136,7 @@ class _Run:
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
-            self.record.update(micro_batch_tokens=getattr(trainer, "micro_batch_tokens", None))
+            self.record.update(micro_batch_tokens=trainer.micro_batch_tokens)
             if self.checkpoint is not None:
                 trainer.resume(self.checkpoint)
             trainer.train()

@@ -179,6 +179,7 @@ WRONG = {
     "method.adam_betas": ["method.adam_betas=[0.9]"],
     "method.warmup_steps": ["method.warmup_steps=10", "max_steps=10"],
     "method.micro_batch_tokens": ["method.micro_batch_tokens=0"],
+    "reward.source.micro_batch_tokens": ["reward.source.micro_batch_tokens=0"],
     "method.epochs": ["method.epochs=0"],
     "method.clip_range": ["method.clip_range=0"],
     "method.lam": ["method.lam=1.01"],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from align import metrics
+from align.config import LoopConfig
 from align.runner import run
 from align.trainers.registry import METHODS, config_classes
 from tests.trainers import runs
@@ -64,6 +65,12 @@ def test_step_records(finished: tuple[str, Path]) -> None:
     for record in records:
         assert metrics.compare(record, name) == (set(), set())
         assert finite(record)
+
+
+def test_how_much_is_read_at_once_is_recorded(finished: tuple[str, Path]) -> None:
+    name, folder = finished
+    ours = isinstance(config_classes()[name](), LoopConfig)
+    assert json.loads((folder / "run.json").read_text())["micro_batch_tokens"] == (8192 if ours else None)
 
 
 def test_evaluations(finished: tuple[str, Path]) -> None:

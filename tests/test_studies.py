@@ -333,9 +333,9 @@ def test_a_setting_that_has_lost_since_is_reported_no_more(capsys):
     levels = {"x=1": 0.5, "x=2": 0.6}
     tuned = [p for s, level in levels.items() for p in made(plan, "tune", "a", "", 100, s, level)]
     first, second = (made(plan, "report", "a", "", 0, s, 0.7) for s in levels)
-    assert study.chosen_alone(plan, tuned + first + second) == tuned + second
+    assert study.chosen_alone(tuned + first + second) == tuned + second
     assert "x=1" in capsys.readouterr().out
-    assert study.chosen_alone(plan, tuned + second) == tuned + second and capsys.readouterr().out == ""
+    assert study.chosen_alone(tuned + second) == tuned + second and capsys.readouterr().out == ""
 
 
 def test_a_folder_of_other_settings_is_neither_run_nor_read(tmp_path):

@@ -1,6 +1,6 @@
 """Attention as products and a softmax: on CPUs faster than torch's fused kernel, gradient included, if not too long.
 
-In bf16 at 64 to 128 queries about three times as fast (`python scripts/bench/techniques.py --attention`).
+In bf16 at 64 to 128 queries two to three times as fast (`python scripts/bench/techniques.py --attention`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ NAME = "align_cpu"
 # Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
 CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
 # Beyond these torch's kernel, which skips what a causal mask hides, catches up (techniques.py --attention); it does not
-# keep the weights for the gradient, which at so many keys are a quarter of a layer's memory.
+# keep the weights for the gradient, which at so many keys are a third of what a layer keeps.
 MOST_QUERIES = {torch.float32: 128, torch.bfloat16: 256}
 MOST_KEYS = 768
 _OTHERS = ("position_bias", "softcap", "s_aux")  # what only transformers' own code knows

@@ -6,6 +6,7 @@ from transformers import PretrainedConfig
 
 MEMORY = 4 * 2**30  # bytes of what a backward pass needs, in fp32; bf16 takes half with LoRA, most of it without
 FEWEST, MOST = 512, 8192
+FORWARD_TOKENS = 16384  # padded tokens of a pass without gradients, and without logits of them all
 
 
 def micro_batch_tokens(config: PretrainedConfig, given: int | None = None) -> int:

@@ -14,6 +14,7 @@ from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
 from align.functional.masked import masked_sum
+from align.models.budget import FORWARD_TOKENS
 from align.models.codec import ChatCodec
 from align.models.inputs import autocast
 from align.models.load import has_score_head, load_codec, load_sequence_classifier, load_tokenizer
@@ -21,8 +22,6 @@ from align.models.scorer import Scorer, body_of, linear_head
 from align.rewards.base import Source
 from align.rewards.reencode import Encoded, Reader, prefix_places, spread
 from align.types import RewardInput, RewardOutput
-
-BUDGET = 16384  # padded tokens of a forward pass
 
 
 def reads_policy_tokens(folder: Path, codec: ChatCodec, key: str) -> bool:
@@ -82,7 +81,7 @@ class CausalReader:
         mask, device = batch.rollout.response_mask, self._scorer.device
         prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
         look = torch.zeros(mask.shape, device=device) if "attention" in needs else None
-        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), BUDGET):
+        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             rows = index.tolist()
             ids, real, last = self._pad_rows([encoded[i].ids for i in rows], device)
             if look is None:
@@ -141,7 +140,7 @@ class WholeReader:
     def _logits(self, encoded: Sequence[Encoded]) -> Tensor:
         """(n,) float32."""
         out = torch.zeros(len(encoded), device=self._model.device)
-        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), BUDGET):
+        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             part = [encoded[i] for i in index.tolist()]
             width = max(len(e.ids) for e in part)
             inputs = {

@@ -8,6 +8,7 @@ from torch import Tensor
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
 from align.functional.masked import masked_sum
+from align.models.budget import FORWARD_TOKENS
 from align.models.scorer import Scorer
 from align.types import RewardInput, RewardOutput, Rollout
 
@@ -15,7 +16,7 @@ from align.types import RewardInput, RewardOutput, Rollout
 class RewardModelSource:
     """Reads the score at the last token of each response; one causal forward also scores every prefix."""
 
-    def __init__(self, scorer: Scorer, token_budget: int = 16384) -> None:
+    def __init__(self, scorer: Scorer, token_budget: int = FORWARD_TOKENS) -> None:
         self._scorer = scorer
         self._budget = token_budget
 

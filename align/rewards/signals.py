@@ -12,6 +12,7 @@ from torch import Tensor
 from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
+from align.models.budget import FORWARD_TOKENS
 from align.models.policy import Policy
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput, Rollout
@@ -25,7 +26,7 @@ class LogRatio:
     At temperature 1, at which DPO trains.
     """
 
-    def __init__(self, dpo: Policy, reference: Policy, token_budget: int = 16384) -> None:
+    def __init__(self, dpo: Policy, reference: Policy, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
     def __call__(self, rollout: Rollout) -> Tensor:

@@ -49,6 +49,7 @@ class Trainer(Method):
     """A method fills in one update and its state; how a run goes about it is the same for all."""
 
     method: LoopConfig
+    micro_batch_tokens: int
 
     def __init__(self, run: RunContext) -> None:
         super().__init__(run)

@@ -21,6 +21,7 @@ from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.functional.masked import masked_sum
+from align.models.budget import FORWARD_TOKENS
 from align.models.checkpoint import fingerprint, locate
 from align.models.codec import ChatCodec
 from align.models.hardware import one_process
@@ -144,7 +145,7 @@ def train_dpo_policy(
 
 
 def log_ratio_accuracy(
-    policy: Policy, reference: Policy, codec: ChatCodec, pairs: Sequence[Pair], token_budget: int = 16384
+    policy: Policy, reference: Policy, codec: ChatCodec, pairs: Sequence[Pair], token_budget: int = FORWARD_TOKENS
 ) -> float:
     """Share of pairs whose chosen response has the higher log pi - log pi_ref, ties counting half."""
     rows = [(p.prompt.input_ids, r) for p in pairs for r in (p.chosen_ids, p.rejected_ids)]

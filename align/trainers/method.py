@@ -14,6 +14,7 @@ class Method(ABC):
     """One method on one run; `Trainer` (trainers/base.py) is the base of those on our loop."""
 
     stopped: str | None = None  # why the run ended before max_steps
+    micro_batch_tokens: int | None = None  # padded tokens of a forward and backward pass; None on no loop of ours
 
     def __init__(self, run: RunContext) -> None:
         self.run = run

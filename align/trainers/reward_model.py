@@ -28,7 +28,7 @@ from align.data.preferences import digest
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.models.adapters import lora_config
-from align.models.budget import micro_batch_tokens
+from align.models.budget import FORWARD_TOKENS, micro_batch_tokens
 from align.models.codec import ChatCodec
 from align.models.load import fingerprint, load_causal_lm
 from align.models.reward_folder import RewardCard
@@ -231,7 +231,7 @@ class InParts:
         lengths = inputs["attention_mask"].sum(1).view(2, -1)
         pairs = lengths.shape[1]
         whole = [torch.arange(pairs, device=lengths.device)]
-        fits = inputs["attention_mask"].numel() <= self.budget
+        fits = inputs["attention_mask"].numel() <= self.budget  # then as TRL does it, however different the lengths
         losses = []
         for index in whole if fits else token_batches(2 * lengths.amax(0), self.budget):
             rows, width = torch.cat([index, index + pairs]), int(lengths[:, index].max())
@@ -304,7 +304,7 @@ def classifier_on(config: Config, codec: ChatCodec, device: torch.device, dtype:
 
 
 @torch.no_grad()
-def pair_accuracy(scorer: Scorer, codec: ChatCodec, pairs: Sequence[Pair], token_budget: int = 16384) -> float:
+def pair_accuracy(scorer: Scorer, codec: ChatCodec, pairs: Sequence[Pair], token_budget: int = FORWARD_TOKENS) -> float:
     """Share of pairs whose chosen response scores above the rejected one, ties counting half."""
     sides = [[*p.prompt.input_ids, *r] for p in pairs for r in (p.chosen_ids, p.rejected_ids)]
     ids = right_pad([torch.tensor([row], device=scorer.device) for row in sides], codec.pad_id)

@@ -26,7 +26,7 @@ from align.data.collate import collate
 from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.models.adapters import REWARD, SharedBase
-from align.models.budget import micro_batch_tokens
+from align.models.budget import FORWARD_TOKENS, micro_batch_tokens
 from align.models.codec import ChatCodec
 from align.models.load import load_causal_lm, load_sequence_classifier
 from align.models.reward_folder import RewardCard, is_adapter, read_card
@@ -34,7 +34,6 @@ from align.models.scorer import Scorer, body_of, linear_head
 from align.streams import permutation
 from align.types import Pair, Sequences
 
-FORWARD_TOKENS = 16384  # padded tokens of a pass without gradients
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)  # of the response's tokens, at which prefix scores are compared with the final one
 
 

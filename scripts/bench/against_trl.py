@@ -38,6 +38,7 @@ WORDS = {
     "bf16": "frozen weights stored in bf16",
     "autocast": "all of training under autocast (ppo)",
 }
+ONLY_BF16 = {"bf16", "autocast"}
 DEFAULTS = {  # by method and adapter
     ("grpo", "none"): "sdpa/0,eager/0",
     ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16",
@@ -94,7 +95,7 @@ def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         attention, rows, *words = text.split("/")
         if set(words) - WORDS.keys():
             raise SystemExit(f"--trl: given {text}; allowed behind attention/rows: {', '.join(WORDS)}")
-        if args.precision == "fp32" and {"bf16", "autocast"} & set(words):
+        if args.precision == "fp32" and ONLY_BF16 & set(words):
             raise SystemExit(f"--trl: given {text}; allowed with --precision fp32: settings without bf16 and autocast")
         if "bf16" in words and args.adapter == "none" and args.method != "ppo":
             raise SystemExit(f"--trl: given {text}; allowed where every weight is trained: settings without bf16")
@@ -204,7 +205,7 @@ def main() -> None:
             "--method ppo: TRL has had no PPO since 1.13; allowed: --trl-python of an environment with 1.12"
         )
     known = DEFAULTS[args.method, args.adapter].split(",")
-    args.trl = args.trl or ",".join(s for s in known if args.precision == "bf16" or not s.endswith(("bf16", "cast")))
+    args.trl = args.trl or ",".join(s for s in known if args.precision == "bf16" or not ONLY_BF16 & set(s.split("/")))
     shape = TINY if args.tiny else SHAPE
     with tempfile.TemporaryDirectory() as scratch:
         prepare(args, shape, Path(scratch))

@@ -140,7 +140,7 @@ def conduct(
     found = stored + measured(tuning_cells(plan))
     write_points(args.out / f"{plan.name}.jsonl", found)  # nothing of it is lost if the rest does not end
     found += measured(report_cells(plan, best_setting(found)))
-    found = chosen_alone(whole, found)
+    found = chosen_alone(found)
     if not any(point.stage == "report" for point in found):
         print("no reported run has finished")
         return 1
@@ -169,17 +169,14 @@ def valid(plan: Plan, stored: list[Point]) -> list[Point]:
     return [p for p in stored if same(p)]
 
 
-def chosen_alone(plan: Plan, found: list[Point]) -> list[Point]:
+def chosen_alone(found: list[Point]) -> list[Point]:
     """Without reported points of a setting that has lost to another since they were made, of which a line is said."""
     best = best_setting(found)
-    lost = [
-        p
-        for p in found
-        if p.stage == "report" and len(plan.settings) > 1 and p.setting != best.get((p.group, p.arm), p.setting)
-    ]
-    for group, arm, setting in sorted({(p.group, p.arm, p.setting) for p in lost}):
+    reported = {(p.group, p.arm, p.setting) for p in found if p.stage == "report"}
+    lost = {(group, arm, setting) for group, arm, setting in reported if setting != best.get((group, arm), setting)}
+    for group, arm, setting in sorted(lost):
         print(f"left out: {group} {arm} under {setting}, which is not its best setting any more")
-    return [p for p in found if p not in lost] if lost else found
+    return [p for p in found if p.stage != "report" or (p.group, p.arm, p.setting) not in lost]
 
 
 def undone(stored: list[Point], cell: Cell) -> Cell:

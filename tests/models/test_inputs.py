@@ -2,7 +2,7 @@
 
 import torch
 
-from align.models.inputs import autocast, forward_arguments, position_ids
+from align.models.inputs import SHARED_FROM, autocast, forward_arguments, position_ids, shared_tokens
 from tests import tiny
 
 
@@ -34,3 +34,14 @@ def test_autocast_is_off_in_fp32():
         assert (x @ x).dtype == torch.float32
     with autocast(tiny.CPU, torch.bfloat16):
         assert (x @ x).dtype == torch.bfloat16
+
+
+def test_tokens_that_are_read_once_for_all_rows_of_a_prompt():
+    """Short prompts are not shared; and a cache would not survive a second forward pass."""
+    model = tiny.causal()
+    mask = torch.zeros(3, SHARED_FROM + 2)
+    for row, length in enumerate((SHARED_FROM - 1, SHARED_FROM, SHARED_FROM + 2)):
+        mask[row, -length:] = 1
+    assert shared_tokens(model, mask).tolist() == [0, SHARED_FROM, SHARED_FROM + 2]
+    model.activation_checkpointing_enable()
+    assert shared_tokens(model, mask).tolist() == [0, 0, 0]

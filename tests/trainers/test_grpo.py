@@ -11,6 +11,8 @@ from align.config import CreditConfig, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
 from align.errors import InputError
 from align.metrics import Tally, compare
+from align.models import inputs
+from align.models.policy import Policy
 from align.trainers.grpo_config import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
 from align.trainers.on_policy import Scored
 from align.types import RewardOutput
@@ -61,6 +63,30 @@ def test_dense_rewards_become_reward_to_go_over_the_groups_tokens(tmp_path):
     mask = tiny.rollout_of(tiny.prompts(2), ROWS, samples=2).response_mask
     means = torch.tensor([[3.0], [3.0], [-4 / 6], [-4 / 6]])
     torch.testing.assert_close(found, (togo - means) * mask)
+
+
+def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch):
+    """A budget that holds both rows of a group only because their prompt is read once."""
+    rollout = tiny.rollout_of(tiny.prompts(2), ROWS, samples=2)
+    longest = int((rollout.prompt_mask.sum(1) + 2 * rollout.response_mask.sum(1).max()).max())
+
+    def passes(shared_from: int) -> tuple[int, int]:
+        """Of the log-probabilities and of an update."""
+        read, learnt = [], []
+        logprobs = Policy.response_logprobs
+        made_ = made(tmp_path / str(shared_from), micro_batch_tokens=longest)
+        backward = made_.backward
+        with monkeypatch.context() as patch:
+            patch.setattr(inputs, "SHARED_FROM", shared_from)
+            patch.setattr(Policy, "response_logprobs", lambda *args: read.append(args) or logprobs(*args))
+            patch.setattr(made_, "backward", lambda *args: learnt.append(args) or backward(*args))
+            logp = made_.logprobs(rollout, made_.run.roles.policy)
+            given = Scored(rollout, RewardOutput(SCORES), SCORES.unsqueeze(1) * rollout.response_mask, logp, logp)
+            made_._one_update(made_.learn_from(given, Tally()))
+        return len(read), len(learnt)
+
+    assert passes(1) == (2, 2)
+    assert passes(1000) == (4, 4)
 
 
 @pytest.mark.parametrize("length", LossLength)
