@@ -9,7 +9,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from align.functional import kl
-from align.functional.advantages import penalise_kl
 from align.functional.groups import (
     group_advantages,
     group_centred,
@@ -31,10 +30,12 @@ class GRPOTrainer(OnPolicyTrainer):
     def samples_per_prompt(self) -> int:
         return self.method.group_size
 
+    def rewards_read_policy(self) -> bool:
+        return self.method.kl.place is KLPlace.reward and self.method.kl.coef > 0
+
     def learn_from(self, scored: Scored, tally: Tally) -> Experience:
         mask, size = scored.rollout.response_mask, self.method.group_size
-        coef = self.kl_coef if self.method.kl.place is KLPlace.reward else 0.0
-        rewards = penalise_kl(scored.token_rewards, scored.logprobs, scored.ref_logprobs, mask, coef)
+        rewards = scored.penalised(self.kl_coef) if self.rewards_read_policy() else scored.token_rewards
         returns = rewards.sum(1)
         tally.observe("reward/total_mean", returns.tolist())
         tally.add("group/zero_std_fraction", zero_std_fraction(returns, size))
@@ -52,8 +53,7 @@ class GRPOTrainer(OnPolicyTrainer):
         counted = advantages[mask == 1].tolist()
         for name in ("mean", "std", "min", "max"):
             tally.observe(f"advantage/{name}", counted)
-        columns = {"logprobs": scored.logprobs, "ref_logprobs": scored.ref_logprobs, "advantages": advantages}
-        return Experience(scored.rollout, columns)
+        return Experience(scored.rollout, scored.known | {"advantages": advantages})
 
     def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
         mask, method = part.rollout.response_mask, self.method
@@ -79,7 +79,7 @@ class GRPOTrainer(OnPolicyTrainer):
             case KLEstimator.k3:
                 return kl.k3(logprobs, ref_logprobs)
             case KLEstimator.k3_corrected:
-                ratio = log_ratio(logprobs, part.columns["logprobs"], part.rollout.response_mask).exp()
+                ratio = log_ratio(logprobs, self.old_logprobs(part, logprobs), part.rollout.response_mask).exp()
                 return ratio * kl.k3(logprobs, ref_logprobs)
 
     def _weights(self, mask: Tensor, tokens: int) -> Tensor:

@@ -15,10 +15,11 @@ from align.config import KLController
 from align.errors import RunError
 from align.functional import credit as credit_functions
 from align.functional import kl
+from align.functional.advantages import penalise_kl
 from align.functional.batching import token_batches
 from align.functional.groups import sequence_log_ratio
 from align.functional.losses import clipped_policy_loss, log_ratio
-from align.functional.masked import masked_sum
+from align.functional.masked import masked_sum, zero_outside
 from align.metrics import Tally
 from align.models.inputs import shared_tokens
 from align.models.policy import Policy, TokenStats
@@ -34,7 +35,7 @@ from align.trainers.kl_controller import adapted_coef
 from align.trainers.on_policy_config import OnPolicyConfig, RatioLevel
 from align.trainers.rollout_metrics import (
     Clock,
-    add_kl,
+    add_policy,
     add_responses,
     add_rewards,
     add_truth,
@@ -51,8 +52,19 @@ class Scored:
     rollout: Rollout
     output: RewardOutput
     token_rewards: Tensor  # (B, T), missing-EOS penalty in place
-    logprobs: Tensor  # (B, T) of the policy that sampled, recomputed as training computes them
+    logprobs: Tensor | None  # (B, T) of the policy that sampled, recomputed as training does; None: see `read_once`
     ref_logprobs: Tensor  # (B, T)
+
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """The columns that `policy_loss` reads."""
+        return {"ref_logprobs": self.ref_logprobs} | ({} if self.logprobs is None else {"logprobs": self.logprobs})
+
+    def penalised(self, coef: float) -> Tensor:
+        """(B, T) token rewards less `coef` times each token's KL."""
+        if self.logprobs is None:
+            raise TypeError("the policy's log-probabilities were not read: rewards_read_policy() says nobody asks")
+        return penalise_kl(self.token_rewards, self.logprobs, self.ref_logprobs, self.rollout.response_mask, coef)
 
 
 class OnPolicyTrainer(Trainer):
@@ -68,6 +80,7 @@ class OnPolicyTrainer(Trainer):
         self.kl_coef = self.method.kl.coef
         self.experience: Experience | None = None
         self.rollout_metrics: dict[str, float] = {}
+        self._passes_agree = False
 
     # What a method fills in ------------------------------------------------------------------------------------------
 
@@ -81,6 +94,10 @@ class OnPolicyTrainer(Trainer):
 
     def samples_per_prompt(self) -> int:
         return 1
+
+    def rewards_read_policy(self) -> bool:
+        """Whether `learn_from` needs the policy's log-probabilities: the KL penalty stands in the reward."""
+        return True
 
     # Rollouts --------------------------------------------------------------------------------------------------------
 
@@ -114,17 +131,23 @@ class OnPolicyTrainer(Trainer):
         if bool(bad.any()):
             self.bad_event("a reward was not finite", describe(batch, output, token_rewards, only=bad))
             return None
-        roles = self.run.roles
-        logprobs, ref_logprobs = self.logprobs(rollout, roles.policy), self.logprobs(rollout, roles.reference)
+        logprobs = None if self.read_once else self.logprobs(rollout, self.run.roles.policy)
+        ref_logprobs = self.logprobs(rollout, self.run.roles.reference)
         experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
         clock.lap("time/advantage")
-        add_responses(tally, rollout, logprobs)
+        add_responses(tally, rollout)
         add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
         add_truth(tally, self.run.world, batch, token_rewards)
-        add_kl(tally, logprobs, ref_logprobs, rollout.response_mask, self.kl_coef)
+        if logprobs is not None:
+            add_policy(tally, rollout, logprobs, ref_logprobs, self.kl_coef)
         self.rollout_metrics = with_speed(tally.result(), rollout)
-        samples = describe(batch, output, token_rewards, log_ratio=logprobs - ref_logprobs)
+        seen = rollout.sampling_logprobs if logprobs is None else logprobs
+        samples = describe(batch, output, token_rewards, log_ratio=seen - ref_logprobs)
         self.run.callbacks.on_rollout(self.progress.step + 1, samples)
+        return experience if logprobs is None else self._within_budget(experience)
+
+    def _within_budget(self, experience: Experience) -> Experience | None:
+        """The experience, None where its KL ends the run; adapts the penalty to it."""
         nats, budget = self.rollout_metrics["kl/per_response_k1"], self.method.kl.budget
         if budget is not None and nats > budget:
             self.stopped = f"KL of {nats:.2f} nats per response is over method.kl.budget={budget}"
@@ -178,6 +201,16 @@ class OnPolicyTrainer(Trainer):
     def updates_per_epoch(self) -> int:
         return self.config.rollout.batch_size // self.method.minibatch_size
 
+    @property
+    def read_once(self) -> bool:
+        """Whether the update's own pass stands for the policy that sampled, as it is the only one on a rollout.
+
+        Not where something before the update asks for its log-probabilities. Saves one of GRPO's three readings.
+        """
+        penalty = self.method.kl
+        asked = penalty.budget is not None or penalty.controller is KLController.adaptive or self.rewards_read_policy()
+        return self.method.epochs * self.updates_per_epoch() == 1 and not asked
+
     def update(self) -> Mapping[str, float] | None:
         while True:
             if self.experience is None:
@@ -206,6 +239,8 @@ class OnPolicyTrainer(Trainer):
         """One minibatch; None where it was not applied."""
         minibatch = experience.rows(self._minibatch(experience))
         rollout = minibatch.rollout
+        if self.read_once and not self._passes_agree:
+            self._check_passes(rollout)
         tokens = int(rollout.response_mask.sum())
         metrics = self.apply_update(
             rollout.attention_mask.sum(1),
@@ -223,7 +258,8 @@ class OnPolicyTrainer(Trainer):
         self, part: Experience, stats: TokenStats, clip_low: float, clip_high: float, level: RatioLevel, tally: Tally
     ) -> Tensor:
         """Clipped loss per token (B, T) under `stats` of the policy as it is now; its metrics go to `tally`."""
-        mask, old, advantages = part.rollout.response_mask, part.columns["logprobs"], part.columns["advantages"]
+        mask, advantages = part.rollout.response_mask, part.columns["advantages"]
+        old = self.old_logprobs(part, stats.logprobs)
         ratio = log_ratio(stats.logprobs, old, mask)
         if level is RatioLevel.sequence:
             ratio = sequence_log_ratio(ratio, mask)
@@ -238,7 +274,14 @@ class OnPolicyTrainer(Trainer):
             tally.add("policy/clip_fraction", float(masked_sum(clipped, mask)), n)
             tally.add("policy/approx_kl", float(masked_sum(moved, mask)), n)
             tally.add("policy/entropy", float(masked_sum(stats.entropy, mask)), n)
+            if "logprobs" not in part.columns:
+                add_policy(tally, part.rollout, old, part.columns["ref_logprobs"], self.kl_coef)
         return per_token
+
+    def old_logprobs(self, part: Experience, logprobs: Tensor) -> Tensor:
+        """(B, T) of the policy that sampled, without gradient; `logprobs` are the update's own (see `read_once`)."""
+        known = part.columns.get("logprobs")
+        return zero_outside(logprobs.detach(), part.rollout.response_mask) if known is None else known
 
     def policy_stats(self, rollout: Rollout) -> TokenStats:
         """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
@@ -251,6 +294,18 @@ class OnPolicyTrainer(Trainer):
         # The mean alone would not see differences that cancel; approx_kl adds their squares up.
         if abs(ratio - 1) > ratio_off or moved > kl_off:
             raise RunError(f"on the first minibatch of a rollout the ratio is {ratio:.6f} and approx_kl {moved:.2e}")
+
+    def _check_passes(self, rollout: Rollout) -> None:
+        """See on one micro-batch, once, what the first ratio shows wherever there is a second pass."""
+        shared = shared_tokens(self.run.roles.policy.model, rollout.prompt_mask)
+        batches = token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens, rollout.prompt_index, shared)
+        part = rollout.rows(batches[0])
+        old = self.run.roles.policy.response_logprobs(part, self.config.rollout.temperature)
+        new, mask = self.policy_stats(part).logprobs.detach(), part.response_mask
+        ratio, n = log_ratio(new, old, mask).exp(), float(mask.sum())
+        means = {"policy/ratio_mean": ratio, "policy/approx_kl": kl.k3(old, zero_outside(new, mask))}
+        self._check_first_ratio({name: float(masked_sum(value, mask)) / n for name, value in means.items()})
+        self._passes_agree = True
 
     def _texts(self, rollout: Rollout) -> list[dict[str, Any]]:
         lengths = rollout.lengths.tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from align.functional.advantages import explained_variance, gae, penalise_kl
+from align.functional.advantages import explained_variance, gae
 from align.functional.batching import token_batches
 from align.functional.losses import aggregate, clipped_value_loss
 from align.functional.masked import masked_sum, whiten, zero_outside
@@ -37,7 +37,7 @@ class PPOTrainer(OnPolicyTrainer):
     def learn_from(self, scored: Scored, tally: Tally) -> Experience:
         mask = scored.rollout.response_mask
         values = self._values(scored.rollout)
-        rewards = penalise_kl(scored.token_rewards, scored.logprobs, scored.ref_logprobs, mask, self.kl_coef)
+        rewards = scored.penalised(self.kl_coef)
         tally.observe("reward/total_mean", rewards.sum(1).tolist())
         if self.method.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -49,8 +49,8 @@ class PPOTrainer(OnPolicyTrainer):
         tally.add("value/explained_variance", explained_variance(values, returns, mask))
         if self.method.whiten_advantages:
             advantages = whiten(advantages, mask)
-        columns = {"logprobs": scored.logprobs, "values": values, "advantages": advantages, "returns": returns}
-        return Experience(scored.rollout, columns)
+        columns = {"values": values, "advantages": advantages, "returns": returns}
+        return Experience(scored.rollout, scored.known | columns)
 
     @torch.no_grad()
     def _values(self, rollout: Rollout) -> Tensor:

@@ -30,15 +30,12 @@ class Clock:
         self._last = now
 
 
-def add_responses(tally: Tally, rollout: Rollout, logprobs: Tensor) -> None:
-    """Lengths, endings, and how far the recomputed log-probabilities (B, T) are from those seen while sampling."""
+def add_responses(tally: Tally, rollout: Rollout) -> None:
+    """Lengths and endings."""
     lengths = rollout.lengths.float().tolist()
     for name in ("length_mean", "length_std", "length_min", "length_max"):
         tally.observe(f"response/{name}", lengths)
     tally.observe("response/eos_rate", rollout.ended.float().tolist())
-    gap = (logprobs - rollout.sampling_logprobs).abs()
-    mask = rollout.response_mask
-    tally.add("policy/sampling_gap", float(masked_sum(gap, mask)), float(mask.sum()))
 
 
 def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised: bool) -> None:
@@ -94,8 +91,14 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / scale if scale > 0 else 0.0
 
 
-def add_kl(tally: Tally, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coef: float) -> None:
-    """KL of the sampling policy to the reference: all (B, T), nats."""
+def add_policy(tally: Tally, rollout: Rollout, logprobs: Tensor, ref_logprobs: Tensor, coef: float) -> None:
+    """KL of the policy that sampled to the reference, and how far what it says now is from what it said while sampling.
+
+    Both log-probabilities (B, T), nats. Sums with their counts: parts of a rollout add up to the whole.
+    """
+    mask = rollout.response_mask
+    gap = (logprobs - rollout.sampling_logprobs).abs()
+    tally.add("policy/sampling_gap", float(masked_sum(gap, mask)), float(mask.sum()))
     for name, estimator in (("k1", kl.k1), ("k3", kl.k3)):
         summed = float(masked_sum(estimator(logprobs, ref_logprobs), mask))
         tally.add(f"kl/per_response_{name}", summed, mask.shape[0])

@@ -7,14 +7,15 @@ import dataclasses
 import pytest
 import torch
 
-from align.config import CreditConfig, RewardConfig, SparseCredit, UniformCredit
+from align.config import CreditConfig, KLController, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
-from align.errors import InputError
-from align.metrics import Tally, compare
+from align.errors import InputError, RunError
+from align.metrics import Tally, compare, repeatable
 from align.models import inputs
 from align.models.policy import Policy
 from align.trainers.grpo_config import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
 from align.trainers.on_policy import Scored
+from align.trainers.on_policy_config import RatioLevel
 from align.types import RewardOutput
 from tests import tiny
 from tests.parity.sides import gradients, trainer
@@ -87,6 +88,96 @@ def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch)
 
     assert passes(1) == (2, 2)
     assert passes(1000) == (4, 4)
+
+
+# --- a rollout that one update uses up --------------------------------------------------------------------------------
+
+
+def once(path, *, batch_size: int = 8, kl: GroupKLConfig | None = None, **options):
+    kl = kl or GroupKLConfig(coef=BETA)
+    settings = {"group_size": 4, "minibatch_size": 8, "learning_rate": 1e-2, "kl": kl, "missing_eos_penalty": None}
+    return trainer(path, GRPOConfig(**(settings | options)), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"minibatch_size": 4}, False),
+        ({"epochs": 2}, False),
+        ({"kl": GroupKLConfig(coef=BETA, place=KLPlace.reward)}, False),
+        ({"kl": GroupKLConfig(coef=0.0, place=KLPlace.reward)}, True),
+        ({"kl": GroupKLConfig(coef=BETA, budget=1e9)}, False),
+        ({"kl": GroupKLConfig(coef=BETA, controller=KLController.adaptive)}, False),
+    ],
+)
+def test_the_old_policy_is_read_beforehand_only_where_somebody_asks(tmp_path, options, expected):
+    made_ = once(tmp_path, **options)
+    assert made_.read_once is expected
+    assert ("logprobs" in made_.collect().columns) is not expected
+
+
+def same_training(path, a, b, **options) -> None:
+    """Three rollouts under each KL configuration give the same figures and weights."""
+    ones, others = once(path / "a", kl=a, **options), once(path / "b", kl=b, **options)
+    assert ones.read_once and not others.read_once
+    for _ in range(3):
+        found, expected = ones.update(), others.update()
+        assert set(found) == set(expected)
+        assert expected["kl/per_response_k1"] != 0 and expected["policy/sampling_gap"] > 0
+        for name, value in expected.items():
+            if not name.startswith(("time/", "throughput/", "memory/")):
+                assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    for found, expected in zip(*(m.run.roles.policy.model.parameters() for m in (ones, others)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"ratio": RatioLevel.sequence}, {"micro_batch_tokens": 40}])
+@pytest.mark.parametrize("estimator", [KLEstimator.k3, KLEstimator.k3_corrected])
+def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, estimator, options):
+    kl = GroupKLConfig(coef=BETA, estimator=estimator)
+    same_training(tmp_path, kl, dataclasses.replace(kl, budget=1e9), **options)
+
+
+def test_a_rollout_that_is_used_once_is_read_once(tmp_path, monkeypatch):
+    """By the reference, and in the update; the policy without gradient only the first time, for the check."""
+    made_, read = once(tmp_path), []
+    logprobs = Policy.response_logprobs
+    monkeypatch.setattr(Policy, "response_logprobs", lambda self, *args: read.append(self) or logprobs(self, *args))
+    roles = made_.run.roles
+    for k in range(3):
+        read.clear()
+        made_.update()
+        assert read == [roles.reference] + [roles.policy] * (k == 0)
+
+
+def test_passes_that_differ_are_noticed_where_no_ratio_shows_it(tmp_path, monkeypatch):
+    made_ = once(tmp_path)
+    before = [p.clone() for p in made_.run.roles.policy.model.parameters()]
+    logprobs = Policy.response_logprobs
+    shifts = torch.tensor([0.1, -0.1]).repeat(50)  # cancels in the mean
+    monkeypatch.setattr(
+        Policy, "response_logprobs", lambda self, *args: (out := logprobs(self, *args)) + shifts[: out.shape[1]]
+    )
+    with pytest.raises(RunError, match="approx_kl"):
+        made_.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, made_.run.roles.policy.model.parameters(), strict=True))
+
+
+def test_a_resumed_run_that_reads_once_goes_on_bit_for_bit(tmp_path):
+    straight, again = once(tmp_path / "straight"), once(tmp_path / "again")
+    for _ in range(2):
+        straight.update()
+    straight.save_checkpoint()
+    again.resume(tmp_path / "straight" / "grpo_step_2")
+    for _ in range(2):
+        assert repeatable(again.update()) == repeatable(straight.update())
+    both = (m.run.roles.policy.model.state_dict() for m in (straight, again))
+    for expected, found in zip(*(state.values() for state in both), strict=True):
+        assert torch.equal(expected, found)
+
+
+# --- gradients, runs, options -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("length", LossLength)
