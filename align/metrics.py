@@ -105,8 +105,8 @@ _ROWS: tuple[Metric, ...] = (
            "L2 norm of the critic's gradient before clipping", methods=("ppo",)),
     Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
-    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout; 1 by definition where GRPO makes one update of a rollout "
-           "and nothing asks for pi_old before it"),
+    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout; 1 by "
+           "definition where GRPO makes one update of a rollout and nothing asks for pi_old before it"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
     Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller",
            methods=(*ON_POLICY, "trl_grpo")),
