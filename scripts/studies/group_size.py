@@ -25,7 +25,7 @@ PLAN = Plan(
     ),
     groups=(Group("", ()),),
     settings=("method.learning_rate=1e-4", "method.learning_rate=3e-4", "method.learning_rate=1e-3"),
-    overrides=("method=grpo", "rollout.batch_size=64", "max_steps=80", "evaluation.every_steps=10",
+    overrides=("method=grpo", "rollout.batch_size=64", "max_steps=80", "evaluation.every_steps=20",
                "checkpoint.every_steps=20"),
 )  # fmt: skip
 HEAD = ["reward", "group size", "n", "k responses", "gold", "gold - size 2's", "proxy", "KL, nats", "k policy tokens",
