@@ -105,8 +105,9 @@ _ROWS: tuple[Metric, ...] = (
            "L2 norm of the critic's gradient before clipping", methods=("ppo",)),
     Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
-    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout; 1 by "
-           "definition where GRPO makes one update of a rollout and nothing asks for pi_old before it"),
+    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout. Where "
+           "GRPO makes one update of a rollout and nothing asks for pi_old before it, pi_old is pi by definition, and "
+           "ratios, clip fraction and approx_kl are constant"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
     Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller",
            methods=(*ON_POLICY, "trl_grpo")),
@@ -172,7 +173,7 @@ _ROWS: tuple[Metric, ...] = (
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
     Metric("time/advantage", "s", "last", "rollout",
-           "policy, reference and critic passes over the rollout, and the advantages"),
+           "policy (where pi_old is asked for), reference and critic passes over the rollout, and the advantages"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=TRAINED),
     Metric("time/total", "s", "last", "update",
            "since the previous record, all that lies between included", methods=UPDATED),

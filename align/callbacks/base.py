@@ -40,7 +40,7 @@ class Sample(TypedDict):
     parts: dict[str, float]
     pieces: list[str]  # text of each token; empty for special tokens
     token_rewards: list[float]  # per token, before the KL penalty
-    kl: NotRequired[float]  # k1, nats per response; as sampling saw it where nothing reads the policy before its update
+    kl: NotRequired[float]  # k1, nats per response; where something reads the policy before its update
 
 
 class Stopwatch:

@@ -53,7 +53,8 @@ class GRPOTrainer(OnPolicyTrainer):
         counted = advantages[mask == 1].tolist()
         for name in ("mean", "std", "min", "max"):
             tally.observe(f"advantage/{name}", counted)
-        return Experience(scored.rollout, scored.known | {"advantages": advantages})
+        old = {} if scored.logprobs is None else {"logprobs": scored.logprobs}
+        return Experience(scored.rollout, old | {"ref_logprobs": scored.ref_logprobs, "advantages": advantages})
 
     def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
         mask, method = part.rollout.response_mask, self.method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,19 +53,20 @@ class Scored:
     rollout: Rollout
     output: RewardOutput
     token_rewards: Tensor  # (B, T), missing-EOS penalty in place
-    logprobs: Tensor | None  # (B, T) of the policy that sampled, recomputed as training does; None: see `read_once`
+    logprobs: Tensor | None  # (B, T) of the policy that sampled, as training computes them; None: `old_is_current`
     ref_logprobs: Tensor  # (B, T)
 
     @property
-    def known(self) -> dict[str, Tensor]:
-        """The columns that `policy_loss` reads."""
-        return {"ref_logprobs": self.ref_logprobs} | ({} if self.logprobs is None else {"logprobs": self.logprobs})
+    def sampler_logprobs(self) -> Tensor:
+        """`logprobs`, for a method that said it reads them."""
+        if self.logprobs is None:
+            raise TypeError("nothing has read the policy: `rewards_read_policy` said that nobody asks")
+        return self.logprobs
 
     def penalised(self, coef: float) -> Tensor:
         """(B, T) token rewards less `coef` times each token's KL."""
-        if self.logprobs is None:
-            raise TypeError("the policy's log-probabilities were not read: rewards_read_policy() says nobody asks")
-        return penalise_kl(self.token_rewards, self.logprobs, self.ref_logprobs, self.rollout.response_mask, coef)
+        mask = self.rollout.response_mask
+        return penalise_kl(self.token_rewards, self.sampler_logprobs, self.ref_logprobs, mask, coef)
 
 
 class OnPolicyTrainer(Trainer):
@@ -80,7 +82,7 @@ class OnPolicyTrainer(Trainer):
         self.kl_coef = self.method.kl.coef
         self.experience: Experience | None = None
         self.rollout_metrics: dict[str, float] = {}
-        self._passes_agree = False
+        self._passes_to_check = 2  # the first may not see an adapter, which starts as no change at all
 
     # What a method fills in ------------------------------------------------------------------------------------------
 
@@ -131,7 +133,7 @@ class OnPolicyTrainer(Trainer):
         if bool(bad.any()):
             self.bad_event("a reward was not finite", describe(batch, output, token_rewards, only=bad))
             return None
-        logprobs = None if self.read_once else self.logprobs(rollout, self.run.roles.policy)
+        logprobs = None if self.old_is_current else self.logprobs(rollout, self.run.roles.policy)
         ref_logprobs = self.logprobs(rollout, self.run.roles.reference)
         experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
         clock.lap("time/advantage")
@@ -141,19 +143,19 @@ class OnPolicyTrainer(Trainer):
         if logprobs is not None:
             add_policy(tally, rollout, logprobs, ref_logprobs, self.kl_coef)
         self.rollout_metrics = with_speed(tally.result(), rollout)
-        seen = rollout.sampling_logprobs if logprobs is None else logprobs
-        samples = describe(batch, output, token_rewards, log_ratio=seen - ref_logprobs)
-        self.run.callbacks.on_rollout(self.progress.step + 1, samples)
-        return experience if logprobs is None else self._within_budget(experience)
+        nats = None if logprobs is None else logprobs - ref_logprobs
+        self.run.callbacks.on_rollout(self.progress.step + 1, describe(batch, output, token_rewards, log_ratio=nats))
+        if logprobs is not None:
+            self._use_kl(self.rollout_metrics["kl/per_response_k1"])
+        return None if self.stopped else experience
 
-    def _within_budget(self, experience: Experience) -> Experience | None:
-        """The experience, None where its KL ends the run; adapts the penalty to it."""
-        nats, budget = self.rollout_metrics["kl/per_response_k1"], self.method.kl.budget
+    def _use_kl(self, nats: float) -> None:
+        """End the run where a rollout's KL is over the budget, adapt the penalty's coefficient to it otherwise."""
+        budget = self.method.kl.budget
         if budget is not None and nats > budget:
             self.stopped = f"KL of {nats:.2f} nats per response is over method.kl.budget={budget}"
-            return None
-        self._adapt_kl(nats)
-        return experience
+        else:
+            self._adapt_kl(nats)
 
     def _adapt_kl(self, kl_per_response: float) -> None:
         """The new coefficient holds from the next rollout on."""
@@ -202,10 +204,10 @@ class OnPolicyTrainer(Trainer):
         return self.config.rollout.batch_size // self.method.minibatch_size
 
     @property
-    def read_once(self) -> bool:
-        """Whether the update's own pass stands for the policy that sampled, as it is the only one on a rollout.
+    def old_is_current(self) -> bool:
+        """Whether an update's own log-probabilities are those of the policy that sampled, and nobody asks before it.
 
-        Not where something before the update asks for its log-probabilities. Saves one of GRPO's three readings.
+        The update is the only one on its rollout then, and a pass over it is saved.
         """
         penalty = self.method.kl
         asked = penalty.budget is not None or penalty.controller is KLController.adaptive or self.rewards_read_policy()
@@ -239,7 +241,7 @@ class OnPolicyTrainer(Trainer):
         """One minibatch; None where it was not applied."""
         minibatch = experience.rows(self._minibatch(experience))
         rollout = minibatch.rollout
-        if self.read_once and not self._passes_agree:
+        if self.old_is_current and self._passes_to_check:
             self._check_passes(rollout)
         tokens = int(rollout.response_mask.sum())
         metrics = self.apply_update(
@@ -250,8 +252,9 @@ class OnPolicyTrainer(Trainer):
             shared=shared_tokens(self.run.roles.policy.model, rollout.prompt_mask),
         )
         self.progress.update += 1
-        if metrics is not None and self.progress.update == 1:
-            self._check_first_ratio(metrics)
+        if metrics is not None and self.progress.update == 1 and not self.old_is_current:
+            ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
+            self._check_same("the first minibatch of a rollout", ratio, moved)
         return metrics
 
     def policy_loss(
@@ -279,7 +282,7 @@ class OnPolicyTrainer(Trainer):
         return per_token
 
     def old_logprobs(self, part: Experience, logprobs: Tensor) -> Tensor:
-        """(B, T) of the policy that sampled, without gradient; `logprobs` are the update's own (see `read_once`)."""
+        """(B, T) of the policy that sampled, without gradient; `logprobs` are the update's own."""
         known = part.columns.get("logprobs")
         return zero_outside(logprobs.detach(), part.rollout.response_mask) if known is None else known
 
@@ -287,25 +290,30 @@ class OnPolicyTrainer(Trainer):
         """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
         return self.engines["policy"](rollout, self.config.rollout.temperature)
 
-    def _check_first_ratio(self, metrics: Mapping[str, float]) -> None:
+    def _check_same(self, where: str, ratio: float, moved: float) -> None:
         """Before any update pi is pi_old: a ratio off 1 means that dropout, masks or positions differ by pass."""
         ratio_off, kl_off = (1e-5, 1e-6) if self.run.roles.policy.dtype is torch.float32 else (2e-2, 1e-3)
-        ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
         # The mean alone would not see differences that cancel; approx_kl adds their squares up.
         if abs(ratio - 1) > ratio_off or moved > kl_off:
-            raise RunError(f"on the first minibatch of a rollout the ratio is {ratio:.6f} and approx_kl {moved:.2e}")
+            raise RunError(f"on {where} the ratio is {ratio:.6f} and approx_kl {moved:.2e}")
 
     def _check_passes(self, rollout: Rollout) -> None:
-        """See on one micro-batch, once, what the first ratio shows wherever there is a second pass."""
-        shared = shared_tokens(self.run.roles.policy.model, rollout.prompt_mask)
-        batches = token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens, rollout.prompt_index, shared)
-        part = rollout.rows(batches[0])
-        old = self.run.roles.policy.response_logprobs(part, self.config.rollout.temperature)
-        new, mask = self.policy_stats(part).logprobs.detach(), part.response_mask
-        ratio, n = log_ratio(new, old, mask).exp(), float(mask.sum())
-        means = {"policy/ratio_mean": ratio, "policy/approx_kl": kl.k3(old, zero_outside(new, mask))}
-        self._check_first_ratio({name: float(masked_sum(value, mask)) / n for name, value in means.items()})
-        self._passes_agree = True
+        """See, on the first rollouts, what the first ratio shows where there is a pass before the update."""
+        tally, policy, temperature = Tally(), self.run.roles.policy, self.config.rollout.temperature
+        shared = shared_tokens(policy.model, rollout.prompt_mask)
+        lengths = rollout.attention_mask.sum(1)
+        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index, shared):
+            part = rollout.rows(index)
+            mask, old = part.response_mask, policy.response_logprobs(part, temperature)
+            new = self.policy_stats(part).logprobs.detach()
+            n, ratio = float(mask.sum()), log_ratio(new, old, mask).exp()
+            tally.add("policy/ratio_mean", float(masked_sum(ratio, mask)), n)
+            tally.add("policy/approx_kl", float(masked_sum(kl.k3(old, new), mask)), n)
+        found = tally.result()
+        ratio_mean, moved = found["policy/ratio_mean"], found["policy/approx_kl"]
+        if math.isfinite(moved):  # else the update says so, and is not applied
+            self._check_same("passes with and without gradient, before an update,", ratio_mean, moved)
+            self._passes_to_check -= 1
 
     def _texts(self, rollout: Rollout) -> list[dict[str, Any]]:
         lengths = rollout.lengths.tolist()

@@ -49,8 +49,8 @@ class PPOTrainer(OnPolicyTrainer):
         tally.add("value/explained_variance", explained_variance(values, returns, mask))
         if self.method.whiten_advantages:
             advantages = whiten(advantages, mask)
-        columns = {"values": values, "advantages": advantages, "returns": returns}
-        return Experience(scored.rollout, scored.known | columns)
+        columns = {"logprobs": scored.sampler_logprobs, "values": values, "advantages": advantages, "returns": returns}
+        return Experience(scored.rollout, columns)
 
     @torch.no_grad()
     def _values(self, rollout: Rollout) -> Tensor:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from align.callbacks.base import CallbackList
-from align.config import MethodConfig
+from align.config import AdapterConfig, MethodConfig
 from align.models.roles import build_roles
 from align.rewards import GoldSource, build_credit
 from align.trainers.base import Trainer
@@ -30,9 +30,19 @@ def pairs() -> list[Pair]:
     return [tiny.pair(p, *t) for p, t in zip(tiny.prompts(4), texts, strict=True)]
 
 
-def trainer(path: Path, method: MethodConfig, *, moved: bool = True, steps: int = 4, **rollout: Any) -> Trainer:
+def trainer(
+    path: Path,
+    method: MethodConfig,
+    *,
+    moved: bool = True,
+    steps: int = 4,
+    adapter: AdapterConfig | None = None,
+    checkpointing: bool = False,
+    **rollout: Any,
+) -> Trainer:
     """An align trainer whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
-    config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps)
+    config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps, adapter=adapter)
+    config.model.gradient_checkpointing = checkpointing
     config.method = method
     method.check(config)
     run = RunContext(

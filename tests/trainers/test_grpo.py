@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from align.config import CreditConfig, KLController, RewardConfig, SparseCredit, UniformCredit
+from align.config import AdapterConfig, CreditConfig, KLController, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
 from align.errors import InputError, RunError
 from align.metrics import Tally, compare, repeatable
@@ -92,11 +92,15 @@ def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch)
 
 # --- a rollout that one update uses up --------------------------------------------------------------------------------
 
+LORA = AdapterConfig(name="lora", r=4, alpha=8)
 
-def once(path, *, batch_size: int = 8, kl: GroupKLConfig | None = None, **options):
+
+def once(path, *, kl: GroupKLConfig | None = None, adapter=None, checkpointing=False, moved=True, **options):
+    """Eight responses a rollout, for one update unless told."""
     kl = kl or GroupKLConfig(coef=BETA)
     settings = {"group_size": 4, "minibatch_size": 8, "learning_rate": 1e-2, "kl": kl, "missing_eos_penalty": None}
-    return trainer(path, GRPOConfig(**(settings | options)), batch_size=batch_size)
+    method = GRPOConfig(**(settings | options))
+    return trainer(path, method, batch_size=8, adapter=adapter, checkpointing=checkpointing, moved=moved)
 
 
 @pytest.mark.parametrize(
@@ -113,42 +117,55 @@ def once(path, *, batch_size: int = 8, kl: GroupKLConfig | None = None, **option
 )
 def test_the_old_policy_is_read_beforehand_only_where_somebody_asks(tmp_path, options, expected):
     made_ = once(tmp_path, **options)
-    assert made_.read_once is expected
+    assert made_.old_is_current is expected
     assert ("logprobs" in made_.collect().columns) is not expected
 
 
-def same_training(path, a, b, **options) -> None:
-    """Three rollouts under each KL configuration give the same figures and weights."""
-    ones, others = once(path / "a", kl=a, **options), once(path / "b", kl=b, **options)
-    assert ones.read_once and not others.read_once
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ratio": RatioLevel.sequence},
+        {"kl": GroupKLConfig(coef=BETA, estimator=KLEstimator.k3_corrected)},
+        {"micro_batch_tokens": 40},
+        {"adapter": LORA},
+        {"checkpointing": True},
+        {"shared_from": 1},
+    ],
+    ids=lambda options: next(iter(options), "plain"),
+)
+def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch, options):
+    """Three rollouts give the same figures and weights with the policy read beforehand and without."""
+    options = dict(options)
+    monkeypatch.setattr(inputs, "SHARED_FROM", options.pop("shared_from", inputs.SHARED_FROM))
+    kl = options.pop("kl", GroupKLConfig(coef=BETA))
+    ones = once(tmp_path / "a", kl=kl, **options)
+    others = once(tmp_path / "b", kl=dataclasses.replace(kl, budget=1e9), **options)
+    assert ones.old_is_current and not others.old_is_current
+    for made_ in (ones, others):
+        tiny.nudge(made_.run.roles.policy, 0.01)  # of adapters too
     for _ in range(3):
         found, expected = ones.update(), others.update()
         assert set(found) == set(expected)
-        assert expected["kl/per_response_k1"] != 0 and expected["policy/sampling_gap"] > 0
-        for name, value in expected.items():
-            if not name.startswith(("time/", "throughput/", "memory/")):
-                assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+        assert abs(expected["kl/per_response_k1"]) > 1e-3
+        gaps = found.pop("policy/sampling_gap"), expected.pop("policy/sampling_gap")
+        assert gaps[0] == pytest.approx(gaps[1], rel=0.2) and gaps[1] > 1e-8
+        for name, value in repeatable(expected).items():
+            assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     for found, expected in zip(*(m.run.roles.policy.model.parameters() for m in (ones, others)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"ratio": RatioLevel.sequence}, {"micro_batch_tokens": 40}])
-@pytest.mark.parametrize("estimator", [KLEstimator.k3, KLEstimator.k3_corrected])
-def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, estimator, options):
-    kl = GroupKLConfig(coef=BETA, estimator=estimator)
-    same_training(tmp_path, kl, dataclasses.replace(kl, budget=1e9), **options)
-
-
-def test_a_rollout_that_is_used_once_is_read_once(tmp_path, monkeypatch):
-    """By the reference, and in the update; the policy without gradient only the first time, for the check."""
+def test_a_rollout_of_one_update_is_read_by_the_reference_and_in_the_update(tmp_path, monkeypatch):
+    """By the policy without gradient on the first two alone, for the check."""
     made_, read = once(tmp_path), []
     logprobs = Policy.response_logprobs
     monkeypatch.setattr(Policy, "response_logprobs", lambda self, *args: read.append(self) or logprobs(self, *args))
     roles = made_.run.roles
-    for k in range(3):
+    for k in range(4):
         read.clear()
         made_.update()
-        assert read == [roles.reference] + [roles.policy] * (k == 0)
+        assert read == [roles.reference] + [roles.policy] * (k < 2)
 
 
 def test_passes_that_differ_are_noticed_where_no_ratio_shows_it(tmp_path, monkeypatch):
@@ -159,9 +176,34 @@ def test_passes_that_differ_are_noticed_where_no_ratio_shows_it(tmp_path, monkey
     monkeypatch.setattr(
         Policy, "response_logprobs", lambda self, *args: (out := logprobs(self, *args)) + shifts[: out.shape[1]]
     )
-    with pytest.raises(RunError, match="approx_kl"):
+    with pytest.raises(RunError, match="passes with and without gradient"):
         made_.update()
     assert all(torch.equal(a, b) for a, b in zip(before, made_.run.roles.policy.model.parameters(), strict=True))
+
+
+def test_a_pass_without_its_adapter_is_noticed_once_the_adapter_says_something(tmp_path, monkeypatch):
+    """A fresh adapter changes nothing, so that the first rollout cannot tell."""
+    made_ = once(tmp_path, adapter=LORA, moved=False)
+    reference, logprobs = made_.run.roles.reference, Policy.response_logprobs
+    monkeypatch.setattr(Policy, "response_logprobs", lambda _, *args: logprobs(reference, *args))
+    made_.update()
+    with pytest.raises(RunError, match="passes with and without gradient"):
+        made_.update()
+
+
+def test_what_is_not_finite_is_no_agreement(tmp_path):
+    """An update that is not finite is skipped as ever, and the passes are compared on a later one."""
+    made_ = once(tmp_path)
+    rollout = made_.collect().rollout
+    weight = made_.run.roles.policy.model.get_input_embeddings().weight
+    with torch.no_grad():
+        kept = weight[:, 0].clone()
+        weight[:, 0] = float("nan")
+        made_._check_passes(rollout)
+        assert made_._passes_to_check == 2
+        weight[:, 0] = kept
+    made_._check_passes(rollout)
+    assert made_._passes_to_check == 1
 
 
 def test_a_resumed_run_that_reads_once_goes_on_bit_for_bit(tmp_path):
@@ -207,7 +249,6 @@ def test_a_run_reports_what_the_table_of_metrics_promises_and_learns(tmp_path):
         scores.append(metrics["reward/score_mean"])
         record = metrics | {"step": 1, "seconds": 0.0, "rollout": 0, "update": 1, "time/total": 0.0}
         assert compare(record, "grpo") == (set(), set())
-        assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.15
 
 
