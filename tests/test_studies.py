@@ -244,6 +244,8 @@ def test_a_report_of_made_up_runs(name, tmp_path):
         assert rows["uniform"][4] == "+0.020 ± 0.000" and rows["sparse"][4] == "-"
         assert rows["sparse"][8] == "28.5 (3 of 3)"  # 95% of a straight rise over 30k tokens
         assert "gold +0.020 ± 0.000, contradicted" in text and "gold +0.080 ± 0.000, borne out" in text
+        assert "responses only: +0.040 ± 0.000, borne out; trained on prefixes too: +0.060 ± 0.000, borne out" in text
+        assert "at the end of the response. Gold +0.020 ± 0.000, borne out" in text  # against gold_sparse, not sparse
     for arm in plan.arms:
         assert arm.name.partition("_")[0] in text
     assert "nan" not in text

@@ -115,8 +115,8 @@ class Measured:
             Panel(f"{group} responses, at the end", "KL, nats per response", "gold reward", frontier),
         ]
 
-    def difference(self, arm: str, read: Read, claimed: int) -> str:
-        found = paired(self.end(arm, read), self.end("sparse", read))
+    def difference(self, arm: str, read: Read, claimed: int, base: str = "sparse") -> str:
+        found = paired(self.end(arm, read), self.end(base, read))
         return f"{figure(found, sign=True)}, {verdict(found, claimed)}"
 
     def speed(self, arm: str, read: Read) -> str:
@@ -153,6 +153,18 @@ def claims(groups: dict[str, Measured]) -> list[str]:
                 f"- RTO (arXiv 2404.18922), {name}: a DPO policy's log-ratio saves samples (claimed at 8B: 1/8). 95% "
                 f"of the proxy's rise: {m.speed('implicit', proxy)}; of gold's: {m.speed('implicit', gold)}. "
                 f"Gold at the end {m.difference('implicit', gold, 1)}."
+            )
+        if {"prefix", "prefix_trained"} <= set(m.arms):
+            out.append(
+                f"- Potential-based shaping (Ng 1999; RED, arXiv 2411.08302), {name}: the scores of every prefix end "
+                f"above sparse credit. Gold, reward model trained at the end of responses only: "
+                f"{m.difference('prefix', gold, 1)}; trained on prefixes too: "
+                f"{m.difference('prefix_trained', gold, 1)}."
+            )
+        if {"truth", "gold_sparse"} <= set(m.arms):
+            out.append(
+                f"- The upper bound, {name}: the gold reward ends higher paid to the tokens that earn it than at the "
+                f"end of the response. Gold {m.difference('truth', gold, 1, base='gold_sparse')}."
             )
     return out
 
