@@ -19,4 +19,4 @@ def test_it_stands_around_everything_that_is_only_reported(monkeypatch):
     found = list(overhead.counted())
     assert all(callable(getattr(owner, name)) for owner, name, _ in found)
     of_rollouts = {name for owner, name, _ in found if owner is on_policy}
-    assert of_rollouts == {"add_responses", "add_rewards", "add_truth", "add_kl", "describe", "with_speed"}
+    assert of_rollouts == {"add_responses", "add_rewards", "add_truth", "add_policy", "describe", "with_speed"}
