@@ -49,6 +49,17 @@ def row(reward: str, size: int, ends: dict[int, Point], smallest: dict[int, Poin
     ]
 
 
+def dense_against_sparse(own: list[Point]) -> list[str]:
+    """A line on what dense rewards do in groups of each size that was run both ways."""
+    found = []
+    for size in SIZES:
+        dense, sparse = ({s: p.gold for s, p in at_end(p for p in own if p.arm == f"{reward}_{size}").items()}
+                         for reward in ("dense", "sparse"))  # fmt: skip
+        if dense and sparse:
+            found.append(f"{figure(paired(dense, sparse), sign=True)} in groups of {size}")
+    return [f"- Dense rewards against sparse ones, gold at the end: {', '.join(found)}."] if found else []
+
+
 def report(plan: Plan, found: list[Point]) -> tuple[str, list[Panel]]:
     own = [p for p in found if p.stage == "report"]
     rows, panels, says = [], [], []
@@ -75,6 +86,7 @@ def report(plan: Plan, found: list[Point]) -> tuple[str, list[Panel]]:
                 f"- {reward}: groups of {largest} against {smallest}: gold {figure(difference, sign=True)}; that "
                 f"larger groups help at equal samples is {verdict(difference, 1)}."
             )
+    says += dense_against_sparse(own)
     lines = ["# Group size at equal samples", "", "![gold reward over sampled responses](group_size.svg)", ""]
     lines += [table(HEAD, rows), f"{NOTE} gold - size 2's: paired by seed.", "", "## What this says", "", *says]
     return "\n".join(lines) + "\n", panels
