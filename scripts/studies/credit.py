@@ -61,7 +61,7 @@ class Measured:
 
     def __init__(self, group: str, found: list[Point]) -> None:
         own = [p for p in found if p.stage == "report" and p.group == group]
-        self.arms = list(dict.fromkeys(p.arm for p in own))
+        self.arms = [arm.name for arm in PLAN.arms if any(p.arm == arm.name for p in own)]
         self.curves = {arm: curves(p for p in own if p.arm == arm) for arm in self.arms}
         self.ends = {arm: at_end(p for p in own if p.arm == arm) for arm in self.arms}
         self.kl = min(statistics.fmean(p.kl for p in ends.values()) for ends in self.ends.values())
