@@ -191,12 +191,15 @@ class OnPolicyTrainer(Trainer):
     def logprobs(self, rollout: Rollout, model: Policy) -> Tensor:
         """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        lengths = rollout.attention_mask.sum(1)
-        shared = shared_tokens(model.model, rollout.prompt_mask)
-        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index, shared):
+        for index in self._micro_batches(rollout, model):
             logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
             out[index, : logp.shape[1]] = logp
         return out
+
+    def _micro_batches(self, rollout: Rollout, model: Policy) -> list[Tensor]:
+        """Indices of the rows that a role reads at once; those of a prompt stay together, as far as they may."""
+        shared = shared_tokens(model.model, rollout.prompt_mask)
+        return token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens, rollout.prompt_index, shared)
 
     # Updates ---------------------------------------------------------------------------------------------------------
 
@@ -300,9 +303,7 @@ class OnPolicyTrainer(Trainer):
     def _check_passes(self, rollout: Rollout) -> None:
         """See, on the first rollouts, what the first ratio shows where there is a pass before the update."""
         tally, policy, temperature = Tally(), self.run.roles.policy, self.config.rollout.temperature
-        shared = shared_tokens(policy.model, rollout.prompt_mask)
-        lengths = rollout.attention_mask.sum(1)
-        for index in token_batches(lengths, self.micro_batch_tokens, rollout.prompt_index, shared):
+        for index in self._micro_batches(rollout, policy):
             part = rollout.rows(index)
             mask, old = part.response_mask, policy.response_logprobs(part, temperature)
             new = self.policy_stats(part).logprobs.detach()

@@ -32,9 +32,14 @@ HEAD = ["reward", "group size", "n", "k responses", "gold", "gold - size 2's", "
         "length"]  # fmt: skip
 
 
+def golds(ends: dict[int, Point]) -> dict[int, float]:
+    """By seed, to be paired."""
+    return {seed: point.gold for seed, point in ends.items()}
+
+
 def row(reward: str, size: int, ends: dict[int, Point], smallest: dict[int, Point]) -> list[str]:
     points = ends.values()
-    difference = paired({s: p.gold for s, p in ends.items()}, {s: p.gold for s, p in smallest.items()})
+    difference = paired(golds(ends), golds(smallest))
     return [
         reward,
         str(size),
@@ -53,8 +58,7 @@ def dense_against_sparse(own: list[Point]) -> list[str]:
     """A line on what dense rewards do in groups of each size that was run both ways."""
     found = []
     for size in SIZES:
-        dense, sparse = ({s: p.gold for s, p in at_end(p for p in own if p.arm == f"{reward}_{size}").items()}
-                         for reward in ("dense", "sparse"))  # fmt: skip
+        dense, sparse = (golds(at_end(p for p in own if p.arm == f"{reward}_{size}")) for reward in ("dense", "sparse"))
         if dense and sparse:
             found.append(f"{figure(paired(dense, sparse), sign=True)} in groups of {size}")
     return [f"- Dense rewards against sparse ones, gold at the end: {', '.join(found)}."] if found else []
@@ -79,9 +83,7 @@ def report(plan: Plan, found: list[Point]) -> tuple[str, list[Panel]]:
         panels.append(Panel(reward, "responses sampled", "gold reward", [line for line in lines if line is not None]))
         if len(ends) > 1:
             largest, smallest = max(ends), min(ends)
-            difference = paired(
-                {s: p.gold for s, p in ends[largest].items()}, {s: p.gold for s, p in ends[smallest].items()}
-            )
+            difference = paired(golds(ends[largest]), golds(ends[smallest]))
             says.append(
                 f"- {reward}: groups of {largest} against {smallest}: gold {figure(difference, sign=True)}; that "
                 f"larger groups help at equal samples is {verdict(difference, 1)}."

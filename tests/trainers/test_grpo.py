@@ -249,6 +249,7 @@ def test_a_run_reports_what_the_table_of_metrics_promises_and_learns(tmp_path):
         scores.append(metrics["reward/score_mean"])
         record = metrics | {"step": 1, "seconds": 0.0, "rollout": 0, "update": 1, "time/total": 0.0}
         assert compare(record, "grpo") == (set(), set())
+        assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.15
 
 
