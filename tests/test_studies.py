@@ -244,8 +244,8 @@ def test_a_report_of_made_up_runs(name, tmp_path):
         assert rows["uniform"][4] == "+0.020 ± 0.000" and rows["sparse"][4] == "-"
         assert rows["sparse"][8] == "28.5 (3 of 3)"  # 95% of a straight rise over 30k tokens
         assert "gold +0.020 ± 0.000, contradicted" in text and "gold +0.080 ± 0.000, borne out" in text
-        assert "responses only: +0.040 ± 0.000, borne out; trained on prefixes too: +0.060 ± 0.000, borne out" in text
-        assert "at the end of the response. Gold +0.020 ± 0.000, borne out" in text  # against gold_sparse, not sparse
+        assert "against sparse credit +0.040 ± 0.000 (n=3)" in text and "only, +0.060 ± 0.000 (n=3) with" in text
+        assert "either: gold +0.020 ± 0.000 (n=3) where" in text  # against gold_sparse, not sparse
     if name == "group_size":  # four arms later, and each 0.02 better
         assert "gold at the end: +0.080 ± 0.000 in groups of 2, +0.080" in text
         assert "groups of 16 against 2: gold +0.060 ± 0.000" in text

@@ -115,9 +115,14 @@ class Measured:
             Panel(f"{group} responses, at the end", "KL, nats per response", "gold reward", frontier),
         ]
 
-    def difference(self, arm: str, read: Read, claimed: int, base: str = "sparse") -> str:
-        found = paired(self.end(arm, read), self.end(base, read))
+    def difference(self, arm: str, read: Read, claimed: int) -> str:
+        found = paired(self.end(arm, read), self.end("sparse", read))
         return f"{figure(found, sign=True)}, {verdict(found, claimed)}"
+
+    def measured(self, arm: str, base: str) -> str:
+        """Of gold, without a verdict: arms of five seeds."""
+        ends, others = self.end(arm, gold), self.end(base, gold)
+        return f"{figure(paired(ends, others), sign=True)} (n={len(ends.keys() & others.keys())})"
 
     def speed(self, arm: str, read: Read) -> str:
         """Median tokens to the level, as a share of sparse credit's own."""
@@ -156,15 +161,14 @@ def claims(groups: dict[str, Measured]) -> list[str]:
             )
         if {"prefix", "prefix_trained"} <= set(m.arms):
             out.append(
-                f"- Potential-based shaping (Ng 1999; RED, arXiv 2411.08302), {name}: the scores of every prefix end "
-                f"above sparse credit. Gold, reward model trained at the end of responses only: "
-                f"{m.difference('prefix', gold, 1)}; trained on prefixes too: "
-                f"{m.difference('prefix_trained', gold, 1)}."
+                f"- Potential-based shaping (Ng 1999; RED, arXiv 2411.08302), {name}, no verdict at so few seeds: gold "
+                f"against sparse credit {m.measured('prefix', 'sparse')} with a reward model trained at the end of "
+                f"responses only, {m.measured('prefix_trained', 'sparse')} with one trained on prefixes too."
             )
         if {"truth", "gold_sparse"} <= set(m.arms):
             out.append(
-                f"- The upper bound, {name}: the gold reward ends higher paid to the tokens that earn it than at the "
-                f"end of the response. Gold {m.difference('truth', gold, 1, base='gold_sparse')}."
+                f"- The upper bound, {name}, no verdict either: gold {m.measured('truth', 'gold_sparse')} where the "
+                f"gold reward is paid to the tokens that earn it, against the same reward at the end of the response."
             )
     return out
 
