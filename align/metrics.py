@@ -173,7 +173,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
     Metric("time/advantage", "s", "last", "rollout",
-           "policy (where pi_old is asked for), reference and critic passes over the rollout, and the advantages"),
+           "policy (where pi_old is asked for), reference and critic passes over the rollout, and the advantages; not "
+           "the passes that the rollout's only update goes on from"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=TRAINED),
     Metric("time/total", "s", "last", "update",
            "since the previous record, all that lies between included", methods=UPDATED),

@@ -156,6 +156,7 @@ class Trainer(Method):
         describe: Callable[[], Sequence[Mapping[str, Any]]],
         together: Tensor | None = None,
         shared: Tensor | None = None,
+        forward_seconds: float | None = None,
     ) -> dict[str, float] | None:
         """One optimizer update, gradients summed over micro-batches.
 
@@ -165,13 +166,18 @@ class Trainer(Method):
             describe: The samples of the update, for the log of one that is not applied.
             together: (n,) Rows of the same number share their prompt, and so stay in one micro-batch where they can.
             shared: (n,) tokens of it that are read once for all of them.
+            forward_seconds: Forward passes of these rows were made before, in so many seconds, and `backward` goes on
+                from their one graph: for all rows at once.
 
         Returns:
             The update's metrics; None where a loss or gradient was not finite and nothing was applied.
         """
         started = time.perf_counter()
         tally = Tally()
-        batches = token_batches(lengths, self.micro_batch_tokens, together, shared)
+        if forward_seconds is None:
+            batches = token_batches(lengths, self.micro_batch_tokens, together, shared)
+        else:
+            batches = [torch.arange(len(lengths), device=lengths.device)]
         loss = sum(backward(index, tally) for index in batches)
         rates = self.optimization.rates(self.progress.step)
         norms = self.optimization.apply(self.progress.step) if math.isfinite(loss) else None
@@ -190,7 +196,7 @@ class Trainer(Method):
             family = "policy" if role == "policy" else "value"
             tally.add(f"{family}/grad_norm", norm)
             tally.add(f"{family}/learning_rate", rates[role])
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started + (forward_seconds or 0.0)
         tally.add("time/update", seconds)
         tally.add("throughput/policy_tokens_per_second", tokens / seconds)
         tally.add("tokens/policy", self.progress.tokens)

@@ -58,7 +58,7 @@ class GRPOTrainer(OnPolicyTrainer):
 
     def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
         mask, method = part.rollout.response_mask, self.method
-        stats = self.policy_stats(part.rollout)
+        stats = self.policy_stats(part)
         per_token = self.policy_loss(
             part, stats, method.clip_range, method.clip_high or method.clip_range, method.ratio, tally
         )

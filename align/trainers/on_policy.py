@@ -34,6 +34,7 @@ from align.trainers.base import Trainer
 from align.trainers.context import RunContext
 from align.trainers.kl_controller import adapted_coef
 from align.trainers.on_policy_config import OnPolicyConfig, RatioLevel
+from align.trainers.passes import ROW, HeldStats, Holding, is_held, padded_tokens, read
 from align.trainers.rollout_metrics import (
     Clock,
     add_policy,
@@ -83,6 +84,7 @@ class OnPolicyTrainer(Trainer):
         self.experience: Experience | None = None
         self.rollout_metrics: dict[str, float] = {}
         self._passes_to_check = 2  # the first may not see an adapter, which starts as no change at all
+        self.holding = Holding()
 
     # What a method fills in ------------------------------------------------------------------------------------------
 
@@ -133,10 +135,12 @@ class OnPolicyTrainer(Trainer):
         if bool(bad.any()):
             self.bad_event("a reward was not finite", describe(batch, output, token_rewards, only=bad))
             return None
-        logprobs = None if self.old_is_current else self.logprobs(rollout, self.run.roles.policy)
-        ref_logprobs = self.logprobs(rollout, self.run.roles.reference)
+        self.holding = Holding()
+        ref_logprobs = self.logprobs(rollout, self.run.roles.reference)  # before there is a graph that is kept
+        logprobs, held = self._sampler_logprobs(rollout)
         experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
-        clock.lap("time/advantage")
+        experience = Experience(rollout, {**experience.columns, **held})
+        clock.lap("time/advantage", less=self.holding.seconds)
         add_responses(tally, rollout)
         add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
         add_truth(tally, self.run.world, batch, token_rewards)
@@ -190,11 +194,31 @@ class OnPolicyTrainer(Trainer):
 
     def logprobs(self, rollout: Rollout, model: Policy) -> Tensor:
         """(B, T) float32 log-probabilities of the responses under a role, 0 outside the mask."""
-        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in self._micro_batches(rollout, model):
-            logp = model.response_logprobs(rollout.rows(index), self.config.rollout.temperature)
-            out[index, : logp.shape[1]] = logp
-        return out
+        temperature = self.config.rollout.temperature
+        parts = self._micro_batches(rollout, model)
+        return read(rollout, parts, lambda part: model.response_logprobs(part, temperature))
+
+    def _sampler_logprobs(self, rollout: Rollout) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What the policy that sampled says, if anybody asks before the update, and what the update goes on from."""
+        policy = self.run.roles.policy
+        if self.old_is_current:
+            return None, {}
+        if not self.may_hold(rollout):
+            return self.logprobs(rollout, policy), {}
+        # A pass to compare it with comes first, while there is no graph yet.
+        plain = self.logprobs(rollout, policy) if self._passes_to_check else None
+        logprobs = self.holding.keep_policy(rollout, self._micro_batches(rollout, policy), self._stats)
+        if plain is not None:
+            self._compare_passes(rollout, plain, logprobs)
+        return logprobs, {ROW: torch.arange(len(rollout), device=logprobs.device)}
+
+    def may_hold(self, rollout: Rollout, passes: int = 1) -> bool:
+        """Whether the rollout's only update may go on from passes before it, `passes` of them, instead of its own.
+
+        Their graphs are kept until then, and together take no more than a micro-batch's.
+        """
+        tokens = padded_tokens(rollout, self._micro_batches(rollout, self.run.roles.policy))
+        return self.one_update and passes * tokens <= self.micro_batch_tokens
 
     def _micro_batches(self, rollout: Rollout, model: Policy) -> list[Tensor]:
         """Indices of the rows that a role reads at once; those of a prompt stay together, as far as they may."""
@@ -207,6 +231,11 @@ class OnPolicyTrainer(Trainer):
         return self.config.rollout.batch_size // self.method.minibatch_size
 
     @property
+    def one_update(self) -> bool:
+        """Whether a rollout serves one update alone, which is of all its rows."""
+        return self.method.epochs * self.updates_per_epoch() == 1
+
+    @property
     def old_is_current(self) -> bool:
         """Whether an update's own log-probabilities are those of the policy that sampled, and nobody asks before it.
 
@@ -214,7 +243,7 @@ class OnPolicyTrainer(Trainer):
         """
         penalty = self.method.kl
         asked = penalty.budget is not None or penalty.controller is KLController.adaptive or self.rewards_read_policy()
-        return self.method.epochs * self.updates_per_epoch() == 1 and not asked
+        return self.one_update and not asked
 
     def update(self) -> Mapping[str, float] | None:
         while True:
@@ -253,15 +282,22 @@ class OnPolicyTrainer(Trainer):
             lambda: self._texts(rollout),
             together=rollout.prompt_index,
             shared=shared_tokens(self.run.roles.policy.model, rollout.prompt_mask),
+            forward_seconds=self.holding.seconds if is_held(minibatch) else None,
         )
         self.progress.update += 1
-        if metrics is not None and self.progress.update == 1 and not self.old_is_current:
+        if metrics is not None and self.progress.update == 1 and "logprobs" in experience.columns:
             ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
             self._check_same("the first minibatch of a rollout", ratio, moved)
         return metrics
 
     def policy_loss(
-        self, part: Experience, stats: TokenStats, clip_low: float, clip_high: float, level: RatioLevel, tally: Tally
+        self,
+        part: Experience,
+        stats: TokenStats | HeldStats,
+        clip_low: float,
+        clip_high: float,
+        level: RatioLevel,
+        tally: Tally,
     ) -> Tensor:
         """Clipped loss per token (B, T) under `stats` of the policy as it is now; its metrics go to `tally`."""
         mask, advantages = part.rollout.response_mask, part.columns["advantages"]
@@ -289,9 +325,12 @@ class OnPolicyTrainer(Trainer):
         known = part.columns.get("logprobs")
         return zero_outside(logprobs.detach(), part.rollout.response_mask) if known is None else known
 
-    def policy_stats(self, rollout: Rollout) -> TokenStats:
+    def policy_stats(self, part: Experience) -> TokenStats | HeldStats:
         """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
-        return self.engines["policy"](rollout, self.config.rollout.temperature)
+        return self.holding.take_policy(part) or self._stats(part.rollout)
+
+    def _stats(self, part: Rollout) -> TokenStats:
+        return self.engines["policy"](part, self.config.rollout.temperature)
 
     def _check_same(self, where: str, ratio: float, moved: float) -> None:
         """Before any update pi is pi_old: a ratio off 1 means that dropout, masks or positions differ by pass."""
@@ -302,18 +341,17 @@ class OnPolicyTrainer(Trainer):
 
     def _check_passes(self, rollout: Rollout) -> None:
         """See, on the first rollouts, what the first ratio shows where there is a pass before the update."""
-        tally, policy, temperature = Tally(), self.run.roles.policy, self.config.rollout.temperature
-        for index in self._micro_batches(rollout, policy):
-            part = rollout.rows(index)
-            mask, old = part.response_mask, policy.response_logprobs(part, temperature)
-            new = self.policy_stats(part).logprobs.detach()
-            n, ratio = float(mask.sum()), log_ratio(new, old, mask).exp()
-            tally.add("policy/ratio_mean", float(masked_sum(ratio, mask)), n)
-            tally.add("policy/approx_kl", float(masked_sum(kl.k3(old, new), mask)), n)
-        found = tally.result()
-        ratio_mean, moved = found["policy/ratio_mean"], found["policy/approx_kl"]
+        parts = self._micro_batches(rollout, self.run.roles.policy)
+        old = self.logprobs(rollout, self.run.roles.policy)
+        self._compare_passes(rollout, old, read(rollout, parts, lambda part: self._stats(part).logprobs.detach()))
+
+    def _compare_passes(self, rollout: Rollout, old: Tensor, new: Tensor) -> None:
+        """Log-probabilities (B, T) of passes without and with gradient, under the same weights."""
+        mask = rollout.response_mask
+        moved = float(masked_sum(kl.k3(old, new), mask) / mask.sum())
+        ratio = float(masked_sum(log_ratio(new, old, mask).exp(), mask) / mask.sum())
         if math.isfinite(moved):  # else the update says so, and is not applied
-            self._check_same("passes with and without gradient, before an update,", ratio_mean, moved)
+            self._check_same("passes with and without gradient, before an update,", ratio, moved)
             self._passes_to_check -= 1
 
     def _texts(self, rollout: Rollout) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from align.models.scorer import Scorer
 from align.trainers.context import RunContext
 from align.trainers.on_policy import OnPolicyTrainer, Scored
 from align.trainers.on_policy_config import RatioLevel
+from align.trainers.passes import read
 from align.trainers.ppo_config import PPOConfig
 from align.types import Experience, Rollout
 
@@ -52,36 +53,38 @@ class PPOTrainer(OnPolicyTrainer):
         columns = {"logprobs": scored.sampler_logprobs, "values": values, "advantages": advantages, "returns": returns}
         return Experience(scored.rollout, columns)
 
-    @torch.no_grad()
     def _values(self, rollout: Rollout) -> Tensor:
         """(B, T) values before each response token, 0 outside the mask."""
-        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens):
-            part = rollout.rows(index)
-            values = response_values(self.critic(part.input_ids, part.attention_mask), part)
-            out[index, : values.shape[1]] = zero_outside(values, part.response_mask)
-        return out
+        parts = token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens)
+        if self.may_hold(rollout, passes=2):  # the policy's, and this
+            return self.holding.keep_values(rollout, parts, self._read_values)
+        with torch.no_grad():
+            return read(rollout, parts, self._read_values)
+
+    def _read_values(self, part: Rollout) -> Tensor:
+        """(b, t)"""
+        return response_values(self.engines["critic"](part.input_ids, part.attention_mask), part)
 
     def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
         warming_up = self.progress.step < self.method.critic_warmup_steps
         clip, mask = self.method.clip_range, part.rollout.response_mask
         with torch.set_grad_enabled(not warming_up):
-            stats = self.policy_stats(part.rollout)
+            stats = self.policy_stats(part)
             per_token = self.policy_loss(part, stats, clip, clip, RatioLevel.token, tally)
             loss = aggregate(per_token, mask, tokens)
-        del stats  # and with it the logits, which backward would have beside their gradient
+        del stats, per_token  # and with them the logits, which backward would have beside their gradient
         with self.run.roles.policy.active():  # gradient checkpointing runs forward again: with the same adapter
             if not warming_up:
                 self.run.accelerator.backward(loss)
+        loss = loss.detach()  # of a graph that is used up, whose remains would lie in the critic's way
         value_loss = self.method.vf_coef * self._value_loss(part, tokens, tally)
         with self.critic.active():
             self.run.accelerator.backward(value_loss)
-        return float(loss.detach() + value_loss.detach())
+        return float(loss + value_loss.detach())
 
     def _value_loss(self, part: Experience, tokens: int, tally: Tally) -> Tensor:
-        rollout, mask = part.rollout, part.rollout.response_mask
-        scores = self.engines["critic"](rollout.input_ids, rollout.attention_mask)
-        values = zero_outside(response_values(scores, rollout), mask)
+        mask, held = part.rollout.response_mask, self.holding.take_values(part)
+        values = zero_outside(self._read_values(part.rollout), mask) if held is None else held
         old, returns = part.columns["values"], part.columns["returns"]
         per_token = clipped_value_loss(values, old, returns, self.method.value_clip_range)
         with torch.no_grad():

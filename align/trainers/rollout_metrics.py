@@ -24,9 +24,10 @@ class Clock:
         self._tally = tally
         self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: str, less: float = 0.0) -> None:
+        """Seconds since the lap before, without `less` of them, which are another phase's."""
         now = time.perf_counter()
-        self._tally.add(name, now - self._last)
+        self._tally.add(name, now - self._last - less)
         self._last = now
 
 

@@ -149,7 +149,7 @@ def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch
         assert set(found) == set(expected)
         assert abs(expected["kl/per_response_k1"]) > 1e-3
         gaps = found.pop("policy/sampling_gap"), expected.pop("policy/sampling_gap")
-        assert gaps[0] == pytest.approx(gaps[1], rel=0.2) and gaps[1] > 1e-8
+        assert all(1e-8 < gap < 1e-5 for gap in gaps)
         for name, value in repeatable(expected).items():
             assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     for found, expected in zip(*(m.run.roles.policy.model.parameters() for m in (ones, others)), strict=True):

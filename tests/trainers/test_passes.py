@@ -1,0 +1,168 @@
+"""Passes before a rollout's only update that it goes on from: the same update, read once less."""
+
+from __future__ import annotations
+
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from align.config import AdapterConfig, KLController
+from align.errors import RunError
+from align.functional.batching import token_batches
+from align.metrics import repeatable
+from align.models.policy import Policy
+from align.trainers import passes
+from align.trainers.grpo_config import GroupKLConfig, GRPOConfig, KLPlace
+from align.trainers.on_policy_config import KLConfig
+from align.trainers.passes import padded_tokens
+from tests import tiny
+from tests.tiny import nudge, same, weights
+from tests.trainers.test_grpo import trainer as grpo
+
+LORA = AdapterConfig(name="lora", r=4, alpha=8)
+
+
+class Mark:
+    """What a weak reference can be made to."""
+
+
+def ppo(path, *, adapter=None, checkpointing=False, dtype=torch.float32, **method):
+    """Sixteen responses a rollout, all of them in one update unless told."""
+    settings = {"minibatch_size": 16, "learning_rate": 1e-2, "kl": KLConfig(coef=0.5)} | method
+    cfg = tiny.config(method=settings, adapter=adapter, max_steps=4)
+    cfg.model.gradient_checkpointing = checkpointing
+    made, _ = tiny.ppo(path, cfg, dtype=dtype)
+    for role in (made.run.roles.policy, made.critic):
+        nudge(role)  # KL and values off 0
+    return made
+
+
+def holding(made, most: int):
+    """The trainer with so many passes held, whatever there is room for."""
+    made.may_hold = lambda rollout, passes=1: passes <= most
+    return made
+
+
+@pytest.mark.parametrize("most", [1, 2])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"adapter": LORA}, {"checkpointing": True}, {"adapter": LORA, "checkpointing": True},
+     {"micro_batch_tokens": 40}, {"critic_warmup_steps": 2}],
+    ids=lambda options: "-".join(options) or "plain",
+)  # fmt: skip
+def test_the_update_is_the_one_that_reads_for_itself(tmp_path, options, most):
+    """Three rollouts give the same figures and weights, with several parts of a pass, too."""
+    held, plain = holding(ppo(tmp_path / "a", **options), most), holding(ppo(tmp_path / "b", **options), 0)
+    for step in range(3):
+        found, expected = held.update(), plain.update()
+        assert set(found) == set(expected)
+        assert abs(expected["kl/per_response_k1"]) > 1e-3 and abs(expected["value/mean"]) > 1e-3
+        assert found["policy/grad_norm"] > 1e-3 or step < options.get("critic_warmup_steps", 0)
+        gaps = found.pop("policy/sampling_gap"), expected.pop("policy/sampling_gap")
+        assert all(gap < 1e-5 for gap in gaps)
+        for name, value in repeatable(expected).items():
+            assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for role in ("policy", "critic"):
+        for a, b in zip(*(weights(getattr(made.run.roles, role)) for made in (held, plain)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("shared_from", [1, 1000])
+def test_a_groups_penalty_in_the_reward_reads_the_policy_once(tmp_path, monkeypatch, shared_from):
+    """GRPO with the KL in the reward, prompts read once for a group and not."""
+    monkeypatch.setattr("align.models.inputs.SHARED_FROM", shared_from)
+    kl = GroupKLConfig(coef=0.5, place=KLPlace.reward)
+    method = GRPOConfig(group_size=4, minibatch_size=8, learning_rate=1e-2, kl=kl, missing_eos_penalty=None)
+    held, plain = (holding(grpo(tmp_path / str(n), method, batch_size=8), n) for n in (1, 0))
+    for _ in range(3):
+        found, expected = held.update(), plain.update()
+        for name, value in repeatable(expected).items():
+            if name != "policy/sampling_gap":
+                assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    for a, b in zip(*(weights(made.run.roles.policy) for made in (held, plain)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, (2, 2)), (1, (1, 2)), (2, (1, 1))])
+def test_what_is_held_is_not_read_again(tmp_path, monkeypatch, most, expected):
+    """Passes of policy and critic in a step; the first two also compare the policy's with and without gradient."""
+    made, read = holding(ppo(tmp_path), most), []
+    logits, values = Policy._response_logits, type(made.critic).forward
+    monkeypatch.setattr(Policy, "_response_logits", lambda self, *args: read.append(self) or logits(self, *args))
+    monkeypatch.setattr(type(made.critic), "forward", lambda self, *args: read.append(self) or values(self, *args))
+    roles = made.run.roles
+    for step in range(4):
+        read.clear()
+        made.update()
+        checked = int(bool(most) and step < 2)
+        assert (read.count(roles.policy) - checked, read.count(roles.critic)) == expected
+        assert read.count(roles.reference) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, True), ({"epochs": 2}, False), ({"minibatch_size": 8}, False), ({"kl": KLConfig(coef=0.5, budget=9.0)}, True),
+     ({"kl": KLConfig(coef=0.5, controller=KLController.adaptive)}, True)],
+)  # fmt: skip
+def test_only_an_only_update_goes_on_from_them(tmp_path, options, expected):
+    made = ppo(tmp_path, **options)
+    assert passes.is_held(made.collect()) is expected
+
+
+def test_graphs_take_no_more_than_a_micro_batch(tmp_path):
+    """Tokens of one pass for the policy's, of two for the critic's as well."""
+    made = ppo(tmp_path)
+    rollout = made.collect().rollout
+
+    def room(tokens: int) -> tuple[bool, bool]:
+        made.micro_batch_tokens = tokens
+        return made.may_hold(rollout), made.may_hold(rollout, passes=2)
+
+    tokens = padded_tokens(rollout, token_batches(rollout.attention_mask.sum(1), 2**20))
+    assert tokens >= int(rollout.attention_mask.sum())
+    assert room(2 * tokens) == (True, True)
+    assert room(2 * tokens - 1) == (True, False)
+    # Fewer tokens at once leave less padding: what counts is what is read.
+    assert room(int(rollout.attention_mask.sum()) - 1) == (False, False)
+
+
+def test_a_held_pass_that_differs_is_noticed(tmp_path, monkeypatch):
+    made = holding(ppo(tmp_path), 1)
+    before = weights(made.run.roles.policy)
+    logprobs, shifts = Policy.response_logprobs, torch.tensor([0.1, -0.1]).repeat(50)  # cancels in the mean
+    monkeypatch.setattr(
+        Policy, "response_logprobs", lambda self, *args: (out := logprobs(self, *args)) + shifts[: out.shape[1]]
+    )
+    with pytest.raises(RunError, match="passes with and without gradient"):
+        made.update()
+    assert same(before, weights(made.run.roles.policy))
+
+
+def test_the_policys_graph_is_gone_before_the_critic_reads(tmp_path, monkeypatch):
+    """Else two of them are in memory, or what is left of one lies between the other's tensors."""
+    made, seen = holding(ppo(tmp_path), 1), []
+    keep, value_loss = passes.Holding.keep_policy, made._value_loss
+
+    def kept(self, *args):
+        found = keep(self, *args)
+        mark = Mark()
+        self._stats.logprobs.grad_fn.metadata["mark"] = mark  # lives as long as the graph's node
+        seen.append(weakref.ref(mark))
+        return found
+
+    monkeypatch.setattr(passes.Holding, "keep_policy", kept)
+    made._value_loss = lambda *args: seen.append(seen[0]() is None) or value_loss(*args)
+    made.update()
+    assert seen[1:] == [True]
+
+
+def test_a_held_pass_is_the_updates_time(tmp_path, monkeypatch):
+    made, clock = holding(ppo(tmp_path), 2), iter(range(0, 10**6, 1000))
+    monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    metrics = made.update()
+    assert 2000 <= metrics["time/update"] < 3000  # two passes, 1000 s each
+    assert metrics["time/advantage"] < -1000  # which no real clock said
+    tokens = metrics["tokens/policy"]
+    assert metrics["throughput/policy_tokens_per_second"] == pytest.approx(tokens / metrics["time/update"])
