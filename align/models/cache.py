@@ -22,6 +22,7 @@ class RoomyLayer(DynamicLayer):
         self._buffers: dict[str, Tensor] = {}
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        key_states, value_states = _as_read(key_states), _as_read(value_states)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states, value_states
@@ -41,6 +42,15 @@ class RoomyLayer(DynamicLayer):
             self._buffers[name] = buffer
         buffer[:, :, start:end] = new
         return buffer[:, :, :end]
+
+
+def _as_read(states: Tensor) -> Tensor:
+    """In the type that attention reads it in: autocast would bring all that is held into it for every token.
+
+    Positions that are turned in fp32, as under fp32 weights, leave the keys in it.
+    """
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
 def cache_name(model: PreTrainedModel) -> str | None:

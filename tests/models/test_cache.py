@@ -11,6 +11,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer as SLIDING
 
 from align.models import cache
 from align.models.cache import RoomyLayer
+from align.models.policy import Policy
 from align.rollout import Noise, sample
 from tests import tiny
 
@@ -43,6 +44,24 @@ def test_appending_copies_only_when_there_is_no_room(monkeypatch):
         places.append(layer.keys.data_ptr())
     assert len(set(places[1:6])) == 1  # one allocation holds the token that found no room and four more
     assert layer.get_seq_length() == 16
+
+
+@pytest.mark.parametrize("shape", sorted(tiny.SHAPES))
+def test_under_autocast_what_is_held_is_what_attention_reads(shape, monkeypatch):
+    """Rounded once instead of for every token: the same bits as of a cache that holds more."""
+    settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 2}
+    policy = Policy(tiny.causal(shape), torch.bfloat16)
+    monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
+    found = sample(policy, tiny.codec(), tiny.prompts(4), **settings)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        _, held = policy.prefill(ids, torch.ones_like(ids))
+    roomy = [layer for layer in held.layers if isinstance(layer, RoomyLayer)]
+    assert {t.dtype for layer in roomy for t in (layer.keys, layer.values)} <= {torch.bfloat16}
+    monkeypatch.setattr(cache, "RoomyLayer", DynamicLayer)
+    plain = sample(policy, tiny.codec(), tiny.prompts(4), **settings)
+    assert torch.equal(found.response_ids, plain.response_ids)
+    assert torch.equal(found.sampling_logprobs, plain.sampling_logprobs)
 
 
 def test_gradients_get_a_cache_that_passes_them_on():
