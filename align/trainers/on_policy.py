@@ -151,7 +151,10 @@ class OnPolicyTrainer(Trainer):
         self.run.callbacks.on_rollout(self.progress.step + 1, describe(batch, output, token_rewards, log_ratio=nats))
         if logprobs is not None:
             self._use_kl(self.rollout_metrics["kl/per_response_k1"])
-        return None if self.stopped else experience
+        if self.stopped:
+            self.holding = Holding()  # no update comes that would let the graphs go
+            return None
+        return experience
 
     def _use_kl(self, nats: float) -> None:
         """End the run where a rollout's KL is over the budget, adapt the penalty's coefficient to it otherwise."""

@@ -158,6 +158,12 @@ def test_the_policys_graph_is_gone_before_the_critic_reads(tmp_path, monkeypatch
     assert seen[1:] == [True]
 
 
+def test_a_run_that_ends_before_the_update_keeps_no_graph(tmp_path):
+    made = holding(ppo(tmp_path, kl=KLConfig(coef=0.5, budget=1e-9)), 2)
+    assert made.update() is None and "KL" in made.stopped
+    assert made.holding.take_values(None) is None and made.holding.take_policy(None) is None
+
+
 def test_a_held_pass_is_the_updates_time(tmp_path, monkeypatch):
     made, clock = holding(ppo(tmp_path), 2), iter(range(0, 10**6, 1000))
     monkeypatch.setattr(passes, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
