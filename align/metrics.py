@@ -106,8 +106,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
     Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout. Where "
-           "GRPO makes one update of a rollout and nothing asks for pi_old before it, pi_old is pi by definition, and "
-           "ratios, clip fraction and approx_kl are constant"),
+           "a rollout serves one update, and its pass is the one that pi_old is read from, pi_old is pi by definition, "
+           "and ratios, clip fraction and approx_kl are constant"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
     Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller",
            methods=(*ON_POLICY, "trl_grpo")),

@@ -34,7 +34,7 @@ from align.trainers.base import Trainer
 from align.trainers.context import RunContext
 from align.trainers.kl_controller import adapted_coef
 from align.trainers.on_policy_config import OnPolicyConfig, RatioLevel
-from align.trainers.passes import ROW, HeldStats, Holding, is_held, padded_tokens, read
+from align.trainers.passes import HeldStats, Holding, padded_tokens, read
 from align.trainers.rollout_metrics import (
     Clock,
     add_policy,
@@ -137,9 +137,8 @@ class OnPolicyTrainer(Trainer):
             return None
         self.holding = Holding()
         ref_logprobs = self.logprobs(rollout, self.run.roles.reference)  # before there is a graph that is kept
-        logprobs, held = self._sampler_logprobs(rollout)
+        logprobs = self._sampler_logprobs(rollout)
         experience = self.learn_from(Scored(rollout, output, token_rewards, logprobs, ref_logprobs), tally)
-        experience = Experience(rollout, {**experience.columns, **held})
         clock.lap("time/advantage", less=self.holding.seconds)
         add_responses(tally, rollout)
         add_rewards(tally, output, rollout, self.method.missing_eos_penalty is not None)
@@ -201,24 +200,24 @@ class OnPolicyTrainer(Trainer):
         parts = self._micro_batches(rollout, model)
         return read(rollout, parts, lambda part: model.response_logprobs(part, temperature))
 
-    def _sampler_logprobs(self, rollout: Rollout) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What the policy that sampled says, if anybody asks before the update, and what the update goes on from."""
+    def _sampler_logprobs(self, rollout: Rollout) -> Tensor | None:
+        """(B, T) of the policy that sampled, from a pass that is held where it may be; None: nobody asks."""
         policy = self.run.roles.policy
         if self.old_is_current:
-            return None, {}
+            return None
         if not self.may_hold(rollout):
-            return self.logprobs(rollout, policy), {}
+            return self.logprobs(rollout, policy)
         # A pass to compare it with comes first, while there is no graph yet.
         plain = self.logprobs(rollout, policy) if self._passes_to_check else None
         logprobs = self.holding.keep_policy(rollout, self._micro_batches(rollout, policy), self._stats)
         if plain is not None:
             self._compare_passes(rollout, plain, logprobs)
-        return logprobs, {ROW: torch.arange(len(rollout), device=logprobs.device)}
+        return logprobs
 
     def may_hold(self, rollout: Rollout, passes: int = 1) -> bool:
         """Whether the rollout's only update may go on from passes before it, `passes` of them, instead of its own.
 
-        Their graphs are kept until then, and together take no more than a micro-batch's.
+        Their graphs are kept until then, and are of no more tokens than a micro-batch.
         """
         tokens = padded_tokens(rollout, self._micro_batches(rollout, self.run.roles.policy))
         return self.one_update and passes * tokens <= self.micro_batch_tokens
@@ -274,7 +273,10 @@ class OnPolicyTrainer(Trainer):
 
     def _one_update(self, experience: Experience) -> dict[str, float] | None:
         """One minibatch; None where it was not applied."""
-        minibatch = experience.rows(self._minibatch(experience))
+        held = self.holding.full
+        if not held:
+            self.holding = Holding()  # without the policy's pass the critic's is of no use
+        minibatch = experience if held else experience.rows(self._minibatch(experience))
         rollout = minibatch.rollout
         if self.old_is_current and self._passes_to_check:
             self._check_passes(rollout)
@@ -285,10 +287,10 @@ class OnPolicyTrainer(Trainer):
             lambda: self._texts(rollout),
             together=rollout.prompt_index,
             shared=shared_tokens(self.run.roles.policy.model, rollout.prompt_mask),
-            forward_seconds=self.holding.seconds if is_held(minibatch) else None,
+            forward_seconds=self.holding.seconds if held else None,
         )
         self.progress.update += 1
-        if metrics is not None and self.progress.update == 1 and "logprobs" in experience.columns:
+        if metrics is not None and self.progress.update == 1 and not (self.old_is_current or held):
             ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
             self._check_same("the first minibatch of a rollout", ratio, moved)
         return metrics
@@ -330,7 +332,7 @@ class OnPolicyTrainer(Trainer):
 
     def policy_stats(self, part: Experience) -> TokenStats | HeldStats:
         """The policy's log-probabilities and entropies on a micro-batch, with gradients where they are enabled."""
-        return self.holding.take_policy(part) or self._stats(part.rollout)
+        return self.holding.take_policy() or self._stats(part.rollout)
 
     def _stats(self, part: Rollout) -> TokenStats:
         return self.engines["policy"](part, self.config.rollout.temperature)
@@ -373,6 +375,7 @@ class OnPolicyTrainer(Trainer):
         return own | {"source": source_state(self.run.source)}, files
 
     def load_state(self, folder: Path, state: Mapping[str, Any]) -> None:
+        self.holding = Holding()
         self.kl_coef = state["kl_coef"]
         self.rollout_metrics = state["rollout_metrics"]
         load_source_state(self.run.source, state.get("source", {}))

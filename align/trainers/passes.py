@@ -12,9 +12,7 @@ from torch import Tensor
 
 from align.functional.masked import zero_outside
 from align.models.policy import TokenStats
-from align.types import Experience, Rollout
-
-ROW = "held_row"  # column of an experience whose passes are held: which of their rows each is
+from align.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -27,73 +25,76 @@ class HeldStats:
 
 def read(rollout: Rollout, parts: Sequence[Tensor], of: Callable[[Rollout], Tensor]) -> Tensor:
     """(B, T) float32 of what `of` says, (b, t), of the rows that each of `parts` names; 0 outside the mask."""
-    out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+    out = _blank(rollout)
     for index in parts:
         part = rollout.rows(index)
-        found = of(part)
-        out[index, : found.shape[1]] = zero_outside(found, part.response_mask)
+        _put(out, index, of(part), part)
     return out
 
 
+def _blank(rollout: Rollout) -> Tensor:
+    return torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+
+
+def _put(out: Tensor, index: Tensor, found: Tensor, part: Rollout) -> None:
+    out[index, : found.shape[1]] = zero_outside(found, part.response_mask)
+
+
 def padded_tokens(rollout: Rollout, parts: Sequence[Tensor]) -> int:
-    """Of passes over these parts; a shared prompt counts for every row."""
+    """Rows times longest row of each part, summed; a shared prompt counts for every row."""
     lengths = rollout.attention_mask.sum(1)
     return sum(len(index) * int(lengths[index].max()) for index in parts)
 
 
-def is_held(experience: Experience) -> bool:
-    """Whether its update goes on from passes before it: of all rows at once, as one backward pass frees the graphs."""
-    return ROW in experience.columns
-
-
 class Holding:
-    """The passes that are kept of one rollout. Each is given out once, and nothing but its user has its graph then."""
+    """The passes that are kept of one rollout. Each is given out once, and nothing but its user has its graph then.
+
+    One backward pass frees a graph, and so the update is of all rows at once, in the rollout's order.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0  # that the passes took: the update's time
         self._stats: HeldStats | None = None
         self._values: Tensor | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether an update can go on from what is held: from the policy's pass at least."""
+        return self._stats is not None
+
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _kept(self, rollout: Rollout) -> Iterator[None]:
         started = time.perf_counter()
-        with torch.enable_grad():
+        # Weights that autocast rounds are let go where its outermost block ends: inside this one, which does nothing
+        # else, a graph keeps them once, and not once for every part.
+        with torch.enable_grad(), torch.autocast(rollout.response_ids.device.type, enabled=False):
             yield
         self.seconds += time.perf_counter() - started
 
     def keep_policy(self, rollout: Rollout, parts: Sequence[Tensor], of: Callable[[Rollout], TokenStats]) -> Tensor:
-        """(B, T) log-probabilities, their graph kept; logits are let go part by part."""
-        entropies: list[Tensor] = []
-
-        def logprobs(part: Rollout) -> Tensor:
-            stats = of(part)
-            entropies.append(stats.entropy)
-            return stats.logprobs
-
-        with self._timed():
-            found = read(rollout, parts, logprobs)
-            given = iter(entropies)
-            self._stats = HeldStats(found, read(rollout, parts, lambda _: next(given)))
-        return found.detach()
+        """(B, T) log-probabilities, their graph kept."""
+        logprobs, entropy = _blank(rollout), _blank(rollout)
+        with self._kept(rollout):
+            for index in parts:
+                part = rollout.rows(index)
+                stats = of(part)
+                _put(logprobs, index, stats.logprobs, part)
+                _put(entropy, index, stats.entropy, part)
+        self._stats = HeldStats(logprobs, entropy)
+        return logprobs.detach()
 
     def keep_values(self, rollout: Rollout, parts: Sequence[Tensor], of: Callable[[Rollout], Tensor]) -> Tensor:
         """(B, T) values, their graph kept."""
-        with self._timed():
+        with self._kept(rollout):
             self._values = read(rollout, parts, of)
         return self._values.detach()
 
-    def take_policy(self, part: Experience) -> HeldStats | None:
-        """Of the rows of an update; None where no pass of the policy is held."""
+    def take_policy(self) -> HeldStats | None:
+        """None where no pass of the policy is held."""
         stats, self._stats = self._stats, None
-        if stats is None or not is_held(part):
-            return None
-        return HeldStats(_rows(stats.logprobs, part), _rows(stats.entropy, part))
+        return stats
 
-    def take_values(self, part: Experience) -> Tensor | None:
-        """(B, T) of the rows of an update; None where no pass of the critic is held."""
+    def take_values(self) -> Tensor | None:
+        """(B, T); None where no pass of the critic is held."""
         values, self._values = self._values, None
-        return None if values is None else _rows(values, part)
-
-
-def _rows(held: Tensor, part: Experience) -> Tensor:
-    return held[part.columns[ROW], : part.rollout.response_ids.shape[1]]
+        return values

@@ -83,7 +83,7 @@ class PPOTrainer(OnPolicyTrainer):
         return float(loss + value_loss.detach())
 
     def _value_loss(self, part: Experience, tokens: int, tally: Tally) -> Tensor:
-        mask, held = part.rollout.response_mask, self.holding.take_values(part)
+        mask, held = part.rollout.response_mask, self.holding.take_values()
         values = zero_outside(self._read_values(part.rollout), mask) if held is None else held
         old, returns = part.columns["values"], part.columns["returns"]
         per_token = clipped_value_loss(values, old, returns, self.method.value_clip_range)

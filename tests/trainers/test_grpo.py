@@ -141,6 +141,7 @@ def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch
     kl = options.pop("kl", GroupKLConfig(coef=BETA))
     ones = once(tmp_path / "a", kl=kl, **options)
     others = once(tmp_path / "b", kl=dataclasses.replace(kl, budget=1e9), **options)
+    others.may_hold = lambda *_, **__: False
     assert ones.old_is_current and not others.old_is_current
     for made_ in (ones, others):
         tiny.nudge(made_.run.roles.policy, 0.01)  # of adapters too
@@ -149,7 +150,7 @@ def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch
         assert set(found) == set(expected)
         assert abs(expected["kl/per_response_k1"]) > 1e-3
         gaps = found.pop("policy/sampling_gap"), expected.pop("policy/sampling_gap")
-        assert all(1e-8 < gap < 1e-5 for gap in gaps)
+        assert gaps[0] == pytest.approx(gaps[1], rel=0.2) and gaps[1] > 1e-8
         for name, value in repeatable(expected).items():
             assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
     for found, expected in zip(*(m.run.roles.policy.model.parameters() for m in (ones, others)), strict=True):

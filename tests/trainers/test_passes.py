@@ -85,6 +85,64 @@ def test_a_groups_penalty_in_the_reward_reads_the_policy_once(tmp_path, monkeypa
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
+def test_in_bf16_the_update_is_the_same_within_its_rounding(tmp_path):
+    held, plain = (holding(ppo(tmp_path / str(n), dtype=torch.bfloat16, learning_rate=1e-4), n) for n in (2, 0))
+    for _ in range(3):
+        found, expected = held.update(), plain.update()
+        assert found["policy/ratio_mean"] == 1 and expected["policy/ratio_mean"] == pytest.approx(1, abs=2e-2)
+        for name in ("policy/grad_norm", "value/grad_norm", "policy/loss", "value/loss", "kl/per_response_k1"):
+            assert found[name] == pytest.approx(expected[name], rel=0.03, abs=0.01), name
+
+
+def test_a_graph_of_several_parts_keeps_the_rounded_weights_once(tmp_path):
+    """Which autocast would round anew for each part, and let go at the end of none."""
+    made = holding(ppo(tmp_path, dtype=torch.bfloat16, micro_batch_tokens=40), 2)
+    nudge(made.critic, 0.01)  # no weight of the policy's
+    role = {"policy": made.run.roles.policy.model.model, "critic": made.critic.body}
+    rounded = {name: body.layers[1].mlp.up_proj.weight.detach().bfloat16() for name, body in role.items()}
+    kept = {name: set() for name in role}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        for name, weight in rounded.items():
+            for given in (weight, weight.T):
+                if tensor.dtype is given.dtype and torch.equal(tensor, given):
+                    kept[name].add(tensor.data_ptr())
+        return tensor
+
+    parts = made._micro_batches(made.collect().rollout, made.run.roles.policy)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        made.collect()
+    assert len(parts) > 1
+    assert {name: len(places) for name, places in kept.items()} == {"policy": 1, "critic": 1}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_a_held_update_that_is_not_finite_is_resumed_by_one_that_reads_for_itself(tmp_path, most):
+    """The graphs are gone then; the rollout is in the checkpoint, and is read in parts again."""
+    made = holding(ppo(tmp_path, micro_batch_tokens=40, max_bad_steps=1), most)
+    made.update()
+    learn_from = made.learn_from
+    made.learn_from = lambda *args: spoilt(learn_from(*args))
+    with pytest.raises(RunError, match="not finite"):
+        made.train()
+    assert made.experience is not None
+    again = holding(ppo(tmp_path / "again", micro_batch_tokens=40), most)
+    again.collect()  # a graph of another rollout, which must not be taken for this one's
+    again.resume(tmp_path / "ppo_step_1")
+    assert not again.holding.full and again.experience is not None
+    read, backward = [], again.backward
+    again.backward = lambda part, *args: read.append(len(part.rollout)) or backward(part, *args)
+    assert again.update() is not None
+    assert again.progress.bad_steps == 3  # two rollouts' updates before, and the one in the checkpoint once more
+    assert sum(read[:-1]) == 16 and len(read) > 2
+    assert read[-1] == 16  # and the next rollout's is held
+
+
+def spoilt(experience):
+    experience.columns["advantages"][0, 0] = float("nan")
+    return experience
+
+
 @pytest.mark.parametrize(("most", "expected"), [(0, (2, 2)), (1, (1, 2)), (2, (1, 1))])
 def test_what_is_held_is_not_read_again(tmp_path, monkeypatch, most, expected):
     """Passes of policy and critic in a step; the first two also compare the policy's with and without gradient."""
@@ -108,7 +166,8 @@ def test_what_is_held_is_not_read_again(tmp_path, monkeypatch, most, expected):
 )  # fmt: skip
 def test_only_an_only_update_goes_on_from_them(tmp_path, options, expected):
     made = ppo(tmp_path, **options)
-    assert passes.is_held(made.collect()) is expected
+    made.collect()
+    assert made.holding.full is expected
 
 
 def test_graphs_take_no_more_than_a_micro_batch(tmp_path):
@@ -161,7 +220,7 @@ def test_the_policys_graph_is_gone_before_the_critic_reads(tmp_path, monkeypatch
 def test_a_run_that_ends_before_the_update_keeps_no_graph(tmp_path):
     made = holding(ppo(tmp_path, kl=KLConfig(coef=0.5, budget=1e-9)), 2)
     assert made.update() is None and "KL" in made.stopped
-    assert made.holding.take_values(None) is None and made.holding.take_policy(None) is None
+    assert made.holding.take_values() is None and made.holding.take_policy() is None
 
 
 def test_a_held_pass_is_the_updates_time(tmp_path, monkeypatch):
