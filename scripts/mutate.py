@@ -51,6 +51,8 @@ LOSSES = ("functional/test_losses.py", "parity/test_grpo.py")
 GRADIENTS = ("oracle/test_gradients.py",)
 SAMPLING = ("models/test_architectures.py", "rollout/test_sampling.py")
 DPO = ("parity/test_dpo.py", "trainers/test_dpo.py")
+DECODING = ("models/test_decoding.py",)
+LORA = ("functional/test_lora.py", "models/test_lora.py")
 ATTENTION = ("functional/test_attention.py", "models/test_attention.py")
 PARTS = ("trainers/test_reward_model.py",)
 PREFERENCE = ("functional/test_preference.py", *DPO)
@@ -132,6 +134,19 @@ MUTANTS = (
            "batch.attention_mask[:, 1:], last=length)", ("models/test_shared_prompts.py",)),
     Mutant("room_keeps_rows_that_left", "models/cache.py", "buffer.data_ptr() != held.data_ptr()",
            "buffer.shape[0] < held.shape[0]", ("models/test_cache.py",)),
+    Mutant("own_tokens_forgotten", "models/prompt_cache.py", "_by_prompt(grid, of_prompt, self.values) + from_own",
+           "_by_prompt(grid, of_prompt, self.values) + 0 * from_own", DECODING),
+    Mutant("padding_of_prompts_read", "models/prompt_cache.py", "        if hidden is not None:", "        if False:",
+           DECODING),
+    Mutant("rows_leave_the_wrong_prompt", "models/prompt_cache.py", "torch.unique(self.which[rows],",
+           "torch.unique(self.which[rows.flip(0)],", DECODING),
+    Mutant("own_rows_stay", "models/prompt_cache.py", "self._own_keys[rows], self._own_values[rows]",
+           "self._own_keys[: len(rows)], self._own_values[: len(rows)]", DECODING),
+    Mutant("turned_the_other_way", "models/decoding.py", "[-heads[..., half:], heads[..., :half]]",
+           "[heads[..., half:], -heads[..., :half]]", DECODING),
+    Mutant("adapter_without_its_scale", "models/decoding.py", "alpha=module.scaling[adapter]", "alpha=1", DECODING),
+    Mutant("lora_without_its_scale", "models/lora.py", "(up * self.scaling[name])", "up", LORA),
+    Mutant("lora_gradient_past_the_update", "functional/lora.py", ".addmm_(of_low, down).view", ".view", LORA),
     Mutant("positions_ignore_padding", "models/inputs.py", "(attention_mask.cumsum(1) - 1).clamp(min=0)",
            "(attention_mask.ge(0).long().cumsum(1) - 1)", SAMPLING),
     Mutant("temperature_forgotten", "functional/logprobs.py", "ids.reshape(-1, 1), temperature)",

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
 from align.errors import InputError
+from align.models.lora import FusedLoraLinear
 from align.streams import drawn_from
 
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
@@ -38,8 +39,11 @@ class SharedBase:
     def __init__(self, base: PreTrainedModel, config: AdapterConfig, seed: int = 0) -> None:
         """Fresh A matrices are drawn from `seed` and the adapter's name, whatever the process drew before."""
         self._config, self._seed = config, seed
+        settings = lora_config(config, TaskType.CAUSAL_LM)
+        if not getattr(base, "is_quantized", False):  # whose layers are linear ones as well, and have their own
+            settings._register_custom_module({nn.Linear: FusedLoraLinear})
         with drawn_from(seed, "adapter", POLICY):
-            self.model: PeftModel = get_peft_model(base, lora_config(config, TaskType.CAUSAL_LM), adapter_name=POLICY)
+            self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
         self._active: str | None = POLICY
         self._trainable: list[nn.Parameter] = []
 

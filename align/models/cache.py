@@ -37,11 +37,19 @@ class RoomyLayer(DynamicLayer):
         start, end = held.shape[2], held.shape[2] + new.shape[2]
         # Whoever picked rows since made a copy of them; what is held is then no part of the buffer any more.
         if buffer is None or buffer.data_ptr() != held.data_ptr() or end > buffer.shape[2]:
-            buffer = held.new_empty(*held.shape[:2], end + ROOM, held.shape[3])
-            buffer[:, :, :start] = held
+            buffer = room_for(held, start, new.shape[2])
             self._buffers[name] = buffer
         buffer[:, :, start:end] = new
         return buffer[:, :, :end]
+
+
+def room_for(held: Tensor, used: int, more: int) -> Tensor:
+    """(B, heads, S, d) whose first `used` tokens are `held`'s, with room for `more`: itself, or a roomier copy."""
+    if used + more <= held.shape[2]:
+        return held
+    roomier = held.new_empty(*held.shape[:2], used + more + ROOM, held.shape[3])
+    roomier[:, :, :used] = held[:, :, :used]
+    return roomier
 
 
 def _as_read(states: Tensor) -> Tensor:
@@ -66,6 +74,8 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     """
     if cache_name(model) is None:
         return None
+    if (own := getattr(model, "align_cache", None)) is not None:  # of models/decoding.py
+        return own(model.config)
     cache = DynamicCache(config=model.config)
     if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers):
         return None

@@ -16,11 +16,12 @@ class PackedLinear(nn.Module):
     The operators are those that torch.compile's freezing uses (`torch/_inductor/fx_passes/mkldnn_fusion.py`).
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight (out, in) and bias (out,) of any float type."""
         super().__init__()
-        weight = linear.weight.detach().to(torch.bfloat16)
+        weight = weight.detach().to(torch.bfloat16)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
-        self.bias = None if linear.bias is None else linear.bias.detach().to(torch.bfloat16)
+        self.bias = None if bias is None else bias.detach().to(torch.bfloat16)
         # For code that asks; whoever would multiply by it gets an error.
         self.weight = SimpleNamespace(dtype=weight.dtype, shape=weight.shape, device=weight.device)
 
@@ -46,4 +47,4 @@ def pack_products(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
             if type(module) is nn.Linear:
-                setattr(parent, name, PackedLinear(module))
+                setattr(parent, name, PackedLinear(module.weight, module.bias))

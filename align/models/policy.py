@@ -17,6 +17,7 @@ from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
 from align.models.cache import NAMES, cache_name, growing_cache
+from align.models.decoding import decoding_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
 from align.models.sampling_copy import sampling_copy
 from align.types import Sequences
@@ -122,6 +123,8 @@ class Policy(nn.Module):
 
     def for_sampling(self) -> Policy:
         """This policy as it is now, in the form that is fastest at many small forward passes without gradients."""
+        if (copy := decoding_copy(self.model, self.dtype, self._adapter)) is not None:
+            return Policy(copy, self.dtype)
         if self._shared is None:
             copy = sampling_copy(self.model, self.dtype)
             return self if copy is self.model else Policy(copy, self.dtype)

@@ -74,7 +74,7 @@ def test_a_packed_product_is_the_product(rows, bias):
         pytest.skip("this CPU does not compute in bf16")
     states = torch.randn(rows, 3, 48)
     with torch.no_grad():
-        found, expected = PackedLinear(linear)(states), linear.bfloat16()(states.bfloat16())
+        found, expected = PackedLinear(linear.weight, linear.bias)(states), linear.bfloat16()(states.bfloat16())
     torch.testing.assert_close(found, expected, rtol=2**-7, atol=2**-7)
 
 

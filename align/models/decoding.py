@@ -1,0 +1,143 @@
+"""Decoder layers of Llama's kind as sampling on a CPU runs them: the same sums in fewer and larger steps."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralForCausalLM
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM
+
+from align.models.attention import NAME, cpu_attention
+from align.models.cache import growing_cache
+from align.models.packing import PackedLinear, can_pack
+from align.models.prompt_cache import PromptCache
+
+_LAYERS: dict[type[nn.Module], type[nn.Module]] = {  # whose code was read: they differ in nothing that is computed here
+    LlamaForCausalLM: LlamaDecoderLayer,
+    MistralForCausalLM: MistralDecoderLayer,
+    Qwen2ForCausalLM: Qwen2DecoderLayer,
+}
+
+
+class DecodingLayer(nn.Module):
+    """A frozen decoder layer with packed weights: what reads the same states is one product."""
+
+    is_causal = True  # for transformers' attention
+
+    def __init__(self, layer: Any, adapter: str | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norms = nn.ModuleList([layer.input_layernorm, layer.post_attention_layernorm])
+        self.read = _together((attention.q_proj, attention.k_proj, attention.v_proj), adapter, dtype)
+        self.write = _together((attention.o_proj,), adapter, dtype)
+        self.gate_up = _together((mlp.gate_proj, mlp.up_proj), adapter, dtype)
+        self.down = _together((mlp.down_proj,), adapter, dtype)
+        self.activation = mlp.act_fn
+        self.index: int = attention.layer_idx
+        self.width: int = attention.head_dim
+        self.scale: float = attention.scaling
+        self.num_key_value_groups: int = attention.num_key_value_groups  # heads that share keys, for transformers
+        self.groups: int = attention.config.num_key_value_heads
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(B, T, D) -> (B, T, D); the cache comes under either of transformers' names."""
+        assert position_embeddings is not None
+        cache = next((given for given in kwargs.values() if isinstance(given, PromptCache)), None)
+        rows, length, _ = hidden_states.shape
+        heads = self.read(self.norms[0](hidden_states)).view(rows, length, -1, self.width).transpose(1, 2)
+        turned, value = heads[:, : -self.groups], heads[:, -self.groups :]
+        turned = _turned(turned, *position_embeddings).to(value.dtype)
+        query, key = turned[:, : -self.groups], turned[:, -self.groups :]
+        attended = self._attend(query, key, value, attention_mask, cache)
+        hidden_states = hidden_states + self.write(attended.reshape(rows, length, -1))
+        gate, up = self.gate_up(self.norms[1](hidden_states)).chunk(2, -1)
+        return hidden_states + self.down(self.activation(gate) * up)
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cache: PromptCache | None
+    ) -> Tensor:
+        if cache is not None and cache.grid is not None:
+            return cache.attend(self.index, query, key, value, None if mask is None else ~mask, self.scale)
+        if cache is not None:
+            key, value = cache.update(key, value, self.index)
+        return cpu_attention(self, query, key, value, mask, scaling=self.scale)[0]
+
+
+def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
+    """What computes as `model` does with this adapter on top (None: without any), until the next update of its weights.
+
+    None where it can't be had: elsewhere than on a CPU in bf16, for other kinds of model, for quantized weights. Only
+    the products' weights are copied, an adapter's update added before they are rounded; `model` is not written to.
+    """
+    kind = _LAYERS.get(type(model))
+    if kind is None or not can_pack(model, dtype) or model.config._attn_implementation != NAME:
+        return None
+    layers = model.model.layers
+    inside = {id(module) for layer in layers for module in layer.modules()}
+    around = [module for module in model.modules() if id(module) not in inside]
+    products = [_base(module) for layer in layers for module in _products(layer)]
+    known = all(type(layer) is kind for layer in layers) and all(type(module) is nn.Linear for module in products)
+    if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not _sees_all(model):
+        return None
+    copied, body = _shell(model), _shell(model.model)
+    body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype) for layer in layers])
+    copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype)
+    copied.align_cache = PromptCache
+    return copied
+
+
+def _products(layer: Any) -> tuple[Any, ...]:
+    a, m = layer.self_attn, layer.mlp
+    return a.q_proj, a.k_proj, a.v_proj, a.o_proj, m.gate_proj, m.up_proj, m.down_proj
+
+
+def _base(module: Any) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+def _sees_all(model: Any) -> bool:
+    """Whether every token sees all before it: no layer lets keys go."""
+    cache = growing_cache(model)
+    return cache is not None and all(isinstance(layer, DynamicLayer) and not layer.is_sliding for layer in cache.layers)
+
+
+def _shell(module: nn.Module) -> Any:
+    """The same module again, whose children can be exchanged."""
+    other = copy(module)
+    other._modules = dict(module._modules)
+    return other
+
+
+def _together(modules: tuple[Any, ...], adapter: str | None, dtype: torch.dtype) -> PackedLinear:
+    """One product for linear layers that read the same states; their outputs lie side by side."""
+    biases = [bias.to(dtype) for module in modules if (bias := _base(module).bias) is not None]
+    weight = torch.cat([_weight(module, adapter).to(dtype) for module in modules])
+    return PackedLinear(weight, torch.cat(biases) if biases else None)
+
+
+def _weight(module: Any, adapter: str | None) -> Tensor:
+    """(out, in), with the adapter's update as PEFT's merge adds it, in the adapter's type."""
+    weight = _base(module).weight.detach()
+    if adapter is None or not isinstance(module, BaseTunerLayer) or adapter not in module.lora_A:
+        return weight
+    down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
+    return torch.addmm(weight.to(up.dtype), up, down, alpha=module.scaling[adapter])
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions (arXiv 2104.09864) of heads (B, H, T, d) by cos and sin (B, T, d), halves as in transformers."""
+    half = heads.shape[-1] // 2
+    across = torch.cat([-heads[..., half:], heads[..., :half]], -1)
+    return heads * cos.unsqueeze(1) + across * sin.unsqueeze(1)
