@@ -70,6 +70,7 @@ def cache_name(model: PreTrainedModel) -> str | None:
 def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     """An empty cache whose rows can be picked: with room while sampling, else one that gradients flow through.
 
+    A model that brings its own (models/decoding.py) gets that; no gradient flows through it.
     None for models that keep something else than keys and values, or that choose their cache themselves.
     """
     if cache_name(model) is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralForCausalLM
@@ -54,7 +55,9 @@ class DecodingLayer(nn.Module):
     ) -> Tensor:
         """(B, T, D) -> (B, T, D); the cache comes under either of transformers' names."""
         assert position_embeddings is not None
-        cache = next((given for given in kwargs.values() if isinstance(given, PromptCache)), None)
+        cache = next((given for given in kwargs.values() if isinstance(given, Cache)), None)
+        if not isinstance(cache, PromptCache | None):
+            raise TypeError(f"cache: given {type(cache).__name__}; allowed: PromptCache, or none")
         rows, length, _ = hidden_states.shape
         heads = self.read(self.norms[0](hidden_states)).view(rows, length, -1, self.width).transpose(1, 2)
         turned, value = heads[:, : -self.groups], heads[:, -self.groups :]
@@ -79,20 +82,24 @@ def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     """What computes as `model` does with this adapter on top (None: without any), until the next update of its weights.
 
     None where it can't be had: elsewhere than on a CPU in bf16, for other kinds of model, for quantized weights. Only
-    the products' weights are copied, an adapter's update added before they are rounded; `model` is not written to.
+    the products' weights are copied, an adapter's update added before they are rounded; `model` is not written to. Its
+    cache is a PromptCache.
     """
     kind = _LAYERS.get(type(model))
     if kind is None or not can_pack(model, dtype) or model.config._attn_implementation != NAME:
         return None
+    if getattr(model, "is_quantized", False):
+        return None
     layers = model.model.layers
     inside = {id(module) for layer in layers for module in layer.modules()}
     around = [module for module in model.modules() if id(module) not in inside]
-    products = [_base(module) for layer in layers for module in _products(layer)]
+    products = [model.lm_head, *(_base(module) for layer in layers for module in _products(layer))]
     known = all(type(layer) is kind for layer in layers) and all(type(module) is nn.Linear for module in products)
     if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not _sees_all(model):
         return None
     copied, body = _shell(model), _shell(model.model)
     body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype) for layer in layers])
+    body.rotary_emb = deepcopy(body.rotary_emb)  # some kinds adapt to the longest sequence they have seen
     copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype)
     copied.align_cache = PromptCache
     return copied
@@ -117,6 +124,7 @@ def _shell(module: nn.Module) -> Any:
     """The same module again, whose children can be exchanged."""
     other = copy(module)
     other._modules = dict(module._modules)
+    other.__dict__.pop("forward", None)  # that accelerate, or TRL, gave this one object: it is bound to it
     return other
 
 

@@ -38,4 +38,4 @@ class FusedLoraLinear(Linear):
         name = names[0]
         dropout = not isinstance(self.lora_dropout[name], nn.Identity)
         special = name in self.lora_variant or self.lora_bias[name] or dropout
-        return None if special or base.weight.requires_grad else name
+        return None if special or any(p.requires_grad for p in base.parameters()) else name

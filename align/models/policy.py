@@ -122,7 +122,10 @@ class Policy(nn.Module):
         return out.logits, next(held for key in NAMES if (held := out.get(key)) is not None)
 
     def for_sampling(self) -> Policy:
-        """This policy as it is now, in the form that is fastest at many small forward passes without gradients."""
+        """This policy as it is now, in the form that is fastest at many small forward passes without gradients.
+
+        Mostly a copy of its products' weights; itself where there is nothing to gain. It lasts for one rollout.
+        """
         if (copy := decoding_copy(self.model, self.dtype, self._adapter)) is not None:
             return Policy(copy, self.dtype)
         if self._shared is None:

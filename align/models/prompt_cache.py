@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +25,15 @@ class Grid:
 
     @classmethod
     def of(cls, which: Tensor) -> Grid:
-        """`which` (R,): prompts from 0 on, each with a row, a prompt's rows next to each other."""
+        """`which` (R,): prompts from 0 on, each with a row."""
         counts = torch.bincount(which)
         prompts, slots = len(counts), int(counts.max())
-        if prompts * slots == len(which):
-            return cls(which, prompts, slots, None)
-        first = counts.cumsum(0) - counts
-        return cls(which, prompts, slots, which * slots + torch.arange(len(which), device=which.device) - first[which])
+        order = torch.argsort(which, stable=True)
+        first = (counts.cumsum(0) - counts)[which[order]]
+        place = torch.empty_like(which)
+        place[order] = which[order] * slots + torch.arange(len(which), device=which.device) - first
+        in_order = prompts * slots == len(which) and bool((place.diff() == 1).all())
+        return cls(which, prompts, slots, None if in_order else place)
 
     def take(self, rows: Tensor) -> tuple[Tensor, Grid]:
         """The prompts that these rows, in their order, go on from, and the rows' grid among them."""
@@ -52,7 +55,11 @@ class Grid:
 
 
 class PromptCache(DynamicCache):
-    """A DynamicCache for sampling; once a prompt is repeated for its group, it is held once and `attend` reads it."""
+    """A DynamicCache for sampling, without gradients.
+
+    When prompts of SHARED_FROM tokens or more, padding counted, are repeated for their groups, they are held once, and
+    from then on `attend` takes the place of `update`.
+    """
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config=config)
@@ -104,16 +111,24 @@ class PromptLayer(RoomyLayer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._own_keys = self._own_values = torch.empty(0)  # (R, G, room, d): float32, and the values' type
+        self._own_keys: Tensor | None = None  # (R, G, room, d) float32; None until `share`
+        self._own_values: Tensor | None = None  # (R, G, room, d) of the values' type
         self._length = 0  # tokens of its own that each row has
 
     def get_seq_length(self) -> int:
         return super().get_seq_length() + self._length
 
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """What transformers calls; the first time with slices of whole products, which are not held on to."""
+        assert self._own_keys is None, "rows have tokens of their own: `attend`"
+        if not self.is_initialized:
+            key_states, value_states = key_states.contiguous(), value_states.contiguous()
+        return super().update(key_states, value_states)
+
     def share(self, rows: int) -> None:
         """From now on `keys` and `values` are the prompts', and `rows` rows go on from them."""
         self._buffers.clear()
-        self.keys, self.values = self.keys.float(), self.values.contiguous()
+        self.keys, self.values = self.keys.float().contiguous(), self.values.contiguous()
         empty = (rows, self.keys.shape[1], 0, self.keys.shape[3])
         self._own_keys, self._own_values = self.keys.new_empty(empty), self.values.new_empty(empty)
 
@@ -121,6 +136,7 @@ class PromptLayer(RoomyLayer):
         """Go on with these rows of these prompts alone."""
         if len(prompts) < len(self.keys):
             self.keys, self.values = self.keys[prompts], self.values[prompts]
+        assert self._own_keys is not None and self._own_values is not None
         self._own_keys, self._own_values = self._own_keys[rows], self._own_values[rows]
 
     def attend(
@@ -139,11 +155,12 @@ class PromptLayer(RoomyLayer):
         weights = torch.softmax(scores, -1).to(value.dtype)
         of_prompt, of_own = weights.split([on_prompt.shape[-1], self._length], -1)
         from_own = _product(of_own.flatten(0, 1), own_values)
-        return (_by_prompt(grid, of_prompt, self.values) + from_own.view(queries.shape)).view(rows, heads, width)
+        return (_by_prompt(grid, of_prompt, self.values) + from_own.view(queries.shape)).reshape(rows, heads, width)
 
     def _append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The rows' own keys and values with one more token each: (R G, t, d), views."""
         at, self._length = self._length, self._length + 1
+        assert self._own_keys is not None and self._own_values is not None
         self._own_keys, self._own_values = room_for(self._own_keys, at, 1), room_for(self._own_values, at, 1)
         self._own_keys[:, :, at : at + 1], self._own_values[:, :, at : at + 1] = key, value
         return self._own_keys[:, :, : at + 1].flatten(0, 1), self._own_values[:, :, : at + 1].flatten(0, 1)

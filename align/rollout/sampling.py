@@ -44,14 +44,18 @@ def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[T
     Returns:
         tokens (B,) int64 and their log-probabilities (B,) float32, nats.
     """
-    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
-    cdf = logp.exp().cumsum(-1)
-    # The sum is 1 only up to rounding: the threshold is scaled to it and kept below it. With right=True a token of
-    # probability 0 is never drawn, not even for a uniform of exactly 0.
-    total = cdf[:, -1:]
+    scaled = logits.to(torch.float32, copy=True)  # worked on in place: on a CPU fresh pages cost more than the sums
+    if temperature != 1:
+        scaled.div_(temperature)
+    top = scaled.amax(-1, keepdim=True)
+    cdf = scaled.sub_(top).exp_().cumsum_(-1)  # times `total`: it is not worth dividing by
+    total = cdf[:, -1:].clone()
+    # The threshold is kept below the last sum. With right=True a token of probability 0 is never drawn, not even for a
+    # uniform of exactly 0.
     threshold = torch.minimum(uniforms.to(cdf).unsqueeze(1) * total, torch.nextafter(total, torch.zeros_like(total)))
     tokens = torch.searchsorted(cdf, threshold, right=True)
-    return tokens.squeeze(1), logp.gather(1, tokens).squeeze(1)
+    logp = logits.gather(1, tokens).float() / temperature - top - total.log()
+    return tokens.squeeze(1), logp.squeeze(1)
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import MethodType
+from unittest import mock
+
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from align.config import AdapterConfig, ModelConfig
 from align.models import cache, decoding, prompt_cache
@@ -66,8 +69,13 @@ def policy(kind: str, folder, *, adapter: bool = False, dtype: torch.dtype = tor
     return made
 
 
-def sampled(made: Policy, group: int = 4) -> Rollout:
-    return sample(made, tiny.codec(), tiny.prompts(5), samples_per_prompt=group, **SETTINGS)
+def sampled(made: Policy, group: int = 4, prompts: int = 5, at_once: int | None = None) -> Rollout:
+    starts = tiny.prompts(prompts)
+    return sample(made, tiny.codec(), starts, samples_per_prompt=group, decode_batch_size=at_once, **SETTINGS)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters()) | dict(model.named_buffers())
 
 
 def same(found: Rollout, expected: Rollout, within: float = 2e-5) -> None:
@@ -92,15 +100,25 @@ def test_it_samples_what_the_model_samples(kind, adapter, shared_from, plain, mo
     same(found, expected)
 
 
+@pytest.mark.parametrize(("prompts", "at_once"), [(1, None), (2, None), (5, 4), (5, 8)])
+def test_down_to_one_prompt_with_several_rows(prompts, at_once, plain, monkeypatch, tmp_path):
+    """A rollout of one, and blocks of one or two."""
+    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 1)
+    made = policy("llama", tmp_path)
+    found = sampled(made, 8 if at_once is None else 4, prompts, at_once)
+    monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
+    same(found, sampled(made, 8 if at_once is None else 4, prompts, at_once))
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_model_is_not_written_to(adapter, plain, tmp_path):
     made = policy("llama", tmp_path, adapter=adapter)
-    before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
+    before = {name: t.detach().clone() for name, t in tensors(made.model).items()}
     layers = list(made.model.model.layers)
     copy = made.for_sampling()
     sampled(made)
     assert list(made.model.model.layers) == layers and not hasattr(made.model, "align_cache")
-    assert all(torch.equal(p, before[name]) for name, p in made.model.named_parameters())
+    assert all(torch.equal(t, before[name]) for name, t in tensors(made.model).items())
     assert copy.model.get_input_embeddings().weight is made.model.get_input_embeddings().weight
 
 
@@ -125,6 +143,7 @@ def test_a_prompt_is_held_once_for_its_group(plain, monkeypatch, tmp_path):
         layer = held.layers[1]
         assert layer.keys.shape[:3] == layer.values.shape[:3] == (3, 2, 8) and held.get_seq_length() == 9
         assert layer.keys.dtype is torch.float32 and layer._own_keys.shape[0] == 12
+        assert layer.keys.is_contiguous() and layer.values.is_contiguous()  # each product would copy them else
         held.batch_select_indices(torch.tensor([0, 1, 3, 8]))
         assert layer.keys.shape[0] == 2 and layer._own_keys.shape[0] == 4 and held.grid.slots == 3
 
@@ -140,7 +159,47 @@ def test_short_prompts_and_single_responses_are_copied(plain, monkeypatch, tmp_p
         assert type(held) is PromptCache and held.grid is None and len(held.layers[0].keys) == 2 * repeats
 
 
-@pytest.mark.parametrize("which", [[0, 0, 1, 1], [0, 1, 1, 1, 2], [0, 0, 0]])
+def test_a_read_prompt_holds_its_keys_and_values_alone(plain, tmp_path):
+    """Not the whole product that they are slices of."""
+    copy = policy("llama", tmp_path).for_sampling()
+    ids = torch.full((2, 8), 5)
+    with torch.no_grad():
+        _, held = copy.prefill(ids, torch.ones_like(ids))
+    for tensor in (held.layers[0].keys, held.layers[0].values):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def test_rows_may_come_in_any_order(plain, monkeypatch, tmp_path):
+    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 8)
+    ids = torch.randint(4, 30, (3, 8), generator=torch.Generator().manual_seed(0))
+    order, found = torch.tensor([7, 0, 8, 2, 1]), []
+    for made in (policy("llama", tmp_path).for_sampling(), policy("llama", tmp_path)):
+        with torch.no_grad():
+            _, held = made.prefill(ids, torch.ones_like(ids))
+            held.batch_repeat_interleave(3)
+            made.decode(torch.arange(4, 13), torch.ones(9, 9, dtype=torch.long), held)
+            held.batch_select_indices(order)
+            found.append(made.decode(torch.arange(20, 25), torch.ones(5, 10, dtype=torch.long), held))
+    torch.testing.assert_close(*found, rtol=0, atol=2e-5)
+
+
+def test_another_cache_is_refused(plain, tmp_path):
+    copy = policy("llama", tmp_path).for_sampling()
+    with pytest.raises(TypeError, match="cache: given DynamicCache; allowed: PromptCache"):
+        copy.model(input_ids=torch.tensor([[5, 6]]), past_key_values=DynamicCache(config=copy.model.config))
+
+
+def test_a_forward_that_was_bound_to_the_model_is_not_the_copys(plain, tmp_path):
+    """Accelerate binds one that runs under autocast to the model it prepares."""
+    made = policy("llama", tmp_path)
+    made.model.forward = MethodType(type(made.model).forward, made.model)
+    copy = made.for_sampling()
+    with mock.patch.object(DecodingLayer, "forward", side_effect=ZeroDivisionError), pytest.raises(ZeroDivisionError):
+        copy.logits(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long), 1)
+    assert "forward" in vars(made.model)
+
+
+@pytest.mark.parametrize("which", [[0, 0, 1, 1], [0, 1, 1, 1, 2], [0, 0, 0], [1, 0, 1, 0], [2, 0, 1, 0]])
 def test_rows_lie_with_their_prompt_and_come_back(which):
     grid = Grid.of(torch.tensor(which))
     rows = torch.arange(1.0, len(which) + 1)
@@ -151,19 +210,20 @@ def test_rows_lie_with_their_prompt_and_come_back(which):
         assert [x for x in laid[prompt].tolist() if x] == [i + 1 for i, w in enumerate(which) if w == prompt]
 
 
+@pytest.mark.parametrize("adapter", [False, True])
 @pytest.mark.parametrize("group", [1, 4])
-def test_in_bf16_it_is_as_near_to_fp32_as_the_model(group, monkeypatch, tmp_path):
+def test_in_bf16_it_is_as_near_to_fp32_as_the_model(group, adapter, monkeypatch, tmp_path):
     """Mean distance of log-probabilities from fp32's, with prompts held once: 1.2 times transformers' at most."""
     monkeypatch.setattr(prompt_cache, "SHARED_FROM", 1)
-    made = policy("llama", tmp_path, dtype=torch.bfloat16)
+    made = policy("llama", tmp_path, dtype=torch.bfloat16, adapter=adapter)
     if not can_pack(made.model, torch.bfloat16):
         pytest.skip("this CPU does not compute in bf16")
-    exact = Policy(made.model, torch.float32)
+    exact = policy("llama", tmp_path, adapter=adapter)
     far = []
     for ours in (True, False):
         if not ours:
             monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
-        drawn = sampled(made, group)
+        drawn = sampled(made, group, 10)
         gap = (drawn.sampling_logprobs - exact.response_logprobs(drawn, SETTINGS["temperature"])).abs()
         far.append(float(gap.sum() / drawn.response_mask.sum()))
     assert 0 < far[0] < 1.2 * far[1]
@@ -184,6 +244,10 @@ def test_so_are_other_attention_quantized_weights_and_adapters_elsewhere(plain, 
     class Quantized(nn.Linear):
         pass
 
+    assert decoding_copy(policy("llama", tmp_path).model, torch.float32, None) is not None
+    marked = policy("llama", tmp_path)
+    marked.model.is_quantized = True  # tensors of another kind in plain layers
+    assert decoding_copy(marked.model, torch.float32, None) is None
     quantized = policy("llama", tmp_path)
     quantized.model.model.layers[1].mlp.up_proj.__class__ = Quantized
     assert decoding_copy(quantized.model, torch.float32, None) is None
@@ -195,3 +259,5 @@ def test_so_are_other_attention_quantized_weights_and_adapters_elsewhere(plain, 
 def test_elsewhere_than_on_a_cpu_in_bf16_nothing_is_copied(tmp_path):
     assert decoding_copy(policy("llama", tmp_path).model, torch.float32, None) is None
     assert decoding_copy(policy("llama", tmp_path).model, torch.float16, None) is None
+    elsewhere = policy("llama", tmp_path).model.to("meta")
+    assert decoding_copy(elsewhere, torch.bfloat16, None) is None

@@ -99,6 +99,7 @@ def train_base(made: FusedLoraLinear) -> None:
         ({}, merge),
         ({}, two),
         ({}, train_base),
+        ({"bias": "lora_only"}, lambda made: made.get_base_layer().bias.requires_grad_()),
         ({"lora_dropout": 0.5}, lambda made: None),
         ({"lora_bias": True}, lambda made: None),
         ({"use_dora": True}, lambda made: None),
