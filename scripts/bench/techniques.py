@@ -10,27 +10,35 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from unittest import mock
 
 import torch
+from peft.tuners.lora import Linear
 from shapes import SHAPE
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from align.config import AdapterConfig
 from align.functional.attention import grouped_attention
 from align.functional.logprobs import token_logprobs
-from align.models import cache, sampling_copy
+from align.models import cache, decoding, prompt_cache, sampling_copy
 from align.models import policy as policies
 from align.models.adapters import POLICY, SharedBase
 from align.models.attention import NAME
+from align.models.lora import FusedLoraLinear
 from align.models.policy import Policy
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16
-LADDER = (("weights rounded once", False, False), ("heads together", True, False), ("oneDNN's layout", True, True))
+LADDER = (  # name, attention, layout and layers of our own
+    ("weights rounded once", False, False, False),
+    ("heads together", True, False, False),
+    ("oneDNN's layout", True, True, False),
+    ("layers of our own", True, True, True),
+)
 
 
 def rows(prompt: int, group: int) -> Sequences:
@@ -54,10 +62,11 @@ def train(policy: Policy, batch: Sequences) -> None:
 
 
 @torch.no_grad()
-def decode(policy: Policy, batch: Sequences, tokens: int) -> None:
+def decode(policy: Policy, batch: Sequences, tokens: int, group: int = 1) -> None:
     policy = policy.for_sampling()
     attention = batch.prompt_mask
-    _, held = policy.prefill(batch.prompt_ids, attention)
+    _, held = policy.prefill(batch.prompt_ids[::group], attention[::group])
+    held.batch_repeat_interleave(group)
     for t in range(tokens):
         attention = torch.cat([attention, attention.new_ones(ROWS, 1)], dim=1)
         policy.decode(batch.response_ids[:, t], attention, held)
@@ -82,9 +91,12 @@ def in_bf16() -> None:
         policy.model.set_attn_implementation("sdpa")
         with mock.patch.object(Policy, "for_sampling", lambda self: self):
             found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
-        for name, heads, layout in LADDER:
+        for name, heads, layout, own in LADDER:
             policy.model.set_attn_implementation(NAME if heads else "sdpa")
-            with mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on):
+            with (
+                mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on),
+                mock.patch.object(decoding, "can_pack", lambda *_, on=own: on),
+            ):
                 found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     stored, batch = Policy(policy.model.to(BF16).requires_grad_(False), BF16), rows(64, 1)  # as LoRA's base is
@@ -92,6 +104,31 @@ def in_bf16() -> None:
     with mock.patch.object(policies, "_last", lambda n, like: n):
         by_slice = seconds(lambda: stored.response_logprobs(batch, 1.0))
     print(f"log-probabilities under a base stored in bf16, head by index, by slice: {by_index:.2f}, {by_slice:.2f}")
+    with_lora(policy.model)
+
+
+def with_lora(base: PreTrainedModel) -> None:
+    """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
+    shared = SharedBase(base, AdapterConfig(name="lora"))
+    shared.train(POLICY)
+    policy, batch = Policy(base, BF16, shared, POLICY), rows(64, 1)
+    fused = seconds(lambda: train(policy, batch), trials=5)
+    with mock.patch.object(FusedLoraLinear, "forward", Linear.forward):
+        peft = seconds(lambda: train(policy, batch), trials=5)
+    print(f"LoRA's update in the product, as PEFT adds it, forward and backward: {fused:.2f}, {peft:.2f}")
+    packed = seconds(policy.for_sampling)
+    with mock.patch.object(policies, "decoding_copy", return_value=None):
+        merged = seconds(policy.for_sampling)
+    print(f"a copy to sample with, each weight merged as it is packed, all merged first: {packed:.2f}, {merged:.2f}")
+    for prompt, group in ((64, 4), (256, 4), (512, 8)):
+        found, work = [], partial(decode, policy, rows(prompt, group), NEW, group)
+        for shared_from in (1, prompt + 1):
+            with mock.patch.object(prompt_cache, "SHARED_FROM", shared_from):
+                found.append(seconds(work))
+        with mock.patch.object(policies, "decoding_copy", return_value=None):
+            found.append(seconds(work))
+        times = ", ".join(f"{value:.2f}" for value in found)
+        print(f"{NEW} tokens in groups of {group} behind {prompt}, prompts once, copied, transformers' layers: {times}")
 
 
 def attention() -> None:
