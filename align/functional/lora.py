@@ -44,11 +44,11 @@ class _LoraLinear(torch.autograd.Function):
         rows, low, weight, down, up = ctx.saved_tensors
         of_states, _, _, of_down, of_up = ctx.needs_input_grad
         gradient = gradient.reshape(-1, gradient.shape[-1])
-        of_low = gradient @ up if of_states or of_down else None  # (n, r)
+        of_low = gradient @ up  # (n, r)
         return (
             (gradient @ weight).addmm_(of_low, down).view(ctx.shape) if of_states else None,
             None,
             None,
-            of_low.t() @ rows if of_down and of_low is not None else None,
+            of_low.t() @ rows if of_down else None,
             (low.t() @ gradient).t() if of_up else None,
         )

@@ -11,7 +11,7 @@ from transformers import DynamicCache, PretrainedConfig
 
 from align.models.cache import RoomyLayer, room_for
 
-SHARED_FROM = 256  # tokens of a prompt; shorter ones are faster copied, as two parts cost more small products
+HELD_ONCE_FROM = 256  # tokens of a prompt; shorter ones are faster copied, as two parts cost more small products
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Grid:
 class PromptCache(DynamicCache):
     """A DynamicCache for sampling, without gradients.
 
-    When prompts of SHARED_FROM tokens or more, padding counted, are repeated for their groups, they are held once, and
+    When prompts of HELD_ONCE_FROM tokens or more, padding counted, are repeated for their groups, they are held once:
     from then on `attend` takes the place of `update`.
     """
 
@@ -68,7 +68,7 @@ class PromptCache(DynamicCache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Rows for `repeats` responses to each prompt; short prompts are copied, as reading two parts is not free."""
-        if repeats == 1 or self.get_seq_length() < SHARED_FROM:
+        if repeats == 1 or self.get_seq_length() < HELD_ONCE_FROM:
             super().batch_repeat_interleave(repeats)
             return
         prompts = torch.arange(len(self.layers[0].keys), device=self.layers[0].keys.device)
@@ -128,7 +128,7 @@ class PromptLayer(RoomyLayer):
     def share(self, rows: int) -> None:
         """From now on `keys` and `values` are the prompts', and `rows` rows go on from them."""
         self._buffers.clear()
-        self.keys, self.values = self.keys.float().contiguous(), self.values.contiguous()
+        self.keys = self.keys.float()
         empty = (rows, self.keys.shape[1], 0, self.keys.shape[3])
         self._own_keys, self._own_values = self.keys.new_empty(empty), self.values.new_empty(empty)
 

@@ -2,6 +2,7 @@
 
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py --bf16     # what is for bf16 alone; 6 layers, the whole vocabulary
+OMP_NUM_THREADS=2 python scripts/bench/techniques.py --lora     # adapters in bf16 and groups; all 30 layers
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py --attention   # a layer's attention, as products and as the kernel
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from statistics import median
 from unittest import mock
 
 import torch
 from peft.tuners.lora import Linear
 from shapes import SHAPE
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -30,6 +33,7 @@ from align.models.adapters import POLICY, SharedBase
 from align.models.attention import NAME
 from align.models.lora import FusedLoraLinear
 from align.models.policy import Policy
+from align.rollout.sampling import inverse_cdf
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16
@@ -104,31 +108,71 @@ def in_bf16() -> None:
     with mock.patch.object(policies, "_last", lambda n, like: n):
         by_slice = seconds(lambda: stored.response_logprobs(batch, 1.0))
     print(f"log-probabilities under a base stored in bf16, head by index, by slice: {by_index:.2f}, {by_slice:.2f}")
-    with_lora(policy.model)
 
 
-def with_lora(base: PreTrainedModel) -> None:
+def in_turns(works: dict[str, tuple[Callable[[], object], AbstractContextManager[object]]], trials: int = 5) -> str:
+    """Medians of a few trials, one of each in turn, so that whatever else the machine does meets all of them."""
+    found: dict[str, list[float]] = {name: [] for name in works}
+    for trial in range(trials + 1):
+        for name, (work, setting) in works.items():
+            with setting:
+                started = time.perf_counter()
+                work()
+            if trial:  # the first is a warm-up
+                found[name].append(time.perf_counter() - started)
+    return ", ".join(f"{name} {median(times):.3f}" for name, times in found.items())
+
+
+def with_lora() -> None:
     """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
+    base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).eval().to(BF16)
+    base.set_attn_implementation(NAME)
     shared = SharedBase(base, AdapterConfig(name="lora"))
     shared.train(POLICY)
-    policy, batch = Policy(base, BF16, shared, POLICY), rows(64, 1)
-    fused = seconds(lambda: train(policy, batch), trials=5)
-    with mock.patch.object(FusedLoraLinear, "forward", Linear.forward):
-        peft = seconds(lambda: train(policy, batch), trials=5)
-    print(f"LoRA's update in the product, as PEFT adds it, forward and backward: {fused:.2f}, {peft:.2f}")
-    packed = seconds(policy.for_sampling)
-    with mock.patch.object(policies, "decoding_copy", return_value=None):
-        merged = seconds(policy.for_sampling)
-    print(f"a copy to sample with, each weight merged as it is packed, all merged first: {packed:.2f}, {merged:.2f}")
+    policy = Policy(base, BF16, shared, POLICY)
+    peft = mock.patch.object(FusedLoraLinear, "forward", Linear.forward)
+    theirs = mock.patch.object(policies, "decoding_copy", return_value=None)
+    print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
+    work = partial(train, policy, rows(64, 1))
+    print("LoRA, forward and backward: " + in_turns({"in the product": (work, nullcontext()), "PEFT's": (work, peft)}))
+    copying = {
+        "merged as packed": (policy.for_sampling, nullcontext()),
+        "all merged first": (policy.for_sampling, theirs),
+    }
+    print("a copy to sample with: " + in_turns(copying))
     for prompt, group in ((64, 4), (256, 4), (512, 8)):
-        found, work = [], partial(decode, policy, rows(prompt, group), NEW, group)
-        for shared_from in (1, prompt + 1):
-            with mock.patch.object(prompt_cache, "SHARED_FROM", shared_from):
-                found.append(seconds(work))
-        with mock.patch.object(policies, "decoding_copy", return_value=None):
-            found.append(seconds(work))
-        times = ", ".join(f"{value:.2f}" for value in found)
-        print(f"{NEW} tokens in groups of {group} behind {prompt}, prompts once, copied, transformers' layers: {times}")
+        work = partial(decode, policy, rows(prompt, group), NEW, group)
+        once, copied = (mock.patch.object(prompt_cache, "HELD_ONCE_FROM", tokens) for tokens in (1, prompt + 1))
+        found = in_turns({"prompts once": (work, once), "copied": (work, copied), "transformers'": (work, theirs)})
+        print(f"copy, prefill and {NEW} tokens in groups of {group} behind {prompt}: {found}")
+    batch, found = rows(64, 1), {"one buffer": [], "a tensor a step": []}
+    for _ in range(5):
+        for name, draw in (("one buffer", inverse_cdf), ("a tensor a step", plain_draw)):
+            found[name].append(drawing(policy, batch, draw))
+    times = ", ".join(f"{name} {1e3 * median(spent) / NEW:.2f}" for name, spent in found.items())
+    print(f"a draw for all rows between two passes, milliseconds: {times}")
+
+
+@torch.no_grad()
+def drawing(policy: Policy, batch: Sequences, draw: Callable[[Tensor, Tensor, float], object]) -> float:
+    """Seconds of NEW draws alone, where decoding makes them: alone in a loop they find memory in another state."""
+    policy, attention, spent = policy.for_sampling(), batch.prompt_mask, 0.0
+    logits, held = policy.prefill(batch.prompt_ids, attention)
+    for t in range(NEW):
+        uniforms, started = torch.rand(ROWS), time.perf_counter()
+        draw(logits, uniforms, 1.0)
+        spent += time.perf_counter() - started
+        attention = torch.cat([attention, attention.new_ones(ROWS, 1)], dim=1)
+        logits = policy.decode(batch.response_ids[:, t], attention, held)
+    return spent
+
+
+def plain_draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """What inverse_cdf computes, a new tensor for each of its steps."""
+    logp = torch.log_softmax(logits.float() / temperature, dim=-1)
+    cdf = logp.exp().cumsum(-1)
+    tokens = torch.searchsorted(cdf, uniforms.unsqueeze(1) * cdf[:, -1:], right=True)
+    return tokens.squeeze(1), logp.gather(1, tokens).squeeze(1)
 
 
 def attention() -> None:
@@ -168,6 +212,8 @@ def main() -> None:
     torch.manual_seed(0)
     if "--attention" in sys.argv[1:]:
         return attention()
+    if "--lora" in sys.argv[1:]:
+        return with_lora()
     if "--bf16" in sys.argv[1:]:
         return in_bf16()
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}

@@ -88,7 +88,7 @@ def same(found: Rollout, expected: Rollout, within: float = 2e-5) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_samples_what_the_model_samples(kind, adapter, shared_from, plain, monkeypatch, tmp_path):
     """Padded prompts, groups of four whose rows end one by one, room for three tokens at a time."""
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", shared_from)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", shared_from)
     monkeypatch.setattr(cache, "ROOM", 3)
     made = policy(kind, tmp_path, adapter=adapter)
     copy = made.for_sampling()
@@ -103,7 +103,7 @@ def test_it_samples_what_the_model_samples(kind, adapter, shared_from, plain, mo
 @pytest.mark.parametrize(("prompts", "at_once"), [(1, None), (2, None), (5, 4), (5, 8)])
 def test_down_to_one_prompt_with_several_rows(prompts, at_once, plain, monkeypatch, tmp_path):
     """A rollout of one, and blocks of one or two."""
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 1)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", 1)
     made = policy("llama", tmp_path)
     found = sampled(made, 8 if at_once is None else 4, prompts, at_once)
     monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
@@ -133,7 +133,7 @@ def test_the_reference_is_sampled_without_the_adapter(plain, tmp_path):
 
 def test_a_prompt_is_held_once_for_its_group(plain, monkeypatch, tmp_path):
     """And not at all when its last row is gone."""
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 8)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", 8)
     copy = policy("llama", tmp_path).for_sampling()
     ids = torch.randint(4, 30, (3, 8), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_prompt_is_held_once_for_its_group(plain, monkeypatch, tmp_path):
 
 
 def test_short_prompts_and_single_responses_are_copied(plain, monkeypatch, tmp_path):
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 9)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", 9)
     copy = policy("llama", tmp_path).for_sampling()
     for length, repeats in ((8, 4), (9, 1)):
         with torch.no_grad():
@@ -170,7 +170,7 @@ def test_a_read_prompt_holds_its_keys_and_values_alone(plain, tmp_path):
 
 
 def test_rows_may_come_in_any_order(plain, monkeypatch, tmp_path):
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 8)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", 8)
     ids = torch.randint(4, 30, (3, 8), generator=torch.Generator().manual_seed(0))
     order, found = torch.tensor([7, 0, 8, 2, 1]), []
     for made in (policy("llama", tmp_path).for_sampling(), policy("llama", tmp_path)):
@@ -214,7 +214,7 @@ def test_rows_lie_with_their_prompt_and_come_back(which):
 @pytest.mark.parametrize("group", [1, 4])
 def test_in_bf16_it_is_as_near_to_fp32_as_the_model(group, adapter, monkeypatch, tmp_path):
     """Mean distance of log-probabilities from fp32's, with prompts held once: 1.2 times transformers' at most."""
-    monkeypatch.setattr(prompt_cache, "SHARED_FROM", 1)
+    monkeypatch.setattr(prompt_cache, "HELD_ONCE_FROM", 1)
     made = policy("llama", tmp_path, dtype=torch.bfloat16, adapter=adapter)
     if not can_pack(made.model, torch.bfloat16):
         pytest.skip("this CPU does not compute in bf16")
