@@ -5,6 +5,7 @@ In bf16 at 64 to 128 queries two to three times as fast (`python scripts/bench/t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,11 +15,30 @@ from torch.autograd.function import once_differentiable
 _AT_ONCE = 2**19  # scores that are worked on at once: few enough to stay in the cache
 
 
-def grouped_attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
+@dataclass(frozen=True)
+class Before:
+    """Keys and values of U prompts that several rows have before their own."""
+
+    key: Tensor  # (U, G, P, d)
+    value: Tensor  # (U, G, P, d)
+    which: Tensor  # (B,) int64, each row's
+
+    def to(self, dtype: torch.dtype) -> Before:
+        return Before(self.key.to(dtype), self.value.to(dtype), self.which)
+
+    def rows(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's prompt and its own (B, G, T, d) behind it: (B, G, P + T, d)."""
+        return _behind(self.key, key, self.which), _behind(self.value, value, self.which)
+
+
+def grouped_attention(
+    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float, before: Before | None = None
+) -> Tensor:
     """softmax(scale Q K' + mask) V, heads that share keys and values as rows of one product.
 
     Scores and softmax are float32; the products with the weights, and all of the gradient's, are in the inputs' type,
-    as in the fused kernel. What is kept for the gradient is the weights in that type, B H T S of them.
+    as in the fused kernel. What is kept for the gradient is the weights in that type, B H T S of them, and a prompt's
+    keys once for all of its rows.
 
     Args:
         query: (B, H, T, d), contiguous or not; H a multiple of G.
@@ -26,63 +46,99 @@ def grouped_attention(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor 
         value: (B, G, S, d), of query's type.
         hidden: (B or 1, 1, T, S) bool, True where a query does not see a key; a query that sees none gets 0.
         scale: Of the scores, usually d ** -0.5.
+        before: Keys and values before the rows' own, of query's type; S in the mask is of both then.
 
     Returns:
         (B, H, T, d)
     """
-    return _GroupedAttention.apply(query, key, value, hidden, scale)
+    if before is None:
+        return _GroupedAttention.apply(query, key, value, hidden, scale, None, None, None)
+    return _GroupedAttention.apply(query, key, value, hidden, scale, before.key, before.value, before.which)
 
 
 class _GroupedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        hidden: Tensor | None,
+        scale: float,
+        before_key: Tensor | None,
+        before_value: Tensor | None,
+        which: Tensor | None,
+    ) -> Tensor:
         with torch.autocast("cpu", enabled=False):  # scores stay in float32
-            q, k, v = _grouped(query, key, value)
-            out = torch.empty_like(q)
-            groups, rows, width = len(q) // len(query), q.shape[1], k.shape[1]
-            weights = q.new_empty(len(q), rows, width) if any(ctx.needs_input_grad) else None
+            rows, heads, length, _ = query.shape
+            groups, width = key.shape[1], key.shape[2] + (0 if before_key is None else before_key.shape[2])
+            out = query.new_empty(query.shape)
+            kept = any(ctx.needs_input_grad)
+            weights = query.new_empty(rows, groups, heads // groups * length, width) if kept else None
             blind = None if hidden is None else hidden.all(-1, keepdim=True)
             blind = blind if blind is not None and bool(blind.any()) else None
-            for part, at in _parts(len(query), groups, rows * width):
-                scores = torch.bmm(q[at].float() * scale, k[at].float().transpose(1, 2))
-                by_head = scores.view(-1, query.shape[1], query.shape[2], width)
+            for part in _parts(rows, heads * length * width):
+                q = _grouped(query[part], groups)
+                k, v = (_of_rows(*both, which, part) for both in ((key, before_key), (value, before_value)))
+                scores = torch.bmm(q.float() * scale, k.float().transpose(1, 2))
+                by_head = scores.view(-1, heads, length, width)
                 if hidden is not None:
                     by_head.masked_fill_(_of(hidden, part), torch.finfo(scores.dtype).min)
                 soft = torch.softmax(scores, -1, out=scores)
                 if blind is not None:
                     by_head.masked_fill_(_of(blind, part), 0)
-                typed = soft.to(q.dtype) if weights is None else weights[at].copy_(soft)
-                torch.bmm(typed, v[at], out=out[at])
+                typed = soft.to(q.dtype) if weights is None else weights[part].view(soft.shape).copy_(soft)
+                torch.bmm(typed, v, out=out[part].view(q.shape))
             if weights is not None:
-                ctx.save_for_backward(q, k, v, weights)
-                ctx.groups, ctx.scale = groups, scale
-            return out.view(query.shape)
+                ctx.save_for_backward(query, key, value, weights, before_key, before_value, which)
+                ctx.scale = scale
+            return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast("cpu", enabled=False):
-            q, k, v, weights = ctx.saved_tensors
-            shape = gradients[0].shape
-            above = gradients[0].reshape(q.shape)
-            dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
-            for _, at in _parts(shape[0], ctx.groups, weights.shape[1] * weights.shape[2]):
-                torch.bmm(weights[at].transpose(1, 2), above[at], out=dv[at])
-                through = torch.bmm(above[at], v[at].transpose(1, 2))
+            query, key, value, weights, before_key, before_value, which = ctx.saved_tensors
+            shared = before_key, before_value  # their gradients are summed over rows in float32
+            groups, start = key.shape[1], 0 if before_key is None else before_key.shape[2]
+            dq, dk, dv = (t.new_empty(t.shape) for t in (query, key, value))
+            of_before = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in shared]
+            for part in _parts(len(query), weights[0].numel()):
+                q, above = (_grouped(t[part], groups) for t in (query, gradients[0]))
+                k, v = (_of_rows(*both, which, part) for both in ((key, before_key), (value, before_value)))
+                w = weights[part].flatten(0, 1)
+                values = torch.bmm(w.transpose(1, 2), above)
+                through = torch.bmm(above, v.transpose(1, 2))
                 # d softmax: w (g - sum w g), in float32 inside
-                through = torch.ops.aten._softmax_backward_data(through, weights[at], -1, through.dtype).mul_(ctx.scale)
-                torch.bmm(through, k[at], out=dq[at])
-                torch.bmm(through.transpose(1, 2), q[at], out=dk[at])
-            kv = (shape[0], ctx.groups, *k.shape[1:])
-            return dq.view(shape), dk.view(kv), dv.view(kv), None, None
+                through = torch.ops.aten._softmax_backward_data(through, w, -1, through.dtype).mul_(ctx.scale)
+                torch.bmm(through, k, out=dq[part].view(q.shape))
+                keys = torch.bmm(through.transpose(1, 2), q)
+                for found, own, total in ((keys, dk, of_before[0]), (values, dv, of_before[1])):
+                    found = found.view(-1, groups, *found.shape[1:])
+                    own[part] = found[:, :, start:]
+                    if total is not None:
+                        total.index_add_(0, which[part], found[:, :, :start].float())
+            of_before = [None if t is None else t.to(query.dtype) for t in of_before]
+            return dq, dk, dv, None, None, *of_before, None
 
 
-def _grouped(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B G, H/G T, d), (B G, S, d), (B G, S, d)."""
-    batch, heads, length, width = query.shape
-    groups, keys = key.shape[1], key.shape[2]
-    q = query.reshape(batch * groups, heads // groups * length, width)
-    return q, key.reshape(batch * groups, keys, width), value.reshape(batch * groups, keys, width)
+def _grouped(states: Tensor, groups: int) -> Tensor:
+    """(B, H, T, d) -> (B G, H/G T, d)."""
+    batch, heads, length, width = states.shape
+    return states.reshape(batch * groups, heads // groups * length, width)
+
+
+def _of_rows(own: Tensor, before: Tensor | None, which: Tensor | None, part: slice) -> Tensor:
+    """Keys or values that a part of the rows sees, (b G, S, d): put together anew, as they stay in the cache."""
+    rows = own[part]
+    if before is not None and which is not None:
+        rows = _behind(before, rows, which[part])
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def _behind(before: Tensor, own: Tensor, which: Tensor) -> Tensor:
+    """(U, G, P, d) and (B, G, T, d) -> (B, G, P + T, d)."""
+    return torch.cat([before[which], own], dim=2)
 
 
 def _of(mask: Tensor, part: slice) -> Tensor:
@@ -90,7 +146,7 @@ def _of(mask: Tensor, part: slice) -> Tensor:
     return mask if len(mask) == 1 else mask[part]
 
 
-def _parts(batch: int, groups: int, scores: int) -> list[tuple[slice, slice]]:
-    """Rows of the batch that are worked on at once, and their rows among (B G); `scores` of a group."""
-    size = max(1, _AT_ONCE // (groups * scores))
-    return [(slice(i, i + size), slice(i * groups, (i + size) * groups)) for i in range(0, batch, size)]
+def _parts(batch: int, scores: int) -> list[slice]:
+    """Rows of the batch that are worked on at once; `scores` of a row."""
+    size = max(1, _AT_ONCE // scores)
+    return [slice(i, i + size) for i in range(0, batch, size)]

@@ -83,3 +83,9 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache | None:
     if not torch.is_grad_enabled():
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def sees_all(model: PreTrainedModel) -> bool:
+    """Whether every token sees all before it: no layer lets keys go."""
+    cache = growing_cache(model)
+    return cache is not None and not any(layer.is_sliding for layer in cache.layers)

@@ -14,7 +14,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, Mi
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM
 
 from align.models.attention import NAME, cpu_attention
-from align.models.cache import growing_cache
+from align.models.cache import sees_all
 from align.models.packing import PackedLinear, can_pack
 from align.models.prompt_cache import PromptCache
 
@@ -93,7 +93,7 @@ def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     around = [module for module in model.modules() if id(module) not in inside]
     products = [model.lm_head, *(_base(module) for layer in layers for module in _products(layer))]
     known = all(type(layer) is kind for layer in layers) and all(type(module) is nn.Linear for module in products)
-    if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not _sees_all(model):
+    if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not sees_all(model):
         return None
     copied, body = _shell(model), _shell(model.model)
     body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype) for layer in layers])
@@ -110,12 +110,6 @@ def _products(layer: Any) -> tuple[Any, ...]:
 
 def _base(module: Any) -> Any:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def _sees_all(model: Any) -> bool:
-    """Whether every token sees all before it: no layer lets keys go."""
-    cache = growing_cache(model)
-    return cache is not None and not any(layer.is_sliding for layer in cache.layers)
 
 
 def _shell(module: nn.Module) -> Any:

@@ -36,7 +36,8 @@ def forward_arguments(model: nn.Module, attention_mask: Tensor, last: int | None
 def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
     """The different prompts (U, P), their masks and which of them each row has (B,); None where sharing gains nothing.
 
-    Reading a prompt once takes a second forward pass, which costs more than short or few common prompts save.
+    Reading a prompt once takes a second forward pass, or attention in parts (models/packed.py), which costs more than
+    short or few common prompts save.
     """
     rows, width = batch.prompt_ids.shape
     if width < SHARED_FROM:
@@ -50,7 +51,10 @@ def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
 
 
 def shared_tokens(model: PreTrainedModel, prompt_mask: Tensor) -> Tensor:
-    """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none are."""
+    """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none are.
+
+    None while activations are checkpointed: most models read every row's prompt then.
+    """
     lengths = prompt_mask.sum(1)
     if model.is_activation_checkpointing:
         return torch.zeros_like(lengths)

@@ -16,9 +16,11 @@ from transformers import Cache, PreTrainedModel
 from align.functional.logprobs import entropy, token_logprobs
 from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
+from align.models.attention import reads_packed
 from align.models.cache import NAMES, cache_name, growing_cache
 from align.models.decoding import decoding_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
+from align.models.packed import Packed, in_place
 from align.models.sampling_copy import sampling_copy
 from align.types import Sequences
 
@@ -27,15 +29,17 @@ from align.types import Sequences
 class TokenStats:
     """Of given response tokens, at a temperature."""
 
-    logprobs: Tensor  # (B, T) float32, nats
-    logits: Tensor  # (B, T, V), undivided by the temperature
+    logprobs: Tensor  # (B, T) float32, nats; they mean something where a response's mask is 1
+    logits: Tensor  # (B, T, V), undivided by the temperature; (M, V) if they are of the tokens in `where` alone
     temperature: float
+    where: Tensor | None = None  # (B, T) bool, M of them True
 
     @property
     def entropy(self) -> Tensor:
         """(B, T) float32, nats, of the distribution each token was drawn from; no gradient. Computed when asked for."""
         with torch.no_grad():
-            return entropy(self.logits, self.temperature)
+            found = entropy(self.logits, self.temperature)
+            return found if self.where is None else in_place(found, self.where)
 
 
 class Policy(nn.Module):
@@ -89,23 +93,31 @@ class Policy(nn.Module):
 
     def forward(self, batch: Sequences, temperature: float) -> TokenStats:
         """Log-probabilities and entropies of the responses' tokens, each given all before it."""
-        logits = self._response_logits(batch)
-        return TokenStats(token_logprobs(logits, batch.response_ids, temperature), logits, temperature)
+        logits, where = self._response_logits(batch)
+        if where is None:
+            return TokenStats(token_logprobs(logits, batch.response_ids, temperature), logits, temperature)
+        logp = token_logprobs(logits, batch.response_ids[where], temperature)
+        return TokenStats(in_place(logp, where), logits, temperature, where)
 
     @torch.no_grad()
     def response_logprobs(self, batch: Sequences, temperature: float) -> Tensor:
         """(B, T) float32 log-probabilities of the responses' tokens, nats, 0 outside the mask; no gradient."""
-        logp = token_logprobs(self._response_logits(batch), batch.response_ids, temperature)
-        return zero_outside(logp, batch.response_mask)
+        return zero_outside(self(batch, temperature).logprobs, batch.response_mask)
 
-    def _response_logits(self, batch: Sequences) -> Tensor:
-        """(B, T, V): row t predicts response token t. A prompt that several rows begin with is read once."""
+    def _response_logits(self, batch: Sequences) -> tuple[Tensor, Tensor | None]:
+        """(B, T, V): row t predicts response token t. Or (M, V), and which M of the B x T tokens these predict.
+
+        A prompt that several rows begin with is read once, and padding not at all, where the model can.
+        """
         length = batch.response_ids.shape[1]
         shared = shared_prompts(batch)
+        packed = Packed.of_responses(batch, shared) if reads_packed(self.model) else None
+        if packed is not None:
+            return self._packed_logits(packed, batch.response_mask), batch.response_mask.bool()
         recomputed = torch.is_grad_enabled() and self.model.is_activation_checkpointing  # a cache would not survive it
         cache = None if shared is None or recomputed else growing_cache(self.model)
         if shared is None or cache is None:
-            return self.logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], length)
+            return self.logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], length), None
         ids, mask, which = shared
         start = ids.shape[1] - 1  # a prompt's last token predicts its rows' first ones, and is read with them
         with self.active():
@@ -113,7 +125,13 @@ class Policy(nn.Module):
             self._cached(ids[:, :start], cache, logits_to_keep=_last(1, ids), **arguments)
             cache.batch_select_indices(which)
             arguments = forward_arguments(self.model, batch.attention_mask[:, :-1], last=length)
-            return self._cached(batch.input_ids[:, start:-1], cache, **arguments)[0]
+            return self._cached(batch.input_ids[:, start:-1], cache, **arguments)[0], None
+
+    def _packed_logits(self, packed: Packed, predicted: Tensor) -> Tensor:
+        """(M, V), of the tokens that the mask `predicted` (B, T) picks."""
+        with self.active(), recomputing(self.model):
+            kept = packed.places(predicted)
+            return self.model(**packed.arguments(), use_cache=False, logits_to_keep=kept).logits.squeeze(0)
 
     def _cached(self, input_ids: Tensor, cache: Cache | None, **arguments: Any) -> tuple[Tensor, Cache]:
         """Logits, and the cache with what was read: the given one, or the model's own kind where there is none yet."""

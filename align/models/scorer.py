@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from align.errors import InputError
 from align.models.adapters import SharedBase, active
+from align.models.attention import reads_packed
 from align.models.inputs import autocast, forward_arguments, recomputing
+from align.models.packed import Packed, in_place
 
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -77,11 +79,16 @@ class Scorer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, S) float32 scores; those at padding mean nothing."""
-        arguments = forward_arguments(self.body, attention_mask)
+        packed = Packed.of_rows_alone(input_ids, attention_mask) if reads_packed(self.body) else None
+        if packed is None:
+            arguments = {"input_ids": input_ids, **forward_arguments(self.body, attention_mask)}
+        else:
+            arguments = packed.arguments()
         with self.active(), recomputing(self.body):
-            hidden = self.body(input_ids=input_ids, use_cache=False, **arguments).last_hidden_state
+            hidden = self.body(use_cache=False, **arguments).last_hidden_state
         with torch.autocast(self.device.type, enabled=False):  # the head in fp32: scores of 1e-3 matter to advantages
-            return self.head(hidden.float()).squeeze(-1)
+            scores = self.head(hidden.float()).squeeze(-1)
+            return scores if packed is None else in_place(scores.squeeze(0), attention_mask.bool())
 
     def with_attention(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, S) and the last layer's attention, mean over heads: (B, S queries, S keys)."""

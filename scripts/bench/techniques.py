@@ -3,6 +3,7 @@
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py --bf16     # what is for bf16 alone; 6 layers, the whole vocabulary
 OMP_NUM_THREADS=2 python scripts/bench/techniques.py --lora     # adapters in bf16 and groups; all 30 layers
+OMP_NUM_THREADS=2 python scripts/bench/techniques.py --packed   # rows in one, without padding; LoRA in bf16, 30 layers
 OMP_NUM_THREADS=1 python scripts/bench/techniques.py --attention   # a layer's attention, as products and as the kernel
 """
 
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from unittest import mock
@@ -123,16 +125,36 @@ def in_turns(works: dict[str, tuple[Callable[[], object], AbstractContextManager
     return ", ".join(f"{name} {median(times):.3f}" for name, times in found.items())
 
 
-def with_lora() -> None:
-    """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
+def lora_policy() -> Policy:
+    """An adapter on a base stored in bf16, all 30 layers."""
     base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).eval().to(BF16)
     base.set_attn_implementation(NAME)
     shared = SharedBase(base, AdapterConfig(name="lora"))
     shared.train(POLICY)
-    policy = Policy(base, BF16, shared, POLICY)
+    print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
+    return Policy(base, BF16, shared, POLICY)
+
+
+def packed() -> None:
+    """Passes over one row of tokens; responses all of one length, and of all lengths up to it."""
+    policy, longest = lora_policy(), torch.full((ROWS,), NEW)
+    plain = mock.patch.object(policies, "reads_packed", return_value=False)
+    for prompt, group in ((64, 1), (64, 4), (512, 8)):
+        for name, lengths in (
+            ("equal", longest),
+            ("1 to 64", torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]),
+        ):
+            mask = (torch.arange(NEW) < lengths.unsqueeze(1)).long()
+            work = partial(train, policy, replace(rows(prompt, group), response_mask=mask))
+            found = in_turns({"packed": (work, nullcontext()), "not": (work, plain)})
+            print(f"forward and backward, groups of {group} behind {prompt}, lengths {name}: {found}")
+
+
+def with_lora() -> None:
+    """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
+    policy = lora_policy()
     peft = mock.patch.object(FusedLoraLinear, "forward", Linear.forward)
     theirs = mock.patch.object(policies, "decoding_copy", return_value=None)
-    print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
     work = partial(train, policy, rows(64, 1))
     print("LoRA, forward and backward: " + in_turns({"in the product": (work, nullcontext()), "PEFT's": (work, peft)}))
     copying = {
@@ -212,6 +234,8 @@ def main() -> None:
     torch.manual_seed(0)
     if "--attention" in sys.argv[1:]:
         return attention()
+    if "--packed" in sys.argv[1:]:
+        return packed()
     if "--lora" in sys.argv[1:]:
         return with_lora()
     if "--bf16" in sys.argv[1:]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from align.functional import attention
-from align.functional.attention import grouped_attention
+from align.functional.attention import Before, grouped_attention
 
 # rows, heads, groups, queries, keys, width
 SIZES = [(3, 6, 2, 5, 9, 8), (2, 4, 4, 7, 7, 8), (5, 3, 1, 1, 6, 4), (2, 4, 2, 16, 20, 32)]
@@ -126,3 +126,27 @@ def test_no_gradient_keeps_nothing_and_autocast_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
     with torch.no_grad():
         assert torch.equal(grouped_attention(q, k, v, hidden, 0.3), plain[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 10**9])
+@pytest.mark.parametrize("masked", [False, True])
+def test_prompts_before_several_rows_are_those_rows_keys(masked, at_once, monkeypatch):
+    """Output and all five gradients, with the prompts' keys put before each row by autograd; to 1e-5."""
+    monkeypatch.setattr(attention, "_AT_ONCE", at_once)
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"query": (5, 4, 3, 8), "key": (5, 2, 3, 8), "value": (5, 2, 3, 8), "first": (2, 2, 6, 8)}
+    given = [torch.randn(shape, generator=rng) for shape in (*shapes.values(), shapes["first"])]
+    which = torch.tensor([1, 0, 1, 1, 0])
+    hidden = torch.rand(5, 1, 3, 9, generator=rng) < 0.3 if masked else None
+    above, found = torch.randn(5, 4, 3, 8, generator=rng), []
+    for apart in (True, False):
+        query, key, value, *first = (t.clone().requires_grad_() for t in given)
+        before = Before(*first, which)
+        if apart:
+            out = grouped_attention(query, key, value, hidden, 0.3, before)
+        else:
+            out = grouped_attention(query, *before.rows(key, value), hidden, 0.3)
+        out.backward(above)
+        found.append([out.detach(), query.grad, key.grad, value.grad, *(t.grad for t in first)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
