@@ -62,7 +62,7 @@ def test_the_adaptive_controller_reaches_its_target_kl(tmp_path, coef):
     whatever coefficient: the controller still moves it while the learning rate comes to rest.
     """
     tables, target = Tables(APART), 0.4
-    kl = KLConfig(coef=coef, controller=KLController.adaptive, target=target, horizon=600)
+    kl = KLConfig(coef=coef, controller=KLController.adaptive, target=target, horizon=1200)
     made, seen = trainer(tmp_path, ppo(coef, kl=kl), tables, steps=STEPS, batch=BATCH)
     made.train()
     table = table_of(made.run.roles.policy).detach()
