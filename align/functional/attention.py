@@ -100,26 +100,31 @@ class _GroupedAttention(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             query, key, value, weights, before_key, before_value, which = ctx.saved_tensors
             shared = before_key, before_value  # their gradients are summed over rows in float32
-            groups, start = key.shape[1], 0 if before_key is None else before_key.shape[2]
+            groups = key.shape[1]
             dq, dk, dv = (t.new_empty(t.shape) for t in (query, key, value))
             of_before = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in shared]
             for part in _parts(len(query), weights[0].numel()):
                 q, above = (_grouped(t[part], groups) for t in (query, gradients[0]))
                 k, v = (_of_rows(*both, which, part) for both in ((key, before_key), (value, before_value)))
                 w = weights[part].flatten(0, 1)
-                values = torch.bmm(w.transpose(1, 2), above)
+                _product(w.transpose(1, 2), above, dv, of_before[1], which, part)
                 through = torch.bmm(above, v.transpose(1, 2))
                 # d softmax: w (g - sum w g), in float32 inside
                 through = torch.ops.aten._softmax_backward_data(through, w, -1, through.dtype).mul_(ctx.scale)
                 torch.bmm(through, k, out=dq[part].view(q.shape))
-                keys = torch.bmm(through.transpose(1, 2), q)
-                for found, own, total in ((keys, dk, of_before[0]), (values, dv, of_before[1])):
-                    found = found.view(-1, groups, *found.shape[1:])
-                    own[part] = found[:, :, start:]
-                    if total is not None:
-                        total.index_add_(0, which[part], found[:, :, :start].float())
+                _product(through.transpose(1, 2), q, dk, of_before[0], which, part)
             of_before = [None if t is None else t.to(query.dtype) for t in of_before]
             return dq, dk, dv, None, None, *of_before, None
+
+
+def _product(left: Tensor, right: Tensor, own: Tensor, total: Tensor | None, which: Tensor, part: slice) -> None:
+    """left right, gradients of a part's keys or values: the rows' own go to `own`, a prompt's are added to `total`."""
+    if total is None:
+        torch.bmm(left, right, out=own[part].flatten(0, 1))
+        return
+    found, start = torch.bmm(left, right).unflatten(0, (-1, own.shape[1])), total.shape[2]
+    own[part] = found[:, :, start:]
+    total.index_add_(0, which[part], found[:, :, :start].float())
 
 
 def _grouped(states: Tensor, groups: int) -> Tensor:

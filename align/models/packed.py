@@ -64,20 +64,19 @@ class Packed:
         """Of rows' own tokens (B, T), of which `read` are; `mask` (B, P + T) is of what they see."""
         prompts, of_prompts, which = (ids[:0, :0], mask[:0, :0], None) if shared is None else shared
         start, width = prompts.shape[1], mask.shape[1]
-        whole = bool(of_prompts.all())
-        real = None if whole and bool(read.all()) else torch.cat([of_prompts.bool().flatten(), read.flatten()])
-        real = None if real is None else real.nonzero().squeeze(1)
+        picked = torch.cat([of_prompts.bool().flatten(), read.flatten()])
+        real = None if bool(picked.all()) else picked.nonzero().squeeze(1)
         tokens = torch.cat([prompts.flatten(), ids.flatten()])
         positions = torch.cat([position_ids(of_prompts).flatten(), position_ids(mask)[:, start:].flatten()])
         return cls(
-            (tokens if real is None else tokens[real]).unsqueeze(0),
-            (positions if real is None else positions[real]).unsqueeze(0),
-            (prompts.shape[0], start),
-            (ids.shape[0], ids.shape[1]),
-            which,
-            None if whole else _seen(of_prompts, start),
-            _seen(mask[:1] if bool(mask.all()) else mask, width - start),
-            real,
+            input_ids=(tokens if real is None else tokens[real]).unsqueeze(0),
+            position_ids=(positions if real is None else positions[real]).unsqueeze(0),
+            prompts=(prompts.shape[0], start),
+            rows=(ids.shape[0], ids.shape[1]),
+            which=which,
+            of_prompts=None if bool(of_prompts.all()) else _seen(of_prompts, start),
+            of_rows=_seen(mask[:1] if bool(mask.all()) else mask, width - start),
+            real=real,
         )
 
     def arguments(self) -> dict[str, Any]:

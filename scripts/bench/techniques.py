@@ -131,7 +131,6 @@ def lora_policy() -> Policy:
     base.set_attn_implementation(NAME)
     shared = SharedBase(base, AdapterConfig(name="lora"))
     shared.train(POLICY)
-    print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
     return Policy(base, BF16, shared, POLICY)
 
 
@@ -139,11 +138,9 @@ def packed() -> None:
     """Passes over one row of tokens; responses all of one length, and of all lengths up to it."""
     policy, longest = lora_policy(), torch.full((ROWS,), NEW)
     plain = mock.patch.object(policies, "reads_packed", return_value=False)
+    uneven = torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]
     for prompt, group in ((64, 1), (64, 4), (512, 8)):
-        for name, lengths in (
-            ("equal", longest),
-            ("1 to 64", torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]),
-        ):
+        for name, lengths in (("equal", longest), (f"1 to {NEW}", uneven)):
             mask = (torch.arange(NEW) < lengths.unsqueeze(1)).long()
             work = partial(train, policy, replace(rows(prompt, group), response_mask=mask))
             found = in_turns({"packed": (work, nullcontext()), "not": (work, plain)})
@@ -234,10 +231,10 @@ def main() -> None:
     torch.manual_seed(0)
     if "--attention" in sys.argv[1:]:
         return attention()
-    if "--packed" in sys.argv[1:]:
-        return packed()
-    if "--lora" in sys.argv[1:]:
-        return with_lora()
+    for flag, work in (("--packed", packed), ("--lora", with_lora)):
+        if flag in sys.argv[1:]:
+            print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
+            return work()
     if "--bf16" in sys.argv[1:]:
         return in_bf16()
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}

@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from align.config import AdapterConfig
 from align.models import attention, scorer
 from align.models import policy as policy_module
-from align.models.adapters import POLICY, SharedBase
 from align.models.attention import reads_packed
 from align.models.inputs import shared_prompts
 from align.models.packed import PADDED_FROM, Packed
@@ -20,26 +18,19 @@ from align.models.policy import Policy
 from align.models.scorer import Scorer, body_of, zero_head
 from align.types import Sequences
 from tests import tiny
+from tests.models.reading import batch, gradients, lora, read, same
 
 OURS = [shape for shape in sorted(tiny.SHAPES) if reads_packed(tiny.causal(shape))]
 
 
-def batch(prompts: tuple[int, ...] = (9, 2, 5, 1), responses: tuple[int, ...] = (3, 11, 1, 6)) -> Sequences:
-    """A row for each prompt, of these lengths."""
-    generator = torch.Generator().manual_seed(0)
-
-    def tokens(n: int) -> list[int]:
-        return torch.randint(4, 33, (n,), generator=generator).tolist()
-
-    rows = [replace(tiny.prompt(i, "x"), input_ids=tuple(tokens(n))) for i, n in enumerate(prompts)]
-    return tiny.rollout_of(rows, [tokens(n) for n in responses])
+def uneven() -> Sequences:
+    """A row for each prompt."""
+    return batch((9, 2, 5, 1), (3, 11, 1, 6))
 
 
 def grouped() -> Sequences:
     """Prompts of 50 and 60 tokens with three and two responses, in mixed order."""
-    given = batch((50, 60, 50, 60, 50), (3, 11, 1, 6, 8))
-    which = torch.tensor([0, 1, 0, 0, 1])
-    return replace(given, prompt_ids=given.prompt_ids[which], prompt_mask=given.prompt_mask[which])
+    return batch((50, 60), (3, 11, 1, 6, 8), (0, 1, 0, 0, 1))
 
 
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,42 +48,7 @@ def kind_of_model(kind: str, **settings: object) -> PreTrainedModel:
     return model
 
 
-def lora(shape: str) -> Policy:
-    base = tiny.causal(shape)
-    shared = SharedBase(base, AdapterConfig(name="lora", r=4, alpha=8))
-    shared.train(POLICY)
-    policy = Policy(base, torch.float32, shared, POLICY)
-    tiny.nudge(policy, 0.2)  # B matrices begin at 0
-    return policy
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """To 1e-4 of each gradient's largest entry."""
-    assert found.keys() == expected.keys() and expected
-    for name, gradient in expected.items():
-        size = float(gradient.abs().max())
-        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-4 * size + 1e-6, msg=name)
-
-
-def gradients(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
-
-
-def read(policy: Policy, given: Sequences) -> tuple[Tensor, Tensor, dict[str, Tensor], int]:
-    """Log-probabilities and entropies, gradients of a weighted sum of the former, and how many tokens were read."""
-    counts: list[int] = []
-    embeddings = policy.model.get_input_embeddings()
-    handle = embeddings.register_forward_hook(lambda _module, inputs, _output: counts.append(inputs[0].numel()))
-    policy.zero_grad()
-    stats = policy(given, 0.9)
-    mask = given.response_mask == 1
-    logp = stats.logprobs[mask]
-    (logp * torch.linspace(-1, 1, len(logp))).sum().backward()
-    handle.remove()
-    return logp.detach(), stats.entropy[mask], gradients(policy), sum(counts)
-
-
-@pytest.mark.parametrize("given", [batch(), grouped()], ids=["alone", "grouped"])
+@pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
 @pytest.mark.parametrize("make", [tiny.policy, lora])
 @pytest.mark.parametrize("shape", OURS)
 def test_a_policy_reads_what_counts_and_finds_the_same(shape, make, given, monkeypatch):
@@ -103,14 +59,14 @@ def test_a_policy_reads_what_counts_and_finds_the_same(shape, make, given, monke
     monkeypatch.setattr(policy_module, "shared_prompts", lambda _batch: None)
     expected = read(policy, given)
     once = 49 + 59 - 3 * 49 - 2 * 59 if len(given) == 5 else 0
-    assert found[3] == int(given.attention_mask.sum()) - len(given) + once
+    assert found.tokens == int(given.attention_mask.sum()) - len(given) + once
     for of_ours, of_theirs in zip(found[:2], expected[:2], strict=True):
         torch.testing.assert_close(of_ours, of_theirs, rtol=0, atol=2e-5)
-    same(found[2], expected[2])
+    same(found.gradients, expected.gradients)
 
 
 def test_nothing_is_outside_the_responses():
-    given = batch()
+    given = uneven()
     stats, alone = tiny.policy()(given, 1.0), tiny.policy().response_logprobs(given, 1.0)
     outside = given.response_mask == 0
     assert not stats.logprobs[outside].any() and not stats.entropy[outside].any() and not alone[outside].any()
@@ -120,7 +76,7 @@ def test_nothing_is_outside_the_responses():
 @pytest.mark.parametrize("shape", OURS)
 def test_a_scorer_reads_what_counts_and_finds_the_same(shape, monkeypatch):
     """Left and right padding; scores to 2e-5, gradients of the body and the head."""
-    given, found = batch(), []
+    given, found = uneven(), []
     body = body_of(tiny.causal(shape))
     made = Scorer(body, zero_head(body.config.hidden_size), torch.float32)
     nn.init.normal_(made.head.weight, generator=torch.Generator().manual_seed(1))
@@ -144,9 +100,9 @@ def test_checkpointed_activations_are_the_same_and_prompts_still_shared():
     expected = read(policy, given)
     policy.model.activation_checkpointing_enable()
     found = read(policy, given)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
-    same(found[2], expected[2])
-    assert found[3] == expected[3]
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=0)
+    same(found.gradients, expected.gradients)
+    assert found.tokens == expected.tokens
 
 
 @pytest.mark.parametrize("keys", [0, 10**6])
@@ -155,11 +111,11 @@ def test_through_products_and_through_torchs_kernel(keys, monkeypatch):
     expected = read(policy, given)
     monkeypatch.setattr(attention, "MOST_KEYS", keys)
     found = read(policy, given)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=2e-5)
-    same(found[2], expected[2])
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
+    same(found.gradients, expected.gradients)
 
 
-@pytest.mark.parametrize("given", [batch(), grouped()], ids=["alone", "grouped"])
+@pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
 def test_in_bf16_it_is_as_near_to_fp32_as_reading_the_padding_too(given, monkeypatch):
     """Mean distance of log-probabilities from fp32's, 1.2 times the plain path's at most."""
     model = tiny.causal("llama")
@@ -186,15 +142,15 @@ def test_little_padding_is_read():
 
 def test_a_response_with_gaps_in_its_mask_is_read_where_it_must_be(monkeypatch):
     """A token that does not count is not seen by others, and yet predicts the next."""
-    given = batch()
+    given = uneven()
     holes = given.response_mask.clone()
     holes[1, 4:6] = 0
     given, policy = replace(given, response_mask=holes), tiny.policy()
     found = read(policy, given)
     plainly(monkeypatch)
     expected = read(policy, given)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=2e-5)
-    same(found[2], expected[2])
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
+    same(found.gradients, expected.gradients)
 
 
 def test_models_that_let_keys_go_and_other_attention_read_the_padding():
@@ -210,24 +166,23 @@ def test_a_router_whose_loss_reads_the_mask_gets_one_of_rows():
     model = kind_of_model("mixtral", output_router_logits=True)
     assert not reads_packed(model)
     assert reads_packed(kind_of_model("mixtral"))
-    assert (Policy(model, torch.float32).response_logprobs(batch(), 1.0)[:, 0] < 0).all()
+    assert (Policy(model, torch.float32).response_logprobs(uneven(), 1.0)[:, 0] < 0).all()
 
 
 def test_one_token_behind_a_shared_prompt(monkeypatch):
     """Heads that share keys and values, for which single tokens have a way of their own."""
-    given, policy = batch((60, 60, 60), (1, 1, 1)), tiny.policy()
-    given = replace(given, prompt_ids=given.prompt_ids[[0, 0, 0]])
+    given, policy = batch((60,), (1, 1, 1), (0, 0, 0)), tiny.policy()
     found = read(policy, given)
     plainly(monkeypatch)
     monkeypatch.setattr(policy_module, "shared_prompts", lambda _batch: None)
     expected = read(policy, given)
-    assert (found[3], expected[3]) == (59 + 3, 3 * 60)
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=2e-5)
-    same(found[2], expected[2])
+    assert (found.tokens, expected.tokens) == (59 + 3, 3 * 60)
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
+    same(found.gradients, expected.gradients)
 
 
 @pytest.mark.parametrize("kind", sorted(attention.CHECKED))
-@pytest.mark.parametrize("given", [batch(), grouped()], ids=["alone", "grouped"])
+@pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
 def test_every_kind_of_model_takes_it(given, kind, monkeypatch):
     """Its code hands attention what it does not know itself; of a kind with a window, without it."""
     model = kind_of_model(kind)
@@ -236,13 +191,13 @@ def test_every_kind_of_model_takes_it(given, kind, monkeypatch):
     found = read(policy, given)
     plainly(monkeypatch)
     expected = read(policy, given)
-    assert found[3] < expected[3]
-    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=2e-5)
-    same(found[2], expected[2])
+    assert found.tokens < expected.tokens
+    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
+    same(found.gradients, expected.gradients)
 
 
 def test_a_batch_of_empty_responses_is_read_as_ever():
-    given = batch()
+    given = uneven()
     empty = replace(given, response_mask=torch.zeros_like(given.response_mask))
     assert Packed.of_responses(empty, None) is None
     assert tiny.policy()(empty, 1.0).logprobs.shape == given.response_ids.shape

@@ -1,0 +1,70 @@
+"""A policy's reading of a batch, to compare one way of reading it with another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from align.config import AdapterConfig
+from align.models.adapters import POLICY, SharedBase
+from align.models.policy import Policy
+from align.models.scorer import Scorer
+from align.types import Sequences
+from tests import tiny
+
+
+def batch(prompts: Sequence[int], responses: Sequence[int], which: Sequence[int] | None = None) -> Sequences:
+    """Rows of these many response tokens behind prompts of these many; `which` prompt each row has, its own if None."""
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(4, 33, (n,), generator=generator).tolist()
+
+    made = [replace(tiny.prompt(i, "x"), input_ids=tuple(tokens(n))) for i, n in enumerate(prompts)]
+    rows = made if which is None else [made[i] for i in which]
+    return tiny.rollout_of(rows, [tokens(n) for n in responses])
+
+
+def lora(shape: str) -> Policy:
+    base = tiny.causal(shape)
+    shared = SharedBase(base, AdapterConfig(name="lora", r=4, alpha=8))
+    shared.train(POLICY)
+    policy = Policy(base, torch.float32, shared, POLICY)
+    tiny.nudge(policy, 0.2)  # B matrices begin at 0
+    return policy
+
+
+class Reading(NamedTuple):
+    logprobs: Tensor  # of the tokens that count
+    entropy: Tensor
+    gradients: dict[str, Tensor]  # of a weighted sum of the log-probabilities
+    tokens: int  # that went through the model
+
+
+def read(policy: Policy, given: Sequences) -> Reading:
+    counts: list[int] = []
+    embeddings = policy.model.get_input_embeddings()
+    handle = embeddings.register_forward_hook(lambda _module, inputs, _output: counts.append(inputs[0].numel()))
+    policy.zero_grad()
+    stats = policy(given, 0.9)
+    mask = given.response_mask == 1
+    logp = stats.logprobs[mask]
+    (logp * torch.linspace(-1, 1, len(logp))).sum().backward()
+    handle.remove()
+    return Reading(logp.detach(), stats.entropy[mask], gradients(policy), sum(counts))
+
+
+def gradients(role: Policy | Scorer) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in role.trained_parameters().items() if p.grad is not None}
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """To 1e-4 of each gradient's largest entry."""
+    assert found.keys() == expected.keys() and expected
+    for name, gradient in expected.items():
+        size = float(gradient.abs().max())
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-4 * size + 1e-6, msg=name)
