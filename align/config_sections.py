@@ -295,6 +295,7 @@ class RolloutConfig(Section):
     max_new_tokens: int = 64
     temperature: float = 1.0  # also divides the logits of every log-probability of the run
     decode_batch_size: int | None = None  # rows decoded at once; null = the whole rollout
+    cuda_graphs: bool = True  # a GPU repeats a decoding step that it was told once; not for every kind of model
 
 
 @dataclass

@@ -167,9 +167,9 @@ MUTANTS = (
            "ids.reshape(-1, 1), 1.0)", SAMPLING),
     Mutant("values_a_token_late", "trainers/ppo.py", "rollout.prompt_ids.shape[1] - 1 : -1]",
            "rollout.prompt_ids.shape[1] :]", ("trainers/test_ppo.py",)),
-    Mutant("eos_dropped_from_the_mask", "rollout/sampling.py", "        lengths[at] += 1\n        ended[at] = "
-           "torch.isin(drawn[going], ends)", "        ended[at] = torch.isin(drawn[going], ends)\n"
-           "        lengths[at] += (~ended[at]).long()", ("rollout/test_sampling.py", "trainers/test_ppo.py")),
+    Mutant("eos_dropped_from_the_mask", "rollout/draws.py", "self.lengths[rows] += going",
+           "self.lengths[rows] += going & (drawn.unsqueeze(1) != self._end_ids).all(1)",
+           ("rollout/test_sampling.py", "trainers/test_ppo.py")),
     Mutant("eos_dropped_from_given_responses", "models/codec.py", "[*ids, self.end_id] for ids", "[*ids] for ids",
            ("trainers/test_dpo.py", "models/test_codec.py")),
     Mutant("unended_keeps_its_score", "functional/credit.py", "torch.where(ended.unsqueeze(1), token_rewards,",

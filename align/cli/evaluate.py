@@ -16,7 +16,8 @@ from align.cli.groups import CONF
 from align.config import Config, build, load_unchecked
 from align.errors import InputError
 
-FREE = ("evaluation", "device", "precision", "threads", "rollout.decode_batch_size")  # of a run measured again
+_SPEED = ("device", "precision", "threads", "rollout.decode_batch_size", "rollout.cuda_graphs")
+FREE = ("evaluation", *_SPEED)  # of a run measured again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a
 model's folder or Hub id (on the data that the overrides choose; the embedded world's by default), or a reward model's

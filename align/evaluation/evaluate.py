@@ -70,6 +70,7 @@ def evaluate(
             max_new_tokens=rollout.max_new_tokens,
             temperature=rollout.temperature,
             decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
+            cuda_graphs=rollout.cuda_graphs,
         )
 
     noise = Noise(evaluation.seed, "evaluation")

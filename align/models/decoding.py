@@ -1,4 +1,4 @@
-"""Decoder layers of Llama's kind as sampling on a CPU runs them: the same sums in fewer and larger steps."""
+"""Decoder layers of Llama's kind as sampling runs them in half precision: the same sums in fewer and larger steps."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM
 
 from align.models.attention import NAME, cpu_attention
 from align.models.cache import sees_all
-from align.models.packing import PackedLinear, can_pack
+from align.models.packing import PackedLinear, StoredLinear, can_pack
 from align.models.prompt_cache import PromptCache
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {  # whose code was read: they differ in nothing that is computed here
@@ -26,18 +27,24 @@ _LAYERS: dict[type[nn.Module], type[nn.Module]] = {  # whose code was read: they
 
 
 class DecodingLayer(nn.Module):
-    """A frozen decoder layer with packed weights: what reads the same states is one product."""
+    """A frozen decoder layer: what reads the same states is one product, a norm one operation where a GPU has it.
+
+    Its weights are packed on a CPU. It rounds where the layer does under autocast, which it switches off.
+    """
 
     is_causal = True  # for transformers' attention
 
-    def __init__(self, layer: Any, adapter: str | None, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, adapter: str | None, dtype: torch.dtype, packed: bool) -> None:
         super().__init__()
+        self.packed = packed
         attention, mlp = layer.self_attn, layer.mlp
-        self.norms = nn.ModuleList([layer.input_layernorm, layer.post_attention_layernorm])
-        self.read = _together((attention.q_proj, attention.k_proj, attention.v_proj), adapter, dtype)
-        self.write = _together((attention.o_proj,), adapter, dtype)
-        self.gate_up = _together((mlp.gate_proj, mlp.up_proj), adapter, dtype)
-        self.down = _together((mlp.down_proj,), adapter, dtype)
+        norms = [layer.input_layernorm, layer.post_attention_layernorm]
+        self.norms = nn.ModuleList(norms if packed else [OneNorm(norm) for norm in norms])
+        self.attention = cpu_attention if packed else sdpa_attention_forward
+        self.read = _together((attention.q_proj, attention.k_proj, attention.v_proj), adapter, dtype, packed)
+        self.write = _together((attention.o_proj,), adapter, dtype, packed)
+        self.gate_up = _together((mlp.gate_proj, mlp.up_proj), adapter, dtype, packed)
+        self.down = _together((mlp.down_proj,), adapter, dtype, packed)
         self.activation = mlp.act_fn
         self.index: int = attention.layer_idx
         self.width: int = attention.head_dim
@@ -55,38 +62,44 @@ class DecodingLayer(nn.Module):
         """(B, T, D) -> (B, T, D); the cache comes under either of transformers' names."""
         assert position_embeddings is not None
         cache = next((given for given in kwargs.values() if isinstance(given, Cache)), None)
-        if not isinstance(cache, PromptCache | None):
+        if self.packed and not isinstance(cache, PromptCache | None):
             raise TypeError(f"cache: given {type(cache).__name__}; allowed: PromptCache, or none")
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return self._forward(hidden_states, attention_mask, position_embeddings, cache)
+
+    def _forward(
+        self, hidden_states: Tensor, mask: Tensor | None, positions: tuple[Tensor, Tensor], cache: Cache | None
+    ) -> Tensor:
         rows, length, _ = hidden_states.shape
         heads = self.read(self.norms[0](hidden_states)).view(rows, length, -1, self.width).transpose(1, 2)
         turned, value = heads[:, : -self.groups], heads[:, -self.groups :]
-        turned = _turned(turned, *position_embeddings).to(value.dtype)
+        turned = _turned(turned, *positions).to(value.dtype)
         query, key = turned[:, : -self.groups], turned[:, -self.groups :]
-        attended = self._attend(query, key, value, attention_mask, cache)
+        attended = self._attend(query, key, value, mask, cache)
         hidden_states = hidden_states + self.write(attended.reshape(rows, length, -1))
         gate, up = self.gate_up(self.norms[1](hidden_states)).chunk(2, -1)
         return hidden_states + self.down(self.activation(gate) * up)
 
-    def _attend(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cache: PromptCache | None
-    ) -> Tensor:
-        if cache is not None and cache.grid is not None:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        if isinstance(cache, PromptCache) and cache.grid is not None:
             return cache.attend(self.index, query, key, value, None if mask is None else ~mask, self.scale)
         if cache is not None:
             key, value = cache.update(key, value, self.index)
-        return cpu_attention(self, query, key, value, mask, scaling=self.scale)[0]
+        return self.attention(self, query, key, value, mask, scaling=self.scale)[0]
 
 
 def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     """What computes as `model` does with this adapter on top (None: without any), until the next update of its weights.
 
-    None where it can't be had: elsewhere than on a CPU in bf16, for other kinds of model, for quantized weights. Only
-    the products' weights are copied, an adapter's update added before they are rounded; `model` is not written to. Its
-    cache is a PromptCache.
+    None where it can't be had: in fp32, on a CPU in fp16, for other kinds of model, for quantized weights. Only the
+    products' weights are copied, an adapter's update added before they are rounded; `model` is not written to. On a CPU
+    its cache is a PromptCache.
     """
     kind = _LAYERS.get(type(model))
     quantized = getattr(model, "is_quantized", False)  # also where the layers look plain
-    if kind is None or quantized or not can_pack(model, dtype) or model.config._attn_implementation != NAME:
+    packed = packs(model)
+    form = can_pack(model, dtype) if packed else dtype is not torch.float32
+    if kind is None or quantized or not form or model.config._attn_implementation != (NAME if packed else "sdpa"):
         return None
     layers = model.model.layers
     inside = {id(module) for layer in layers for module in layer.modules()}
@@ -96,11 +109,17 @@ def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not sees_all(model):
         return None
     copied, body = _shell(model), _shell(model.model)
-    body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype) for layer in layers])
+    body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype, packed) for layer in layers])
     body.rotary_emb = deepcopy(body.rotary_emb)  # some kinds adapt to the longest sequence they have seen
-    copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype)
-    copied.align_cache = PromptCache
+    copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype, packed)
+    if packed:
+        copied.align_cache = PromptCache
     return copied
+
+
+def packs(model: Any) -> bool:
+    """Whether weights are packed, and attention is ours: on a CPU."""
+    return model.device.type == "cpu"
 
 
 def _products(layer: Any) -> tuple[Any, ...]:
@@ -120,11 +139,12 @@ def _shell(module: nn.Module) -> Any:
     return other
 
 
-def _together(modules: tuple[Any, ...], adapter: str | None, dtype: torch.dtype) -> PackedLinear:
+def _together(modules: tuple[Any, ...], adapter: str | None, dtype: torch.dtype, packed: bool) -> nn.Module:
     """One product for linear layers that read the same states; their outputs lie side by side."""
     biases = [bias.to(dtype) for module in modules if (bias := _base(module).bias) is not None]
-    weight = torch.cat([_weight(module, adapter).to(dtype) for module in modules])
-    return PackedLinear(weight, torch.cat(biases) if biases else None)
+    weights = [_weight(module, adapter).to(dtype) for module in modules]
+    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    return (PackedLinear if packed else StoredLinear)(weight, torch.cat(biases) if biases else None)
 
 
 def _weight(module: Any, adapter: str | None) -> Tensor:
@@ -135,6 +155,21 @@ def _weight(module: Any, adapter: str | None) -> Tensor:
     down, up = module.lora_A[adapter].weight.detach(), module.lora_B[adapter].weight.detach()
     # Not PEFT's get_delta_weight: its two more tensors of the weight's size made the copy take 1.2 to 2 times as long.
     return torch.addmm(weight.to(up.dtype), up, down, alpha=module.scaling[adapter])
+
+
+class OneNorm(nn.Module):
+    """A root-mean-square norm (arXiv 1910.07467, eq. 4) as torch's one operation; transformers' are six.
+
+    It rounds once, where transformers' rounds before the product with the weights as well.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., D) -> (..., D), of its type"""
+        return nn.functional.rms_norm(states, self.weight.shape, self.weight.to(states.dtype), self.eps)
 
 
 def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -30,6 +30,23 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(states.to(torch.bfloat16), self.packed, self.bias, "none", [], "")
 
 
+class StoredLinear(nn.Module):
+    """A frozen linear layer whose weights are of the type it computes in."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight (out, in) and bias (out,) of one type."""
+        super().__init__()
+        self.register_buffer("weight", weight.detach(), persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in) of any float type -> (..., out) of the weights'."""
+        return nn.functional.linear(states.to(self.weight.dtype), self.weight, self.bias)
+
+
 def can_pack(model: nn.Module, dtype: torch.dtype) -> bool:
     """Whether this machine and this torch have the product: bf16, on a CPU that computes in it."""
     device = next(model.parameters()).device

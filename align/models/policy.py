@@ -18,6 +18,7 @@ from align.functional.masked import zero_outside
 from align.models.adapters import SharedBase, active
 from align.models.attention import reads_packed
 from align.models.cache import NAMES, cache_name, growing_cache
+from align.models.captured import FixedDecoder
 from align.models.decoding import decoding_copy
 from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
 from align.models.packed import Packed, in_place
@@ -170,6 +171,16 @@ class Policy(nn.Module):
         with self.active():
             logits, _ = self._cached(tokens.unsqueeze(1), cache, logits_to_keep=1, **arguments)
         return logits[:, -1]
+
+    @contextmanager
+    def decoding(self, cache: Cache, attention_mask: Tensor, more: int) -> Iterator[FixedDecoder]:
+        """`decode` for up to `more` tokens of rows (B, S) in the cache, on tensors that stay where they are."""
+
+        def forward(tokens: Tensor, held: Cache, **arguments: Tensor) -> Tensor:
+            return self._cached(tokens, held, logits_to_keep=1, **arguments)[0]
+
+        with self.active():
+            yield FixedDecoder(forward, cache, attention_mask, more, self.dtype)
 
     def save(self, folder: Path) -> None:
         """A model, or an adapter, that transformers or peft load alone (safetensors)."""

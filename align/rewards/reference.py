@@ -57,6 +57,7 @@ class References:
                 max_new_tokens=self._rollout.max_new_tokens,
                 temperature=self._rollout.temperature,
                 decode_batch_size=self._rollout.decode_batch_size or self._rollout.batch_size,
+                cuda_graphs=self._rollout.cuda_graphs,
             )
             self._batches[seed, wanted] = reward_input(rollout, prompts, self._codec)
         return self._batches[seed, wanted]

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from align.models.captured import Replayed, can_capture
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
+from align.rollout.draws import Draws
 from align.streams import generator
 from align.types import Prompt, Rollout
 
+ASKED_EVERY = 8  # tokens, whether all rows have ended: an answer waits for all that a GPU has been told
 SHRINK_AT = 0.75  # share of live rows below which finished ones are cut out of the cache; copying it is not free
 
 
@@ -32,30 +35,6 @@ class Noise:
     def uniforms(self, prompt: int, sample: int, length: int) -> Tensor:
         """(length,) float32 in [0, 1): one number per token, whatever else is in the batch."""
         return torch.rand(length, generator=generator(self.seed, self.use, self.round, prompt, sample))
-
-
-def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Tokens drawn from softmax(logits / temperature) by inverse CDF.
-
-    Args:
-        logits: (B, V).
-        uniforms: (B,) in [0, 1).
-
-    Returns:
-        tokens (B,) int64 and their log-probabilities (B,) float32, nats.
-    """
-    scaled = logits.to(torch.float32, copy=True)  # worked on in place: on a CPU fresh pages cost more than the sums
-    if temperature != 1:
-        scaled.div_(temperature)
-    top = scaled.amax(-1, keepdim=True)
-    cdf = scaled.sub_(top).exp_().cumsum_(-1)  # times `total`: it is not worth dividing by
-    total = cdf[:, -1:].clone()
-    # The threshold is kept below the last sum. With right=True a token of probability 0 is never drawn, not even for a
-    # uniform of exactly 0.
-    threshold = torch.minimum(uniforms.to(cdf).unsqueeze(1) * total, torch.nextafter(total, torch.zeros_like(total)))
-    tokens = torch.searchsorted(cdf, threshold, right=True)
-    logp = logits.gather(1, tokens).float() / temperature - top - total.log()
-    return tokens.squeeze(1), logp.squeeze(1)
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -83,18 +62,21 @@ def sample(
     temperature: float,
     samples_per_prompt: int = 1,
     decode_batch_size: int | None = None,
+    cuda_graphs: bool = True,
 ) -> Rollout:
     """Sample `samples_per_prompt` responses to each prompt; a prompt given twice gets further samples.
 
     Args:
         max_new_tokens: Responses without an end token are cut here (`ended` False).
         decode_batch_size: Rows decoded at once; None = all. It changes memory and speed, not the responses.
+        cuda_graphs: Whether a GPU is told a step once, and repeats it, where the model allows (models/captured.py).
 
     Returns:
         A Rollout of len(prompts) * samples_per_prompt rows, the samples of a prompt next to each other, on the
         policy's device.
     """
     policy = policy.for_sampling()
+    captured = cuda_graphs and can_capture(policy.model)
     seen: dict[int, int] = {}
     first_sample = []
     for prompt in prompts:
@@ -111,6 +93,7 @@ def sample(
             noise,
             max_new_tokens,
             temperature,
+            captured,
         )
         for i in range(0, len(prompts), per_call)
     ]
@@ -149,6 +132,7 @@ def _sample_block(
     noise: Noise,
     max_new_tokens: int,
     temperature: float,
+    captured: bool,
 ) -> _Block:
     device = policy.device
     rows = [(p.id, first + g) for p, first in zip(prompts, first_sample, strict=True) for g in range(group)]
@@ -158,33 +142,41 @@ def _sample_block(
     if group > 1:  # one prefill per prompt serves its whole group
         logits, attention = logits.repeat_interleave(group, 0), attention.repeat_interleave(group, 0)
         cache.batch_repeat_interleave(group)
-    ends = torch.tensor(codec.end_ids, device=device)
-    n = len(rows)
-    tokens = torch.full((n, max_new_tokens), codec.pad_id, device=device)
-    logprobs = torch.zeros(n, max_new_tokens, device=device)
-    lengths = torch.zeros(n, dtype=torch.long, device=device)
-    ended = torch.zeros(n, dtype=torch.bool, device=device)
-    live = torch.arange(n, device=device)  # which row each line of the decode batch is
-    for t in range(max_new_tokens):
-        drawn, logp = inverse_cdf(logits, uniforms[live, t], temperature)
-        going = ~ended[live]
-        at = live[going]
-        tokens[at, t], logprobs[at, t] = drawn[going], logp[going]
-        lengths[at] += 1
-        ended[at] = torch.isin(drawn[going], ends)
-        going = ~ended[live]
-        if t + 1 == max_new_tokens or not bool(going.any()):
-            break
-        if int(going.sum()) <= SHRINK_AT * len(live):
-            live, drawn, attention = _keep(going, cache, live, drawn, attention)
-        attention = torch.cat([attention, attention.new_ones(len(live), 1)], dim=1)
-        logits = policy.decode(drawn, attention, cache)
-    used = int(lengths.max())
+    draws = Draws(
+        uniforms,
+        end_ids=torch.tensor(codec.end_ids, device=device),
+        pad_id=codec.pad_id,
+        temperature=temperature,
+    )
+    draws.take(logits)
+    go_on = _replay if captured else _decode
+    go_on(policy, draws, cache, attention, max_new_tokens - 1)
+    used = int(draws.lengths.max())
     samples = torch.tensor([s for _, s in rows], device=device)
-    return _Block(tokens[:, :used], logprobs[:, :used], lengths, ended, samples)
+    return _Block(draws.tokens[:, :used], draws.logprobs[:, :used], draws.lengths, draws.ended, samples)
 
 
-def _keep(going: Tensor, cache: Cache, live: Tensor, drawn: Tensor, attention: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    index = going.nonzero().squeeze(1)
-    cache.batch_select_indices(index)
-    return live[index], drawn[index], attention[index]
+def _decode(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
+    """Up to `more` tokens of each row; rows that have ended leave the batch."""
+    for _ in range(more):
+        going = draws.going
+        left = int(going.sum())
+        if left == 0:
+            return
+        if left <= SHRINK_AT * len(going):
+            index = going.nonzero().squeeze(1)
+            cache.batch_select_indices(index)
+            draws.keep(index)
+            attention = attention[index]
+        attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
+        draws.take(policy.decode(draws.last, attention, cache))
+
+
+def _replay(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
+    """The same with all rows to the end, as steps that a GPU repeats: it is seldom asked whether any row goes on."""
+    with policy.decoding(cache, attention, more) as decoder:
+        step = Replayed(lambda: draws.take(decoder.step(draws.last)), policy.device)
+        for done in range(more):
+            if done % ASKED_EVERY == 0 and not bool(draws.going.any()):
+                return
+            step()

@@ -54,6 +54,7 @@ class BestResponder:
             temperature=settings.temperature,
             samples_per_prompt=self._n,
             decode_batch_size=settings.decode_batch_size or settings.batch_size,
+            cuda_graphs=settings.cuda_graphs,
         )
         repeated = [p for p in prompts for _ in range(self._n)]
         scores = run.source.score(reward_input(rollout, repeated, run.codec)).total

@@ -186,6 +186,7 @@ class OnPolicyTrainer(Trainer):
             temperature=config.temperature,
             samples_per_prompt=self.samples_per_prompt(),
             decode_batch_size=config.decode_batch_size,
+            cuda_graphs=config.cuda_graphs,
         )
 
     def _token_rewards(self, output: RewardOutput, rollout: Rollout) -> Tensor:

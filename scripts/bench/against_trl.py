@@ -4,13 +4,15 @@
     python scripts/bench/against_trl.py --method grpo --adapter lora --prompt-tokens 512 --group 8
     python scripts/bench/against_trl.py --method dpo --precision bf16
     python scripts/bench/against_trl.py --method ppo --trl-python DIR/bin/python        # TRL 1.12: see trl_ppo.py
-    python scripts/bench/against_trl.py --method grpo --tiny --steps 2                  # to see that it works
+    python scripts/bench/against_trl.py --method grpo --device cuda --precision fp16 --shape 1.7b --adapter lora
+    python scripts/bench/against_trl.py --method grpo --shape tiny --steps 2            # to see that it works
 
 Both sides run in processes of their own and take turns, a step each, so that whatever else the machine does meets both.
 TRL runs in every setting of --trl first (one step after a warm-up) and is compared at its fastest. A DPO step of TRL's
 with precomputed reference log-probabilities includes its share of their computation, as for one pass over the data.
-Memory is the peak of the resident size less the size after imports. Weights are random, so responses never end early;
-the table says how long they were. Run it on an otherwise idle machine; OMP_NUM_THREADS sets the threads of both sides.
+Memory is the peak of the resident size less the size after imports, on a GPU of what torch has allocated there. Weights
+are random, so responses never end early; the table says how long they were. Run it on an otherwise idle machine;
+OMP_NUM_THREADS sets the threads of both sides.
 """
 
 from __future__ import annotations
@@ -29,16 +31,18 @@ from typing import Any
 
 import torch
 from limits import ideal_seconds, measure
-from shapes import SHAPE, TINY, prompt_ids, random_model, random_reward, write_pairs
+from shapes import SHAPES, prompt_ids, random_model, random_reward, write_pairs
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 WORDS = {
     "pre": "reference log-probabilities precomputed (dpo)",
     "bf16": "frozen weights stored in bf16",
+    "fp16": "frozen weights stored in fp16",
     "autocast": "all of training under autocast (ppo)",
+    "static": "transformers' static cache, whose decoding steps it compiles (grpo)",
 }
-ONLY_BF16 = {"bf16", "autocast"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULTS = {  # by method and adapter
     ("grpo", "none"): "sdpa/0,eager/0",
     ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16",
@@ -47,6 +51,10 @@ DEFAULTS = {  # by method and adapter
     ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
     ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
 }
+
+
+def _given_paths() -> list[str]:
+    return [path for path in [os.environ.get("PYTHONPATH")] if path]
 
 
 class Side:
@@ -65,11 +73,18 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *_given_paths()])},
         )
-        self.warm_up = self._read()
+        self._warm = False
+
+    def warm(self) -> None:
+        """Wait for the first step; sides that are started together load together."""
+        if not self._warm:
+            self._read()
+        self._warm = True
 
     def step(self) -> dict[str, Any]:
+        self.warm()
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -95,17 +110,29 @@ def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         attention, rows, *words = text.split("/")
         if set(words) - WORDS.keys():
             raise SystemExit(f"--trl: given {text}; allowed behind attention/rows: {', '.join(WORDS)}")
-        if args.precision == "fp32" and ONLY_BF16 & set(words):
-            raise SystemExit(f"--trl: given {text}; allowed with --precision fp32: settings without bf16 and autocast")
-        if "bf16" in words and args.adapter == "none" and args.method != "ppo":
-            raise SystemExit(f"--trl: given {text}; allowed where every weight is trained: settings without bf16")
+        stored = set(words) & DTYPES.keys()
+        if stored - {args.precision} or (args.precision == "fp32" and "autocast" in words):
+            raise SystemExit(f"--trl: given {text}; allowed: the type that --precision names ({args.precision})")
+        if stored and args.adapter == "none" and args.method != "ppo":
+            raise SystemExit(
+                f"--trl: given {text}; allowed where every weight is trained: settings without {args.precision}"
+            )
         own = {
             "precompute": "pre" in words,
-            "base": "bf16" if "bf16" in words else "fp32",
+            "base": args.precision if stored else "fp32",
             "autocast": "autocast" in words,
+            "static": "static" in words,
         }
         settings.append({"attention": attention, "micro_rows": int(rows), "name": text, **own})
     return settings
+
+
+def default_settings(args: argparse.Namespace) -> str:
+    """Of DEFAULTS those that this precision has."""
+    known = DEFAULTS[args.method, args.adapter].replace("/bf16", f"/{args.precision}").split(",")
+    if args.precision == "fp32":
+        known = [setting for setting in known if not {"fp32", "autocast"} & set(setting.split("/"))]
+    return ",".join(known)
 
 
 def fastest(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]:
@@ -129,6 +156,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     best, tried = fastest(args)
     sides = {"align": Side("align", args), "trl": Side("trl", args, **best)}
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for side in sides.values():
+        side.warm()
     for _ in range(args.steps - 1):
         for name, side in sides.items():
             steps[name].append(side.step())
@@ -187,7 +216,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=["grpo", "dpo", "ppo"], default="grpo")
     parser.add_argument("--adapter", choices=["none", "lora"], default="none")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shape", choices=list(SHAPES), default="135m", help="of SmolLM2")
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64, help="of each response")
     parser.add_argument("--group", type=int, default=4, help="responses to a prompt (grpo)")
@@ -197,38 +228,42 @@ def main() -> None:
     parser.add_argument(
         "--trl", default=None, help=f"settings of TRL, comma-separated: attention/micro-batch rows[/WORD...]; {WORDS}"
     )
+    parser.add_argument("--results", default=str(HERE / "results"), help="folder to write to")
     parser.add_argument("--trl-python", help="of an environment with TRL 1.12, for --method ppo")
-    parser.add_argument("--tiny", action="store_true", help="a tiny shape in place of 135M")
     args = parser.parse_args()
     if args.method == "ppo" and args.trl_python is None:
         raise SystemExit(
             "--method ppo: TRL has had no PPO since 1.13; allowed: --trl-python of an environment with 1.12"
         )
-    known = DEFAULTS[args.method, args.adapter].split(",")
-    args.trl = args.trl or ",".join(s for s in known if args.precision == "bf16" or not ONLY_BF16 & set(s.split("/")))
-    shape = TINY if args.tiny else SHAPE
-    dtype = torch.float32 if args.precision == "fp32" else torch.bfloat16
-    before = measure(dtype)
+    args.trl = args.trl or default_settings(args)
+    shape, dtype = SHAPES[args.shape], DTYPES[args.precision]
+    before = measure(dtype, args.device)
     with tempfile.TemporaryDirectory() as scratch:
         prepare(args, shape, Path(scratch))
         found = compare(args)
-    machine = {name: max(rate, before[name]) for name, rate in measure(dtype).items()}  # others may be at work, too
+    after = measure(dtype, args.device)
+    machine = {name: max(rate, before[name]) for name, rate in after.items()}  # others may be at work, too
     found |= {"ideal_seconds": ideal_seconds(args, shape, machine), "machine": machine}
     found["threads"] = torch.get_num_threads()
     found["cpu"] = platform.processor() or platform.machine()
+    if args.device == "cuda":
+        found["gpu"] = torch.cuda.get_device_name()
     found["versions"] = {name: version(name) for name in LIBRARIES}
     if args.method == "ppo":
         found["versions_trl"] = versions_of(args.trl_python)
     command = "python scripts/bench/against_trl.py " + " ".join(sys.argv[1:])
-    text = f"`OMP_NUM_THREADS={found['threads']} {command}`\n\n{table(found)}\n"
+    where = f", on one {found['gpu']}" if args.device == "cuda" else ""
+    text = f"`OMP_NUM_THREADS={found['threads']} {command}`{where}\n\n{table(found)}\n"
     print(text)
-    if not args.tiny:
+    if args.shape != "tiny":
         name = f"{args.method}_{args.adapter}_{args.precision}_p{args.prompt_tokens}_n{args.new_tokens}_g{args.group}"
         name += f"_m{args.micro_batch_tokens}" if args.micro_batch_tokens else ""
-        name += f"_t{found['threads']}" if found["threads"] > 1 else ""
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / f"{name}.json").write_text(json.dumps({"command": command, **found}, indent=2) + "\n")
-        (HERE / "results" / f"{name}.md").write_text(text)
+        name += "" if args.shape == "135m" else f"_{args.shape.replace('.', '_')}"
+        name += "_cuda" if args.device == "cuda" else f"_t{found['threads']}" if found["threads"] > 1 else ""
+        results = Path(args.results)
+        results.mkdir(exist_ok=True)
+        (results / f"{name}.json").write_text(json.dumps({"command": command, **found}, indent=2) + "\n")
+        (results / f"{name}.md").write_text(text)
 
 
 if __name__ == "__main__":

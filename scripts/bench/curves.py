@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="the first is a warm-up")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="of both sides; align's default at 135M")
     parser.add_argument("--attention", choices=["sdpa", "eager"], default="sdpa", help="TRL's")
+    parser.set_defaults(device="cpu")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape")
     args = parser.parse_args()
     args.method, args.trl_python = "grpo", None

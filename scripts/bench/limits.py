@@ -9,20 +9,29 @@ from typing import Any
 import torch
 
 
-def measure(dtype: torch.dtype) -> dict[str, float]:
+def measure(dtype: torch.dtype, device: str = "cpu") -> dict[str, float]:
     """Bytes a second of reading, and FLOP a second of a large product in `dtype`; the best of a few trials."""
-    big = torch.ones(2**27)
-    read = big.nbytes / _best(lambda: big.sum())
-    a, b = (torch.randn(2048, 2048, dtype=dtype) for _ in range(2))
-    rate = 2 * 2048**3 / _best(lambda: a @ b)
+    big = torch.ones(2**27 if device == "cpu" else 2**30, device=device)
+    read = big.nbytes / _best(big.sum, device)
+    n = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    rate = 2 * n**3 / _best(lambda: a @ b, device)
     return {"bytes_per_second": read, "flop_per_second": rate}
 
 
-def _best(work: Callable[[], object], trials: int = 5) -> float:
+def settled(device: str) -> None:
+    """Wait for all that a GPU has been told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _best(work: Callable[[], object], device: str, trials: int = 5) -> float:
     seconds = []
     for _ in range(trials):
+        settled(device)
         started = time.perf_counter()
         work()
+        settled(device)
         seconds.append(time.perf_counter() - started)
     return min(seconds)
 

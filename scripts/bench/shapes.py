@@ -20,7 +20,11 @@ from align.worlds import resolve
 # HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
 SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
 SHAPE |= {"num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 2048, "tie_word_embeddings": True}
+# HuggingFaceTB/SmolLM2-1.7B's, in the same way.
+LARGE = SHAPE | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
+LARGE |= {"num_key_value_heads": 32}
 TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
+SHAPES = {"135m": SHAPE, "1.7b": LARGE, "tiny": TINY}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -29,7 +33,8 @@ def random_model(folder: Path, shape: dict[str, Any]) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(resolve("align://pocket/model"))
     torch.manual_seed(0)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # a CPU takes a minute for the larger shape
+        AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from limits import settled
 
 from align.memory import peak_memory_mib
 
 LEARNING_RATE, BETA = 1e-6, 0.05
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def score(responses: Sequence[str]) -> list[float]:
@@ -28,15 +29,17 @@ def score(responses: Sequence[str]) -> list[float]:
 class Turns:
     """Reports a step and waits for the word to make the next."""
 
-    def __init__(self) -> None:
-        self._imported = resident_mib()
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
+        self._imported = resident_mib() if device == "cpu" else 0.0
         self._pipe = sys.stdout
         sys.stdout = sys.stderr  # whatever a library prints is no report
         self._started = time.perf_counter()
 
     def step(self, **facts: Any) -> None:
+        settled(self._device.type)
         seconds = time.perf_counter() - self._started
-        peak = peak_memory_mib(torch.device("cpu"))
+        peak = peak_memory_mib(self._device)
         print(json.dumps({"seconds": seconds, "mib": peak - self._imported, **facts}), file=self._pipe, flush=True)
         if not sys.stdin.readline():
             sys.exit(0)
@@ -57,10 +60,10 @@ def align_side(args: argparse.Namespace) -> None:
     from align.trainers import base, dpo, grpo, on_policy, ppo  # noqa: F401  # what a run imports is no part of its memory
     from align.trainers.registry import config_classes
 
-    turns = Turns()
+    turns = Turns(args.device)
     words = [
         f"method={args.method}", "model=local", f"model.path={args.model}", "data=jsonl", f"data.path={args.pairs}",
-        f"adapter={args.adapter}", "reward/credit=sparse", f"precision={args.precision}", "device=cpu",
+        f"adapter={args.adapter}", "reward/credit=sparse", f"precision={args.precision}", f"device={args.device}",
         f"max_steps={args.steps}",
         f"rollout.max_new_tokens={args.new_tokens}", f"rollout.batch_size={args.rows}", "data.max_prompt_tokens=1024",
         f"method.learning_rate={LEARNING_RATE}", "checkpoint.every_steps=0", "evaluation.num_prompts=1",
@@ -109,7 +112,7 @@ def trl_side(args: argparse.Namespace) -> None:
     from align.models.load import load_codec
     from align.trainers.reward_model import with_pad
 
-    turns = Turns()
+    turns = Turns(args.device)
     lengths: list[int] = []
 
     def reward(*, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
@@ -122,9 +125,10 @@ def trl_side(args: argparse.Namespace) -> None:
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "learning_rate": LEARNING_RATE, "beta": BETA,
         "model_init_kwargs": {"attn_implementation": args.attention, "dtype": DTYPES[args.base]},
-        "optim": "adamw_torch_fused", "bf16": args.precision == "bf16", "use_cpu": True, "report_to": "none",
-        "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True, "dataloader_pin_memory": False,
-        "gradient_checkpointing": None, "activation_checkpointing": False,
+        "optim": "adamw_torch_fused",
+        "bf16": args.precision == "bf16", "fp16": args.precision == "fp16", "use_cpu": args.device == "cpu",
+        "report_to": "none", "save_strategy": "no", "logging_steps": 1, "disable_tqdm": True,
+        "dataloader_pin_memory": False, "gradient_checkpointing": None, "activation_checkpointing": False,
     }  # fmt: skip
     peft = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
     options: dict[str, Any] = {
@@ -137,6 +141,7 @@ def trl_side(args: argparse.Namespace) -> None:
         settings = trl.GRPOConfig(
             **common, per_device_train_batch_size=micro, gradient_accumulation_steps=args.rows // micro,
             num_generations=args.group, max_completion_length=args.new_tokens, loss_type="grpo",
+            cache_implementation="static" if args.static else None,
         )  # fmt: skip
         make: Any = trl.GRPOTrainer
         options["reward_funcs"] = [reward]

@@ -35,7 +35,7 @@ from align.models.adapters import POLICY, SharedBase
 from align.models.attention import NAME
 from align.models.lora import FusedLoraLinear
 from align.models.policy import Policy
-from align.rollout.sampling import inverse_cdf
+from align.rollout.draws import inverse_cdf
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16

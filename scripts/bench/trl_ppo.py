@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, inject_adapter_in_model
-from sides import BETA, LEARNING_RATE, Turns
+from sides import BETA, DTYPES, LEARNING_RATE, Turns
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -43,7 +43,7 @@ def classifier(args: argparse.Namespace, dtype: torch.dtype) -> Any:
 
 def trainer(args: argparse.Namespace, turns: Turns) -> PPOTrainer:
     tokenizer = AutoTokenizer.from_pretrained(args.model, padding_side="left")
-    stored = torch.bfloat16 if args.base == "bf16" else torch.float32  # of what is frozen
+    stored = getattr(torch, DTYPES[args.base])  # of what is frozen
     causal = {"attn_implementation": args.attention}
     micro = args.micro_rows or args.rows
     settings = PPOConfig(
@@ -51,8 +51,8 @@ def trainer(args: argparse.Namespace, turns: Turns) -> PPOTrainer:
         per_device_train_batch_size=micro, gradient_accumulation_steps=args.rows // micro, num_mini_batches=1,
         num_ppo_epochs=1, local_rollout_forward_batch_size=args.rows, response_length=args.new_tokens, stop_token="eos",
         temperature=1.0, num_sample_generations=0, optim="adamw_torch_fused", bf16=args.precision == "bf16",
-        use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True, dataloader_pin_memory=False,
-        gradient_checkpointing=False,
+        fp16=args.precision == "fp16", use_cpu=args.device == "cpu", report_to="none", save_strategy="no",
+        disable_tqdm=True, dataloader_pin_memory=False, gradient_checkpointing=False,
     )  # fmt: skip
     adapters = args.adapter == "lora"
     critic = classifier(args, stored if adapters else torch.float32)
@@ -87,9 +87,13 @@ def trainer(args: argparse.Namespace, turns: Turns) -> PPOTrainer:
 
 def main() -> None:
     args = argparse.Namespace(**json.loads(sys.argv[1]))
-    turns = Turns()
+    turns = Turns(args.device)
     made = trainer(args, turns)
-    around = torch.autocast("cpu", torch.bfloat16) if args.autocast else contextlib.nullcontext()
+    around = (
+        torch.autocast(args.device, getattr(torch, DTYPES[args.precision]))
+        if args.autocast
+        else contextlib.nullcontext()
+    )
     with around:
         made.train()
 

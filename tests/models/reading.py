@@ -1,4 +1,4 @@
-"""A policy's reading of a batch, to compare one way of reading it with another."""
+"""Models of every kind, and a policy's reading of a batch, to compare one way of reading it with another."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from align.config import AdapterConfig
 from align.models.adapters import POLICY, SharedBase
@@ -27,6 +28,15 @@ def batch(prompts: Sequence[int], responses: Sequence[int], which: Sequence[int]
     made = [replace(tiny.prompt(i, "x"), input_ids=tuple(tokens(n))) for i, n in enumerate(prompts)]
     rows = made if which is None else [made[i] for i in which]
     return tiny.rollout_of(rows, [tokens(n) for n in responses])
+
+
+def kind_of_model(kind: str, **settings: object) -> PreTrainedModel:
+    """Of two layers, wide enough for its distributions to be far from uniform, under transformers' own attention."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40, "pad_token_id": 0}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None, "initializer_range": 0.3}
+    config = AutoConfig.for_model(kind, **sizes | settings)
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
 
 def lora(shape: str) -> Policy:

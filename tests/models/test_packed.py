@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from align.models import attention, scorer
 from align.models import policy as policy_module
@@ -18,7 +18,7 @@ from align.models.policy import Policy
 from align.models.scorer import Scorer, body_of, zero_head
 from align.types import Sequences
 from tests import tiny
-from tests.models.reading import batch, gradients, lora, read, same
+from tests.models.reading import batch, gradients, kind_of_model, lora, read, same
 
 OURS = [shape for shape in sorted(tiny.SHAPES) if reads_packed(tiny.causal(shape))]
 
@@ -33,19 +33,15 @@ def grouped() -> Sequences:
     return batch((50, 60), (3, 11, 1, 6, 8), (0, 1, 0, 0, 1))
 
 
+def ours(kind: str, **settings: object) -> PreTrainedModel:
+    model = kind_of_model(kind, **settings)
+    attention.use_cpu_attention(model)
+    return model
+
+
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (policy_module, scorer):
         monkeypatch.setattr(module, "reads_packed", lambda _model: False)
-
-
-def kind_of_model(kind: str, **settings: object) -> PreTrainedModel:
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40, "pad_token_id": 0}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None, "initializer_range": 0.3}
-    config = AutoConfig.for_model(kind, **sizes, **settings)
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
-    attention.use_cpu_attention(model)
-    return model
 
 
 @pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
@@ -163,9 +159,9 @@ def test_models_that_let_keys_go_and_other_attention_read_the_padding():
 
 
 def test_a_router_whose_loss_reads_the_mask_gets_one_of_rows():
-    model = kind_of_model("mixtral", output_router_logits=True)
+    model = ours("mixtral", output_router_logits=True)
     assert not reads_packed(model)
-    assert reads_packed(kind_of_model("mixtral"))
+    assert reads_packed(ours("mixtral"))
     assert (Policy(model, torch.float32).response_logprobs(uneven(), 1.0)[:, 0] < 0).all()
 
 
@@ -185,7 +181,7 @@ def test_one_token_behind_a_shared_prompt(monkeypatch):
 @pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
 def test_every_kind_of_model_takes_it(given, kind, monkeypatch):
     """Its code hands attention what it does not know itself; of a kind with a window, without it."""
-    model = kind_of_model(kind)
+    model = ours(kind)
     assert reads_packed(model)
     policy = Policy(model, torch.float32)
     found = read(policy, given)

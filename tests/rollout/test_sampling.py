@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from align.models.policy import Policy
-from align.rollout.sampling import SHRINK_AT, Noise, inverse_cdf, sample
+from align.rollout.draws import inverse_cdf
+from align.rollout.sampling import SHRINK_AT, Noise, sample
 from align.types import Rollout
 from tests import tiny
 

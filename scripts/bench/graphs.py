@@ -1,0 +1,155 @@
+"""Sampling on a GPU: each operation told, a captured step repeated, and that step with layers of our own.
+
+    python scripts/bench/graphs.py                                      # SmolLM2-135M's and 1.7B's shapes, bf16, LoRA
+    python scripts/bench/graphs.py --precision fp16 --shapes 135m
+    python scripts/bench/graphs.py --shapes tiny --device cpu           # to see that it works: nothing is captured
+
+Each line is a whole call of `sample`, its copy of the weights and the capture included, the median of --trials after a
+warm-up of four tokens. The limit is reading the weights once a token at the measured bandwidth. `gap` is the mean
+distance, in nats, of sampling's log-probabilities from those of a pass over whole responses, as training takes it.
+Memory is the peak of what torch has allocated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from limits import measure, settled
+from shapes import SHAPES
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from align.config import AdapterConfig
+from align.memory import peak_memory_mib
+from align.models import decoding
+from align.models.adapters import POLICY, SharedBase
+from align.models.attention import use_cpu_attention
+from align.models.codec import ChatCodec
+from align.models.policy import Policy
+from align.rollout import Noise, sample
+from align.types import Prompt, Rollout
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group
+ENDS_NEVER = -1  # no such token
+
+
+@contextmanager
+def theirs() -> Iterator[None]:
+    """Transformers' layers while sampling, too."""
+    with mock.patch.object(decoding, "_LAYERS", {}):
+        yield
+
+
+def policy_of(shape: dict[str, Any], dtype: torch.dtype, args: argparse.Namespace) -> Policy:
+    torch.manual_seed(0)
+    with torch.device(args.device):
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), attn_implementation="sdpa").eval()
+    use_cpu_attention(model)
+    if args.adapter == "none":
+        return Policy(model, dtype)
+    shared = SharedBase(model.to(dtype), AdapterConfig(name="lora"))
+    shared.train(POLICY)
+    policy = Policy(model, dtype, shared, POLICY)
+    with torch.no_grad():
+        for name, parameter in policy.trained_parameters().items():
+            if "lora_B" in name:
+                parameter.normal_(std=0.01)
+    return policy
+
+
+def timed(policy: Policy, place: tuple[int, int, int, int], args: argparse.Namespace, graphs: bool) -> dict[str, float]:
+    prompt_tokens, new_tokens, rows, group = place
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(10, 1000, (rows // group, prompt_tokens), generator=generator).tolist()
+    prompts = [Prompt(i, (), "", tuple(row), {}) for i, row in enumerate(ids)]
+    codec = mock.Mock(spec=ChatCodec, pad_id=0, end_ids=(ENDS_NEVER,))
+    seconds: list[float] = []
+    if args.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    for trial in range(args.trials + 1 if graphs else 2):  # where each operation is told, seconds of them: one trial
+        settled(args.device)
+        started = time.perf_counter()
+        found = sample(
+            policy,
+            codec,
+            prompts,
+            noise=Noise(0, "bench", trial),
+            max_new_tokens=new_tokens if trial else 4,
+            temperature=1.0,
+            samples_per_prompt=group,
+            cuda_graphs=graphs,
+        )
+        settled(args.device)
+        seconds.append(time.perf_counter() - started)
+    peak = peak_memory_mib(torch.device(args.device))
+    return {"seconds": median(seconds[1:]), "mib": peak, "gap": gap(policy, found)}
+
+
+def gap(policy: Policy, found: Rollout) -> float:
+    some = found.rows(torch.arange(min(8, len(found)), device=policy.device))
+    with torch.no_grad():
+        return float((policy.response_logprobs(some, 1.0) - some.sampling_logprobs).abs().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="135m,1.7b", help=f"comma-separated, of {', '.join(SHAPES)}")
+    parser.add_argument("--precision", choices=list(DTYPES), default="bf16")
+    parser.add_argument("--adapter", choices=["none", "lora"], default="lora")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--trials", type=int, default=3)
+    parser.add_argument("--results", default=str(Path(__file__).parent / "results"), help="folder to write to")
+    args = parser.parse_args()
+    dtype = DTYPES[args.precision]
+    bandwidth = measure(dtype, args.device)["bytes_per_second"]
+    card = torch.cuda.get_device_name() if args.device == "cuda" else "a CPU"
+    command = f"python scripts/bench/graphs.py {' '.join(sys.argv[1:])}".strip()
+    text = f"`{command}`, on one {card}, {bandwidth / 1e12:.2f} TB/s\n"
+    ways = {"told": (theirs, False), "captured": (theirs, True), "captured, own layers": (None, True)}
+    points: list[dict[str, Any]] = []
+    for name in args.shapes.split(","):
+        policy = policy_of(SHAPES[name], dtype, args)
+        limit = sum(p.numel() for p in policy.model.parameters()) * dtype.itemsize / bandwidth
+        text += f"\n| {name}: prompt + new tokens, rows, group | way | s | ms a token | of the limit | MiB | gap |\n"
+        text += "| --- | --- | --- | --- | --- | --- | --- |\n"
+        for place in PLACES:
+            for way, (layers, graphs) in ways.items():
+                if layers is None:
+                    found = timed(policy, place, args, graphs)
+                else:
+                    with layers():
+                        found = timed(policy, place, args, graphs)
+                points.append({"shape": name, "place": place, "way": way, "limit": limit, **found})
+                each = found["seconds"] / place[1]
+                figures = [
+                    f"{found['seconds']:.3f}",
+                    f"{1000 * each:.2f}",
+                    f"{limit / each:.0%}",
+                    f"{found['mib']:.0f}",
+                ]
+                line = f"| {place[0]} + {place[1]}, {place[2]}, {place[3]} | {way} | {' | '.join(figures)} | "
+                text += line + f"{found['gap']:.4f} |\n"
+                print(line, file=sys.stderr)
+        del policy
+    print(text)
+    if args.device == "cuda":
+        file = f"{args.results}/graphs_{args.adapter}_{args.precision}"
+        Path(f"{file}.md").write_text(text)
+        Path(f"{file}.json").write_text(
+            json.dumps({"command": command, "card": card, "points": points}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

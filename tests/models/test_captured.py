@@ -1,0 +1,165 @@
+"""Decoding on tensors that stay where they are: the plain path's tokens and log-probabilities, for every such kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from align.models import captured, decoding
+from align.models.captured import CAPTURED, Replayed, can_capture, has_fixed_steps
+from align.models.decoding import DecodingLayer, OneNorm
+from align.models.policy import Policy
+from align.rollout import Noise, sample, sampling
+from align.types import Rollout
+from tests import tiny
+from tests.models.reading import kind_of_model, lora
+
+SETTINGS = {"noise": Noise(0, "rollout"), "max_new_tokens": 20, "temperature": 1.5}
+
+
+def sampled(policy: Policy, group: int = 3, **more: object) -> Rollout:
+    return sample(policy, tiny.codec(), tiny.prompts(5), samples_per_prompt=group, **SETTINGS | more)
+
+
+def same(found: Rollout, expected: Rollout, within: float = 2e-5) -> None:
+    assert torch.equal(found.response_ids, expected.response_ids)
+    assert torch.equal(found.response_mask, expected.response_mask) and torch.equal(found.ended, expected.ended)
+    torch.testing.assert_close(found.sampling_logprobs, expected.sampling_logprobs, rtol=0, atol=within)
+
+
+@pytest.fixture
+def fixed(monkeypatch) -> None:
+    """The GPU's way of sampling, on a CPU: every step is run, none is captured."""
+    monkeypatch.setattr(sampling, "can_capture", has_fixed_steps)
+
+
+@pytest.mark.parametrize("kind", sorted(CAPTURED))
+def test_it_samples_what_the_plain_path_samples(kind, fixed):
+    """Padded prompts in groups; rows end one by one, and some never do."""
+    policy = Policy(kind_of_model(kind), torch.float32)
+    assert has_fixed_steps(policy.model)
+    found, expected = sampled(policy), sampled(policy, cuda_graphs=False)
+    lengths = expected.lengths.tolist()
+    assert len(set(lengths)) > 3 and 20 in lengths and 2 < int(expected.ended.sum()) < len(lengths)
+    assert len(set(expected.prompt_mask.sum(1).tolist())) > 1
+    same(found, expected)
+
+
+def test_eager_attention_and_single_tokens(fixed):
+    policy = Policy(kind_of_model("llama"), torch.float32)
+    policy.model.set_attn_implementation("eager")
+    for more in ({}, {"max_new_tokens": 1}, {"max_new_tokens": 2, "decode_batch_size": 3}):
+        same(sampled(policy, **more), sampled(policy, cuda_graphs=False, **more))
+
+
+def test_it_stops_soon_after_the_last_row_has_ended(fixed, monkeypatch):
+    """Not at once: to ask is to wait for the GPU."""
+    policy, steps = Policy(kind_of_model("llama"), torch.float32), []
+    monkeypatch.setattr(tiny.codec(), "end_ids", tuple(range(40)))
+    call = Replayed.__call__
+    monkeypatch.setattr(Replayed, "__call__", lambda self: (steps.append(1), call(self)))
+    found = sampled(policy)
+    assert found.response_ids.shape[1] == 1 and found.ended.all() and not steps
+    monkeypatch.setattr(tiny.codec(), "end_ids", tuple(range(0, 40, 2)))
+    found = sampled(policy, max_new_tokens=200)
+    longest = int(found.lengths.max())
+    assert found.ended.all() and 1 < longest < 100
+    assert longest - 1 <= len(steps) < longest + sampling.ASKED_EVERY
+
+
+def test_room_holds_numbers_and_is_hidden():
+    """Steps beside those of a cache that grows, one row padded; the room is a multiple of 16 keys."""
+    policy = Policy(kind_of_model("qwen2"), torch.float32)
+    ids, mask = torch.randint(4, 30, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[0, :3] = 0
+    with torch.no_grad():
+        (_, grows), (_, held) = policy.prefill(ids, mask), policy.prefill(ids, mask)
+        with policy.decoding(held, mask, 5) as decoder:
+            for t in range(5):
+                tokens = torch.tensor([4 + t, 20 - t])
+                mask = torch.cat([mask, mask.new_ones(2, 1)], 1)
+                expected = policy.decode(tokens, mask, grows)
+                torch.testing.assert_close(decoder.step(tokens), expected, rtol=0, atol=1e-5)
+                assert held.layers[0].keys.shape == held.layers[1].values.shape == (2, 2, 16, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "why"),
+    [
+        ("mixtral", {}, "experts"),
+        ("qwen2_moe", {}, "experts"),
+        ("mistral", {"sliding_window": 6}, "layers that let keys go"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "asks for a length"),
+        ("gpt_neox", {}, "not read"),
+    ],
+)
+def test_other_kinds_decode_the_plain_way(kind, settings, why):
+    assert not has_fixed_steps(kind_of_model(kind, **settings)), why
+
+
+def test_nothing_is_captured_on_a_cpu():
+    model = kind_of_model("llama")
+    assert has_fixed_steps(model) and not can_capture(model)
+    model.config._attn_implementation = "flash_attention_2"  # takes no finished mask
+    assert not has_fixed_steps(model)
+
+
+# --- a GPU's layers of our own ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unpacked(fixed, monkeypatch) -> None:
+    """The form that layers of our own have on a GPU."""
+    monkeypatch.setattr(decoding, "packs", lambda _model: False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2"])
+def test_layers_with_stored_weights_are_no_farther_from_fp32(kind, dtype, unpacked):
+    """Logits after a prompt and five more tokens, weights stored in the type or in fp32 under autocast."""
+    for stored in (dtype, torch.float32):
+        exact = Policy(kind_of_model(kind).to(stored).float(), torch.float32)
+        policy = Policy(kind_of_model(kind).to(stored), dtype)
+        copy = policy.for_sampling()
+        layers = copy.model.model.layers
+        assert all(type(layer) is DecodingLayer and type(layer.norms[0]) is OneNorm for layer in layers)
+        assert layers[0].read.weight.dtype is dtype and not hasattr(copy.model, "align_cache")
+        reference, plain, found = (six_logits(p) for p in (exact, policy, copy))
+        size = float(reference.abs().max())
+        off_plain, off = (float((x.float() - reference).abs().mean()) / size for x in (plain, found))
+        assert 0 < off < 1.2 * off_plain + 1e-4
+
+
+def six_logits(policy: Policy) -> torch.Tensor:
+    """(6, 4, V)"""
+    generator = torch.Generator().manual_seed(0)
+    ids, more = (torch.randint(4, 30, (4, n), generator=generator) for n in (9, 5))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    with torch.no_grad():
+        logits, held = policy.prefill(ids, mask)
+        assert type(held) is DynamicCache
+        found = [logits.clone()]
+        with policy.decoding(held, mask, 5) as decoder:
+            found += [decoder.step(more[:, t]).clone() for t in range(5)]
+    return torch.stack(found)
+
+
+def test_the_copy_has_the_adapter_and_shares_the_rest(unpacked):
+    policy = lora("llama")
+    policy.model.to(torch.bfloat16)
+    policy.dtype = torch.bfloat16
+    policy.model.config._attn_implementation = "sdpa"
+    with_adapter = six_logits(policy.for_sampling())
+    bare = six_logits(Policy(policy.model, torch.bfloat16, policy._shared, None).for_sampling())
+    plain = six_logits(policy)
+    assert 20 * float((with_adapter - plain).abs().mean()) < float((bare - plain).abs().mean())
+    copy = policy.for_sampling().model
+    assert copy.get_input_embeddings().weight is policy.model.get_input_embeddings().weight
+    assert copy.lm_head.weight.data_ptr() == policy.model.lm_head.weight.data_ptr()  # untouched: not even copied
+
+
+def test_fp32_has_no_copy(unpacked):
+    policy = Policy(kind_of_model("llama"), torch.float32)
+    assert policy.for_sampling() is policy and captured.can_capture(policy.model) is False
