@@ -51,6 +51,7 @@ LOSSES = ("functional/test_losses.py", "parity/test_grpo.py")
 GRADIENTS = ("oracle/test_gradients.py",)
 SAMPLING = ("models/test_architectures.py", "rollout/test_sampling.py")
 DPO = ("parity/test_dpo.py", "trainers/test_dpo.py")
+CAPTURED = ("models/test_captured.py",)
 DECODING = ("models/test_decoding.py",)
 LORA = ("functional/test_lora.py", "models/test_lora.py")
 ATTENTION = ("functional/test_attention.py", "models/test_attention.py")
@@ -156,8 +157,6 @@ MUTANTS = (
            "torch.unique(self.which[rows.flip(0)],", DECODING),
     Mutant("own_rows_stay", "models/prompt_cache.py", "self._own_keys[rows], self._own_values[rows]",
            "self._own_keys[: len(rows)], self._own_values[: len(rows)]", DECODING),
-    Mutant("turned_the_other_way", "models/decoding.py", "[-heads[..., half:], heads[..., :half]]",
-           "[heads[..., half:], -heads[..., :half]]", DECODING),
     Mutant("adapter_without_its_scale", "models/decoding.py", "alpha=module.scaling[adapter]", "alpha=1", DECODING),
     Mutant("lora_without_its_scale", "models/lora.py", "(up * self.scaling[name])", "up", LORA),
     Mutant("lora_gradient_past_the_update", "functional/lora.py", ".addmm_(of_low, down).view", ".view", LORA),
@@ -174,6 +173,17 @@ MUTANTS = (
            ("trainers/test_dpo.py", "models/test_codec.py")),
     Mutant("unended_keeps_its_score", "functional/credit.py", "torch.where(ended.unsqueeze(1), token_rewards,",
            "torch.where(~ended.unsqueeze(1), token_rewards,", ("functional/test_credit.py", "trainers/test_ppo.py")),
+    Mutant("ended_rows_go_on", "rollout/draws.py", "torch.where(going, drawn, self._pad_id)", "drawn", SAMPLING),
+    Mutant("a_fixed_step_without_its_position", "models/captured.py", "        self._positions += 1\n", "", CAPTURED),
+    Mutant("a_fixed_step_does_not_see_itself", "models/captured.py",
+           "        self._mask.index_fill_(3, self._at, 0)\n", "", CAPTURED),
+    Mutant("room_is_seen", "models/captured.py", 'float("-inf")', "0.0", CAPTURED),
+    Mutant("keys_of_a_step_a_place_late", "models/captured.py", "self.keys.index_copy_(2, self._at,",
+           "self.keys.index_copy_(2, self._at + 1,", CAPTURED),
+    Mutant("turned_the_other_way", "models/decoding.py", "[-sin[..., :half], sin[..., half:]]",
+           "[sin[..., :half], -sin[..., half:]]", DECODING),
+    Mutant("norm_of_another_epsilon", "models/decoding.py", "self.weight.to(states.dtype), self.eps)",
+           "self.weight.to(states.dtype), 1e-1)", CAPTURED),
     Mutant("wrong_rows_leave_the_cache", "rollout/sampling.py", "cache.batch_select_indices(index)",
            "cache.batch_select_indices(index.flip(0))", SAMPLING),
     Mutant("chosen_and_rejected_swapped", "functional/preference.py", "margin = chosen - rejected",

@@ -317,4 +317,4 @@ def nudge(role: Policy | Scorer, size: float = 0.05) -> None:
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for p in role.trained_parameters().values():
-            p.add_(size * torch.randn(p.shape, generator=generator))
+            p.add_(size * torch.randn(p.shape, generator=generator).to(p.device))

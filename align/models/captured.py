@@ -98,6 +98,8 @@ class Replayed:
     place, and ask nothing of them.
     """
 
+    _aside: torch.cuda.Stream | None = None  # one for all: cuBLAS keeps tens of MiB for every stream it has seen
+
     def __init__(self, step: Callable[[], None], device: torch.device) -> None:
         self._step = step
         self._graph = torch.cuda.CUDAGraph() if device.type == "cuda" else None
@@ -108,16 +110,29 @@ class Replayed:
         if self._graph is None:
             self._step()
         elif self._calls == 1:
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                self._step()
-            torch.cuda.current_stream().wait_stream(aside)
+            self._run_aside()
         else:
             if self._calls == 2:
-                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):  # others' threads may allocate
-                    self._step()
+                self._capture(self._graph)
             self._graph.replay()
+
+    def _run_aside(self) -> None:
+        aside, now = self._stream(), torch.cuda.current_stream()
+        aside.wait_stream(now)
+        with torch.cuda.stream(aside):
+            self._step()
+        now.wait_stream(aside)
+
+    def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
+        # The mode: what other threads ask of the GPU meanwhile is no part of it, and no mistake.
+        with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
+            self._step()
+
+    @classmethod
+    def _stream(cls) -> torch.cuda.Stream:
+        if cls._aside is None:
+            cls._aside = torch.cuda.Stream()
+        return cls._aside
 
 
 def _with_room(held: Tensor, room: int) -> Tensor:

@@ -110,7 +110,7 @@ def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
         return None
     copied, body = _shell(model), _shell(model.model)
     body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype, packed) for layer in layers])
-    body.rotary_emb = deepcopy(body.rotary_emb)  # some kinds adapt to the longest sequence they have seen
+    body.rotary_emb = Signed(deepcopy(body.rotary_emb))  # some kinds adapt to the longest sequence they have seen
     copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype, packed)
     if packed:
         copied.align_cache = PromptCache
@@ -172,8 +172,21 @@ class OneNorm(nn.Module):
         return nn.functional.rms_norm(states, self.weight.shape, self.weight.to(states.dtype), self.eps)
 
 
-def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions (arXiv 2104.09864) of heads (B, H, T, d) by cos and sin (B, T, d), halves as in transformers."""
-    half = heads.shape[-1] // 2
-    across = torch.cat([-heads[..., half:], heads[..., :half]], -1)
-    return heads * cos.unsqueeze(1) + across * sin.unsqueeze(1)
+class Signed(nn.Module):
+    """Rotary positions (arXiv 2104.09864) whose sines have the sign that the first half is turned with."""
+
+    def __init__(self, rotary: Any) -> None:
+        super().__init__()
+        self.rotary = rotary
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """cos and sin, (B, T, d) each, as `_turned` takes them"""
+        cos, sin = self.rotary(*args, **kwargs)
+        half = sin.shape[-1] // 2
+        return cos, torch.cat([-sin[..., :half], sin[..., half:]], -1)
+
+
+def _turned(heads: Tensor, cos: Tensor, signed: Tensor) -> Tensor:
+    """Heads (B, H, T, d) turned by what `Signed` gives, halves as in transformers."""
+    across = heads.roll(heads.shape[-1] // 2, -1)
+    return torch.addcmul(heads * cos.unsqueeze(1), across, signed.unsqueeze(1))

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from align.types import Sequences
 
 SHARED_FROM = 48  # tokens of a prompt
+SHARED_FROM_ON_GPU = 256  # telling a GPU a second pass takes longer than short prompts do (scripts/bench/graphs.py)
 SHARED_SAVES = 0.2  # of the tokens that all rows have together
 
 
@@ -40,7 +41,7 @@ def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
     short or few common prompts save.
     """
     rows, width = batch.prompt_ids.shape
-    if width < SHARED_FROM:
+    if width < _shared_from(batch.prompt_ids):
         return None
     both = torch.cat([batch.prompt_ids, batch.prompt_mask], dim=1)
     different, which = torch.unique(both, dim=0, return_inverse=True)
@@ -58,7 +59,11 @@ def shared_tokens(model: PreTrainedModel, prompt_mask: Tensor) -> Tensor:
     lengths = prompt_mask.sum(1)
     if model.is_activation_checkpointing:
         return torch.zeros_like(lengths)
-    return lengths.masked_fill(lengths < SHARED_FROM, 0)
+    return lengths.masked_fill(lengths < _shared_from(prompt_mask), 0)
+
+
+def _shared_from(like: Tensor) -> int:
+    return SHARED_FROM if like.device.type == "cpu" else SHARED_FROM_ON_GPU
 
 
 @contextmanager

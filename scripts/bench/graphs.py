@@ -7,7 +7,8 @@
 Each line is a whole call of `sample`, its copy of the weights and the capture included, the median of --trials after a
 warm-up of four tokens. The limit is reading the weights once a token at the measured bandwidth. `gap` is the mean
 distance, in nats, of sampling's log-probabilities from those of a pass over whole responses, as training takes it.
-Memory is the peak of what torch has allocated.
+Memory is the peak of what torch has allocated. Then a forward and backward pass of all rows at once, each prompt read
+once for its group (a pass more) or with every row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,13 +32,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from align.config import AdapterConfig
 from align.memory import peak_memory_mib
-from align.models import decoding
+from align.models import decoding, inputs
 from align.models.adapters import POLICY, SharedBase
 from align.models.attention import use_cpu_attention
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
 from align.rollout import Noise, sample
-from align.types import Prompt, Rollout
+from align.types import Prompt, Rollout, Sequences
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group
@@ -44,10 +46,18 @@ ENDS_NEVER = -1  # no such token
 
 
 @contextmanager
+def ours() -> Iterator[None]:
+    yield
+
+
+@contextmanager
 def theirs() -> Iterator[None]:
     """Transformers' layers while sampling, too."""
     with mock.patch.object(decoding, "_LAYERS", {}):
         yield
+
+
+WAYS = {"told": (theirs, False), "captured": (theirs, True), "captured, own layers": (ours, True)}
 
 
 def policy_of(shape: dict[str, Any], dtype: torch.dtype, args: argparse.Namespace) -> Policy:
@@ -102,6 +112,32 @@ def gap(policy: Policy, found: Rollout) -> float:
         return float((policy.response_logprobs(some, 1.0) - some.sampling_logprobs).abs().mean())
 
 
+def passes(policy: Policy, place: tuple[int, int, int, int], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Forward and backward of all rows at once, each prompt read once or with every row: seconds and peak MiB."""
+    prompt_tokens, new_tokens, rows, group = place
+    prompts = torch.randint(10, 1000, (rows // group, prompt_tokens), device=args.device).repeat_interleave(group, 0)
+    responses = torch.randint(10, 1000, (rows, new_tokens), device=args.device)
+    batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
+    found = {}
+    for name, shortest in (("once", 0), ("every row", prompt_tokens + 1)):
+        with (
+            mock.patch.object(inputs, "SHARED_FROM", shortest),
+            mock.patch.object(inputs, "SHARED_FROM_ON_GPU", shortest),
+        ):
+            seconds = []
+            for _ in range(args.trials + 1):
+                if args.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                settled(args.device)
+                started = time.perf_counter()
+                policy(batch, 1.0).logprobs.sum().backward()
+                settled(args.device)
+                seconds.append(time.perf_counter() - started)
+                policy.zero_grad()
+        found[name] = {"seconds": median(seconds[1:]), "mib": peak_memory_mib(torch.device(args.device))}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default="135m,1.7b", help=f"comma-separated, of {', '.join(SHAPES)}")
@@ -113,42 +149,46 @@ def main() -> None:
     args = parser.parse_args()
     dtype = DTYPES[args.precision]
     bandwidth = measure(dtype, args.device)["bytes_per_second"]
-    card = torch.cuda.get_device_name() if args.device == "cuda" else "a CPU"
+    card = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
     command = f"python scripts/bench/graphs.py {' '.join(sys.argv[1:])}".strip()
     text = f"`{command}`, on one {card}, {bandwidth / 1e12:.2f} TB/s\n"
-    ways = {"told": (theirs, False), "captured": (theirs, True), "captured, own layers": (None, True)}
     points: list[dict[str, Any]] = []
     for name in args.shapes.split(","):
         policy = policy_of(SHAPES[name], dtype, args)
-        limit = sum(p.numel() for p in policy.model.parameters()) * dtype.itemsize / bandwidth
+        weights = {
+            n: p.numel() for n, p in policy.model.named_parameters() if "lora_" not in n and n != "lm_head.weight"
+        }
+        limit = sum(weights.values()) * dtype.itemsize / bandwidth
         text += f"\n| {name}: prompt + new tokens, rows, group | way | s | ms a token | of the limit | MiB | gap |\n"
         text += "| --- | --- | --- | --- | --- | --- | --- |\n"
-        for place in PLACES:
-            for way, (layers, graphs) in ways.items():
-                if layers is None:
-                    found = timed(policy, place, args, graphs)
-                else:
-                    with layers():
-                        found = timed(policy, place, args, graphs)
-                points.append({"shape": name, "place": place, "way": way, "limit": limit, **found})
-                each = found["seconds"] / place[1]
-                figures = [
-                    f"{found['seconds']:.3f}",
-                    f"{1000 * each:.2f}",
-                    f"{limit / each:.0%}",
-                    f"{found['mib']:.0f}",
-                ]
-                line = f"| {place[0]} + {place[1]}, {place[2]}, {place[3]} | {way} | {' | '.join(figures)} | "
-                text += line + f"{found['gap']:.4f} |\n"
-                print(line, file=sys.stderr)
+        for place, (way, (layers, graphs)) in product(PLACES, WAYS.items()):
+            if way == "told" and place != PLACES[0]:
+                continue  # takes most of the time, and the more tokens, the more
+            with layers():
+                found = timed(policy, place, args, graphs)
+            points.append({"shape": name, "place": place, "way": way, "limit": limit, **found})
+            each = found["seconds"] / place[1]
+            figures = f"{found['seconds']:.3f} | {1000 * each:.2f} | {limit / each:.0%} | {found['mib']:.0f}"
+            text += f"| {_named(place)} | {way} | {figures} | {found['gap']:.4f} |\n"
+            print(text.splitlines()[-1], file=sys.stderr)
+        text += f"\n| {name}: forward and backward | prompts read | s | MiB |\n| --- | --- | --- | --- |\n"
+        for place in PLACES[:2]:
+            for way, found in passes(policy, place, args).items():
+                points.append({"shape": name, "place": place, "prompts read": way, **found})
+                text += f"| {_named(place)} | {way} | {found['seconds']:.3f} | {found['mib']:.0f} |\n"
+                print(text.splitlines()[-1], file=sys.stderr)
         del policy
+        if args.device == "cuda":
+            torch.cuda.empty_cache()
+            file = f"{args.results}/graphs_{args.adapter}_{args.precision}"
+            Path(f"{file}.md").write_text(text)
+            facts = {"command": command, "card": card, "torch": torch.__version__, "points": points}
+            Path(f"{file}.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(text)
-    if args.device == "cuda":
-        file = f"{args.results}/graphs_{args.adapter}_{args.precision}"
-        Path(f"{file}.md").write_text(text)
-        Path(f"{file}.json").write_text(
-            json.dumps({"command": command, "card": card, "points": points}, indent=2) + "\n"
-        )
+
+
+def _named(place: tuple[int, int, int, int]) -> str:
+    return f"{place[0]} + {place[1]}, {place[2]}, {place[3]}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,18 @@
 
 import torch
 
-from align.models.inputs import SHARED_FROM, autocast, forward_arguments, position_ids, shared_tokens
+from align.models import inputs
+from align.models.inputs import (
+    SHARED_FROM,
+    SHARED_FROM_ON_GPU,
+    autocast,
+    forward_arguments,
+    position_ids,
+    shared_prompts,
+    shared_tokens,
+)
 from tests import tiny
+from tests.models.reading import batch
 
 
 def test_positions_start_at_the_first_real_token():
@@ -45,3 +55,14 @@ def test_tokens_that_are_read_once_for_all_rows_of_a_prompt():
     assert shared_tokens(model, mask).tolist() == [0, SHARED_FROM, SHARED_FROM + 2]
     model.activation_checkpointing_enable()
     assert shared_tokens(model, mask).tolist() == [0, 0, 0]
+
+
+def test_on_a_gpu_longer_prompts_alone_are_read_once(monkeypatch):
+    """A second pass costs it more; what stands in for one here is any device that is no CPU."""
+    mask = torch.ones(2, SHARED_FROM_ON_GPU, device="meta")
+    assert inputs._shared_from(mask) == SHARED_FROM_ON_GPU > inputs._shared_from(torch.ones(2, 3)) == SHARED_FROM
+    monkeypatch.setattr(inputs, "_shared_from", lambda _like: 51)
+    assert shared_tokens(tiny.causal(), torch.ones(1, 50)).tolist() == [0]
+    assert shared_tokens(tiny.causal(), torch.ones(1, 51)).tolist() == [51]
+    assert shared_prompts(batch((50,), (3, 3, 3), (0, 0, 0))) is None
+    assert shared_prompts(batch((51,), (3, 3, 3), (0, 0, 0))) is not None
