@@ -180,6 +180,8 @@ MUTANTS = (
     Mutant("room_is_seen", "models/captured.py", 'float("-inf")', "0.0", CAPTURED),
     Mutant("keys_of_a_step_a_place_late", "models/captured.py", "self.keys.index_copy_(2, self._at,",
            "self.keys.index_copy_(2, self._at + 1,", CAPTURED),
+    Mutant("wrong_rows_leave_the_room", "rollout/sampling.py", "decoder.keep(index)", "decoder.keep(index.flip(0))",
+           CAPTURED),
     Mutant("turned_the_other_way", "models/decoding.py", "[-sin[..., :half], sin[..., half:]]",
            "[sin[..., :half], -sin[..., half:]]", DECODING),
     Mutant("norm_of_another_epsilon", "models/decoding.py", "self.weight.to(states.dtype), self.eps)",

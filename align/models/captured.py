@@ -1,7 +1,7 @@
 """Decoding on tensors that stay where they are: a GPU is told the operations of a step once, and repeats them.
 
-A small model's step is a thousand short kernels, and telling a GPU each takes longer than running it. See
-`techniques.py --graphs` under scripts/bench.
+A small model's step is a thousand short kernels, and telling a GPU each takes longer than running it
+(`python scripts/bench/graphs.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from align.errors import InputError
 from align.models.attention import CHECKED
 from align.models.cache import sees_all
 
@@ -81,6 +82,17 @@ class FixedDecoder:
         for i, layer in enumerate(cache.layers):
             cache.layers[i] = FixedLayer(layer, self._at, room)
 
+    def keep(self, index: Tensor) -> None:
+        """Go on with these rows alone; steps are of other tensors from now on."""
+        self._cache.batch_select_indices(index)
+        self._mask, self._positions = self._mask[index], self._positions[index]
+
+    @property
+    def bytes_a_row(self) -> int:
+        """Of keys and values, which every step reads."""
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache.layers)
+        return held // len(self._mask)
+
     def step(self, tokens: Tensor) -> Tensor:
         """Next-token logits (B, V) after one more token (B,) of each row."""
         self._mask.index_fill_(3, self._at, 0)
@@ -96,6 +108,9 @@ class Replayed:
 
     The first call runs it, as libraries settle things then that cannot be captured. The step must change its tensors in
     place, and ask nothing of them.
+
+    Raises:
+        InputError: It cannot be captured; the key that switches graphs off is named.
     """
 
     _aside: torch.cuda.Stream | None = None  # one for all: cuBLAS keeps tens of MiB for every stream it has seen
@@ -125,8 +140,16 @@ class Replayed:
 
     def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
         # The mode: what other threads ask of the GPU meanwhile is no part of it, and no mistake.
-        with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
-            self._step()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
+                self._step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                "rollout.cuda_graphs", "true", f"false, as a step cannot be captured ({reason})"
+            ) from error
 
     @classmethod
     def _stream(cls) -> torch.cuda.Stream:

@@ -91,15 +91,14 @@ class DecodingLayer(nn.Module):
 def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     """What computes as `model` does with this adapter on top (None: without any), until the next update of its weights.
 
-    None where it can't be had: in fp32, on a CPU in fp16, for other kinds of model, for quantized weights. Only the
-    products' weights are copied, an adapter's update added before they are rounded; `model` is not written to. On a CPU
-    its cache is a PromptCache.
+    None where it can't be had (`form`), for other kinds of model, for quantized weights. Only the products' weights are
+    copied, an adapter's update added before they are rounded; `model` is not written to. On a CPU its cache is a
+    PromptCache.
     """
     kind = _LAYERS.get(type(model))
     quantized = getattr(model, "is_quantized", False)  # also where the layers look plain
-    packed = packs(model)
-    form = can_pack(model, dtype) if packed else dtype is not torch.float32
-    if kind is None or quantized or not form or model.config._attn_implementation != (NAME if packed else "sdpa"):
+    packed = form(model, dtype)
+    if kind is None or quantized or packed is None:
         return None
     layers = model.model.layers
     inside = {id(module) for layer in layers for module in layer.modules()}
@@ -117,9 +116,15 @@ def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
     return copied
 
 
-def packs(model: Any) -> bool:
-    """Whether weights are packed, and attention is ours: on a CPU."""
-    return model.device.type == "cpu"
+def form(model: Any, dtype: torch.dtype) -> bool | None:
+    """Whether the layers' weights are packed (on a CPU) or stored as they are (on a GPU); None where neither is so.
+
+    In bf16, on a GPU in fp16 too, under the attention that was loaded by itself.
+    """
+    attention = model.config._attn_implementation
+    if model.device.type == "cpu":
+        return True if attention == NAME and can_pack(model, dtype) else None
+    return False if model.device.type == "cuda" and attention == "sdpa" and dtype is not torch.float32 else None
 
 
 def _products(layer: Any) -> tuple[Any, ...]:

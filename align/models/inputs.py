@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from align.types import Sequences
 
 SHARED_FROM = 48  # tokens of a prompt
-SHARED_FROM_ON_GPU = 256  # telling a GPU a second pass takes longer than short prompts do (scripts/bench/graphs.py)
+# On a GPU a second pass takes longer than reading prompts again (scripts/bench/graphs.py); long ones would fill memory.
+SHARED_FROM_ON_GPU = 256
 SHARED_SAVES = 0.2  # of the tokens that all rows have together
 
 
@@ -41,7 +42,7 @@ def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
     short or few common prompts save.
     """
     rows, width = batch.prompt_ids.shape
-    if width < _shared_from(batch.prompt_ids):
+    if width < shared_from(batch.prompt_ids):
         return None
     both = torch.cat([batch.prompt_ids, batch.prompt_mask], dim=1)
     different, which = torch.unique(both, dim=0, return_inverse=True)
@@ -51,18 +52,8 @@ def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
     return different[:, :width], different[:, width:], which
 
 
-def shared_tokens(model: PreTrainedModel, prompt_mask: Tensor) -> Tensor:
-    """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none are.
-
-    None while activations are checkpointed: most models read every row's prompt then.
-    """
-    lengths = prompt_mask.sum(1)
-    if model.is_activation_checkpointing:
-        return torch.zeros_like(lengths)
-    return lengths.masked_fill(lengths < _shared_from(prompt_mask), 0)
-
-
-def _shared_from(like: Tensor) -> int:
+def shared_from(like: Tensor) -> int:
+    """How many tokens a prompt has that is read once for its rows, on a tensor's device."""
     return SHARED_FROM if like.device.type == "cpu" else SHARED_FROM_ON_GPU
 
 

@@ -20,7 +20,7 @@ from align.models.attention import reads_packed
 from align.models.cache import NAMES, cache_name, growing_cache
 from align.models.captured import FixedDecoder
 from align.models.decoding import decoding_copy
-from align.models.inputs import autocast, forward_arguments, recomputing, shared_prompts
+from align.models.inputs import autocast, forward_arguments, recomputing, shared_from, shared_prompts
 from align.models.packed import Packed, in_place
 from align.models.sampling_copy import sampling_copy
 from align.types import Sequences
@@ -105,6 +105,18 @@ class Policy(nn.Module):
         """(B, T) float32 log-probabilities of the responses' tokens, nats, 0 outside the mask; no gradient."""
         return zero_outside(self(batch, temperature).logprobs, batch.response_mask)
 
+    def shared_tokens(self, prompt_mask: Tensor) -> Tensor:
+        """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none."""
+        lengths = prompt_mask.sum(1)
+        if self._recomputes and not reads_packed(self.model):
+            return torch.zeros_like(lengths)
+        return lengths.masked_fill(lengths < shared_from(prompt_mask), 0)
+
+    @property
+    def _recomputes(self) -> bool:
+        """Whether activations are checkpointed, which a cache would not survive."""
+        return self.model.is_activation_checkpointing
+
     def _response_logits(self, batch: Sequences) -> tuple[Tensor, Tensor | None]:
         """(B, T, V): row t predicts response token t. Or (M, V), and which M of the B x T tokens these predict.
 
@@ -115,7 +127,7 @@ class Policy(nn.Module):
         packed = Packed.of_responses(batch, shared) if reads_packed(self.model) else None
         if packed is not None:
             return self._packed_logits(packed, batch.response_mask), batch.response_mask.bool()
-        recomputed = torch.is_grad_enabled() and self.model.is_activation_checkpointing  # a cache would not survive it
+        recomputed = torch.is_grad_enabled() and self._recomputes
         cache = None if shared is None or recomputed else growing_cache(self.model)
         if shared is None or cache is None:
             return self.logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], length), None

@@ -22,7 +22,6 @@ from align.functional.groups import sequence_log_ratio
 from align.functional.losses import clipped_policy_loss, log_ratio
 from align.functional.masked import masked_sum, zero_outside
 from align.metrics import Tally
-from align.models.inputs import shared_tokens
 from align.models.policy import Policy, TokenStats
 from align.rewards import reward_input
 from align.rewards.base import load_state as load_source_state
@@ -225,7 +224,7 @@ class OnPolicyTrainer(Trainer):
 
     def _micro_batches(self, rollout: Rollout, model: Policy) -> list[Tensor]:
         """Indices of the rows that a role reads at once; those of a prompt stay together, as far as they may."""
-        shared = shared_tokens(model.model, rollout.prompt_mask)
+        shared = model.shared_tokens(rollout.prompt_mask)
         return token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens, rollout.prompt_index, shared)
 
     # Updates ---------------------------------------------------------------------------------------------------------
@@ -287,7 +286,7 @@ class OnPolicyTrainer(Trainer):
             lambda index, tally: self.backward(minibatch.rows(index), tokens, tally),
             lambda: self._texts(rollout),
             together=rollout.prompt_index,
-            shared=shared_tokens(self.run.roles.policy.model, rollout.prompt_mask),
+            shared=self.run.roles.policy.shared_tokens(rollout.prompt_mask),
             forward_seconds=self.holding.seconds if held else None,
         )
         self.progress.update += 1

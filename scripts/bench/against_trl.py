@@ -132,6 +132,8 @@ def default_settings(args: argparse.Namespace) -> str:
     known = DEFAULTS[args.method, args.adapter].replace("/bf16", f"/{args.precision}").split(",")
     if args.precision == "fp32":
         known = [setting for setting in known if not {"fp32", "autocast"} & set(setting.split("/"))]
+    if args.device == "cuda" and args.method == "grpo":
+        known += [f"{known[-2]}/static"]  # of SDPA
     return ",".join(known)
 
 
@@ -154,7 +156,11 @@ def fastest(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Steps in turn; medians of them."""
     best, tried = fastest(args)
-    sides = {"align": Side("align", args), "trl": Side("trl", args, **best)}
+    sides = {}
+    for name, settings in (("align", {}), ("trl", best)):
+        sides[name] = Side(name, args, **settings)
+        if best["precompute"] or args.device == "cpu":  # what is timed before the first step is alone as well
+            sides[name].warm()
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for side in sides.values():
         side.warm()
@@ -257,6 +263,7 @@ def main() -> None:
     print(text)
     if args.shape != "tiny":
         name = f"{args.method}_{args.adapter}_{args.precision}_p{args.prompt_tokens}_n{args.new_tokens}_g{args.group}"
+        name += f"_r{args.rows}" if args.rows != 16 else ""
         name += f"_m{args.micro_batch_tokens}" if args.micro_batch_tokens else ""
         name += "" if args.shape == "135m" else f"_{args.shape.replace('.', '_')}"
         name += "_cuda" if args.device == "cuda" else f"_t{found['threads']}" if found["threads"] > 1 else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -68,6 +70,23 @@ def test_it_stops_soon_after_the_last_row_has_ended(fixed, monkeypatch):
     assert longest - 1 <= len(steps) < longest + sampling.ASKED_EVERY
 
 
+def test_rows_that_ended_leave_where_that_is_worth_a_capture(fixed, monkeypatch):
+    """As soon as it is asked after any; what is drawn stays the same."""
+    policy, made = Policy(kind_of_model("llama"), torch.float32), []
+    begin = Replayed.__init__
+    monkeypatch.setattr(Replayed, "__init__", lambda self, *given: (made.append(given), begin(self, *given))[1])
+    expected, whole = sampled(policy, cuda_graphs=False, max_new_tokens=60), sampled(policy, max_new_tokens=60)
+    assert len(made) == 1
+    monkeypatch.setattr(sampling, "CAPTURE_BYTES", 0)
+    found = sampled(policy, max_new_tokens=60)
+    asked = range(1, 60, sampling.ASKED_EVERY)  # after so many tokens
+    lengths = expected.lengths[expected.ended].tolist()
+    left = {next((a for a in asked if a >= n), None) for n in lengths} - {None}
+    assert len(made) == 2 + len(left) > 3
+    for rollout in (whole, found):
+        same(rollout, expected)
+
+
 def test_room_holds_numbers_and_is_hidden():
     """Steps beside those of a cache that grows, one row padded; the room is a multiple of 16 keys."""
     policy = Policy(kind_of_model("qwen2"), torch.float32)
@@ -105,13 +124,33 @@ def test_nothing_is_captured_on_a_cpu():
     assert not has_fixed_steps(model)
 
 
+def test_quantized_models_and_remote_code_decode_the_plain_way():
+    model = kind_of_model("llama")
+    model.is_quantized = True
+    assert not has_fixed_steps(model)
+
+    class Remote(type(model)):
+        __module__ = "transformers_modules.someone.modeling_llama"
+
+    assert not has_fixed_steps(Remote(model.config)) and has_fixed_steps(kind_of_model("llama"))
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu"])
+def test_other_accelerators_have_no_layers_of_ours(device):
+    model = mock.Mock(device=torch.device(device))
+    model.config._attn_implementation = "sdpa"
+    assert decoding.form(model, torch.float16) is None
+    model.device = torch.device("cuda")
+    assert decoding.form(model, torch.float16) is False and decoding.form(model, torch.float32) is None
+
+
 # --- a GPU's layers of our own ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def unpacked(fixed, monkeypatch) -> None:
     """The form that layers of our own have on a GPU."""
-    monkeypatch.setattr(decoding, "packs", lambda _model: False)
+    monkeypatch.setattr(decoding, "form", lambda _model, dtype: None if dtype is torch.float32 else False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
