@@ -44,10 +44,10 @@ WORDS = {
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULTS = {  # by method and adapter
-    ("grpo", "none"): "sdpa/0,eager/0",
+    ("grpo", "none"): "sdpa/0,sdpa/4,eager/0",
     ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16",
-    ("dpo", "none"): "sdpa/0,eager/0,sdpa/0/pre,eager/0/pre",
-    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,eager/0/bf16,sdpa/0/pre",
+    ("dpo", "none"): "sdpa/0,sdpa/4,eager/0,sdpa/4/pre",
+    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/pre",
     ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
     ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
 }
@@ -133,7 +133,7 @@ def default_settings(args: argparse.Namespace) -> str:
     if args.precision == "fp32":
         known = [setting for setting in known if not {"fp32", "autocast"} & set(setting.split("/"))]
     if args.device == "cuda" and args.method == "grpo":
-        known += [f"{known[-2]}/static"]  # of SDPA
+        known.append(known[1] + "/static" if args.adapter == "lora" and args.precision != "fp32" else "sdpa/0/static")
     return ",".join(known)
 
 
