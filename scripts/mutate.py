@@ -177,7 +177,7 @@ MUTANTS = (
     Mutant("a_fixed_step_without_its_position", "models/captured.py", "        self._positions += 1\n", "", CAPTURED),
     Mutant("a_fixed_step_does_not_see_itself", "models/captured.py",
            "        self._mask.index_fill_(3, self._at, 0)\n", "", CAPTURED),
-    Mutant("room_is_seen", "models/captured.py", 'float("-inf")', "0.0", CAPTURED),
+    Mutant("room_is_seen", "models/captured.py", "(rows, 1, 1, room), _HIDDEN", "(rows, 1, 1, room), 0.0", CAPTURED),
     Mutant("keys_of_a_step_a_place_late", "models/captured.py", "self.keys.index_copy_(2, self._at,",
            "self.keys.index_copy_(2, self._at + 1,", CAPTURED),
     Mutant("wrong_rows_leave_the_room", "rollout/sampling.py", "decoder.keep(index)", "decoder.keep(index.flip(0))",

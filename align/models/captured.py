@@ -21,6 +21,7 @@ from align.models.cache import sees_all
 CAPTURED = CHECKED - {"mixtral", "qwen2_moe"}
 _ASKING_POSITIONS = ("dynamic", "longrope")  # rotary kinds that look up the longest position of a batch
 _ALIGNED = 16  # keys: kernels copy a mask of any other width
+_HIDDEN = -30_000.0  # added to scores: a weight of exactly 0, and no infinity that a kernel may take from another
 
 
 def can_capture(model: PreTrainedModel) -> bool:
@@ -77,7 +78,7 @@ class FixedDecoder:
         self._forward, self._cache = forward, cache
         self._at = torch.tensor([width], device=attention_mask.device)
         self._positions = attention_mask.sum(1, keepdim=True)
-        self._mask = torch.full((rows, 1, 1, room), float("-inf"), dtype=dtype, device=attention_mask.device)
+        self._mask = torch.full((rows, 1, 1, room), _HIDDEN, dtype=dtype, device=attention_mask.device)
         self._mask[:, 0, 0, :width].masked_fill_(attention_mask.bool(), 0)
         for i, layer in enumerate(cache.layers):
             cache.layers[i] = FixedLayer(layer, self._at, room)
