@@ -10,7 +10,9 @@ from align.config import CriticInit
 from align.data.prompts import load_texts, prompts_of
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
+from align.models.captured import can_capture
 from align.models.load import context_length
+from align.models.policy import Policy
 from align.models.roles import Roles, build_roles, weights_mib
 from align.rewards import Builder, Credit, References, Source, build_credit, frozen
 from align.rewards.foreign import reads_policy_tokens
@@ -56,6 +58,7 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         dpo=stored.dpo,
     )
     site.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
+    note_decoding(site, roles.policy)
     if roles.critic_from is not None:
         site.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
     world = get_world(config.data.world) if config.data.world is not None else None
@@ -65,6 +68,18 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
     return Assembly(roles, source, credit, world, judge, data, settings)
+
+
+def note_decoding(site: Site, policy: Policy) -> None:
+    """Record, where there is a GPU, whether it repeats captured steps; say so if it was asked to and does not."""
+    if site.device.type != "cuda":
+        return
+    asked = site.config.rollout.cuda_graphs
+    captured = asked and can_capture(policy.model)
+    site.record.update(cuda_graphs=captured)
+    if asked and not captured:
+        kind = type(policy.model).__name__
+        site.say(f"rollout.cuda_graphs: not for this {kind} as it is loaded; each decoding step is told in full")
 
 
 def _foreign(site: Site, materials: Materials, stored: Stored) -> dict[int, Path]:

@@ -160,7 +160,7 @@ def test_whole_runs(words, precision, tmp_path, monkeypatch):
     assert result["step"] == 2 and replays
     assert abs(result["before"]["kl_per_response"]) < 1e-3
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["hardware"]["device"].startswith("cuda") and facts["peak_memory_mib"] > 1
+    assert facts["hardware"]["device"].startswith("cuda") and facts["peak_memory_mib"] > 1 and facts["cuda_graphs"]
     records = [json.loads(line) for line in (tmp_path / "run" / "log_history.jsonl").read_text().splitlines()]
     numbers = [v for record in records for v in record.values() if isinstance(v, float)]
     assert len(numbers) > 20 and all(math.isfinite(v) for v in numbers)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
 import torch
 from transformers import DynamicCache
 
+from align import assembly
+from align.config import RolloutConfig
 from align.models import captured, decoding
 from align.models.captured import CAPTURED, Replayed, can_capture, has_fixed_steps
 from align.models.decoding import DecodingLayer, OneNorm
@@ -133,6 +136,26 @@ def test_quantized_models_and_remote_code_decode_the_plain_way():
         __module__ = "transformers_modules.someone.modeling_llama"
 
     assert not has_fixed_steps(Remote(model.config)) and has_fixed_steps(kind_of_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "captured"), [("llama", True, True), ("mixtral", True, False), ("llama", False, False)]
+)
+def test_a_run_says_whether_steps_are_captured(kind, asked, captured, monkeypatch):
+    monkeypatch.setattr(assembly, "can_capture", has_fixed_steps)
+    facts, said = {}, []
+    config = SimpleNamespace(rollout=RolloutConfig(cuda_graphs=asked))
+    site = SimpleNamespace(device=torch.device("cuda"), config=config, record=facts, say=said.append)
+    policy = Policy(kind_of_model(kind), torch.float32)
+    assembly.note_decoding(site, policy)
+    assert facts == {"cuda_graphs": captured}
+    assert [line.partition(";")[0] for line in said] == (
+        ["rollout.cuda_graphs: not for this MixtralForCausalLM as it is loaded"] if asked and not captured else []
+    )
+    facts.clear()
+    site.device = tiny.CPU
+    assembly.note_decoding(site, policy)
+    assert not facts
 
 
 @pytest.mark.parametrize("device", ["mps", "xpu"])
