@@ -108,14 +108,9 @@ class Policy(nn.Module):
     def shared_tokens(self, prompt_mask: Tensor) -> Tensor:
         """(B,) prompt tokens of each row that are read once for all rows of that prompt in a micro-batch; 0 = none."""
         lengths = prompt_mask.sum(1)
-        if self._recomputes and not reads_packed(self.model):
+        if self.model.is_activation_checkpointing and not reads_packed(self.model):  # a cache would not survive it
             return torch.zeros_like(lengths)
         return lengths.masked_fill(lengths < shared_from(prompt_mask), 0)
-
-    @property
-    def _recomputes(self) -> bool:
-        """Whether activations are checkpointed, which a cache would not survive."""
-        return self.model.is_activation_checkpointing
 
     def _response_logits(self, batch: Sequences) -> tuple[Tensor, Tensor | None]:
         """(B, T, V): row t predicts response token t. Or (M, V), and which M of the B x T tokens these predict.
@@ -127,7 +122,7 @@ class Policy(nn.Module):
         packed = Packed.of_responses(batch, shared) if reads_packed(self.model) else None
         if packed is not None:
             return self._packed_logits(packed, batch.response_mask), batch.response_mask.bool()
-        recomputed = torch.is_grad_enabled() and self._recomputes
+        recomputed = torch.is_grad_enabled() and self.model.is_activation_checkpointing  # as above
         cache = None if shared is None or recomputed else growing_cache(self.model)
         if shared is None or cache is None:
             return self.logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], length), None

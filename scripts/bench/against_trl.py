@@ -30,7 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from limits import ideal_seconds, measure
+from limits import ideal_seconds, measure, require
 from shapes import SHAPES, prompt_ids, random_model, random_reward, write_pairs
 
 HERE = Path(__file__).parent
@@ -53,10 +53,6 @@ DEFAULTS = {  # by method and adapter
 }
 
 
-def _given_paths() -> list[str]:
-    return [path for path in [os.environ.get("PYTHONPATH")] if path]
-
-
 class Side:
     """A process of sides.py."""
 
@@ -66,6 +62,7 @@ class Side:
         python, script = (args.trl_python, "trl_ppo.py") if ppo else (sys.executable, "sides.py")
         command = [python, str(HERE / script), json.dumps(given)]
         log = Path(args.scratch) / f"{side}.log"
+        paths = str(HERE.parents[1]), os.environ.get("PYTHONPATH")
         self._log = log
         self._process = subprocess.Popen(
             command,
@@ -73,18 +70,14 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), *_given_paths()])},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
         )
-        self._warm = False
 
     def warm(self) -> None:
-        """Wait for the first step; sides that are started together load together."""
-        if not self._warm:
-            self._read()
-        self._warm = True
+        """Wait for the first step, once; sides that are started together load together."""
+        self._read()
 
     def step(self) -> dict[str, Any]:
-        self.warm()
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
@@ -145,6 +138,7 @@ def fastest(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]
     seconds = {}
     for setting in settings:
         side = Side("trl", args, **setting)
+        side.warm()
         step = side.step()
         seconds[setting["name"]] = step["seconds"] + step["before"]
         side.close()
@@ -156,14 +150,15 @@ def fastest(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, float]]
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Steps in turn; medians of them."""
     best, tried = fastest(args)
+    together = args.device == "cuda" and not best["precompute"]  # else what is timed before the first step is alone
     sides = {}
     for name, settings in (("align", {}), ("trl", best)):
         sides[name] = Side(name, args, **settings)
-        if best["precompute"] or args.device == "cpu":  # what is timed before the first step is alone as well
+        if not together:
             sides[name].warm()
-    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
-    for side in sides.values():
+    for side in sides.values() if together else ():
         side.warm()
+    steps: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(args.steps - 1):
         for name, side in sides.items():
             steps[name].append(side.step())
@@ -237,6 +232,7 @@ def main() -> None:
     parser.add_argument("--results", default=str(HERE / "results"), help="folder to write to")
     parser.add_argument("--trl-python", help="of an environment with TRL 1.12, for --method ppo")
     args = parser.parse_args()
+    require(args.device)
     if args.method == "ppo" and args.trl_python is None:
         raise SystemExit(
             "--method ppo: TRL has had no PPO since 1.13; allowed: --trl-python of an environment with 1.12"

@@ -17,8 +17,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -26,38 +24,23 @@ from typing import Any
 from unittest import mock
 
 import torch
-from limits import measure, settled
-from shapes import SHAPES
+from against_trl import DTYPES
+from limits import measure, require, settled
+from shapes import SHAPES, lora_policy
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from align.config import AdapterConfig
 from align.memory import peak_memory_mib
 from align.models import decoding, inputs
-from align.models.adapters import POLICY, SharedBase
 from align.models.attention import use_cpu_attention
 from align.models.codec import ChatCodec
 from align.models.policy import Policy
 from align.rollout import Noise, sample
 from align.types import Prompt, Rollout, Sequences
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group
 ENDS_NEVER = -1  # no such token
-
-
-@contextmanager
-def ours() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def theirs() -> Iterator[None]:
-    """Transformers' layers while sampling, too."""
-    with mock.patch.object(decoding, "_LAYERS", {}):
-        yield
-
-
-WAYS = {"told": (theirs, False), "captured": (theirs, True), "captured, own layers": (ours, True)}
+OURS = decoding._LAYERS  # none of them: transformers' layers while sampling, too
+WAYS = {"told": ({}, False), "captured": ({}, True), "captured, own layers": (OURS, True)}
 
 
 def policy_of(shape: dict[str, Any], dtype: torch.dtype, args: argparse.Namespace) -> Policy:
@@ -67,9 +50,7 @@ def policy_of(shape: dict[str, Any], dtype: torch.dtype, args: argparse.Namespac
     use_cpu_attention(model)
     if args.adapter == "none":
         return Policy(model, dtype)
-    shared = SharedBase(model.to(dtype), AdapterConfig(name="lora"))
-    shared.train(POLICY)
-    policy = Policy(model, dtype, shared, POLICY)
+    policy = lora_policy(model.to(dtype), dtype)
     with torch.no_grad():
         for name, parameter in policy.trained_parameters().items():
             if "lora_B" in name:
@@ -147,6 +128,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=3)
     parser.add_argument("--results", default=str(Path(__file__).parent / "results"), help="folder to write to")
     args = parser.parse_args()
+    require(args.device)
     dtype = DTYPES[args.precision]
     bandwidth = measure(dtype, args.device)["bytes_per_second"]
     card = torch.cuda.get_device_name() if args.device == "cuda" else "CPU"
@@ -164,7 +146,7 @@ def main() -> None:
         for place, (way, (layers, graphs)) in product(PLACES, WAYS.items()):
             if way == "told" and place != PLACES[0]:
                 continue  # takes most of the time, and the more tokens, the more
-            with layers():
+            with mock.patch.object(decoding, "_LAYERS", layers):
                 found = timed(policy, place, args, graphs)
             points.append({"shape": name, "place": place, "way": way, "limit": limit, **found})
             each = found["seconds"] / place[1]

@@ -19,6 +19,12 @@ def measure(dtype: torch.dtype, device: str = "cpu") -> dict[str, float]:
     return {"bytes_per_second": read, "flop_per_second": rate}
 
 
+def require(device: str) -> None:
+    """End here, before anything slow, where --device is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device: given cuda; allowed on this machine, which has no GPU: cpu")
+
+
 def settled(device: str) -> None:
     """Wait for all that a GPU has been told."""
     if device == "cuda":

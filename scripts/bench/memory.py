@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shapes import SHAPE, TINY, random_model, write_pairs
+from shapes import SHAPE, TINY, lora_policy, random_model, write_pairs
 from sides import resident_mib
 
 WORDS = ("adapter=lora", "model=local", "data=jsonl", "device=cpu", "data.max_prompt_tokens=1024", "max_steps=2",
@@ -53,23 +53,19 @@ def alone(args: argparse.Namespace) -> float:
     import torch
 
     from align import runner  # noqa: F401  the same imports
-    from align.config import AdapterConfig, ModelConfig, Precision
+    from align.config import ModelConfig, Precision
     from align.memory import peak_memory_mib
-    from align.models.adapters import POLICY, SharedBase
     from align.models.load import load_causal_lm, torch_dtype
-    from align.models.policy import Policy
     from align.trainers import base, on_policy, ppo, reward_model  # noqa: F401
     from align.types import Sequences
 
     imported = resident_mib()
     dtype = torch_dtype(Precision(args.precision))
     model = load_causal_lm(ModelConfig(path=args.model), dtype=dtype, device=torch.device("cpu"))
-    shared = SharedBase(model, AdapterConfig(name="lora"))
-    shared.train(POLICY)
     rows = max(1, args.micro_batch_tokens // (args.prompt_tokens + args.new_tokens))
     prompts, responses = (torch.randint(4, 500, (rows, n)) for n in (args.prompt_tokens, args.new_tokens))
     batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
-    Policy(model, dtype, shared, POLICY)(batch, 1.0).logprobs.sum().backward()
+    lora_policy(model, dtype)(batch, 1.0).logprobs.sum().backward()
     return peak_memory_mib(torch.device("cpu")) - imported
 
 

@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 from peft import TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+)
 
 from align.config import AdapterConfig, ModelConfig
-from align.models.adapters import lora_config
+from align.models.adapters import POLICY, SharedBase, lora_config
 from align.models.codec import ChatCodec
 from align.models.load import load_codec
+from align.models.policy import Policy
 from align.worlds import resolve
 
 # HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
@@ -37,6 +44,13 @@ def random_model(folder: Path, shape: dict[str, Any]) -> Path:
         AutoModelForCausalLM.from_config(LlamaConfig(**shape, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def lora_policy(base: PreTrainedModel, dtype: torch.dtype) -> Policy:
+    """A policy with align's default adapter on `base`, computing in `dtype`."""
+    shared = SharedBase(base, AdapterConfig(name="lora"))
+    shared.train(POLICY)
+    return Policy(base, dtype, shared, POLICY)
 
 
 def random_reward(folder: Path, model: Path, adapter: str) -> Path:

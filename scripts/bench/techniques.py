@@ -20,18 +20,16 @@ from unittest import mock
 
 import torch
 from peft.tuners.lora import Linear
-from shapes import SHAPE
+from shapes import SHAPE, lora_policy
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from align.config import AdapterConfig
 from align.functional.attention import grouped_attention
 from align.functional.logprobs import token_logprobs
 from align.models import cache, decoding, prompt_cache, sampling_copy
 from align.models import policy as policies
-from align.models.adapters import POLICY, SharedBase
 from align.models.attention import NAME
 from align.models.lora import FusedLoraLinear
 from align.models.policy import Policy
@@ -125,18 +123,16 @@ def in_turns(works: dict[str, tuple[Callable[[], object], AbstractContextManager
     return ", ".join(f"{name} {median(times):.3f}" for name, times in found.items())
 
 
-def lora_policy() -> Policy:
-    """An adapter on a base stored in bf16, all 30 layers."""
+def base_in_bf16() -> LlamaForCausalLM:
+    """All 30 layers."""
     base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).eval().to(BF16)
     base.set_attn_implementation(NAME)
-    shared = SharedBase(base, AdapterConfig(name="lora"))
-    shared.train(POLICY)
-    return Policy(base, BF16, shared, POLICY)
+    return base
 
 
 def packed() -> None:
     """Passes over one row of tokens; responses all of one length, and of all lengths up to it."""
-    policy, longest = lora_policy(), torch.full((ROWS,), NEW)
+    policy, longest = lora_policy(base_in_bf16(), BF16), torch.full((ROWS,), NEW)
     plain = mock.patch.object(policies, "reads_packed", return_value=False)
     uneven = torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]
     for prompt, group in ((64, 1), (64, 4), (512, 8)):
@@ -149,7 +145,7 @@ def packed() -> None:
 
 def with_lora() -> None:
     """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
-    policy = lora_policy()
+    policy = lora_policy(base_in_bf16(), BF16)
     peft = mock.patch.object(FusedLoraLinear, "forward", Linear.forward)
     theirs = mock.patch.object(policies, "decoding_copy", return_value=None)
     work = partial(train, policy, rows(64, 1))
@@ -252,9 +248,7 @@ def main() -> None:
         with mock.patch.object(cache, "RoomyLayer", DynamicLayer):
             without = seconds(lambda b=alone: decode(policy, b, NEW // 4))
         print(f"room in the cache behind {prompt}, prefill and {NEW // 4} tokens: {with_it:.2f}, {without:.2f}")
-    shared = SharedBase(model, AdapterConfig(name="lora"))
-    shared.train(POLICY)
-    lora, batch = Policy(model, torch.float32, shared, POLICY), rows(64, 1)
+    lora, batch = lora_policy(model, torch.float32), rows(64, 1)
     with_it = seconds(lambda: decode(lora, batch, NEW))
     with mock.patch.object(Policy, "for_sampling", lambda self: self):
         without = seconds(lambda: decode(lora, batch, NEW))

@@ -13,9 +13,7 @@ import torch
 from torch import nn
 
 from align.cli.compose import composed
-from align.config import AdapterConfig
 from align.models import captured, decoding
-from align.models.adapters import POLICY, SharedBase
 from align.models.captured import CAPTURED, can_capture
 from align.models.decoding import DecodingLayer
 from align.models.policy import Policy
@@ -23,7 +21,7 @@ from align.rollout import Noise, sample
 from align.runner import run
 from align.types import Rollout
 from tests import tiny
-from tests.models.reading import kind_of_model
+from tests.models.reading import kind_of_model, with_adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = torch.device("cuda")
@@ -36,13 +34,7 @@ SMALL = (
 
 def policy_of(kind: str, dtype: torch.dtype, *, adapter: bool = False) -> Policy:
     model = kind_of_model(kind).to(GPU)
-    if not adapter:
-        return Policy(model, dtype)
-    shared = SharedBase(model.to(dtype), AdapterConfig(name="lora", r=4, alpha=8))
-    shared.train(POLICY)
-    made = Policy(model, dtype, shared, POLICY)
-    tiny.nudge(made, 0.2)
-    return made
+    return with_adapter(model.to(dtype), dtype) if adapter else Policy(model, dtype)
 
 
 def sampled(policy: Policy, **more: object) -> Rollout:

@@ -39,13 +39,16 @@ def kind_of_model(kind: str, **settings: object) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
 
-def lora(shape: str) -> Policy:
-    base = tiny.causal(shape)
-    shared = SharedBase(base, AdapterConfig(name="lora", r=4, alpha=8))
+def with_adapter(base: PreTrainedModel, dtype: torch.dtype, alpha: int = 8) -> Policy:
+    shared = SharedBase(base, AdapterConfig(name="lora", r=4, alpha=alpha))
     shared.train(POLICY)
-    policy = Policy(base, torch.float32, shared, POLICY)
+    policy = Policy(base, dtype, shared, POLICY)
     tiny.nudge(policy, 0.2)  # B matrices begin at 0
     return policy
+
+
+def lora(shape: str) -> Policy:
+    return with_adapter(tiny.causal(shape), torch.float32)
 
 
 class Reading(NamedTuple):

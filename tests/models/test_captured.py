@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from align import assembly
 from align.config import RolloutConfig
-from align.models import captured, decoding
+from align.models import decoding
 from align.models.captured import CAPTURED, Replayed, can_capture, has_fixed_steps
 from align.models.decoding import DecodingLayer, OneNorm
 from align.models.policy import Policy
@@ -224,4 +224,4 @@ def test_the_copy_has_the_adapter_and_shares_the_rest(unpacked):
 
 def test_fp32_has_no_copy(unpacked):
     policy = Policy(kind_of_model("llama"), torch.float32)
-    assert policy.for_sampling() is policy and captured.can_capture(policy.model) is False
+    assert policy.for_sampling() is policy and not can_capture(policy.model)

@@ -21,6 +21,7 @@ from align.models.prompt_cache import Grid, PromptCache
 from align.rollout import Noise, sample
 from align.types import Rollout
 from tests import tiny
+from tests.models.reading import with_adapter
 
 KINDS = {
     "llama": {},
@@ -60,13 +61,7 @@ def policy(kind: str, folder, *, adapter: bool = False, dtype: torch.dtype = tor
                 parameter.normal_(std=0.3)
     model.save_pretrained(folder)
     loaded = load_causal_lm(ModelConfig(path=str(folder)), dtype=torch.float32, device=tiny.CPU)
-    if not adapter:
-        return Policy(loaded, dtype)
-    shared = SharedBase(loaded.to(dtype), AdapterConfig(name="lora", r=4, alpha=6))
-    shared.train(POLICY)
-    made = Policy(loaded, dtype, shared, POLICY)
-    tiny.nudge(made, 0.2)
-    return made
+    return with_adapter(loaded.to(dtype), dtype, alpha=6) if adapter else Policy(loaded, dtype)
 
 
 def sampled(made: Policy, group: int = 4, prompts: int = 5, at_once: int | None = None) -> Rollout:
