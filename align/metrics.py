@@ -237,7 +237,11 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ),
     ("kl_by/*", "nats/response", "k1 of the rows whose `length` column has that value, where a world is known"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
-    ("win_rate/mean", "share", "responses that score above the start model's on the same prompt and noise, ties half"),
+    (
+        "win_rate/mean",
+        "share",
+        "responses that score above the start model's on the same prompt and noise; ties half, equal responses too",
+    ),
     ("win_rate/low", "share", "lower end of the percentile bootstrap interval over prompts"),
     ("win_rate/high", "share", "upper end of that interval"),
     (

@@ -14,32 +14,36 @@ from align.streams import generator
 RESAMPLES = 2000  # of the bootstrap
 
 
-def win_rate(
-    scores: Sequence[float], baseline: Sequence[float], *, confidence: float, seed: int
-) -> dict[str, float | None]:
-    """Share of prompts on which `scores` beat `baseline`, ties counted half, with a bootstrap interval over prompts.
+def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> dict[str, float | None]:
+    """Share of prompts that are won, ties counted half, with a bootstrap interval over prompts.
 
     Args:
-        scores: One per prompt.
-        baseline: The start model's, on the same prompts in the same order. Prompts where either is NaN are left out.
+        won: From `outcomes`; None is left out.
         confidence: Of the percentile interval (Efron & Tibshirani 1993, chapter 13).
         seed: Of the resampling.
-
-    Raises:
-        ValueError: The two differ in length.
     """
-    wins = [won for won in outcomes(scores, baseline) if won is not None]
+    wins = [outcome for outcome in won if outcome is not None]
     if not wins:
         return {"mean": None, "low": None, "high": None}
     low, high = bootstrap(wins, confidence=confidence, seed=seed)
     return {"mean": statistics.fmean(wins), "low": low, "high": high}
 
 
-def outcomes(scores: Sequence[float], baseline: Sequence[float]) -> list[float | None]:
-    """Per prompt 1, 0 or 0.5 for a tie; None where either score is NaN. Raises ValueError as `win_rate`."""
+def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[bool]) -> list[float | None]:
+    """Per prompt 1, 0 or 0.5 for a tie; None where either score is NaN.
+
+    Args:
+        scores: One per prompt.
+        baseline: The start model's, on the same prompts in the same order.
+        same: Where both gave one response. That is a tie: its two scores may differ in their last digits, as a model's
+            do with what else is in the batch.
+
+    Raises:
+        ValueError: They differ in length.
+    """
     return [
-        None if math.isnan(a) or math.isnan(b) else 0.5 if a == b else float(a > b)
-        for a, b in zip(scores, baseline, strict=True)
+        None if math.isnan(a) or math.isnan(b) else 0.5 if alike or a == b else float(a > b)
+        for a, b, alike in zip(scores, baseline, same, strict=True)
     ]
 
 

@@ -87,8 +87,9 @@ def by_length(
 def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
     """The raw win rate, and the length-controlled one beside it."""
     new, old = _column(samples, judge.name), _column(baseline, judge.name)
-    won = outcomes(new, old)
-    longer = [a["tokens"] - b["tokens"] for a, b in zip(samples, baseline, strict=True)]
+    pairs = list(zip(samples, baseline, strict=True))
+    won = outcomes(new, old, [all(a[key] == b[key] for key in ("response", "tokens", "ended")) for a, b in pairs])
+    longer = [a["tokens"] - b["tokens"] for a, b in pairs]
     judged = [i for i, outcome in enumerate(won) if outcome is not None]
     controlled = length_controlled(
         [outcome for outcome in won if outcome is not None],
@@ -97,7 +98,7 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
         seed=config.seed,
         resamples=RESAMPLES,
     )
-    raw = win_rate(new, old, confidence=config.confidence, seed=config.seed)
+    raw = win_rate(won, confidence=config.confidence, seed=config.seed)
     return raw | {"length_controlled": controlled}
 
 

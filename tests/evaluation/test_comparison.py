@@ -3,23 +3,36 @@ import statistics
 
 import pytest
 
-from align.evaluation.comparison import bootstrap, mean_by, verbosity, win_rate
+from align.evaluation.comparison import bootstrap, mean_by, outcomes, verbosity, win_rate
+
+
+def rate(scores, baseline, same=None, confidence=0.95):
+    won = outcomes(scores, baseline, [False] * len(scores) if same is None else same)
+    return win_rate(won, confidence=confidence, seed=0)
 
 
 def test_wins_ties_and_losses():
-    rate = win_rate([2.0, 1.0, 0.0, 5.0], [1.0, 1.0, 1.0, 4.0], confidence=0.95, seed=0)
-    assert rate["mean"] == (1 + 0.5 + 0 + 1) / 4
-    assert 0 <= rate["low"] < rate["mean"] < rate["high"] <= 1
-    assert win_rate([1.0, 2.0], [1.0, 2.0], confidence=0.9, seed=0) == {"mean": 0.5, "low": 0.5, "high": 0.5}
-    assert win_rate([0.0], [1.0], confidence=0.9, seed=0) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    found = rate([2.0, 1.0, 0.0, 5.0], [1.0, 1.0, 1.0, 4.0])
+    assert found["mean"] == (1 + 0.5 + 0 + 1) / 4
+    assert 0 <= found["low"] < found["mean"] < found["high"] <= 1
+    assert rate([1.0, 2.0], [1.0, 2.0]) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert rate([0.0], [1.0]) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_one_response_ties_with_itself():
+    """However its two scores were rounded."""
+    scores, baseline = [1.0000001, 0.3, 1.0000001], [1.0, 0.3000001, 1.0]
+    assert outcomes(scores, baseline, [True, True, False]) == [0.5, 0.5, 1.0]
+    assert outcomes([math.nan], [1.0], [True]) == [None]
 
 
 def test_prompts_without_a_score_are_left_out():
     nan = math.nan
-    assert win_rate([nan, 2.0, 1.0], [0.0, 1.0, nan], confidence=0.95, seed=0)["mean"] == 1.0
-    assert win_rate([nan], [0.0], confidence=0.95, seed=0) == {"mean": None, "low": None, "high": None}
-    with pytest.raises(ValueError, match="zip"):
-        win_rate([1.0], [1.0, 2.0], confidence=0.95, seed=0)
+    assert rate([nan, 2.0, 1.0], [0.0, 1.0, nan])["mean"] == 1.0
+    assert rate([nan], [0.0]) == {"mean": None, "low": None, "high": None}
+    for given in (([1.0], [1.0, 2.0]), ([1.0, 2.0], [1.0, 2.0], [True])):
+        with pytest.raises(ValueError, match="zip"):
+            rate(*given)
 
 
 def test_interval_is_the_binomial_one_and_seeded():

@@ -122,6 +122,23 @@ def test_baseline_of_other_prompts_is_refused(run, trained, before):
         run(trained, before.samples[1:])
 
 
+@pytest.mark.parametrize(
+    ("change", "rate"),
+    [
+        (lambda s: {}, 0.5),
+        (lambda s: {"ended": not s["ended"]}, 1.0),
+        (lambda s: {"tokens": s["tokens"] + 1}, 1.0),
+        (lambda s: {"response": s["response"] + "x"}, 1.0),
+    ],
+)
+def test_only_a_response_itself_ties_with_one_that_scores_less(run, policy, before, change, rate):
+    """As it may in another batch, by a rounding."""
+    less = [s | {"gold": s["gold"] - 1e-6} | change(s) for s in before.samples]
+    found = run(policy, less).summary["win_rate"]
+    assert found["mean"] == rate
+    assert found["length_controlled"]["mean"] == pytest.approx(rate)
+
+
 def test_choice_is_seeded_and_in_order(prompts, pairs):
     def ids(seed, n):
         config = EvaluationConfig(num_prompts=n, num_pairs=2, num_texts=9, seed=seed)
