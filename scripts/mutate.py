@@ -53,6 +53,7 @@ SAMPLING = ("models/test_architectures.py", "rollout/test_sampling.py")
 DPO = ("parity/test_dpo.py", "trainers/test_dpo.py")
 CAPTURED = ("models/test_captured.py",)
 DECODING = ("models/test_decoding.py",)
+SECOND = ("test_second_device.py",)
 LORA = ("functional/test_lora.py", "models/test_lora.py")
 ATTENTION = ("functional/test_attention.py", "models/test_attention.py")
 PARTS = ("trainers/test_reward_model.py",)
@@ -182,6 +183,13 @@ MUTANTS = (
            "self.keys.index_copy_(2, self._at + 1,", CAPTURED),
     Mutant("wrong_rows_leave_the_room", "rollout/sampling.py", "decoder.keep(index)", "decoder.keep(index.flip(0))",
            CAPTURED),
+    Mutant("a_captured_step_asks", "rollout/draws.py", "self.lengths[rows] += going",
+           "self.lengths[rows[going]] += 1", SECOND),
+    Mutant("pairs_left_on_the_cpu", "data/collate.py", "dtype=torch.long, device=device)", "dtype=torch.long)", SECOND),
+    Mutant("sums_of_two_devices", "evaluation/divergence.py", "part.response_mask, dim=1).cpu()",
+           "part.response_mask, dim=1)", SECOND),
+    Mutant("a_response_beats_itself", "evaluation/figures.py", '("response", "tokens", "ended")) for a, b',
+           '("response", "tokens", "ended")) and a is b for a, b', ("evaluation/test_evaluate.py",)),
     Mutant("turned_the_other_way", "models/decoding.py", "[-sin[..., :half], sin[..., half:]]",
            "[sin[..., :half], -sin[..., half:]]", DECODING),
     Mutant("norm_of_another_epsilon", "models/decoding.py", "self.weight.to(states.dtype), self.eps)",
