@@ -1,15 +1,14 @@
 """What techniques of reading and sampling gain on this machine: seconds with and without, at SmolLM2-135M's width.
 
-OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
-OMP_NUM_THREADS=1 python scripts/bench/techniques.py --bf16     # what is for bf16 alone; 6 layers, the whole vocabulary
-OMP_NUM_THREADS=2 python scripts/bench/techniques.py --lora     # adapters in bf16 and groups; all 30 layers
-OMP_NUM_THREADS=2 python scripts/bench/techniques.py --packed   # rows in one, without padding; LoRA in bf16, 30 layers
-OMP_NUM_THREADS=1 python scripts/bench/techniques.py --attention   # a layer's attention, as products and as the kernel
+    OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
+    OMP_NUM_THREADS=2 python scripts/bench/techniques.py --packed   # one of the sets below
+
+OMP_NUM_THREADS sets the threads.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -37,6 +36,7 @@ from align.rollout.draws import inverse_cdf
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16
+TURNS = f"{{}} threads, bf16, {ROWS} rows; seconds, medians of five in turns"
 LADDER = (  # name, attention, layout and layers of our own
     ("weights rounded once", False, False, False),
     ("heads together", True, False, False),
@@ -132,6 +132,7 @@ def base_in_bf16() -> LlamaForCausalLM:
 
 def packed() -> None:
     """Passes over one row of tokens; responses all of one length, and of all lengths up to it."""
+    print(TURNS.format(torch.get_num_threads()))
     policy, longest = lora_policy(base_in_bf16(), BF16), torch.full((ROWS,), NEW)
     plain = mock.patch.object(policies, "reads_packed", return_value=False)
     uneven = torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]
@@ -145,6 +146,7 @@ def packed() -> None:
 
 def with_lora() -> None:
     """What is for adapters on a base stored in bf16, and for groups behind one prompt."""
+    print(TURNS.format(torch.get_num_threads()))
     policy = lora_policy(base_in_bf16(), BF16)
     peft = mock.patch.object(FusedLoraLinear, "forward", Linear.forward)
     theirs = mock.patch.object(policies, "decoding_copy", return_value=None)
@@ -223,16 +225,7 @@ def attention() -> None:
             print(f"{str(dtype)[6:]} {batch}, {queries}, {keys}: {found[0]:.1f}, {found[1]:.1f}")
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    if "--attention" in sys.argv[1:]:
-        return attention()
-    for flag, work in (("--packed", packed), ("--lora", with_lora)):
-        if flag in sys.argv[1:]:
-            print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows; seconds, medians of five in turns")
-            return work()
-    if "--bf16" in sys.argv[1:]:
-        return in_bf16()
+def in_fp32() -> None:
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}
     model = AutoModelForCausalLM.from_config(LlamaConfig(**shape)).eval()
     policy = Policy(model, torch.float32)
@@ -257,6 +250,24 @@ def main() -> None:
     ids = torch.randint(49152, (4, 64))
     found = [seconds(lambda f=f: head(f, hidden, weight, ids)) for f in (token_logprobs, plain_logprobs)]
     print(f"log-probabilities of 256 tokens at 49152, with the head: {found[0]:.2f}, {found[1]:.2f}")
+
+
+SETS = {  # by flag: the work, and what it is about
+    "bf16": (in_bf16, "what is for bf16 alone; 6 layers, the whole vocabulary"),
+    "lora": (with_lora, "adapters in bf16, and groups; all 30 layers"),
+    "packed": (packed, "rows in one, without padding; LoRA in bf16, all 30 layers"),
+    "attention": (attention, "a layer's attention, as products and as the kernel"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sets = parser.add_mutually_exclusive_group()
+    for name, (work, about) in SETS.items():
+        sets.add_argument(f"--{name}", dest="work", action="store_const", const=work, help=about)
+    parser.set_defaults(work=in_fp32)
+    torch.manual_seed(0)
+    parser.parse_args().work()
 
 
 if __name__ == "__main__":
