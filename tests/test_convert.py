@@ -136,6 +136,8 @@ def test_other_models_and_data(convert, tmp_path):
         (COMMON, (), "error: method: given None; allowed: --method, one of dpo, ppo, grpo"),
         (PPO | {"beta": 0.1}, (), "beta 0.1 -> unclear for PPO"),
         (PPO | {"load_in_4bit": True}, (), "error: load_in_4bit: given True; allowed: one of"),
+        (PPO | {"load_in_8bit": "false"}, (), "error: load_in_8bit: given 'false'; allowed: true or false"),
+        (PPO | {"dense_rewards": "no"}, (), "error: dense_rewards: given 'no'; allowed: true or false"),
         (PPO | {"use_lora": False}, (), "error: adapter: given 'none'; allowed: lora: int8"),
         (PPO | {"learning_rate": "fast"}, (), "error: method.learning_rate: given 'fast'; allowed: a number"),
         (PPO | {"seed": [1]}, (), r"error: seed: given \[1\]; allowed: text, a number"),

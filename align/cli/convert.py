@@ -46,6 +46,7 @@ _RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "weight_decay": ("method.weight_decay", METHODS),
     "save_steps": ("checkpoint.every_steps", METHODS),
 }
+_FLAGS = ("load_in_8bit", "load_in_4bit", "use_lora", "adap_kl_ctrl", "dense_rewards")
 _REWARD_CONFIG = {"learning_rate": "learning_rate", "num_train_epochs": "epochs"} | {
     "per_device_train_batch_size": "batch_size"
 }
@@ -77,6 +78,9 @@ def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
         said = next((name for mark, name in marks.items() if mark in old), None)
     if said not in METHODS:
         raise InputError("method", said, f"--method, one of {', '.join(METHODS)}")
+    for key in _FLAGS:  # a text such as "false" would count as true
+        if old.get(key) not in (True, False, None):
+            raise InputError(key, old[key], "true or false")
     if old.get("load_in_8bit") and old.get("load_in_4bit"):
         raise InputError("load_in_4bit", True, "one of load_in_8bit and load_in_4bit")
     out = Conversion(old, str(said))

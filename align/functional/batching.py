@@ -24,12 +24,12 @@ def token_batches(
         shared: (n,) tokens of each row that those of the same number have in common and that are read once for them,
             however many stay in a group; None = none.
     """
-    sizes = [max(1, n) for n in lengths.tolist()]
+    known = lengths.tolist()
+    sizes = [max(1, n) for n in known]
     common = [0] * len(sizes) if shared is None else shared.tolist()
-    order = torch.argsort(lengths, descending=True, stable=True).tolist()
     keys = range(len(sizes)) if together is None else together.tolist()
     units: dict[int, list[int]] = {}
-    for row in order:
+    for row in sorted(range(len(known)), key=lambda row: -known[row]):  # a stable sort
         units.setdefault(keys[row], []).append(row)
 
     def tokens(rows: list[int]) -> int:
@@ -40,11 +40,11 @@ def token_batches(
         return len(rows) * longest + len(once) * max(once.values(), default=0)
 
     pieces = [piece for unit in units.values() for piece in _pieces(unit, budget, tokens)]
-    pieces.sort(key=lambda piece: -sizes[piece[0]])  # a stable sort
+    pieces.sort(key=lambda piece: -sizes[piece[0]])
     groups: list[list[int]] = []
     for piece in pieces:
         longest = sizes[groups[-1][0]] if groups else 0
-        similar = int(lengths[piece[0]]) >= SHORTEST * longest
+        similar = known[piece[0]] >= SHORTEST * longest
         if groups and similar and tokens(groups[-1] + piece) <= budget:
             groups[-1] += piece
         else:
