@@ -1,33 +1,36 @@
 """A device beside the CPU, in Python: its tensors refuse to meet the CPU's, as a GPU's do. The CPU computes for it.
 
-    python -m tests.second_device FOLDER NAME...    # the runs of RUNS by these names, each in FOLDER/NAME
+    python -m tests.second_device FOLDER NAME...    # runs of tests/test_second_device.py, each in FOLDER/NAME
 
 Where there is no GPU it shows what one would refuse: tensors left on the CPU and, in a decoding step that a GPU
-captures, all that asks a tensor for its numbers or brings some from outside. Speed, half precision, and what kernels do
-there, it does not show. It changes this process for good, and so has one of its own.
+captures, all that asks a tensor for its numbers or brings some from outside. It does not show what kernels do there,
+half precision, a GPU's own optimizer kernels or random numbers (what draws without a generator draws as on a CPU), and
+`parameter.data = other` is lost on it. It changes this process for good, and so has one of its own.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import Tag, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 NAME = "second"
 CPU = torch.device("cpu")
-BETWEEN = {"copy_", "_to_copy"}  # operations that may meet both kinds of tensors
+BETWEEN = {"copy_", "_to_copy"}  # operations that may meet tensors of both
 BY_INDEX = {"index", "index_put", "index_put_"}  # these take their indices from either
-ASKING = {"_local_scalar_dense", "nonzero", "equal", "is_nonzero", "unique2", "_unique2", "masked_select"}
+ASKING = {Tag.data_dependent_output, Tag.dynamic_output_shape}  # what these say, a GPU must be waited for
 
 
 class RefusedError(RuntimeError):
@@ -56,9 +59,10 @@ class SecondTensor(Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         if id(self) not in memo:
-            copy: Tensor = SecondTensor(self.inner.detach().clone())
+            copy = SecondTensor(self.inner.detach().clone())
             parameter = isinstance(self, nn.Parameter)
-            memo[id(self)] = nn.Parameter(copy, self.requires_grad) if parameter else copy
+            grad = self.requires_grad
+            memo[id(self)] = nn.Parameter(copy, grad) if parameter else copy.requires_grad_(grad)
         return memo[id(self)]
 
     # What torch answers for such tensors by itself: that they have no memory, or that it cannot.
@@ -75,10 +79,12 @@ class SecondTensor(Tensor):
         return self.to(CPU).tolist()
 
 
-class _Mode(TorchDispatchMode):
-    """Sees what makes tensors on the device, too."""
+class Watch(TorchDispatchMode):
+    """Sees every operation, those that make tensors as well."""
 
     captured = False  # whether a step runs that a GPU would capture
+    seen: ClassVar[Counter[str]] = Counter()  # operations on the device, and such steps
+    library: torch.library.Library  # kept, or torch forgets it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return perform(func, args, kwargs or {})
@@ -89,7 +95,7 @@ class _Module(_DummyBackendModule):
         return [torch.bfloat16, torch.float16]
 
     def get_rng_state(self, device: object = None) -> Tensor:
-        return torch.zeros(1, dtype=torch.uint8)  # nothing draws from a generator of its own
+        return torch.zeros(1, dtype=torch.uint8)  # torch.random.fork_rng asks; nothing draws from it
 
     def set_rng_state(self, state: Tensor, device: object = None) -> None: ...
 
@@ -101,30 +107,46 @@ def perform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not there and not any(isinstance(tensor, SecondTensor) for tensor in given):
         return func(*args, **kwargs)
-    name = func._schema.name.partition("::")[2]
-    _refuse(name, args, given, target)
-    if target is not None:
-        kwargs = kwargs | {"device": CPU}
-    out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
-    if (target is not None and not there) or (name == "copy_" and not isinstance(args[0], SecondTensor)):
-        return args[0] if name == "copy_" else out
+    Watch.seen["operations"] += 1
+    _refuse(func, args, kwargs, given)
+    out = func(*tree_map(_inner, args), **tree_map(_inner, kwargs | ({} if target is None else {"device": CPU})))
+    if target is not None and not there:
+        return out
+    if func is torch.ops.aten.copy_.default and not isinstance(args[0], SecondTensor):
+        return args[0]
     wrapped = tree_map(lambda leaf: SecondTensor(leaf) if isinstance(leaf, Tensor) else leaf, out)
     return return_and_correct_aliasing(func, args, kwargs, wrapped)
 
 
-def _refuse(name: str, args: tuple[Any, ...], given: Sequence[Tensor], target: object) -> None:
-    of_cpu = [tensor for tensor in given if not isinstance(tensor, SecondTensor) and tensor.dim() > 0]
-    if _Mode.captured:
-        asked = name in ASKING or (name in BY_INDEX and any(t is not None and t.dtype is torch.bool for t in args[1]))
-        crossing = name in BETWEEN and (len(of_cpu) > 0 or (target is not None and torch.device(target).type != NAME))
-        if asked or crossing:
+def _refuse(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Sequence[Tensor]) -> None:
+    """Raises RefusedError."""
+    name = func._schema.name.partition("::")[2]
+    if kwargs.get("generator") is not None:
+        raise RefusedError(f"{name}: a generator of the CPU's")
+    of_cpu = [tensor for tensor in given if not isinstance(tensor, SecondTensor)]
+    indices = [index for index in args[1] if index is not None] if name in BY_INDEX else []
+    if Watch.captured:
+        asks = any(index.dtype is torch.bool for index in indices) if name in BY_INDEX else ASKING & {*func.tags}
+        leaves = kwargs.get("device") is not None and torch.device(kwargs["device"]).type != NAME
+        if (
+            asks
+            or leaves
+            or (of_cpu and (name in BETWEEN or any(index is tensor for index in indices for tensor in of_cpu)))
+        ):
             raise RefusedError(f"{name}: in a captured step")
-    if name in BETWEEN:
+    if name in BETWEEN or name.startswith("new_") or name.endswith("_like"):
         return
-    if name in BY_INDEX:
-        of_cpu = [tensor for tensor in of_cpu if all(tensor is not index for index in args[1])]
-    if of_cpu:
-        raise RefusedError(f"{name}: a tensor {tuple(of_cpu[0].shape)} on the CPU among others")
+    numbers = Tag.pointwise in func.tags or name in BY_INDEX  # these read single numbers from anywhere
+    written = [
+        value
+        for argument, value in zip(func._schema.arguments, args, strict=False)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    for tensor in of_cpu:
+        index = any(tensor is index for index in indices)
+        number = numbers and tensor.dim() == 0 and all(tensor is not value for value in written)
+        if not index and not number:
+            raise RefusedError(f"{name}: a tensor {tuple(tensor.shape)} on the CPU among others")
 
 
 def _inner(leaf: Any) -> Any:
@@ -134,23 +156,22 @@ def _inner(leaf: Any) -> Any:
 def install() -> torch.device:
     """Make the device known to torch."""
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
-    library = torch.library.Library("aten", "IMPL")
+    Watch.library = torch.library.Library("aten", "IMPL")
 
     # torch.tensor(..., device=...) and indices given as lists come here past the mode.
     def empty_strided(size: Any, stride: Any, dtype: Any = None, *_: Any, **__: Any) -> Any:
         return SecondTensor(torch.empty_strided(size, stride, dtype=dtype))
 
     def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
-        if _Mode.captured:
+        if Watch.captured:
             raise RefusedError("_copy_from: in a captured step")
         _inner(target).copy_(_inner(source))
         return target
 
-    library.impl("empty_strided", empty_strided, "PrivateUse1")
-    library.impl("_copy_from", copy_from, "PrivateUse1")
+    Watch.library.impl("empty_strided", empty_strided, "PrivateUse1")
+    Watch.library.impl("_copy_from", copy_from, "PrivateUse1")
     torch.autograd.set_multithreading_enabled(False)  # a thread of the device's would not see the mode
-    _Mode.library = library  # kept, or torch forgets it
-    _Mode().__enter__()
+    Watch().__enter__()
     return torch.device(NAME, 0)
 
 
@@ -161,7 +182,6 @@ def in_use(device: torch.device) -> Iterator[None]:
     import transformers
 
     from align import runner
-    from align.evaluation import reward_run
     from align.models import captured
     from align.rollout import sampling
 
@@ -169,15 +189,15 @@ def in_use(device: torch.device) -> Iterator[None]:
     of_training = property(lambda self: (self._setup_devices, device)[1])
 
     def watched(self: captured.Replayed) -> None:
-        _Mode.captured = True
+        Watch.captured = True
+        Watch.seen["captured steps"] += 1
         try:
             call(self)
         finally:
-            _Mode.captured = False
+            Watch.captured = False
 
     with (
         mock.patch.object(runner, "resolve_device", return_value=device),
-        mock.patch.object(reward_run, "resolve_device", return_value=device),
         mock.patch.object(accelerate.Accelerator, "device", device),
         mock.patch.object(transformers.TrainingArguments, "device", of_training),
         mock.patch.object(sampling, "can_capture", captured.has_fixed_steps),
@@ -187,16 +207,22 @@ def in_use(device: torch.device) -> Iterator[None]:
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
+    """A run of each name; what the device has seen is in NAME.json, and why it failed, if it did."""
     device = install()
     from align.runner import run
-    from tests.test_second_device import config_of
+    from tests.test_second_device import THERE, config_of
 
-    with in_use(device):
-        for name in names:
+    for name in names:
+        Watch.seen.clear()
+        told: dict[str, Any] = {"failed": None}
+        with in_use(device), ExitStack() as stack:
+            for place, value in THERE.get(name, {}).items():
+                stack.enter_context(mock.patch(place, value))
             try:
                 run(config_of(name, folder / "data"), folder / name, say=lambda line: None)
             except Exception:
-                (folder / f"{name}.failed").write_text(traceback.format_exc())
+                told["failed"] = traceback.format_exc()
+        (folder / f"{name}.json").write_text(json.dumps(told | Watch.seen))
 
 
 if __name__ == "__main__":

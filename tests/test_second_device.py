@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from align import metrics
 from align.config import (
     AttentionCredit,
     Config,
@@ -27,7 +28,6 @@ from tests.rewards.test_foreign import causal_folder
 from tests.test_every_method import SIZES
 from tests.trainers import runs
 
-MACHINE = ("time/", "throughput/", "memory/", "seconds", "reward_model/seconds")  # what a record says of it
 PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 3}
 RUNS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
 RUNS |= {f"{name} with LoRA": {"method": name, "adapter": runs.LORA} for name in ("ppo", "grpo", "dpo", "sft")}
@@ -41,7 +41,14 @@ RUNS |= {
     "a DPO policy's log-ratio": {"method": "grpo", "credit": ImplicitCredit(batch_size=8)},
     "another tokenizer": {"method": "ppo", "credit": AttentionCredit()},
     "recomputed activations": {"method": "grpo", "adapter": runs.LORA},
+    "rows leave, prompts shared": {"method": "grpo", "rollout": {"max_new_tokens": 20}},
 }  # fmt: skip
+THERE = {  # on the second device alone: numbers by which a GPU goes its own ways
+    "rows leave, prompts shared": {
+        "align.rollout.sampling.CAPTURE_BYTES": 0,
+        "align.models.inputs.SHARED_FROM_ON_GPU": 2,
+    }
+}
 
 
 def config_of(name: str, data: Path) -> Config:
@@ -49,7 +56,9 @@ def config_of(name: str, data: Path) -> Config:
     method, credit = settings.pop("method"), settings.pop("credit", None)
     if name == "another tokenizer":
         settings["source"] = RewardModelSource(path=str(causal_folder()))
-    config = runs.config(config_classes()[method](**SIZES.get(method, {})), data, **settings)
+    kind = config_classes()[method]
+    rate = {"learning_rate": 1e-3} if kind().trains else {}  # for updates that can be told from roundings
+    config = runs.config(kind(**SIZES.get(method, {}) | rate), data, **settings)
     config.model.gradient_checkpointing = name == "recomputed activations"
     if credit is not None:
         config.reward.credit = credit
@@ -57,7 +66,8 @@ def config_of(name: str, data: Path) -> Config:
 
 
 def python(*words: str) -> None:
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=root, timeout=220)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -73,30 +83,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    """All that was logged, but of the machine."""
-    records = runs.lines(folder / "log_history.jsonl")
-    return [{key: value for key, value in record.items() if not key.startswith(MACHINE)} for record in records]
+    return [metrics.repeatable(record) for record in runs.lines(folder / "log_history.jsonl")]
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_says_what_it_says_on_a_cpu(name, folder, tmp_path, monkeypatch):
+    """But for roundings: attention and optimizer are a CPU's own there."""
+    told = json.loads((folder / f"{name}.json").read_text())
+    assert told["failed"] is None, told["failed"]
+    assert told["operations"] > 1000
+    assert name == "reward_model" or told["captured steps"] > 10
     monkeypatch.setenv("ALIGN_HOME", str(tmp_path / "home"))
-    failed = folder / f"{name}.failed"
-    assert not failed.exists(), failed.read_text()
     run(config_of(name, folder / "data"), tmp_path / "run", say=lambda line: None)
-    assert json.loads((folder / name / "run.json").read_text())["hardware"]["device"] == "second:0"
     found, expected = figures(folder / name), figures(tmp_path / "run")
     assert len(found) == len(expected) > 1
     for record, other in zip(found, expected, strict=True):
         assert record.keys() == other.keys()
         for key, value in other.items():
-            near = pytest.approx(value, rel=5e-3, abs=2e-5) if isinstance(value, float) else value
+            near = pytest.approx(value, rel=1e-3, abs=5e-6) if isinstance(value, float) else value
             assert record[key] == near, key
 
 
 REFUSALS = """
 import torch, pytest
-from tests.second_device import RefusedError, _Mode, install
+from tests.second_device import RefusedError, Watch, install
 device = install()
 here, there = torch.ones(3), torch.ones(3, device=device)
 there[torch.tensor([0])] += 2 * there[[1]]  # indices may come from anywhere, and so may single numbers
@@ -108,17 +118,38 @@ for mix in (
     lambda: here[torch.zeros(1, dtype=torch.long, device=device)],
     lambda: there.index_copy_(0, torch.tensor([0]), there[:1]),
     lambda: torch.nn.functional.embedding(torch.tensor([0]), torch.ones(2, 2, device=device)),
+    lambda: torch.zeros(()).add_(there.sum()),
+    lambda: torch.stack([there.sum(), torch.zeros(())]),
+    lambda: there.index_select(0, torch.tensor(0)),
 ):
     with pytest.raises(RefusedError, match="on the CPU among others"):
         mix()
-_Mode.captured = True
+for draw in (
+    lambda generator: torch.rand(3, device=device, generator=generator),
+    lambda generator: there.normal_(generator=generator),
+):
+    with pytest.raises(RefusedError, match="a generator of the CPU's"):
+        draw(torch.Generator())
+there[there > 100] = torch.tensor(0.0)
+assert torch.zeros_like(here, device=device).tolist() == here.new_zeros(3, device=device).tolist() == [0.0] * 3
+Watch.captured = True
 there[1:] += there[:-1].clone()
 for ask in (
     lambda: int(there.sum()),
     lambda: there.tolist(),
     lambda: there[there > 1],
     lambda: (there > 1).nonzero(),
+    lambda: there.unique(),
+    lambda: torch.equal(there, there),
+    lambda: there.masked_select(there > 1),
+    lambda: there.long().bincount(),
+    lambda: there.repeat_interleave(there.long()),
+    lambda: there.index_put_((there > 1,), there.new_zeros(())),
+    lambda: there[torch.tensor([0])],
     lambda: there.copy_(here),
+    lambda: here.copy_(there),
+    lambda: there.sum().to("cpu"),
+    lambda: torch.tensor(1.0).to(device),
     lambda: there.to("cpu"),
     lambda: here.to(device),
     lambda: torch.tensor([1.0], device=device),

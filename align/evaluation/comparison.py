@@ -35,8 +35,8 @@ def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[
     Args:
         scores: One per prompt.
         baseline: The start model's, on the same prompts in the same order.
-        same: Where both gave one response. That is a tie: its two scores may differ in their last digits, as a model's
-            do with what else is in the batch.
+        same: Where both gave one response. That is a tie, though its two scores may differ: a model's do, in their last
+            digits, with what else is in the batch, and a reward model's with which of several end tokens it reads.
 
     Raises:
         ValueError: They differ in length.

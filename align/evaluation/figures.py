@@ -88,7 +88,7 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
     """The raw win rate, and the length-controlled one beside it."""
     new, old = _column(samples, judge.name), _column(baseline, judge.name)
     pairs = list(zip(samples, baseline, strict=True))
-    won = outcomes(new, old, [all(a[key] == b[key] for key in ("response", "tokens", "ended")) for a, b in pairs])
+    won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
     longer = [a["tokens"] - b["tokens"] for a, b in pairs]
     judged = [i for i, outcome in enumerate(won) if outcome is not None]
     controlled = length_controlled(
@@ -100,6 +100,11 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
     )
     raw = win_rate(won, confidence=config.confidence, seed=config.seed)
     return raw | {"length_controlled": controlled}
+
+
+def one_response(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two samples are one to a reader: text, length in tokens, and whether it ended, by whichever token."""
+    return all(a[key] == b[key] for key in ("response", "tokens", "ended"))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:

@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python scripts/bench/techniques.py            # 6 layers, a vocabulary of 8192; about two minutes
     OMP_NUM_THREADS=2 python scripts/bench/techniques.py --packed   # one of the sets below
 
-OMP_NUM_THREADS sets the threads.
+OMP_NUM_THREADS sets the threads; the figures in scripts/bench/results are of those that --help says.
 """
 
 from __future__ import annotations
@@ -253,10 +253,10 @@ def in_fp32() -> None:
 
 
 SETS = {  # by flag: the work, and what it is about
-    "bf16": (in_bf16, "what is for bf16 alone; 6 layers, the whole vocabulary"),
-    "lora": (with_lora, "adapters in bf16, and groups; all 30 layers"),
-    "packed": (packed, "rows in one, without padding; LoRA in bf16, all 30 layers"),
-    "attention": (attention, "a layer's attention, as products and as the kernel"),
+    "bf16": (in_bf16, "what is for bf16 alone; 6 layers, the whole vocabulary; on one thread"),
+    "lora": (with_lora, "adapters in bf16, and groups; all 30 layers, on two threads"),
+    "packed": (packed, "rows in one, without padding; LoRA in bf16, all 30 layers, on two threads"),
+    "attention": (attention, "a layer's attention, as products and as the kernel; on one thread"),
 }
 
 

@@ -35,6 +35,7 @@ def samples(after):
     rows = []
     for i in range(12):
         text = HOSTILE if i == 3 else f"answer {i}" + " more" * (i % 3)
+        text += "!" if after and i != 4 else ""  # the fifth stays what it was, whatever it scores
         rows.append(
             {
                 "prompt_id": i,

@@ -192,6 +192,8 @@ def test_what_a_model_wrote_stays_text_in_the_browser(folder, opened):
     assert first.startswith("question 11")
     page.click("#next")
     assert page.inner_text("#count") == "12 of 12 shown."
+    page.select_option("#filter", "same")  # one whose scores are equal, one that is the same response
+    assert sorted(t.split()[1] for t in page.locator("#list .prompt").all_inner_texts()) == ["0", "4"]
     page.select_option("#filter", "cut")
     assert [t.split()[1] for t in page.locator("#list .prompt").all_inner_texts()] == ["5"]
     page.select_option("#filter", "all")

@@ -12,7 +12,10 @@ if (cards.length) {
   by("who").hidden = runs.length === 1;
   const seen = (c) => sets[by("who").value].filter((i) => c.sides[i]).map((i) => c.sides[i]);
   const score = (side) => (known(side.gold) ? side.gold : side.proxy);
-  const gain = (c) => seen(c).reduce((sum, side) => sum + score(side) - score(c.start), 0) / seen(c).length;
+  // One response ties with itself, as in the win rate: its two scores may differ by a rounding.
+  const one = (a, b) => a.text === b.text && a.tokens === b.tokens && a.ended === b.ended;
+  const gained = (side, start) => (one(side, start) ? 0 : score(side) - score(start));
+  const gain = (c) => seen(c).reduce((sum, side) => sum + gained(side, c.start), 0) / seen(c).length;
   const all = cards.flatMap((c) => [c.start, ...Object.values(c.sides)]);
   const modes = [["rewards", "colour by the run's token rewards"], ["segments", "colour by the true credit"]]
     .filter(([key]) => all.some((side) => side[key] && side[key].length));
