@@ -237,12 +237,12 @@ def copy_to(folder: Path) -> None:
             shutil.copy2(source, folder / name)
 
 
-def failing_test(folder: Path, files: tuple[str, ...]) -> str | None:
-    """The first test that fails in the copy; None where all pass."""
+def failing_test(folder: Path, files: tuple[str, ...], limit: int = LIMIT) -> str | None:
+    """The first test that fails in the copy; None where all pass within `limit` seconds."""
     report = folder / "report.txt"
     child = os.fork()  # with the libraries imported and align not: a new interpreter would spend seconds on them
     if child == 0:
-        signal.alarm(LIMIT)
+        signal.alarm(limit)
         with open(report, "w") as out:
             os.dup2(out.fileno(), 1)
             os.dup2(out.fileno(), 2)
@@ -253,7 +253,7 @@ def failing_test(folder: Path, files: tuple[str, ...]) -> str | None:
     if code == 0:
         return None
     if code == -signal.SIGALRM:
-        return f"ran past {LIMIT} s"
+        return f"ran past {limit} s"
     found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", report.read_text(), re.MULTILINE)
     return found[1] if found else f"pytest ended with {code}"
 
@@ -280,7 +280,7 @@ def main() -> int:
         except ValueError as error:
             print(error)
             return 2
-        sound = failing_test(folder, tuple(dict.fromkeys(file for m in chosen for file in m.tests)))
+        sound = failing_test(folder, tuple(dict.fromkeys(file for m in chosen for file in m.tests)), 4 * LIMIT)
         if sound is not None:
             print(f"the tests fail without any mutant: {sound}")
             return 1

@@ -1,6 +1,6 @@
 """A device beside the CPU, in Python: its tensors refuse to meet the CPU's, as a GPU's do. The CPU computes for it.
 
-    python -m tests.second_device FOLDER NAME...    # runs of tests/test_second_device.py, each in FOLDER/NAME
+    python -m tests.second_device FOLDER NAME...    # runs of tests/test_second_device.py, on a CPU and on this
 
 Where there is no GPU it shows what one would refuse: tensors left on the CPU and, in a decoding step that a GPU
 captures, all that asks a tensor for its numbers or brings some from outside. It does not show what kernels do there,
@@ -11,6 +11,7 @@ half precision, a GPU's own optimizer kernels or random numbers (what draws with
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections import Counter
@@ -207,11 +208,17 @@ def in_use(device: torch.device) -> Iterator[None]:
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
-    """A run of each name; what the device has seen is in NAME.json, and why it failed, if it did."""
-    device = install()
+    """Runs by these names, in FOLDER/cpu and FOLDER/second; NAME.json there is what the device saw, and what failed."""
     from align.runner import run
     from tests.test_second_device import THERE, config_of
 
+    def start(name: str, place: Path) -> None:
+        os.environ["ALIGN_HOME"] = str(place / "home")
+        run(config_of(name, folder / "data"), place / name, say=lambda line: None)
+
+    for name in names:
+        start(name, folder / "cpu")
+    device = install()
     for name in names:
         Watch.seen.clear()
         told: dict[str, Any] = {"failed": None}
@@ -219,10 +226,10 @@ def main(folder: Path, names: Sequence[str]) -> None:
             for place, value in THERE.get(name, {}).items():
                 stack.enter_context(mock.patch(place, value))
             try:
-                run(config_of(name, folder / "data"), folder / name, say=lambda line: None)
+                start(name, folder / NAME)
             except Exception:
                 told["failed"] = traceback.format_exc()
-        (folder / f"{name}.json").write_text(json.dumps(told | Watch.seen))
+        (folder / NAME / f"{name}.json").write_text(json.dumps(told | Watch.seen))
 
 
 if __name__ == "__main__":
