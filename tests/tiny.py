@@ -147,9 +147,9 @@ def reward_folder(shape: str = "llama", seed: int = 1) -> Path:
 @cache
 def reward_adapter(r: int = 4, alpha: int = 8) -> Path:
     """A stored random PEFT adapter with its scalar head, on the tiny Llama."""
-    path = Path(_FOLDERS.name) / f"reward-adapter-{r}-{alpha}"
+    path, base = Path(_FOLDERS.name) / f"reward-adapter-{r}-{alpha}", folder()  # made, if need be, with another seed
     torch.manual_seed(3)
-    model = AutoModelForSequenceClassification.from_pretrained(folder(), num_labels=1)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
     tuned = get_peft_model(model, lora_config(AdapterConfig(name="lora", r=r, alpha=alpha), TaskType.SEQ_CLS))
     with torch.no_grad():
         for p in tuned.parameters():
