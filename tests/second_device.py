@@ -84,7 +84,7 @@ class Watch(TorchDispatchMode):
     """Sees every operation, those that make tensors as well."""
 
     captured = False  # whether a step runs that a GPU would capture
-    seen: ClassVar[Counter[str]] = Counter()  # operations on the device, and such steps
+    seen: ClassVar[Counter[str]] = Counter()  # operations on the device, such steps, a GPU's own ways
     library: torch.library.Library  # kept, or torch forgets it
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -127,13 +127,12 @@ def _refuse(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: 
     of_cpu = [tensor for tensor in given if not isinstance(tensor, SecondTensor)]
     indices = [index for index in args[1] if index is not None] if name in BY_INDEX else []
     if Watch.captured:
-        asks = any(index.dtype is torch.bool for index in indices) if name in BY_INDEX else ASKING & {*func.tags}
         leaves = kwargs.get("device") is not None and torch.device(kwargs["device"]).type != NAME
-        if (
-            asks
-            or leaves
-            or (of_cpu and (name in BETWEEN or any(index is tensor for index in indices for tensor in of_cpu)))
-        ):
+        crosses = (
+            leaves or (name in BETWEEN and of_cpu) or any(not isinstance(index, SecondTensor) for index in indices)
+        )
+        asks = any(index.dtype is torch.bool for index in indices) if name in BY_INDEX else ASKING & {*func.tags}
+        if crosses or asks:
             raise RefusedError(f"{name}: in a captured step")
     if name in BETWEEN or name.startswith("new_") or name.endswith("_like"):
         return
@@ -183,10 +182,10 @@ def in_use(device: torch.device) -> Iterator[None]:
     import transformers
 
     from align import runner
-    from align.models import captured
+    from align.models import captured, policy
     from align.rollout import sampling
 
-    call = captured.Replayed.__call__
+    call, keep, shared_prompts = captured.Replayed.__call__, captured.FixedDecoder.keep, policy.shared_prompts
     of_training = property(lambda self: (self._setup_devices, device)[1])
 
     def watched(self: captured.Replayed) -> None:
@@ -197,12 +196,23 @@ def in_use(device: torch.device) -> Iterator[None]:
         finally:
             Watch.captured = False
 
+    def kept(self: captured.FixedDecoder, index: Tensor) -> None:
+        Watch.seen["times rows left"] += 1
+        keep(self, index)
+
+    def shared(batch: Any) -> Any:
+        found = shared_prompts(batch)
+        Watch.seen["times prompts were shared"] += found is not None
+        return found
+
     with (
         mock.patch.object(runner, "resolve_device", return_value=device),
         mock.patch.object(accelerate.Accelerator, "device", device),
         mock.patch.object(transformers.TrainingArguments, "device", of_training),
         mock.patch.object(sampling, "can_capture", captured.has_fixed_steps),
         mock.patch.object(captured.Replayed, "__call__", watched),
+        mock.patch.object(captured.FixedDecoder, "keep", kept),
+        mock.patch.object(policy, "shared_prompts", shared),
     ):
         yield
 

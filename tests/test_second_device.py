@@ -90,6 +90,8 @@ def test_a_run_says_what_it_says_on_a_cpu(name, folder):
     assert told["failed"] is None, told["failed"]
     assert told["operations"] > 1000
     assert name == "reward_model" or told["captured steps"] > 10
+    for way in ("times rows left", "times prompts were shared") if name in THERE else ():
+        assert told[way] > 0, way
     found, expected = (figures(folder / device / name) for device in ("second", "cpu"))
     assert len(found) == len(expected) > 1
     for record, other in zip(found, expected, strict=True):

@@ -29,7 +29,7 @@ def token_batches(
     common = [0] * len(sizes) if shared is None else shared.tolist()
     keys = range(len(sizes)) if together is None else together.tolist()
     units: dict[int, list[int]] = {}
-    for row in sorted(range(len(known)), key=lambda row: -known[row]):  # stable, as sort
+    for row in sorted(range(len(known)), key=lambda row: -known[row]):  # a stable sort, as the one below
         units.setdefault(keys[row], []).append(row)
 
     def tokens(rows: list[int]) -> int:

@@ -15,8 +15,8 @@ def test_wins_ties_and_losses():
     found = rate([2.0, 1.0, 0.0, 5.0], [1.0, 1.0, 1.0, 4.0])
     assert found["mean"] == (1 + 0.5 + 0 + 1) / 4
     assert 0 <= found["low"] < found["mean"] < found["high"] <= 1
-    assert rate([1.0, 2.0], [1.0, 2.0]) == {"mean": 0.5, "low": 0.5, "high": 0.5}
-    assert rate([0.0], [1.0]) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert rate([1.0, 2.0], [1.0, 2.0], confidence=0.9) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert rate([0.0], [1.0], confidence=0.9) == {"mean": 0.0, "low": 0.0, "high": 0.0}
 
 
 def test_one_response_ties_with_itself():
