@@ -18,6 +18,7 @@ from align.data.prompts import prompts_of
 from align.errors import InputError
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
 from align.libraries import quiet
+from align.memory import pages_kept
 from align.model_card import write_model_card
 from align.models.hardware import one_process
 from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
@@ -51,7 +52,8 @@ def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr)
         RunError: The run cannot go on.
     """
     quiet()
-    return _Run(config, folder, say).go()
+    with pages_kept(resolve_device(config)):
+        return _Run(config, folder, say).go()
 
 
 def measure(
@@ -71,7 +73,8 @@ def measure(
         InputError: Data, model, weights or reward cannot be used as configured.
     """
     quiet()
-    return _Run(config, folder, say).measure(weights)
+    with pages_kept(resolve_device(config)):
+        return _Run(config, folder, say).measure(weights)
 
 
 class _Run:

@@ -9,7 +9,6 @@ from copy import deepcopy
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
-from peft.helpers import disable_input_dtype_casting
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -45,12 +44,14 @@ class SharedBase:
         with drawn_from(seed, "adapter", POLICY):
             self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
         self._active: str | None = POLICY
-        self._trainable: list[nn.Parameter] = []
+        self._trained: set[nn.Parameter] = set()
+        self._survey()
 
     def add(self, name: str) -> None:
         """A fresh adapter; its B matrices are zero, so the role starts as the base itself."""
         with drawn_from(self._seed, "adapter", name):
             self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM))
+        self._survey()
         self._switch(self._active)
 
     def load(self, name: str, folder: Path) -> Tensor | None:
@@ -107,7 +108,8 @@ class SharedBase:
 
     def train(self, *names: str) -> None:
         """Mark these adapters as trained, for good: PEFT's switching would freeze all but the active one."""
-        self._trainable = [p for name in names for p in self.parameters(name).values()]
+        self._trained = {p for name in names for p in self.parameters(name).values()}
+        self.model.requires_grad_(False)
         self._switch(self._active)
 
     def merged(self, name: str) -> PreTrainedModel | None:
@@ -138,25 +140,34 @@ class SharedBase:
     def use(self, name: str | None) -> Iterator[None]:
         """Run with adapter `name`, or with the bare base for None."""
         before = self._active
+        casting = [layer.cast_input_dtype_enabled for layer in self._layers]
         self._switch(name)
         try:
             # What adapters read would go to fp32, and be brought back by the autocast that a role runs in: the same
             # bits without. Others (TRL's trainers) run the model without autocast and need it.
-            with disable_input_dtype_casting(self.model):
-                yield
+            for layer in self._layers:
+                layer.cast_input_dtype_enabled = False
+            yield
         finally:
+            for layer, cast in zip(self._layers, casting, strict=True):
+                layer.cast_input_dtype_enabled = cast
             self._switch(before)
 
+    def _survey(self) -> None:
+        """Note where the adapters are: walking through all modules at every switch takes longer than the switch."""
+        self._layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        parts = [getattr(layer, name) for layer in self._layers for name in layer.adapter_layer_names]
+        self._adapted = [parameter for part in parts for parameter in part.parameters()]
+
     def _switch(self, name: str | None) -> None:
-        for module in self.model.modules():
-            if isinstance(module, BaseTunerLayer):
-                if name is not None:
-                    module.set_adapter([name])
-                module.enable_adapters(name is not None)
+        for layer in self._layers:  # as they are, whoever has switched them
+            if name is not None and layer.active_adapters != [name]:
+                layer.set_adapter([name])
+            if layer.disable_adapters != (name is None):
+                layer.enable_adapters(name is not None)
         self._active = name
-        self.model.requires_grad_(False)
-        for parameter in self._trainable:
-            parameter.requires_grad_(True)
+        for parameter in self._adapted:
+            parameter.requires_grad_(parameter in self._trained)
 
 
 @contextmanager

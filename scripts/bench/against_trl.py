@@ -40,8 +40,10 @@ WORDS = {
     "bf16": "frozen weights stored in bf16",
     "fp16": "frozen weights stored in fp16",
     "autocast": "all of training under autocast (ppo)",
+    "kept": "freed memory kept by glibc, as align keeps it (on a CPU)",
     "static": "transformers' static cache, whose decoding steps it compiles (grpo)",
 }
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # align/memory.py
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULTS = {  # by method and adapter
     ("grpo", "none"): "sdpa/0,sdpa/4,eager/0",
@@ -70,7 +72,9 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=log.open("w"),
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)},
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+            | (KEPT if settings.get("kept") else {}),
         )
 
     def warm(self) -> None:
@@ -115,6 +119,7 @@ def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
             "base": args.precision if stored else "fp32",
             "autocast": "autocast" in words,
             "static": "static" in words,
+            "kept": "kept" in words,
         }
         settings.append({"attention": attention, "micro_rows": int(rows), "name": text, **own})
     return settings

@@ -1,7 +1,5 @@
 """Adapters that take turns on one base: nobody's training shows in another role."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
@@ -10,7 +8,6 @@ from transformers import AutoModelForSequenceClassification
 
 from align.config import AdapterConfig
 from align.errors import InputError
-from align.models import adapters
 from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
 from align.models.inputs import forward_arguments
 from align.models.policy import Policy
@@ -118,6 +115,20 @@ def test_switching_leaves_trained_parameters_trainable_and_the_rest_frozen(roles
         assert right()
 
 
+def test_a_switch_finds_the_adapters_as_others_left_them(roles):
+    """TRL's trainers switch through PEFT, and leave another adapter active, or none, and others frozen."""
+    shared, policy, reference, critic, reward = roles
+    scramble(policy.trained_parameters().values())
+    before = {role: see(role) for role in (policy, reference, critic, reward)}
+    trained = {id(p) for p in shared.model.parameters() if p.requires_grad}
+    peft = shared.model.base_model
+    for leave in (lambda: peft.set_adapter(REWARD), peft.disable_adapter_layers, lambda: peft.set_adapter(CRITIC)):
+        for role, seen in before.items():
+            leave()
+            assert torch.equal(see(role), seen)
+            assert {id(p) for p in shared.model.parameters() if p.requires_grad} == trained
+
+
 def test_use_nests_and_gives_the_policy_back_even_after_an_error(roles):
     """Whoever asks the model itself, outside of any role, gets the policy."""
     shared, policy, _, critic, reward = roles
@@ -183,7 +194,7 @@ def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
     assert not torch.equal(first[policy], first[policy.replace(POLICY, CRITIC)])
 
 
-def test_no_detour_over_fp32_under_autocast(shape, monkeypatch):
+def test_no_detour_over_fp32_under_autocast(shape):
     """PEFT would bring what an adapter reads to fp32, and autocast back: the same bits, of gradients too, without."""
     base = tiny.causal(shape).to(torch.bfloat16)
     shared = SharedBase(base, LORA)
@@ -191,12 +202,17 @@ def test_no_detour_over_fp32_under_autocast(shape, monkeypatch):
     scramble(shared.parameters(POLICY).values())
     policy, found = Policy(base, torch.bfloat16, shared, POLICY), []
     layers = [m for m in base.modules() if hasattr(m, "cast_input_dtype_enabled")]
+
+    def cast(*_: object) -> None:
+        for layer in layers:
+            layer.cast_input_dtype_enabled = True
+
     with policy.active():
         assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
     for switched_off in (True, False):
         assert all(layer.cast_input_dtype_enabled for layer in layers)  # as TRL's trainers need it
         if not switched_off:
-            monkeypatch.setattr(adapters, "disable_input_dtype_casting", lambda model: nullcontext())
+            base.register_forward_pre_hook(cast)
         policy.zero_grad()
         logits = policy.logits(IDS, MASK, 4)
         logits.float().logsumexp(-1).sum().backward()
