@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import resource
 import sys
@@ -12,28 +13,30 @@ from pathlib import Path
 
 import torch
 
+KEPT_UP_TO = 2**25  # bytes: what glibc's own threshold grows to
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's, of malloc.h
-_NEVER, _MOST = -1, 2**25  # glibc takes no larger threshold of the second
+_NEVER = -1
 
 
 @contextmanager
 def pages_kept(device: torch.device) -> Iterator[None]:
-    """On a CPU, let glibc keep what is freed inside, up to 32 MiB a piece, and give it back to the system at the end.
+    """On a CPU, let glibc keep what the main thread frees inside, up to 32 MiB a piece; at the end all of it goes back.
 
-    By itself it returns the end of its heap whenever 64 MiB of it are free, several times a pass, and the kernel clears
-    the same pages for the next tensors (scripts/bench/results). Larger pieces are mapped one by one, as before: kept as
-    well, they would be broken up by small ones. At the end the thresholds are those that glibc's own grow to. Nothing
+    By itself it returns the end of its heap several times a pass, and the kernel clears the same pages for the next
+    tensors (scripts/bench/results). Larger pieces are mapped one by one, as before: kept as well, they would be broken
+    up by small ones. The thresholds stay behind, at the most that glibc's own grow to. For one run at a time. Nothing
     happens under another C library, or where the environment says how to allocate (MALLOC_..., GLIBC_TUNABLES).
     """
     libc = None if device.type != "cpu" or _allocation_is_chosen() else _glibc()
-    if libc is not None:
-        libc.mallopt(_MMAP_THRESHOLD, _MOST)
+    kept = libc is not None and libc.mallopt(_MMAP_THRESHOLD, KEPT_UP_TO) == 1
+    if libc is not None and kept:
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
-        if libc is not None:
-            libc.mallopt(_TRIM_THRESHOLD, 2 * _MOST)
+        if libc is not None and kept:
+            libc.mallopt(_TRIM_THRESHOLD, 2 * KEPT_UP_TO)
+            gc.collect()  # a run's objects know each other
             libc.malloc_trim(0)
 
 

@@ -218,6 +218,14 @@ MUTANTS = (
     Mutant("parts_part_pairs", "trainers/reward_model.py", "[index, index + pairs]", "[index, index]", PARTS),
     Mutant("shared_prompts_are_free", "functional/batching.py", "max(once.values(), default=0)", "0",
            ("functional/test_batching.py",)),
+    Mutant("switch_trusts_its_memory", "models/adapters.py", "for layer in self._layers:  # as",
+           "for layer in () if name == self._active else self._layers:  # as", ("models/test_adapters.py",)),
+    Mutant("switch_freezes_the_trained", "models/adapters.py", "parameter in self._trained)",
+           "parameter not in self._trained)", ("models/test_adapters.py",)),
+    Mutant("memory_is_not_given_back", "memory.py", "libc.malloc_trim(0)", "pass", ("test_memory.py",)),
+    Mutant("memory_is_kept_for_good", "memory.py", "libc.mallopt(_TRIM_THRESHOLD, 2 * KEPT_UP_TO)", "pass",
+           ("test_memory.py",)),
+    Mutant("memory_is_not_kept", "memory.py", "libc.mallopt(_TRIM_THRESHOLD, _NEVER)", "pass", ("test_memory.py",)),
 )  # fmt: skip
 
 

@@ -10,29 +10,47 @@ import torch
 
 from align import memory
 
-# MiB resident of a tensor of 30 MiB, the process's first large one: held, freed inside, and afterwards.
+# MiB resident of a tensor of 30 MiB, the process's first large one: held, freed inside, afterwards; then of eight
+# pieces of 24 MiB that are freed once it is over.
 FREED = """
-import json, resource, sys, torch
+import ctypes, json, resource, sys, torch
 from align.memory import pages_kept
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 
-with pages_kept(torch.device(sys.argv[1])):
-    torch.ones(1)
-    before = resident()
-    tensor = torch.ones(8_000_000)
-    held = resident() - before
-    del tensor
-    inside = resident() - before
-print(json.dumps({"held": held, "inside": inside, "afterwards": resident() - before}))
+found = {}
+try:
+    with pages_kept(torch.device(sys.argv[1])):
+        torch.ones(1)
+        before = resident()
+        tensor = torch.ones(8_000_000)
+        found["held"] = resident() - before
+        del tensor
+        found["inside"] = resident() - before
+        if len(sys.argv) > 2:
+            raise KeyboardInterrupt
+except KeyboardInterrupt:
+    pass
+found["afterwards"] = resident() - before
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+size = 24 * 2**20
+pieces = [libc.malloc(size) for _ in range(8)]
+for piece in pieces:
+    libc.memset(piece, 1, size)
+for piece in reversed(pieces):
+    libc.free(piece)
+found["later"] = resident() - before
+print(json.dumps(found))
 """
 glibc = pytest.mark.skipif(sys.platform != "linux" or memory._glibc() is None, reason="not glibc")
 
 
-def freed(device: str = "cpu", **environment: str) -> dict[str, float]:
+def freed(device: str = "cpu", *more: str, **environment: str) -> dict[str, float]:
     plain = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
-    command = [sys.executable, "-c", FREED, device]
+    command = [sys.executable, "-c", FREED, device, *more]
     done = subprocess.run(command, env=plain | environment, check=True, capture_output=True, text=True)
     found = json.loads(done.stdout)
     assert found["held"] > 25
@@ -40,9 +58,11 @@ def freed(device: str = "cpu", **environment: str) -> dict[str, float]:
 
 
 @glibc
-def test_freed_memory_stays_inside_and_goes_back_at_the_end():
-    found = freed()
+@pytest.mark.parametrize("ends", [(), ("interrupted",)])
+def test_freed_memory_stays_inside_and_goes_back_at_the_end(ends):
+    found = freed("cpu", *ends)
     assert found["inside"] > 25 and found["afterwards"] < 10
+    assert found["later"] < 100  # MiB of 192: the heap's end goes back by itself again
 
 
 @glibc

@@ -139,17 +139,17 @@ class SharedBase:
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """Run with adapter `name`, or with the bare base for None."""
-        before = self._active
-        casting = [layer.cast_input_dtype_enabled for layer in self._layers]
+        before, layers = self._active, list(self._layers)
+        casting = [layer.cast_input_dtype_enabled for layer in layers]
         self._switch(name)
         try:
             # What adapters read would go to fp32, and be brought back by the autocast that a role runs in: the same
             # bits without. Others (TRL's trainers) run the model without autocast and need it.
-            for layer in self._layers:
+            for layer in layers:
                 layer.cast_input_dtype_enabled = False
             yield
         finally:
-            for layer, cast in zip(self._layers, casting, strict=True):
+            for layer, cast in zip(layers, casting, strict=True):
                 layer.cast_input_dtype_enabled = cast
             self._switch(before)
 
@@ -166,7 +166,7 @@ class SharedBase:
             if layer.disable_adapters != (name is None):
                 layer.enable_adapters(name is not None)
         self._active = name
-        for parameter in self._adapted:
+        for parameter in self._adapted:  # the base's are frozen for good, in `train`
             parameter.requires_grad_(parameter in self._trained)
 
 

@@ -33,6 +33,8 @@ import torch
 from limits import ideal_seconds, measure, require
 from shapes import SHAPES, prompt_ids, random_model, random_reward, write_pairs
 
+from align.memory import KEPT_UP_TO
+
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "trl", "peft")
 WORDS = {
@@ -43,15 +45,16 @@ WORDS = {
     "kept": "freed memory kept by glibc, as align keeps it (on a CPU)",
     "static": "transformers' static cache, whose decoding steps it compiles (grpo)",
 }
-KEPT = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # align/memory.py
+KEPT = {"MALLOC_MMAP_THRESHOLD_": str(KEPT_UP_TO), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULTS = {  # by method and adapter
-    ("grpo", "none"): "sdpa/0,sdpa/4,eager/0",
-    ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16",
-    ("dpo", "none"): "sdpa/0,sdpa/4,eager/0,sdpa/4/pre",
-    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/pre",
-    ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
-    ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast",
+    ("grpo", "none"): "sdpa/0,sdpa/4,eager/0,sdpa/4/kept",
+    ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/kept",
+    ("dpo", "none"): "sdpa/0,sdpa/4,eager/0,sdpa/4/pre,sdpa/4/kept",
+    ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/pre,sdpa/4/bf16/kept",
+} | {
+    ("ppo", adapter): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast,sdpa/0/bf16/autocast/kept"
+    for adapter in ("none", "lora")
 }
 
 
@@ -107,6 +110,8 @@ def trl_settings(args: argparse.Namespace) -> list[dict[str, Any]]:
         attention, rows, *words = text.split("/")
         if set(words) - WORDS.keys():
             raise SystemExit(f"--trl: given {text}; allowed behind attention/rows: {', '.join(WORDS)}")
+        if "kept" in words and args.device == "cuda":
+            raise SystemExit(f"--trl: given {text}; allowed: kept where --device is cpu")
         stored = set(words) & DTYPES.keys()
         if stored - {args.precision} or (args.precision == "fp32" and "autocast" in words):
             raise SystemExit(f"--trl: given {text}; allowed: the type that --precision names ({args.precision})")
@@ -130,6 +135,8 @@ def default_settings(args: argparse.Namespace) -> str:
     known = DEFAULTS[args.method, args.adapter].replace("/bf16", f"/{args.precision}").split(",")
     if args.precision == "fp32":
         known = [setting for setting in known if not {"fp32", "autocast"} & set(setting.split("/"))]
+    if args.device == "cuda":
+        known = [setting for setting in known if "kept" not in setting]
     if args.device == "cuda" and args.method == "grpo":
         known.append(known[1] + "/static" if args.adapter == "lora" and args.precision != "fp32" else "sdpa/0/static")
     return ",".join(known)

@@ -54,19 +54,20 @@ def alone(args: argparse.Namespace) -> float:
 
     from align import runner  # noqa: F401  the same imports
     from align.config import ModelConfig, Precision
-    from align.memory import peak_memory_mib
+    from align.memory import pages_kept, peak_memory_mib
     from align.models.load import load_causal_lm, torch_dtype
     from align.trainers import base, on_policy, ppo, reward_model  # noqa: F401
     from align.types import Sequences
 
     imported = resident_mib()
-    dtype = torch_dtype(Precision(args.precision))
-    model = load_causal_lm(ModelConfig(path=args.model), dtype=dtype, device=torch.device("cpu"))
-    rows = max(1, args.micro_batch_tokens // (args.prompt_tokens + args.new_tokens))
-    prompts, responses = (torch.randint(4, 500, (rows, n)) for n in (args.prompt_tokens, args.new_tokens))
-    batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
-    lora_policy(model, dtype)(batch, 1.0).logprobs.sum().backward()
-    return peak_memory_mib(torch.device("cpu")) - imported
+    with pages_kept(torch.device("cpu")):  # as a run does
+        dtype = torch_dtype(Precision(args.precision))
+        model = load_causal_lm(ModelConfig(path=args.model), dtype=dtype, device=torch.device("cpu"))
+        rows = max(1, args.micro_batch_tokens // (args.prompt_tokens + args.new_tokens))
+        prompts, responses = (torch.randint(4, 500, (rows, n)) for n in (args.prompt_tokens, args.new_tokens))
+        batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
+        lora_policy(model, dtype)(batch, 1.0).logprobs.sum().backward()
+        return peak_memory_mib(torch.device("cpu")) - imported
 
 
 def train_reward(args: argparse.Namespace) -> float:

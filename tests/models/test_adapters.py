@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
@@ -116,7 +117,7 @@ def test_switching_leaves_trained_parameters_trainable_and_the_rest_frozen(roles
 
 
 def test_a_switch_finds_the_adapters_as_others_left_them(roles):
-    """TRL's trainers switch through PEFT, and leave another adapter active, or none, and others frozen."""
+    """Other libraries switch through PEFT, which freezes, and may leave another adapter active, or none."""
     shared, policy, reference, critic, reward = roles
     scramble(policy.trained_parameters().values())
     before = {role: see(role) for role in (policy, reference, critic, reward)}
@@ -194,7 +195,7 @@ def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
     assert not torch.equal(first[policy], first[policy.replace(POLICY, CRITIC)])
 
 
-def test_no_detour_over_fp32_under_autocast(shape):
+def test_no_detour_over_fp32_under_autocast(shape, monkeypatch):
     """PEFT would bring what an adapter reads to fp32, and autocast back: the same bits, of gradients too, without."""
     base = tiny.causal(shape).to(torch.bfloat16)
     shared = SharedBase(base, LORA)
@@ -202,10 +203,19 @@ def test_no_detour_over_fp32_under_autocast(shape):
     scramble(shared.parameters(POLICY).values())
     policy, found = Policy(base, torch.bfloat16, shared, POLICY), []
     layers = [m for m in base.modules() if hasattr(m, "cast_input_dtype_enabled")]
+    brought: list[bool] = []  # another type, by PEFT's own layers: the others are one function of ours
+    casting = BaseTunerLayer._cast_input_dtype
+
+    def watched(self: BaseTunerLayer, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        found = casting(self, x, dtype)
+        brought.append(found.dtype is not x.dtype)
+        return found
 
     def cast(*_: object) -> None:
         for layer in layers:
             layer.cast_input_dtype_enabled = True
+
+    monkeypatch.setattr(BaseTunerLayer, "_cast_input_dtype", watched)
 
     with policy.active():
         assert layers and not any(layer.cast_input_dtype_enabled for layer in layers)
@@ -217,5 +227,6 @@ def test_no_detour_over_fp32_under_autocast(shape):
         logits = policy.logits(IDS, MASK, 4)
         logits.float().logsumexp(-1).sum().backward()
         found.append((logits.detach(), {k: p.grad.clone() for k, p in shared.parameters(POLICY).items()}))
+        assert any(brought) == (not switched_off and shape == "gpt2")
     assert torch.equal(found[0][0], found[1][0])
     assert all(torch.equal(found[0][1][k], found[1][1][k]) for k in found[0][1])
