@@ -20,7 +20,7 @@ _NEVER = -1
 
 @contextmanager
 def pages_kept(device: torch.device) -> Iterator[None]:
-    """On a CPU, let glibc keep what the main thread frees inside, up to 32 MiB a piece; at the end all of it goes back.
+    """On a CPU, let glibc keep what the main thread frees inside, up to 32 MiB a piece; what is free then goes back.
 
     By itself it returns the end of its heap several times a pass, and the kernel clears the same pages for the next
     tensors (scripts/bench/results). Larger pieces are mapped one by one, as before: kept as well, they would be broken
@@ -28,16 +28,16 @@ def pages_kept(device: torch.device) -> Iterator[None]:
     happens under another C library, or where the environment says how to allocate (MALLOC_..., GLIBC_TUNABLES).
     """
     libc = None if device.type != "cpu" or _allocation_is_chosen() else _glibc()
-    kept = libc is not None and libc.mallopt(_MMAP_THRESHOLD, KEPT_UP_TO) == 1
-    if libc is not None and kept:
-        libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+    if libc is None or libc.mallopt(_MMAP_THRESHOLD, KEPT_UP_TO) != 1:
+        yield
+        return
+    libc.mallopt(_TRIM_THRESHOLD, _NEVER)
     try:
         yield
     finally:
-        if libc is not None and kept:
-            libc.mallopt(_TRIM_THRESHOLD, 2 * KEPT_UP_TO)
-            gc.collect()  # a run's objects know each other
-            libc.malloc_trim(0)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * KEPT_UP_TO)
+        gc.collect()  # a run's objects know each other
+        libc.malloc_trim(0)
 
 
 def _allocation_is_chosen() -> bool:

@@ -139,7 +139,7 @@ class SharedBase:
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:
         """Run with adapter `name`, or with the bare base for None."""
-        before, layers = self._active, list(self._layers)
+        before, layers = self._active, self._layers
         casting = [layer.cast_input_dtype_enabled for layer in layers]
         self._switch(name)
         try:

@@ -12,7 +12,7 @@ TRL runs in every setting of --trl first (one step after a warm-up) and is compa
 with precomputed reference log-probabilities includes its share of their computation, as for one pass over the data.
 Memory is the peak of the resident size less the size after imports, on a GPU of what torch has allocated there. Weights
 are random, so responses never end early; the table says how long they were. Run it on an otherwise idle machine;
-OMP_NUM_THREADS sets the threads of both sides.
+OMP_NUM_THREADS sets the threads of both sides; MALLOC_... there takes the keeping of freed memory from align's.
 """
 
 from __future__ import annotations
@@ -52,9 +52,8 @@ DEFAULTS = {  # by method and adapter
     ("grpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/kept",
     ("dpo", "none"): "sdpa/0,sdpa/4,eager/0,sdpa/4/pre,sdpa/4/kept",
     ("dpo", "lora"): "sdpa/0,sdpa/0/bf16,sdpa/4/bf16,eager/0/bf16,sdpa/4/bf16/pre,sdpa/4/bf16/kept",
-} | {
-    ("ppo", adapter): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast,sdpa/0/bf16/autocast/kept"
-    for adapter in ("none", "lora")
+    ("ppo", "none"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast,sdpa/0/bf16/autocast/kept",
+    ("ppo", "lora"): "sdpa/0,sdpa/0/autocast,sdpa/0/bf16/autocast,eager/0/bf16/autocast,sdpa/0/bf16/autocast/kept",
 }
 
 

@@ -110,6 +110,9 @@ def test_switching_leaves_trained_parameters_trainable_and_the_rest_frozen(roles
         return {id(p) for p in shared.model.parameters() if p.requires_grad} == trained
 
     assert right()
+    shared.model.requires_grad_(True)
+    shared.train(POLICY, CRITIC)
+    assert right()
     for role in (reward, reference, critic, policy):
         with role.active():
             assert right()
