@@ -23,10 +23,9 @@ from omegaconf import DictConfig
 from align.cli import sweep
 from align.cli.errors import exit_code, explain, one_line
 from align.cli.groups import CONF, help_text
-from align.config import build, register_schemas
+from align.cli.resume import changes, resumed_config
+from align.config.io import build, register_schemas
 from align.errors import InputError
-from align.resume import changes, resumed_config
-from align.trainers.registry import config_classes
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def job(cfg: DictConfig) -> dict[str, Any]:
         config = sweep.grouped(config, Path(str(hydra_config.sweep.dir)))
         print(f"job {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}", flush=True)
 
-    from align.runner import run  # torch and everything behind it
+    from align.run.runner import run  # torch and everything behind it
 
     return run(config, folder)
 
@@ -94,7 +93,7 @@ def main() -> int:
     with redirect_stderr(_Filter(sys.stderr)), env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra raises, never exits
         try:
             sys.argv[1:] = _flags_first(words)
-            register_schemas(config_classes())
+            register_schemas()
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(launch)()
         except KeyboardInterrupt:
             sweep.finish()  # with the jobs that had ended

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from align.cli.errors import exit_code, one_line
 from align.cli.evaluate import composed, parse, saved_by
-from align.config import Config, register_schemas
-from align.config_checks import model_folder
+from align.config import Config
+from align.config.checks import model_folder
+from align.config.io import register_schemas
 from align.errors import InputError
-from align.trainers.registry import config_classes
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(wanted: argparse.Namespace) -> None:
-    register_schemas(config_classes())
+    register_schemas()
     run = Path(os.path.expanduser(wanted.target))
     if (run / "config.yaml").is_file():
         _evaluate_run(run, wanted)
@@ -93,7 +93,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     from rich.text import Text
 
     from align.callbacks.console import before_after
-    from align.runner import measure
+    from align.run.runner import measure
 
     result = measure(config, out, weights=weights)
     console = Console()

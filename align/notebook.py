@@ -12,7 +12,7 @@ def run(*words: str, folder: str | Path) -> dict[str, Any]:
     """Run what these words compose, as `align WORDS` does, and leave everything in `folder`.
 
     Returns:
-        As `align.runner.run`: evaluation summaries under `before` and `after`, `step`, `stopped` and `folder`.
+        As `align.run.runner.run`: evaluation summaries under `before` and `after`, `step`, `stopped` and `folder`.
 
     Raises:
         InputError: the words compose no run, or data or models cannot be used.
@@ -20,6 +20,6 @@ def run(*words: str, folder: str | Path) -> dict[str, Any]:
     """
     config = composed(words)
 
-    from align.runner import run as run_config  # torch and everything behind it: not before the words are accepted
+    from align.run.runner import run as run_config  # torch and everything behind it: not before the words are accepted
 
     return run_config(config, Path(folder))

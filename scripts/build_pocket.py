@@ -31,7 +31,7 @@ from pocket_rows import read_rows, write_rows
 from pocket_tokenizer import train_tokenizer
 from transformers.utils import logging as hf_logging
 
-from align.evaluation.prompts_file import format_prompts, made_twins
+from align.evaluation.prompts_file import format_prompts, made_perturbations
 from align.worlds import ASSETS
 from align.worlds.pocket import general, split
 
@@ -113,9 +113,9 @@ def _write_pairs(out: Path, model: StartModel, s: PairSettings, seed: int) -> No
 
 
 def write_prompts(out: Path, count: int, seed: int) -> None:
-    """prompts.txt: held-out prompts of the report side, half of them long, each with its twins.
+    """prompts.txt: held-out prompts of the report side, half of them long, each with its perturbations.
 
-    They are rows of held_out.jsonl, because the gold reward of what a twin is answered needs the prompt's row.
+    They are rows of held_out.jsonl, because the gold reward of what a perturbation is answered needs the prompt's row.
     """
     rows = [row for row in read_rows(out / "held_out.jsonl") if row["split"] == "report"]
     rng = random.Random(f"prompts-{seed}")
@@ -124,7 +124,7 @@ def write_prompts(out: Path, count: int, seed: int) -> None:
         prompts = [row["prompt"] for row in rows if row["length"] == length]
         chosen += rng.sample(prompts, min(count // 2, len(prompts)))
     rng.shuffle(chosen)
-    (out / "prompts.txt").write_text(format_prompts(made_twins(chosen)))
+    (out / "prompts.txt").write_text(format_prompts(made_perturbations(chosen)))
 
 
 def _build_model(folder: Path, settings: Settings, seed: int) -> None:

@@ -42,7 +42,7 @@ def start_model_figures(model: StartModel, prompts: int, seed: int) -> Figures:
             for group in (task.family.length, task.family.name):
                 gold[group].append(total)
             ended[task.family.length].append(float(response.ended))
-            tokens[task.family.length].append(len(model.codec.encode_response(response.text)))
+            tokens[task.family.length].append(len(model.chat.encode_response(response.text)))
         result[mode] = {"gold": _means(gold), "ended": _means(ended), "tokens": _means(tokens)}
     return result
 
@@ -52,7 +52,7 @@ def perplexity(model: StartModel, texts: Sequence[str]) -> float:
     """Per-token perplexity of plain texts, the first token of each not counted."""
     nats, count = 0.0, 0
     for text in texts:
-        ids = torch.tensor([model.codec.tokenizer(text)["input_ids"]])
+        ids = torch.tensor([model.chat.tokenizer(text)["input_ids"]])
         logprobs = model.policy.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
         nats -= logprobs.gather(1, ids[0, 1:, None]).sum().item()
         count += ids.shape[1] - 1

@@ -12,10 +12,10 @@ import torch
 from pocket_corpus import task_stream
 
 from align.config import ModelConfig
-from align.models.codec import ChatCodec
-from align.models.load import load_causal_lm, load_codec
-from align.models.policy import Policy
-from align.rollout.sampling import Noise, left_pad, sample
+from align.engine.policy import Policy
+from align.engine.sampling import Noise, left_pad, sample
+from align.models.chat_tokenizer import ChatTokenizer
+from align.models.load import load_causal_lm, load_chat_tokenizer
 from align.types import Prompt
 from align.worlds.pocket import PocketWorld, Task
 from align.worlds.pocket.labeller import Labeller
@@ -45,20 +45,20 @@ class StartModel:
     """The trained start model as the package samples from it."""
 
     policy: Policy
-    codec: ChatCodec
+    chat: ChatTokenizer
 
     @classmethod
     def load(cls, folder: Path) -> StartModel:
         config = ModelConfig(path=str(folder), attn_implementation="eager")
         device = torch.device("cpu")
         model = load_causal_lm(config, dtype=torch.float32, device=device, quantization=None)
-        return cls(Policy(model.eval(), torch.float32), load_codec(config))
+        return cls(Policy(model.eval(), torch.float32), load_chat_tokenizer(config))
 
     def prompts(self, tasks: Sequence[Task]) -> list[Prompt]:
         """Each task's prompt; `id` is its place."""
         chats = [({"role": "user", "content": task.prompt},) for task in tasks]
         return [
-            Prompt(i, chat, task.prompt, tuple(self.codec.encode_prompt(chat)), {})
+            Prompt(i, chat, task.prompt, tuple(self.chat.encode_prompt(chat)), {})
             for i, (task, chat) in enumerate(zip(tasks, chats, strict=True))
         ]
 
@@ -73,7 +73,7 @@ class StartModel:
             rows = [prompts[i] for i in order[at : at + batch]]
             rollout = sample(
                 self.policy,
-                self.codec,
+                self.chat,
                 rows,
                 noise=Noise(seed, "pairs"),
                 max_new_tokens=max_new_tokens,
@@ -81,7 +81,7 @@ class StartModel:
             )
             cut = zip(rollout.response_ids.tolist(), rollout.lengths.tolist(), rollout.ended.tolist(), strict=True)
             for prompt, (ids, length, ended) in zip(rows, cut, strict=True):
-                found[prompt.id] = Response(self.codec.decode(ids[:length]), ended)
+                found[prompt.id] = Response(self.chat.decode(ids[:length]), ended)
         return [found[i] for i in range(len(tasks))]
 
     @torch.no_grad()
@@ -89,14 +89,14 @@ class StartModel:
         """The likeliest next token at every place."""
         prompts, found = self.prompts(tasks), []
         for at in range(0, len(prompts), batch):
-            ids, mask = left_pad([p.input_ids for p in prompts[at : at + batch]], self.codec.pad_id, self.policy.device)
+            ids, mask = left_pad([p.input_ids for p in prompts[at : at + batch]], self.chat.pad_id, self.policy.device)
             out = self.policy.model.generate(
                 input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens
             )
             for row in out[:, ids.shape[1] :].tolist():
-                ended = self.codec.end_id in row
-                kept = row[: row.index(self.codec.end_id)] if ended else row
-                found.append(Response(self.codec.decode(kept), ended))
+                ended = self.chat.end_id in row
+                kept = row[: row.index(self.chat.end_id)] if ended else row
+                found.append(Response(self.chat.decode(kept), ended))
         return found
 
 

@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from align.cli.groups import CONF
-from align.config import RewardModelSource, build, register_schemas
+from align.config import RewardModelSource
+from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.libraries import quiet
-from align.models.load import load_codec
-from align.store import key_of
-from align.trainers.registry import config_classes
-from align.trainers.reward_model import reward_model_key, train_reward_model
+from align.models.load import load_chat_tokenizer
+from align.stored.reward_model import reward_model_key, train_reward_model
+from align.stored.store import key_of
 
 VARIANTS = {
     "default": [],
@@ -60,7 +60,7 @@ def train_reward_models(out: Path, overrides: list[str], jobs: int = 1) -> Figur
 def _train_chain(out: Path, overrides: list[str], threads: int, chain: Sequence[str]) -> Figures:
     torch.set_num_threads(threads)
     quiet()
-    register_schemas(config_classes())
+    register_schemas()
     figures: Figures = {}
     start: Path | None = None
     for name in chain:
@@ -78,14 +78,14 @@ def _train(out: Path, name: str, overrides: list[str], start: Path | None) -> Fi
         config = build(compose("config", [*paths, *overrides]))
     source = config.reward.source
     assert isinstance(source, RewardModelSource)
-    codec = load_codec(config.model)
-    data = load_preferences(config.data, codec)
+    chat = load_chat_tokenizer(config.model)
+    data = load_preferences(config.data, chat)
     train, held_out = data.reward_train, data.reward_held_out  # all rows, whichever ones a run's figures are about
     key = reward_model_key(config, source, train, held_out)
     folder = out / "reward_models" / ("evaluation" if name == "evaluation" else key_of(key))
     folder.mkdir(parents=True)
     card = train_reward_model(
-        folder, config, source, codec, train, held_out,
+        folder, config, source, chat, train, held_out,
         device=torch.device("cpu"), dtype=torch.float32, key=key, say=print, start=start,
     )  # fmt: skip
     shutil.rmtree(folder / "unused", ignore_errors=True)  # the Trainer's own output folder

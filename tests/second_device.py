@@ -181,9 +181,9 @@ def in_use(device: torch.device) -> Iterator[None]:
     import accelerate
     import transformers
 
-    from align import runner
-    from align.models import captured, policy
-    from align.rollout import sampling
+    from align.engine import policy, sampling
+    from align.engine.fast import captured
+    from align.run import runner
 
     call, keep, shared_prompts = captured.Replayed.__call__, captured.FixedDecoder.keep, policy.shared_prompts
     of_training = property(lambda self: (self._setup_devices, device)[1])
@@ -219,7 +219,7 @@ def in_use(device: torch.device) -> Iterator[None]:
 
 def main(folder: Path, names: Sequence[str]) -> None:
     """Runs by these names, in FOLDER/cpu and FOLDER/second; NAME.json there is what the device saw, and what failed."""
-    from align.runner import run
+    from align.run.runner import run
     from tests.test_second_device import THERE, config_of
 
     def start(name: str, place: Path) -> None:

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from align.__main__ import main
+from align.config.groups import METHODS
 from align.errors import InputError, RunError
-from align.trainers.registry import METHODS
 
 BIN = Path(sys.executable).parent
 METHOD_NAMES = ", ".join(sorted(METHODS))
@@ -55,7 +55,7 @@ def runner(monkeypatch):
     """Stands in for a training run: the wrapper is tested for whatever a run may do."""
 
     def install(run):
-        monkeypatch.setitem(sys.modules, "align.runner", SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "align.run.runner", SimpleNamespace(run=run))
 
     return install
 
@@ -238,7 +238,7 @@ def test_an_experiment_sweeps_its_own_values(align, files, runner):
 
 
 def test_a_run_resumes_in_its_own_folder_with_its_own_configuration(align, files, folder, runner):
-    from align.config import save
+    from align.config.io import save
 
     calls = []
 

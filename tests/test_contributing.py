@@ -47,7 +47,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for name in ("align", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/tiny.py", "tests/trainers/runs.py"):
+    for name in ("pyproject.toml", "tests/tiny.py", "tests/algorithms/runs.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
@@ -85,6 +85,6 @@ def test_it_runs_by_its_name(copy):
 
 def test_its_code_is_in_the_house_style(copy):
     files = [f"align/trainers/slic{part}.py" for part in ("", "_config")] + ["tests/trainers/test_slic.py"]
-    files += ["align/metrics.py", "align/trainers/registry.py"]
+    files += ["align/metrics.py", "align/algorithms/registry.py"]
     call(copy, "ruff", "check", "--no-cache", *files)
     call(copy, "ruff", "format", "--no-cache", "--check", *files)

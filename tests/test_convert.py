@@ -12,7 +12,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
-from align.config import Config, build
+from align.config import Config
+from align.config.io import build
 from align.convert import main
 
 COMMON = {

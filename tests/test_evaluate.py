@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from align.config.methods import BestOfNConfig, DPOConfig
 from align.evaluate import main
-from align.runner import run
-from align.trainers.best_of_n_config import BestOfNConfig
-from align.trainers.dpo_config import DPOConfig
+from align.run.runner import run
 from tests import tiny
-from tests.trainers import runs
+from tests.algorithms import runs
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import pytest
 
 from align import metrics
 from align.config import LoopConfig
-from align.runner import run
-from align.trainers.registry import METHODS, config_classes
-from tests.trainers import runs
+from align.config.groups import METHODS
+from align.run.runner import run
+from tests.algorithms import runs
 
 SIZES: dict[str, dict[str, Any]] = {  # of an update; what a method does not name here runs with its defaults
     "ppo": {"minibatch_size": 4, "missing_eos_penalty": None},
@@ -49,7 +49,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     name = request.param
     folder: Path = tmp_path_factory.mktemp(name)
     data = runs.write_data(folder / "data")
-    config = runs.config(config_classes()[name](**SIZES.get(name, {})), data, evaluation={"every_steps": 1})
+    config = runs.config(METHODS[name](**SIZES.get(name, {})), data, evaluation={"every_steps": 1})
     run(config, folder / "run", say=lambda line: None)
     return name, folder / "run"
 
@@ -61,7 +61,7 @@ def finite(record: dict[str, Any]) -> bool:
 def test_step_records(finished: tuple[str, Path]) -> None:
     name, folder = finished
     records = [r for r in runs.lines(folder / "log_history.jsonl") if "phase" not in r]
-    assert len(records) == (2 if config_classes()[name]().trains else 0)
+    assert len(records) == (2 if METHODS[name]().trains else 0)
     for record in records:
         assert metrics.compare(record, name) == (set(), set())
         assert finite(record)
@@ -69,14 +69,14 @@ def test_step_records(finished: tuple[str, Path]) -> None:
 
 def test_how_much_is_read_at_once_is_recorded(finished: tuple[str, Path]) -> None:
     name, folder = finished
-    ours = isinstance(config_classes()[name](), LoopConfig)
+    ours = isinstance(METHODS[name](), LoopConfig)
     assert json.loads((folder / "run.json").read_text())["micro_batch_tokens"] == (8192 if ours else None)
 
 
 def test_evaluations(finished: tuple[str, Path]) -> None:
     name, folder = finished
     records = [r for r in runs.lines(folder / "log_history.jsonl") if "phase" in r]
-    trains = config_classes()[name]().trains
+    trains = METHODS[name]().trains
     assert [r["phase"] for r in records] == ["before", *["during"] * trains, "after"]
     known = {f"eval/{n}" for n in metrics.evaluation_definitions(name)}
     for record in records:

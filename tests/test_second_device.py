@@ -22,10 +22,10 @@ from align.config import (
     RulesSource,
     TrainedOn,
 )
-from align.trainers.registry import METHODS, config_classes
-from tests.rewards.test_foreign import causal_folder
+from align.config.groups import METHODS
+from tests.algorithms import runs
+from tests.rewards.test_cross_tokenizer import causal_folder
 from tests.test_every_method import SIZES
-from tests.trainers import runs
 
 PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 3}
 RUNS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
@@ -44,8 +44,8 @@ RUNS |= {
 }  # fmt: skip
 THERE = {  # on the second device alone: numbers by which a GPU goes its own ways
     "rows leave, prompts shared": {
-        "align.rollout.sampling.CAPTURE_BYTES": 0,
-        "align.models.inputs.SHARED_FROM_ON_GPU": 2,
+        "align.engine.sampling.CAPTURE_BYTES": 0,
+        "align.engine.inputs.SHARED_FROM_ON_GPU": 2,
     }
 }
 
@@ -55,7 +55,7 @@ def config_of(name: str, data: Path) -> Config:
     method, credit = settings.pop("method"), settings.pop("credit", None)
     if name == "another tokenizer":
         settings["source"] = RewardModelSource(path=str(causal_folder()))
-    kind = config_classes()[method]
+    kind = METHODS[method]
     rate = {"learning_rate": 1e-3} if kind().trains else {}  # for updates that can be told from roundings
     config = runs.config(kind(**SIZES.get(method, {}) | rate), data, **settings)
     config.model.gradient_checkpointing = name == "recomputed activations"

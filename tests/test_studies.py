@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from align.cli.compose import composed
+from align.config.methods import PPOConfig
 from align.intervals import Interval
-from align.runner import run
-from align.trainers.ppo_config import PPOConfig
-from tests.trainers import runs as tiny_runs
+from align.run.runner import run
+from tests.algorithms import runs as tiny_runs
 
 STUDIES = Path(__file__).parents[1] / "scripts" / "studies"
 

@@ -68,7 +68,7 @@ def align(folder, monkeypatch, capsys):
 def composed(monkeypatch):
     """The configurations that jobs get, in place of runs."""
     seen = []
-    monkeypatch.setitem(sys.modules, "align.runner", SimpleNamespace(run=lambda config, path: seen.append(config)))
+    monkeypatch.setitem(sys.modules, "align.run.runner", SimpleNamespace(run=lambda config, path: seen.append(config)))
     return seen
 
 
@@ -232,7 +232,7 @@ def runs_that(monkeypatch, outcome):
         (path / "config.yaml").write_text("seed: 0\n")
         (path / "evaluation.json").write_text(json.dumps(evaluation))
 
-    monkeypatch.setitem(sys.modules, "align.runner", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "align.run.runner", SimpleNamespace(run=run))
 
 
 def test_a_second_sweep_into_the_same_folder_replaces_the_summary(align, folder, monkeypatch):

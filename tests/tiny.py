@@ -27,6 +27,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from align.algorithms.ppo import PPOTrainer
 from align.callbacks.base import Callback, CallbackList
 from align.config import (
     AdapterConfig,
@@ -44,19 +45,18 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
+from align.config.methods import PPOConfig
+from align.engine.policy import Policy
+from align.engine.roles import build_roles
+from align.engine.sampling import left_pad, right_pad
+from align.engine.value_head import ValueHead
+from align.loop.context import RunContext
 from align.models.adapters import lora_config
-from align.models.codec import ChatCodec, make_codec
+from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.models.policy import Policy
-from align.models.roles import build_roles
-from align.models.scorer import Scorer
 from align.rewards import GoldSource as GoldScorer
 from align.rewards import RewardModelSource as ModelScorer
 from align.rewards import Source, build_credit
-from align.rollout.sampling import left_pad, right_pad
-from align.trainers.context import RunContext
-from align.trainers.ppo import PPOTrainer
-from align.trainers.ppo_config import PPOConfig
 from align.types import Pair, Prompt, Rollout, Sequences
 from align.worlds import Gold, Segment
 
@@ -85,8 +85,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @cache
-def codec() -> ChatCodec:
-    return make_codec(tokenizer(), GenerationConfig(eos_token_id=[0]))
+def chat() -> ChatTokenizer:
+    return make_chat_tokenizer(tokenizer(), GenerationConfig(eos_token_id=[0]))
 
 
 SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
@@ -120,7 +120,7 @@ def model_config(shape: str, **settings: Any) -> PreTrainedConfig:
     """Weights are spread wide, so that distributions are far from uniform and differ from place to place."""
     kind, sizes = SHAPES[shape]
     layers = {} if shape == "gpt2" else {"num_hidden_layers": 2, "max_position_embeddings": 128}
-    ids = {"vocab_size": len(codec().tokenizer), "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 3}
+    ids = {"vocab_size": len(chat().tokenizer), "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 3}
     return kind(**(sizes | layers | ids | {"initializer_range": 0.4, "tie_word_embeddings": False} | settings))
 
 
@@ -130,7 +130,7 @@ def folder(shape: str = "llama", seed: int = 0) -> Path:
     path = Path(_FOLDERS.name) / f"{shape}-{seed}"
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(model_config(shape)).save_pretrained(path)
-    codec().tokenizer.save_pretrained(path)
+    chat().tokenizer.save_pretrained(path)
     return path
 
 
@@ -140,7 +140,7 @@ def reward_folder(shape: str = "llama", seed: int = 1) -> Path:
     path = Path(_FOLDERS.name) / f"{shape}-reward-{seed}"
     torch.manual_seed(seed)
     AutoModelForSequenceClassification.from_config(model_config(shape, num_labels=1)).save_pretrained(path)
-    codec().tokenizer.save_pretrained(path)
+    chat().tokenizer.save_pretrained(path)
     return path
 
 
@@ -156,7 +156,7 @@ def reward_adapter(r: int = 4, alpha: int = 8) -> Path:
             if p.requires_grad:
                 p.add_(0.1 * torch.randn_like(p))
     tuned.save_pretrained(path)
-    codec().tokenizer.save_pretrained(path)
+    chat().tokenizer.save_pretrained(path)
     return path
 
 
@@ -171,7 +171,7 @@ def policy(shape: str = "llama", seed: int = 0) -> Policy:
 
 def prompt(number: int, text: str) -> Prompt:
     messages = ({"role": "user", "content": text},)
-    return Prompt(number, messages, text, tuple(codec().encode_prompt(messages)), {"number": number})
+    return Prompt(number, messages, text, tuple(chat().encode_prompt(messages)), {"number": number})
 
 
 def prompts(n: int = 6) -> list[Prompt]:
@@ -180,21 +180,21 @@ def prompts(n: int = 6) -> list[Prompt]:
 
 
 def pair(p: Prompt, chosen: str, rejected: str) -> Pair:
-    return Pair(p, chosen, rejected, tuple(codec().encode_response(chosen)), tuple(codec().encode_response(rejected)))
+    return Pair(p, chosen, rejected, tuple(chat().encode_response(chosen)), tuple(chat().encode_response(rejected)))
 
 
 def rollout_of(starts: Sequence[Prompt], responses: Sequence[Sequence[int]], samples: int = 1) -> Rollout:
     """These responses as if they had been sampled, `samples` next to each other for each prompt."""
     repeated = [p for p in starts for _ in range(samples)]
-    ids, mask = left_pad([p.input_ids for p in repeated], codec().pad_id, CPU)
-    tokens = right_pad([torch.tensor([list(r)]) for r in responses], codec().pad_id)
+    ids, mask = left_pad([p.input_ids for p in repeated], chat().pad_id, CPU)
+    tokens = right_pad([torch.tensor([list(r)]) for r in responses], chat().pad_id)
     lengths = torch.tensor([len(r) for r in responses])
     return Rollout(
         prompt_ids=ids,
         prompt_mask=mask,
         response_ids=tokens,
         response_mask=(torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).long(),
-        ended=torch.tensor([r[-1] in codec().end_ids for r in responses]),
+        ended=torch.tensor([r[-1] in chat().end_ids for r in responses]),
         prompt_index=torch.tensor([p.id for p in repeated]),
         sample_index=torch.arange(len(responses)) % samples,
         sampling_logprobs=torch.zeros(tokens.shape),
@@ -286,7 +286,7 @@ def ppo(
         folder=path,
         accelerator=Accelerator(cpu=True),
         roles=roles,
-        codec=codec(),
+        chat=chat(),
         prompts=list(start) if start is not None else prompts(),
         pairs=[],
         source=source,
@@ -302,7 +302,7 @@ def split(ids: torch.Tensor, mask: torch.Tensor, length: int) -> Sequences:
     return Sequences(ids[:, :-length], mask[:, :-length], ids[:, -length:], mask[:, -length:])
 
 
-def weights(role: Policy | Scorer) -> list[torch.Tensor]:
+def weights(role: Policy | ValueHead) -> list[torch.Tensor]:
     """What is trained of a role, as it is now."""
     return [p.detach().clone() for p in role.trained_parameters().values()]
 
@@ -312,7 +312,7 @@ def same(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def nudge(role: Policy | Scorer, size: float = 0.05) -> None:
+def nudge(role: Policy | ValueHead, size: float = 0.05) -> None:
     """Move a role away from where it started."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():

@@ -9,13 +9,13 @@ from hydra.core.global_hydra import GlobalHydra
 
 from align.cli.errors import explain
 from align.cli.groups import CONF
-from align.config import Config, build, register_schemas
-from align.trainers.registry import config_classes
+from align.config import Config
+from align.config.io import build, register_schemas
 
 
 def composed(words: Sequence[str]) -> Config:
     """What `align WORDS` would run; raises InputError where it would refuse them."""
-    register_schemas(config_classes())
+    register_schemas()
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from align.cli.errors import explain
 from align.cli.groups import CONF
-from align.config import Config, build, load_unchecked
+from align.config import Config
+from align.config.io import build, load_unchecked
 from align.errors import InputError
 
 _SPEED = ("device", "precision", "threads", "rollout.decode_batch_size", "rollout.cuda_graphs")

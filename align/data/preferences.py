@@ -16,7 +16,7 @@ from align.data.prompts import prompts_of
 from align.data.sources import Row, load_rows
 from align.data.where import matching
 from align.errors import InputError
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
 
 COUNTS = (  # rows = the sum of the next eight, which count pairs
@@ -48,7 +48,7 @@ class Preferences:
     reward_held_out: list[Pair]
 
 
-def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
+def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     """Load, check and split the pairs that `config` names. Nothing is left out without being counted.
 
     Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts, chosen by a
@@ -62,7 +62,7 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
         InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
             error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
-    reader = _Reader(config, codec)
+    reader = _Reader(config, chat)
     train_rows, held_rows = _rows(config)
     every = reader.pairs(train_rows, config.path)
     source = config.held_out_path or config.path
@@ -76,7 +76,7 @@ def load_preferences(config: DataConfig, codec: ChatCodec) -> Preferences:
     train = _where(every, config.train_where, "data.train_where", config.path)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
-    counts = _counts(reader, train, held_out, codec.end_id)
+    counts = _counts(reader, train, held_out, chat.end_id)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
     if reader.first_bad is not None:
         lost += f"; first: {reader.first_bad}"
@@ -163,9 +163,9 @@ class _Read(NamedTuple):
 class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
-    def __init__(self, config: DataConfig, codec: ChatCodec) -> None:
+    def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
         self._config = config
-        self._codec = codec
+        self._codec = chat
         self._columns = Columns(
             config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
         )

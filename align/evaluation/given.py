@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 
 from align.data.collate import collate
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import reward_input
 from align.types import Prompt, RewardInput, Rollout
 
 
-def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], codec: ChatCodec, device: torch.device) -> RewardInput:
+def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], chat: ChatTokenizer, device: torch.device) -> RewardInput:
     """What a reward source sees of these responses (token ids, end token included), as if they had ended by themselves.
 
     Raises:
         ValueError: There are no rows.
     """
     prompts = [prompt for prompt, _ in rows]
-    batch = collate([(prompt.input_ids, ids) for prompt, ids in rows], codec.pad_id, device)
+    batch = collate([(prompt.input_ids, ids) for prompt, ids in rows], chat.pad_id, device)
     rollout = Rollout(
         **batch.tensors(),
         ended=torch.ones(len(rows), dtype=torch.bool, device=device),
@@ -27,4 +27,4 @@ def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], codec: ChatCodec, 
         sample_index=torch.zeros(len(rows), dtype=torch.long, device=device),
         sampling_logprobs=torch.zeros(batch.response_ids.shape, device=device),
     )
-    return reward_input(rollout, prompts, codec)
+    return reward_input(rollout, prompts, chat)

@@ -13,17 +13,17 @@ from typing import Any
 import numpy
 import torch
 
+from align.engine.policy import Policy
 from align.errors import InputError
 from align.libraries import reason
-from align.models.codec import ChatCodec
-from align.models.policy import Policy
+from align.models.chat_tokenizer import ChatTokenizer
 
 KEY = "evaluation.lm_eval"
 
 
 def harness_scores(
     policy: Policy,
-    codec: ChatCodec,
+    chat: ChatTokenizer,
     tasks: Sequence[str],
     *,
     include: str | None,
@@ -54,7 +54,7 @@ def harness_scores(
     try:
         with torch.random.fork_rng(), policy.active():
             results = simple_evaluate(
-                HFLM(pretrained=policy.model, tokenizer=codec.tokenizer, batch_size=rows),
+                HFLM(pretrained=policy.model, tokenizer=chat.tokenizer, batch_size=rows),
                 tasks=list(tasks),
                 task_manager=manager,
                 limit=limit,

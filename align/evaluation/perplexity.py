@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from align.data.collate import Row, collate
+from align.engine.policy import Policy
 from align.functional.batching import token_batches
 from align.functional.masked import masked_sum
-from align.models.codec import ChatCodec
-from align.models.policy import Policy
+from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair
 
 LOGIT_ELEMENTS = 2**27  # most logits (positions times vocabulary) in one forward pass: 0.5 GB in fp32
@@ -25,7 +25,7 @@ def micro_batches(lengths: Tensor, vocabulary: int, rows: int) -> list[Tensor]:
     return [part for group in groups for part in group.split(rows)]
 
 
-def response_perplexity(policy: Policy, codec: ChatCodec, pairs: Sequence[Pair], batch_size: int) -> float | None:
+def response_perplexity(policy: Policy, chat: ChatTokenizer, pairs: Sequence[Pair], batch_size: int) -> float | None:
     """exp of the mean negative log-probability per token of the chosen responses, end token included.
 
     Every token counts the same, whichever response it is in. None where there are no tokens.
@@ -33,20 +33,20 @@ def response_perplexity(policy: Policy, codec: ChatCodec, pairs: Sequence[Pair],
     Args:
         batch_size: Sequences per forward pass, at most.
     """
-    return _perplexity(policy, codec, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size)
+    return _perplexity(policy, chat, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size)
 
 
-def text_perplexity(policy: Policy, codec: ChatCodec, texts: Sequence[str], batch_size: int) -> float | None:
+def text_perplexity(policy: Policy, chat: ChatTokenizer, texts: Sequence[str], batch_size: int) -> float | None:
     """The same of plain text, without chat template: every token after the first, given all before it.
 
     Special tokens are the tokenizer's own habit (a Llama tokenizer's BOS is the first token, which is not scored).
     """
     limit = min(MAX_TEXT_TOKENS, getattr(policy.model.config, "max_position_embeddings", None) or MAX_TEXT_TOKENS)
-    encoded = [codec.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
-    return _perplexity(policy, codec, [(ids[:1], ids[1:]) for ids in encoded], batch_size)
+    encoded = [chat.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
+    return _perplexity(policy, chat, [(ids[:1], ids[1:]) for ids in encoded], batch_size)
 
 
-def _perplexity(policy: Policy, codec: ChatCodec, rows: Sequence[Row], batch_size: int) -> float | None:
+def _perplexity(policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_size: int) -> float | None:
     rows = [row for row in rows if len(row[0]) and len(row[1])]
     count = sum(len(target) for _, target in rows)
     if not count:
@@ -54,7 +54,7 @@ def _perplexity(policy: Policy, codec: ChatCodec, rows: Sequence[Row], batch_siz
     lengths = torch.tensor([len(context) + len(target) for context, target in rows])
     total = 0.0
     for index in micro_batches(lengths, policy.model.config.get_text_config().vocab_size, batch_size):
-        total += _log_likelihood(policy, [rows[i] for i in index.tolist()], codec.pad_id)
+        total += _log_likelihood(policy, [rows[i] for i in index.tolist()], chat.pad_id)
     mean = -total / count
     return math.exp(mean) if mean < 700 else math.inf  # exp would raise on overflow
 

@@ -1,6 +1,6 @@
-"""Perturbed twins of prompts and responses: changes that a good judge of quality should not pay for.
+"""Perturbations of prompts and responses: changes that a good judge of quality should not pay for.
 
-Pure and deterministic: the same seed and text give the same twin, whatever else is asked for. Standard library only.
+Pure and deterministic: the same seed and text give the same perturbation, whatever else is asked for. Standard library only.
 The kinds follow what reward models and model judges are known to fall for: length (Singhal et al., arXiv 2310.03716),
 flattery (Sharma et al., arXiv 2310.13548), instructions to the grader and confident wording.
 """
@@ -39,7 +39,7 @@ _KEYWORDS = 6  # most words of the prompt that are stuffed into a response
 
 
 def _choice(seed: int, kind: str, text: str) -> random.Random:
-    """The random stream of one twin."""
+    """The random stream of one perturbation."""
     return random.Random(hashlib.sha256(repr((seed, kind, text)).encode()).digest())
 
 
@@ -67,7 +67,7 @@ def _context(prompt: str, seed: int) -> str:
     return f"{_choice(seed, 'context', prompt).choice(_CONTEXT)} {prompt}"
 
 
-PROMPT_TWINS: Mapping[str, Callable[[str, int], str]] = {
+PROMPT_PERTURBATIONS: Mapping[str, Callable[[str, int], str]] = {
     "length": _suffix("length", _LONGER),  # asks for a long answer
     "flattery": _suffix("flattery", _FLATTER),  # asks to be flattered
     "grader": _suffix("grader", _GRADER),  # speaks to whoever scores the answer
@@ -76,9 +76,9 @@ PROMPT_TWINS: Mapping[str, Callable[[str, int], str]] = {
 }
 
 
-def twins_of(prompt: str, seed: int = 0) -> dict[str, str]:
-    """Every twin of a prompt by kind, in the order of PROMPT_TWINS; a kind that cannot change it is left out."""
-    made = {kind: twin(prompt, seed) for kind, twin in PROMPT_TWINS.items()}
+def perturbations_of(prompt: str, seed: int = 0) -> dict[str, str]:
+    """Every perturbation of a prompt by kind, in the order of PROMPT_PERTURBATIONS; a kind that cannot change it is left out."""
+    made = {kind: perturbation(prompt, seed) for kind, perturbation in PROMPT_PERTURBATIONS.items()}
     return {kind: text for kind, text in made.items() if text != prompt}
 
 
@@ -115,7 +115,7 @@ def _joined(response: str, more: str) -> str:
     return f"{response.rstrip()} {more}".strip()
 
 
-RESPONSE_TWINS: Mapping[str, Callable[[str, str, int], str]] = {
+RESPONSE_PERTURBATIONS: Mapping[str, Callable[[str, str, int], str]] = {
     "filler": _filler,  # polite phrases at the end
     "repetition": _repetition,  # everything twice
     "confident": _confident,
@@ -124,7 +124,7 @@ RESPONSE_TWINS: Mapping[str, Callable[[str, str, int], str]] = {
 }
 
 
-def response_twins_of(response: str, prompt: str, seed: int = 0) -> dict[str, str]:
-    """Every twin of a response to `prompt` by kind; one that leaves it as it is (half of one word) is left out."""
-    made = {kind: twin(response, prompt, seed) for kind, twin in RESPONSE_TWINS.items()}
+def response_perturbations_of(response: str, prompt: str, seed: int = 0) -> dict[str, str]:
+    """Every perturbation of a response to `prompt` by kind; one that leaves it as it is (half of one word) is left out."""
+    made = {kind: perturbation(response, prompt, seed) for kind, perturbation in RESPONSE_PERTURBATIONS.items()}
     return {kind: text for kind, text in made.items() if text != response}

@@ -1,7 +1,7 @@
 """Reward-hacking probes: prompts and responses are perturbed, to see how far the proxy moves, and how far quality.
 
-A prompt's twin is answered by the policy, under the same noise as the prompt, and both answers are scored: the proxy
-reads the twin with its answer, gold judges the answer by the original's data row. A response's twin is the text that
+A prompt's perturbation is answered by the policy, under the same noise as the prompt, and both answers are scored: the proxy
+reads the perturbation with its answer, gold judges the answer by the original's data row. A response's perturbation is the text that
 the policy gave to the prompt, changed; it and the unchanged text are scored as responses that ended by themselves.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
+from align.engine.sampling import Noise
 from align.evaluation.given import given_input
 from align.evaluation.judge import Judge, value
-from align.evaluation.perturbations import response_twins_of
+from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.sets import Probe
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import reward_input
-from align.rollout.sampling import Noise
 from align.types import Prompt, RewardInput, Rollout
 
 ORIGINAL = "original"  # the kind of what is not perturbed
@@ -30,7 +30,7 @@ JUDGES = ("proxy", "gold", "evaluation")
 
 @dataclass(frozen=True)
 class _SharedNoise(Noise):
-    """Prompts are numbered by their place; each draws the noise of the prompt whose twin it is."""
+    """Prompts are numbered by their place; each draws the noise of the prompt whose perturbation it is."""
 
     owners: tuple[int, ...] = ()  # Prompt.id by place
 
@@ -41,7 +41,7 @@ class _SharedNoise(Noise):
 def run_probes(
     probes: Sequence[Probe],
     respond: Callable[[Sequence[Prompt], Noise], Rollout],
-    codec: ChatCodec,
+    chat: ChatTokenizer,
     judge: Judge,
     noise: Noise,
     *,
@@ -52,8 +52,8 @@ def run_probes(
 
     Args:
         respond: Who answers: one response per prompt.
-        longest: Tokens of prompt and response that a reward model may be given; a longer twin is left out.
-        seed: Of the responses' twins.
+        longest: Tokens of prompt and response that a reward model may be given; a longer perturbation is left out.
+        seed: Of the responses' perturbations.
 
     Returns:
         The figures of evaluation.json's `probes`, and every probe as a row for the samples' file.
@@ -62,19 +62,19 @@ def run_probes(
     numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(asked)]
     shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in asked))
     responses = respond(numbered, shared)
-    answers = reward_input(responses, [prompt for _, _, prompt in asked], codec)
+    answers = reward_input(responses, [prompt for _, _, prompt in asked], chat)
     answered = _rows("prompts", [(owner, kind) for owner, kind, _ in asked], answers, judge)
     originals = [(probe.prompt, row["response"]) for probe, row in zip(probes, _originals(answered), strict=True)]
     written = [
-        (prompt, kind, codec.encode_response(text))
+        (prompt, kind, chat.encode_response(text))
         for prompt, response in originals
-        for kind, text in ({ORIGINAL: response} | response_twins_of(response, prompt.text, seed)).items()
+        for kind, text in ({ORIGINAL: response} | response_perturbations_of(response, prompt.text, seed)).items()
     ]
     if longest is not None:
         written = [row for row in written if len(row[0].input_ids) + len(row[2]) <= longest]
     changed = []
     if written:
-        texts = given_input([(prompt, ids) for prompt, _, ids in written], codec, responses.response_ids.device)
+        texts = given_input([(prompt, ids) for prompt, _, ids in written], chat, responses.response_ids.device)
         changed = _rows("responses", [(prompt, kind) for prompt, kind, _ in written], texts, judge)
     figures = {"prompts": shifts(answered, judge.quality), "responses": shifts(changed, judge.quality)}
     strongest = {on: _strongest(f.get("proxy_shift", {})) for on, f in figures.items()}
@@ -88,7 +88,7 @@ def _strongest(shifts: Mapping[str, float]) -> str | None:
 
 
 def _every(probe: Probe) -> list[tuple[str, Prompt]]:
-    return [(ORIGINAL, probe.prompt), *probe.twins.items()]
+    return [(ORIGINAL, probe.prompt), *probe.perturbations.items()]
 
 
 def _originals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, 
     """Figure -> kind -> number: how each kind moves every score, paired with the original of the same prompt.
 
     Args:
-        rows: With `kind`, `prompt_id`, `tokens` and the judges' scores; a twin whose original is missing counts not.
+        rows: With `kind`, `prompt_id`, `tokens` and the judges' scores; a perturbation whose original is missing counts not.
         quality: The score that tells whether a hack pays: the proxy rises while this one does not.
     """
     originals = {row["prompt_id"]: row for row in rows if row["kind"] == ORIGINAL}

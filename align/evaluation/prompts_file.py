@@ -1,4 +1,4 @@
-"""prompts.txt: the probes' prompts and their perturbed twins, in a form that is written by hand.
+"""prompts.txt: the probes' prompts and their perturbations, in a form that is written by hand.
 
     # A comment, or nothing.
     What is the capital of France?
@@ -6,8 +6,8 @@
       typos: Waht is the captial of France?
     Name the opposite of hot.
 
-A prompt is a line that begins in the first column; its twins follow, indented, each under a kind of the writer's
-choosing. A prompt without twins gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
+A prompt is a line that begins in the first column; its perturbations follow, indented, each under a kind of the writer's
+choosing. A prompt without perturbations gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
 for a `#` that begins a prompt, `\\\\` for a backslash. Standard library only.
 """
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align.errors import InputError
-from align.evaluation.perturbations import twins_of
+from align.evaluation.perturbations import perturbations_of
 from align.worlds import resolve
 
 KEY = "evaluation.prompts_file"
@@ -29,15 +29,15 @@ _ESCAPES = {"n": "\n", "#": "#", "\\": "\\"}
 
 @dataclass(frozen=True)
 class ProbePrompt:
-    """A prompt and its twins by kind."""
+    """A prompt and its perturbations by kind."""
 
     text: str
-    twins: Mapping[str, str]
+    perturbations: Mapping[str, str]
 
 
-def made_twins(prompts: Iterable[str], seed: int = 0) -> list[ProbePrompt]:
-    """Prompts with the twins that the package makes."""
-    return [ProbePrompt(text, twins_of(text, seed)) for text in prompts]
+def made_perturbations(prompts: Iterable[str], seed: int = 0) -> list[ProbePrompt]:
+    """Prompts with the perturbations that the package makes."""
+    return [ProbePrompt(text, perturbations_of(text, seed)) for text in prompts]
 
 
 def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
@@ -45,12 +45,12 @@ def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
     lines = []
     for prompt in prompts:
         lines.append(_escaped(prompt.text))
-        lines += [f"  {kind}: {_escaped(text)}" for kind, text in prompt.twins.items()]
+        lines += [f"  {kind}: {_escaped(text)}" for kind, text in prompt.perturbations.items()]
     return "".join(f"{line}\n" for line in lines)
 
 
 def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file, which may be an `align://` address; `seed` is that of the twins that it lacks.
+    """The prompts of a file, which may be an `align://` address; `seed` is that of the perturbations that it lacks.
 
     Raises:
         InputError: no such file, not UTF-8, or as `parse_prompts`.
@@ -66,7 +66,7 @@ def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
 
 
 def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file's content, those without twins completed.
+    """The prompts of a file's content, those without perturbations completed.
 
     Raises:
         InputError: a line that is neither, named by file and line number, or no prompt at all.
@@ -78,7 +78,7 @@ def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
         if not line.strip() or line.startswith("#"):
             continue
         if line[0].isspace():
-            _add_twin(found, latest, line.strip(), where)
+            _add_perturbation(found, latest, line.strip(), where)
             continue
         latest = _unescaped(line.strip(), where)
         if latest in found:
@@ -86,20 +86,22 @@ def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
         found[latest] = {}
     if not found:
         raise InputError(KEY, name, "a file with at least one prompt")
-    return [ProbePrompt(text, twins or twins_of(text, seed)) for text, twins in found.items()]
+    return [ProbePrompt(text, perturbations or perturbations_of(text, seed)) for text, perturbations in found.items()]
 
 
-def _add_twin(found: dict[str, dict[str, str]], prompt: str | None, line: str, where: str) -> None:
+def _add_perturbation(found: dict[str, dict[str, str]], prompt: str | None, line: str, where: str) -> None:
     if prompt is None:
         raise InputError(where, line, "a prompt first: a line that begins in the first column")
     match = _TWIN.fullmatch(line)
     if match is None:
-        raise InputError(where, line, "a twin as `kind: text` (kind in lower case), or a prompt in the first column")
+        raise InputError(
+            where, line, "a perturbation as `kind: text` (kind in lower case), or a prompt in the first column"
+        )
     kind, text = match[1], _unescaped(match[2], where)
     if kind in found[prompt]:
         raise InputError(where, kind, "each kind once below a prompt")
     if not text or text == prompt:
-        raise InputError(where, line, "a twin that differs from its prompt")
+        raise InputError(where, line, "a perturbation that differs from its prompt")
     found[prompt][kind] = text
 
 

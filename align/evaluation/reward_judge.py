@@ -7,31 +7,31 @@ from pathlib import Path
 import torch
 
 from align.config import ModelConfig
+from align.engine.value_head import ValueHead, body_of, linear_head
 from align.errors import InputError
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_sequence_classifier, load_tokenizer
-from align.models.scorer import Scorer, body_of, linear_head
 from align.rewards import RewardModelSource, Source
 from align.worlds import resolve
 
 KEY = "evaluation.reward_model"
 
 
-def load_judge(path: str | Path, codec: ChatCodec, device: torch.device, dtype: torch.dtype) -> Source:
+def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype) -> Source:
     """The reward model at `path`, with weights of its own in fp32 and compute in `dtype`; scores as it was trained.
 
     Raises:
         InputError: It cannot be loaded, reads another vocabulary than the policy's, or has no linear `score` head.
     """
     folder = resolve(str(path), KEY)
-    if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != codec.tokenizer.get_vocab():
+    if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
         raise InputError(KEY, str(path), "a reward model with the policy's vocabulary")
-    return RewardModelSource(load_scorer(folder, device, dtype, key=KEY, pad_id=codec.pad_id))
+    return RewardModelSource(load_scorer(folder, device, dtype, key=KEY, pad_id=chat.pad_id))
 
 
 def load_scorer(
     folder: str, device: torch.device, dtype: torch.dtype, *, key: str, pad_id: int | None = None
-) -> Scorer:
+) -> ValueHead:
     """A stored reward model as a scorer of every prefix.
 
     Raises:
@@ -42,4 +42,4 @@ def load_scorer(
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear):
         raise InputError(key, folder, "a causal classifier with a linear `score` head")
-    return Scorer(body_of(model), linear_head(head.weight).to(device), dtype)
+    return ValueHead(body_of(model), linear_head(head.weight).to(device), dtype)

@@ -12,9 +12,9 @@ import torch
 from align.evaluation.comparison import bootstrap
 from align.evaluation.figures import correlation
 from align.evaluation.given import given_input
-from align.evaluation.perturbations import response_twins_of
+from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.probes import ORIGINAL, shifts
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import Source
 from align.streams import permutation
 from align.types import Pair
@@ -28,7 +28,7 @@ CHUNK = 512  # responses scored at once
 @torch.no_grad()
 def reward_report(
     source: Source,
-    codec: ChatCodec,
+    chat: ChatTokenizer,
     pairs: Sequence[Pair],
     device: torch.device,
     *,
@@ -50,7 +50,7 @@ def reward_report(
         world: Whose gold reward says whether a perturbation deserved the move.
     """
     rows = [(pair.prompt, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
-    scores = _scores(source, rows, codec, device)
+    scores = _scores(source, rows, chat, device)
     margins = [a - b for a, b in zip(scores[::2], scores[1::2], strict=True)]
     longer = [float(len(pair.chosen_ids) - len(pair.rejected_ids)) for pair in pairs]
     right = [_beats(margin) for margin in margins]
@@ -65,14 +65,14 @@ def reward_report(
         "calibration": calibration(margins),
         "by": {c: _groups(c, pairs, right, longer, confidence, seed) for c in (_columns(pairs) if by is None else by)},
         "scores": {"mean": statistics.fmean(scores), "std": deviation},
-        "moves": _moves(source, codec, pairs, device, perturbed, seed, world, deviation),
+        "moves": _moves(source, chat, pairs, device, perturbed, seed, world, deviation),
     }
 
 
-def _scores(source: Source, rows: Sequence[tuple[Any, Sequence[int]]], codec: ChatCodec, device: Any) -> list[float]:
+def _scores(source: Source, rows: Sequence[tuple[Any, Sequence[int]]], chat: ChatTokenizer, device: Any) -> list[float]:
     found: list[float] = []
     for start in range(0, len(rows), CHUNK):
-        found += source.score(given_input(rows[start : start + CHUNK], codec, device)).total.double().tolist()
+        found += source.score(given_input(rows[start : start + CHUNK], chat, device)).total.double().tolist()
     return found
 
 
@@ -146,7 +146,7 @@ def _groups(
 
 def _moves(
     source: Source,
-    codec: ChatCodec,
+    chat: ChatTokenizer,
     pairs: Sequence[Pair],
     device: torch.device,
     most: int,
@@ -160,12 +160,12 @@ def _moves(
         (i, kind, text)
         for i in picked
         for kind, text in (
-            {ORIGINAL: pairs[i].chosen} | response_twins_of(pairs[i].chosen, pairs[i].prompt.text, seed)
+            {ORIGINAL: pairs[i].chosen} | response_perturbations_of(pairs[i].chosen, pairs[i].prompt.text, seed)
         ).items()
     ]
-    encoded = [(pairs[i].prompt, codec.encode_response(text)) for i, _, text in texts]
+    encoded = [(pairs[i].prompt, chat.encode_response(text)) for i, _, text in texts]
     rows = []
-    scores = _scores(source, encoded, codec, device)
+    scores = _scores(source, encoded, chat, device)
     for (i, kind, text), (prompt, ids), score in zip(texts, encoded, scores, strict=True):
         gold = None if world is None else world.gold(prompt.row, text, True).total
         rows.append({"prompt_id": i, "kind": kind, "proxy": score, "gold": gold, "tokens": len(ids)})

@@ -19,7 +19,7 @@ from align.evaluation.reward_report import reward_report
 from align.evaluation.reward_tables import markdown, show
 from align.files import dumps, write_atomic
 from align.libraries import quiet
-from align.models.load import load_codec, resolve_device, resolve_precision, torch_dtype
+from align.models.load import load_chat_tokenizer, resolve_device, resolve_precision, torch_dtype
 from align.rewards import RewardModelSource
 from align.worlds import get
 
@@ -37,19 +37,19 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
         torch.set_num_threads(config.threads)
     device = resolve_device(config)
     dtype = torch_dtype(resolve_precision(config.precision, device)[0])
-    codec = load_codec(replace(config.model, path=model))
-    pairs = load_preferences(config.data, codec).held_out
+    chat = load_chat_tokenizer(replace(config.model, path=model))
+    pairs = load_preferences(config.data, chat).held_out
     known = {name for pair in pairs for name in pair.prompt.row}
     for column in by or ():
         if column not in known:
             raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
-    scorer = load_scorer(model, device, dtype, key="TARGET", pad_id=codec.pad_id)
+    scorer = load_scorer(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
     print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
     world = None if config.data.world is None else get(config.data.world)
     settings = config.evaluation
     figures = reward_report(
         RewardModelSource(scorer),
-        codec,
+        chat,
         pairs,
         device,
         confidence=settings.confidence,

@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from align.config import EvaluationConfig
 from align.errors import InputError
-from align.evaluation.perturbations import twins_of
+from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import KEY, load_prompts
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.streams import permutation
 from align.types import Pair, Prompt
 from align.worlds import ASSETS, SCHEME
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt and its twins by kind. A twin keeps the prompt's id (so its noise) and data row (so its gold)."""
+    """A prompt and its perturbations by kind. A perturbation keeps the prompt's id (so its noise) and data row (so its gold)."""
 
     prompt: Prompt
-    twins: Mapping[str, Prompt]
+    perturbations: Mapping[str, Prompt]
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ def _choose(items: Sequence[T], n: int, seed: int, name: str) -> tuple[T, ...]:
 
 
 def probes_of(
-    config: EvaluationConfig, codec: ChatCodec, prompts: Sequence[Prompt], *, world: str | None, longest: int | None
+    config: EvaluationConfig, chat: ChatTokenizer, prompts: Sequence[Prompt], *, world: str | None, longest: int | None
 ) -> list[Probe]:
-    """`evaluation.num_probes` prompts with their twins: a seeded choice from the prompts file, else from `prompts`.
+    """`evaluation.num_probes` prompts with their perturbations: a seeded choice from the prompts file, else from `prompts`.
 
     The file is `evaluation.prompts_file`, or what the world ships. A prompt of the file that is the text of one of
-    `prompts` is that prompt, with its data row; of others no gold reward is known. Twins of `prompts` are made, and
+    `prompts` is that prompt, with its data row; of others no gold reward is known. Perturbations of `prompts` are made, and
     those of a prompt for which one would be longer than `longest` are not probed.
 
     Args:
@@ -77,16 +77,18 @@ def probes_of(
     path = config.prompts_file or _shipped(world)
     if path is None:
         made = [
-            _made(prompt, codec, config.seed) for prompt in _choose(prompts, config.num_probes, config.seed, "probes")
+            _made(prompt, chat, config.seed) for prompt in _choose(prompts, config.num_probes, config.seed, "probes")
         ]
         return [probe for probe in made if _fits(probe, longest)]
     known = {prompt.text: prompt for prompt in reversed(prompts) if len(prompt.messages) == 1}
     found = []
     for number, entry in enumerate(load_prompts(path, config.seed), start=1):
-        prompt = known.get(entry.text) or _prompt(-number, entry.text, codec)
-        probe = Probe(prompt, {kind: _twin(prompt, text, codec) for kind, text in entry.twins.items()})
+        prompt = known.get(entry.text) or _prompt(-number, entry.text, chat)
+        probe = Probe(prompt, {kind: _perturbed(prompt, text, chat) for kind, text in entry.perturbations.items()})
         if not _fits(probe, longest):
-            raise InputError(KEY, f"{path}: {entry.text[:60]}", f"prompts and twins of at most {longest} tokens")
+            raise InputError(
+                KEY, f"{path}: {entry.text[:60]}", f"prompts and perturbations of at most {longest} tokens"
+            )
         found.append(probe)
     return list(_choose(found, config.num_probes, config.seed, "probes"))
 
@@ -97,21 +99,23 @@ def _shipped(world: str | None) -> str | None:
 
 
 def _fits(probe: Probe, longest: int | None) -> bool:
-    every = (probe.prompt, *probe.twins.values())
+    every = (probe.prompt, *probe.perturbations.values())
     return longest is None or all(len(prompt.input_ids) <= longest for prompt in every)
 
 
-def _prompt(number: int, text: str, codec: ChatCodec) -> Prompt:
+def _prompt(number: int, text: str, chat: ChatTokenizer) -> Prompt:
     messages = ({"role": "user", "content": text},)
-    return Prompt(number, messages, text, tuple(codec.encode_prompt(messages)), {})
+    return Prompt(number, messages, text, tuple(chat.encode_prompt(messages)), {})
 
 
-def _made(prompt: Prompt, codec: ChatCodec, seed: int) -> Probe:
-    return Probe(prompt, {kind: _twin(prompt, text, codec) for kind, text in twins_of(prompt.text, seed).items()})
+def _made(prompt: Prompt, chat: ChatTokenizer, seed: int) -> Probe:
+    return Probe(
+        prompt, {kind: _perturbed(prompt, text, chat) for kind, text in perturbations_of(prompt.text, seed).items()}
+    )
 
 
-def _twin(prompt: Prompt, text: str, codec: ChatCodec) -> Prompt:
+def _perturbed(prompt: Prompt, text: str, chat: ChatTokenizer) -> Prompt:
     """The conversation with `text` in place of what the prompt's last user message says."""
     last = max((i for i, m in enumerate(prompt.messages) if m["role"] == "user"), default=len(prompt.messages) - 1)
     messages = tuple(m | {"content": text} if i == last else m for i, m in enumerate(map(dict, prompt.messages)))
-    return replace(prompt, messages=messages, text=text, input_ids=tuple(codec.encode_prompt(messages)))
+    return replace(prompt, messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))

@@ -114,7 +114,7 @@ def own(token_scores: Tensor, mask: Tensor) -> Tensor:
     return zero_outside(token_scores, mask)
 
 
-def replace_unended(token_rewards: Tensor, mask: Tensor, ended: Tensor, penalty: float | None) -> Tensor:
+def replace_truncated(token_rewards: Tensor, mask: Tensor, ended: Tensor, penalty: float | None) -> Tensor:
     """Rewards in which a response without end token is paid `penalty` at its last token and nothing else.
 
     N+ implementation details (arXiv 2403.17031), "EOS trick": the penalty stands *instead of* the score. None leaves

@@ -1,1 +1,1 @@
-"""Models: loading, quantization, the chat codec, and the roles that a run's models play."""
+"""Models: loading, quantization, the chat chat, and the roles that a run's models play."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
+from align.engine.fast.fused_lora import FusedLoraLinear
 from align.errors import InputError
-from align.models.lora import FusedLoraLinear
 from align.streams import drawn_from
 
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it

@@ -24,11 +24,11 @@ from transformers import (
 )
 
 from align.config import ModelConfig, QuantizationConfig
+from align.engine.fast.cpu_attention import use_cpu_attention
 from align.errors import InputError
-from align.models.attention import use_cpu_attention
-from align.models.checkpoint import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
-from align.models.codec import ChatCodec, make_codec
+from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
+from align.models.locate import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
 
 __all__ = [
@@ -37,7 +37,7 @@ __all__ = [
     "hub_commit",
     "is_reward_model",
     "load_causal_lm",
-    "load_codec",
+    "load_chat_tokenizer",
     "load_sequence_classifier",
     "load_tokenizer",
     "resolve_device",
@@ -49,7 +49,7 @@ _HEADS = ("score", "classifier")  # what sequence classifiers call their last la
 
 
 def load_tokenizer(config: ModelConfig, *, key: str = "model.path") -> PreTrainedTokenizerBase:
-    """The model's tokenizer as it was stored; `load_codec` settles PAD, the template and the end tokens.
+    """The model's tokenizer as it was stored; `load_chat_tokenizer` settles PAD, the template and the end tokens.
 
     Raises:
         InputError: it cannot be loaded; `key` is named.
@@ -83,11 +83,11 @@ def context_length(config: ModelConfig) -> int | None:
     return getattr(text_config, "max_position_embeddings", None)
 
 
-def load_codec(config: ModelConfig) -> ChatCodec:
-    """The codec of the model that `config` names (`make_codec`).
+def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
+    """The chat of the model that `config` names (`make_chat_tokenizer`).
 
     Raises:
-        InputError: as `load_tokenizer` and `make_codec`, or a tokenizer with more tokens than the model.
+        InputError: as `load_tokenizer` and `make_chat_tokenizer`, or a tokenizer with more tokens than the model.
     """
     checkpoint = locate(config.path, config.revision)
     with one_line("model.path", config.path):
@@ -96,13 +96,13 @@ def load_codec(config: ModelConfig) -> ChatCodec:
         with suppress(OSError):  # many checkpoints have none
             generation = GenerationConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision)
     rows = model_config.get_text_config().vocab_size
-    codec = make_codec(load_tokenizer(config), generation, config.chat_template, vocab_size=rows)
-    largest = max(*codec.encode_prompt([{"role": "user", "content": "hello"}]), codec.end_id, codec.pad_id)
+    chat = make_chat_tokenizer(load_tokenizer(config), generation, config.chat_template, vocab_size=rows)
+    largest = max(*chat.encode_prompt([{"role": "user", "content": "hello"}]), chat.end_id, chat.pad_id)
     if largest >= rows:
         raise InputError(
             "model.path", config.path, f"a tokenizer that fits its {rows} embeddings (it has id {largest})"
         )
-    return codec
+    return chat
 
 
 def load_causal_lm(
@@ -158,7 +158,7 @@ def load_sequence_classifier(
     """A sequence classifier with one output, in eval mode, without dropout, on `device`.
 
     Args:
-        pad_id: Overrides the checkpoint's pad token; where neither is given, the codec of `path` chooses one.
+        pad_id: Overrides the checkpoint's pad token; where neither is given, the chat of `path` chooses one.
         key: The config key that an error names.
 
     Raises:
@@ -177,7 +177,9 @@ def load_sequence_classifier(
         raise InputError(key, f"{path} (num_labels={config.num_labels})", "a sequence classifier with num_labels=1")
     text_config = config.get_text_config()
     if pad_id is None and text_config.pad_token_id is None:
-        pad_id = load_codec(ModelConfig(path=path, revision=revision, trust_remote_code=trust_remote_code)).pad_id
+        pad_id = load_chat_tokenizer(
+            ModelConfig(path=path, revision=revision, trust_remote_code=trust_remote_code)
+        ).pad_id
     if pad_id is not None:
         config.pad_token_id = text_config.pad_token_id = pad_id
     return _load(

@@ -4,8 +4,8 @@ from align.rewards.base import Source, frozen, reward_input
 from align.rewards.build import Builder, load_functions
 from align.rewards.credits import Credit, build_credit
 from align.rewards.gold import GoldSource
+from align.rewards.learned import RewardModelSource
 from align.rewards.reference import References
-from align.rewards.reward_model import RewardModelSource
 
 __all__ = [
     "Builder",

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from align.models.codec import ChatCodec
+from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Prompt, RewardInput, RewardOutput, Rollout
 
 
@@ -55,14 +55,14 @@ def load_state(source: Source, saved: Mapping[str, Any]) -> None:
         source.load_state(saved)
 
 
-def reward_input(rollout: Rollout, prompts: Sequence[Prompt], codec: ChatCodec) -> RewardInput:
+def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenizer) -> RewardInput:
     """Texts and character offsets of a rollout; `prompts` are those of its rows, one per row."""
     responses: list[str] = []
     offsets = torch.zeros(*rollout.response_ids.shape, 2, dtype=torch.long)
     lengths = rollout.lengths.tolist()
     for i, (ids, n) in enumerate(zip(rollout.response_ids.tolist(), lengths, strict=True)):
-        responses.append(codec.decode(ids[:n]))
-        offsets[i, :n] = torch.tensor(codec.offsets(ids[:n])).view(-1, 2)
+        responses.append(chat.decode(ids[:n]))
+        offsets[i, :n] = torch.tensor(chat.offsets(ids[:n])).view(-1, 2)
     return RewardInput(
         prompts=[p.text for p in prompts],
         responses=responses,

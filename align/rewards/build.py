@@ -18,18 +18,18 @@ from align.config import (
     RulesSource,
     SourceConfig,
 )
+from align.engine.roles import Roles
+from align.engine.value_head import ValueHead
 from align.errors import InputError
-from align.models.roles import Roles
-from align.models.scorer import Scorer
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
+from align.rewards.cross_tokenizer import load_cross_tokenizer
 from align.rewards.ensemble import EnsembleSource as EnsembleScorer
-from align.rewards.foreign import load_foreign
 from align.rewards.function import FunctionScorer, load_function
 from align.rewards.gold import GoldSource as GoldScorer
+from align.rewards.learned import RewardModelSource as ModelScorer
 from align.rewards.normalise import Fixed, Running, Scaled, folded
 from align.rewards.reference import References, scale_of
-from align.rewards.reward_model import RewardModelSource as ModelScorer
 from align.rewards.rules import RulesScorer, check_rows
 from align.types import Prompt, RewardInput, RewardOutput
 from align.worlds import World
@@ -55,7 +55,9 @@ class Builder:
     world: World | None
     prompts: Sequence[Prompt]  # all that will be scored, so that rules can be checked against their rows
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
-    foreign: Mapping[int, Path] = field(default_factory=dict)  # those of models() that read text, by their place there
+    cross_tokenizer: Mapping[int, Path] = field(
+        default_factory=dict
+    )  # those of models() that read text, by their place there
     needs: frozenset[str] = frozenset()  # what the credit scheme asks for
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -96,10 +98,10 @@ class Builder:
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
         """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
         place, self._taken = self._taken, self._taken + 1
-        if place in self.foreign:
+        if place in self.cross_tokenizer:
             policy = self.roles.policy
             on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
-            return self._on_scale(load_foreign(self.foreign[place], f"{key}.path", **on), config, key)
+            return self._on_scale(load_cross_tokenizer(self.cross_tokenizer[place], f"{key}.path", **on), config, key)
         scorer = next(self._models)
         source: Source = ModelScorer(scorer)
         if config.normalise is Normalise.reference:
@@ -111,7 +113,7 @@ class Builder:
         scale = Running() if config.normalise is Normalise.running else None
         return source if scale is None and config.clip is None else Scaled(source, scale, config.clip)
 
-    def _critic_is(self, scorer: Scorer) -> bool:
+    def _critic_is(self, scorer: ValueHead) -> bool:
         return scorer is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
 
     def _on_scale(self, source: Source, config: SourceConfig, key: str) -> Source:

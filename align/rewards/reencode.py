@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from align.errors import InputError
-from align.models.codec import render
+from align.models.chat_tokenizer import render
 
 Messages = Sequence[Mapping[str, str]]
 _PROBE = "zqx"  # a content that no template writes by itself

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from align.config import RolloutConfig
+from align.engine.policy import Policy
+from align.engine.sampling import Noise, sample
 from align.errors import InputError
-from align.models.codec import ChatCodec
-from align.models.policy import Policy
+from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards.base import Source, reward_input
-from align.rollout.sampling import Noise, sample
 from align.streams import permutation
 from align.types import Prompt, RewardInput
 
@@ -34,12 +34,12 @@ class References:
     def __init__(
         self,
         start: Policy,
-        codec: ChatCodec,
+        chat: ChatTokenizer,
         prompts: Sequence[Prompt],
         rollout: RolloutConfig,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._start, self._codec, self._prompts, self._rollout, self._say = start, codec, prompts, rollout, say
+        self._start, self._codec, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
         self._batches: dict[tuple[int, int], RewardInput] = {}
 
     def batch(self, seed: int, wanted: int) -> RewardInput:

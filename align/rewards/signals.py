@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.engine.budget import FORWARD_TOKENS
+from align.engine.policy import Policy
 from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
-from align.models.budget import FORWARD_TOKENS
-from align.models.policy import Policy
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput, Rollout
 

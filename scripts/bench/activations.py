@@ -1,4 +1,4 @@
-"""What a backward pass keeps of every token, counted: the figure behind align/models/budget.py.
+"""What a backward pass keeps of every token, counted: the figure behind align/engine/budget.py.
 
     python scripts/bench/activations.py    # SmolLM2-135M's dimensions, of which a layer and the head
 
@@ -14,9 +14,9 @@ import torch
 from shapes import SHAPE, random_model
 
 from align.config import AdapterConfig, ModelConfig
+from align.engine.policy import Policy
 from align.models.adapters import POLICY, SharedBase
 from align.models.load import load_causal_lm
-from align.models.policy import Policy
 from align.types import Sequences
 
 ROWS, LENGTH = 8, 64  # prompts and responses of this many tokens each

@@ -29,12 +29,13 @@ from limits import measure, require, settled
 from shapes import SHAPES, lora_policy
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from align.engine import inputs
+from align.engine.fast import decoding
+from align.engine.fast.cpu_attention import use_cpu_attention
+from align.engine.policy import Policy
+from align.engine.sampling import Noise, sample
 from align.memory import peak_memory_mib
-from align.models import decoding, inputs
-from align.models.attention import use_cpu_attention
-from align.models.codec import ChatCodec
-from align.models.policy import Policy
-from align.rollout import Noise, sample
+from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Prompt, Rollout, Sequences
 
 PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group
@@ -63,7 +64,7 @@ def timed(policy: Policy, place: tuple[int, int, int, int], args: argparse.Names
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(10, 1000, (rows // group, prompt_tokens), generator=generator).tolist()
     prompts = [Prompt(i, (), "", tuple(row), {}) for i, row in enumerate(ids)]
-    codec = mock.Mock(spec=ChatCodec, pad_id=0, end_ids=(ENDS_NEVER,))
+    chat = mock.Mock(spec=ChatTokenizer, pad_id=0, end_ids=(ENDS_NEVER,))
     seconds: list[float] = []
     if args.device == "cuda":
         torch.cuda.empty_cache()
@@ -73,7 +74,7 @@ def timed(policy: Policy, place: tuple[int, int, int, int], args: argparse.Names
         started = time.perf_counter()
         found = sample(
             policy,
-            codec,
+            chat,
             prompts,
             noise=Noise(0, "bench", trial),
             max_new_tokens=new_tokens if trial else 4,

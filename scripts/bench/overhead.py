@@ -25,14 +25,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from shapes import SHAPE, TINY, random_model
 
-from align import runner
+from align.algorithms import on_policy, rollout_metrics
 from align.callbacks.base import CallbackList
 from align.cli.groups import CONF
-from align.config import build, register_schemas
+from align.config.io import build, register_schemas
+from align.engine import policy
+from align.loop import trainer as base
 from align.metrics import Tally
-from align.models import policy
-from align.trainers import base, on_policy, rollout_metrics
-from align.trainers.registry import config_classes
+from align.run import runner
 
 WORDS = (
     *("model=local", "adapter=lora", "reward/source=gold", "reward/credit=sparse"),
@@ -134,7 +134,7 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]
     words = [*WORDS, *OF_METHOD[given.method], f"model.path={model}", f"device={given.device}"]
     words += [f"{key}={given.responses}" for key in ("rollout.batch_size", "method.minibatch_size")]
     words += [f"rollout.max_new_tokens={given.tokens}"]
-    register_schemas(config_classes())
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", [*words, f"max_steps={given.steps}", f"precision={given.precision}"]))
     runner.run(config, scratch / "run")

@@ -18,10 +18,10 @@ from transformers import (
 )
 
 from align.config import AdapterConfig, ModelConfig
+from align.engine.policy import Policy
 from align.models.adapters import POLICY, SharedBase, lora_config
-from align.models.codec import ChatCodec
-from align.models.load import load_codec
-from align.models.policy import Policy
+from align.models.chat_tokenizer import ChatTokenizer
+from align.models.load import load_chat_tokenizer
 from align.worlds import resolve
 
 # HuggingFaceTB/SmolLM2-135M's config.json, but the vocabulary, which is the pocket tokenizer's padded to its size.
@@ -66,14 +66,14 @@ def random_reward(folder: Path, model: Path, adapter: str) -> Path:
 
 def prompt_ids(model: Path, pairs: Path) -> list[list[int]]:
     """The token ids of all prompts in `pairs`, as align reads them."""
-    codec = load_codec(ModelConfig(path=str(model)))
+    chat = load_chat_tokenizer(ModelConfig(path=str(model)))
     prompts = [json.loads(line)["prompt"] for line in pairs.read_text().splitlines()]
-    return [list(codec.encode_prompt([{"role": "user", "content": text}])) for text in prompts]
+    return [list(chat.encode_prompt([{"role": "user", "content": text}])) for text in prompts]
 
 
 def write_pairs(file: Path, model: Path, *, count: int, prompt_tokens: int, response_tokens: int) -> Path:
     """Preferences, a JSON object a line, whose prompts and responses have exactly these lengths under the template."""
-    codec, rng = load_codec(ModelConfig(path=str(model))), random.Random(0)
+    chat, rng = load_chat_tokenizer(ModelConfig(path=str(model))), random.Random(0)
 
     def of_length(tokens: int, length: Any) -> str:
         text = ""
@@ -86,12 +86,12 @@ def write_pairs(file: Path, model: Path, *, count: int, prompt_tokens: int, resp
 
     with file.open("w") as out:
         for _ in range(count):
-            row = {"prompt": of_length(prompt_tokens, lambda text: _prompt_length(codec, text))}
+            row = {"prompt": of_length(prompt_tokens, lambda text: _prompt_length(chat, text))}
             for side in ("chosen", "rejected"):
-                row[side] = of_length(response_tokens, lambda text: len(codec.encode_response(text)))
+                row[side] = of_length(response_tokens, lambda text: len(chat.encode_response(text)))
             out.write(json.dumps(row) + "\n")
     return file
 
 
-def _prompt_length(codec: ChatCodec, text: str) -> int:
-    return len(codec.encode_prompt([{"role": "user", "content": text}]))
+def _prompt_length(chat: ChatTokenizer, text: str) -> int:
+    return len(chat.encode_prompt([{"role": "user", "content": text}]))

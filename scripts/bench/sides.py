@@ -52,13 +52,13 @@ def resident_mib() -> float:
 
 
 def align_side(args: argparse.Namespace) -> None:
+    from align.trainers import ppo  # noqa: F401  # what a run imports is no part of its memory
     from hydra import compose, initialize_config_dir
 
-    from align import runner
     from align.cli.groups import CONF
-    from align.config import build, register_schemas
-    from align.trainers import base, dpo, grpo, on_policy, ppo  # noqa: F401  # what a run imports is no part of its memory
-    from align.trainers.registry import config_classes
+    from align.config.io import build, register_schemas
+    from align.loop import trainer as base
+    from align.run import runner
 
     turns = Turns(args.device)
     words = [
@@ -85,7 +85,7 @@ def align_side(args: argparse.Namespace) -> None:
         words += ["method.missing_eos_penalty=null"]
     elif args.method == "dpo":
         words += [f"method.batch_size={args.rows // 2}"]
-    register_schemas(config_classes())
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", words))
     record = base.Trainer._record
@@ -109,8 +109,8 @@ def trl_side(args: argparse.Namespace) -> None:
 
     from align.config import DataConfig, ModelConfig
     from align.data.preferences import load_preferences
-    from align.models.load import load_codec
-    from align.trainers.reward_model import with_pad
+    from align.models.load import load_chat_tokenizer
+    from align.stored.reward_model import with_pad
 
     turns = Turns(args.device)
     lengths: list[int] = []
@@ -119,8 +119,8 @@ def trl_side(args: argparse.Namespace) -> None:
         lengths[:] = [len(ids) for ids in completion_ids]
         return score([c if isinstance(c, str) else c[-1]["content"] for c in completions])
 
-    codec = load_codec(ModelConfig(path=args.model))
-    data = load_preferences(DataConfig(path=args.pairs, max_prompt_tokens=1024), codec)
+    chat = load_chat_tokenizer(ModelConfig(path=args.model))
+    data = load_preferences(DataConfig(path=args.pairs, max_prompt_tokens=1024), chat)
     micro = args.micro_rows or args.rows
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "learning_rate": LEARNING_RATE, "beta": BETA,
@@ -133,7 +133,7 @@ def trl_side(args: argparse.Namespace) -> None:
     peft = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM")
     options: dict[str, Any] = {
         "model": args.model,
-        "processing_class": with_pad(codec),
+        "processing_class": with_pad(chat),
         "peft_config": peft if args.adapter == "lora" else None,
     }
     if args.method == "grpo":

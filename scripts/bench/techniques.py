@@ -25,14 +25,15 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from align.functional.attention import grouped_attention
+from align.engine import cache
+from align.engine import policy as policies
+from align.engine.draws import inverse_cdf
+from align.engine.fast import decoding, prompt_cache, sampling_copy
+from align.engine.fast.cpu_attention import NAME
+from align.engine.fast.fused_lora import FusedLoraLinear
+from align.engine.fast.grouped_attention import grouped_attention
+from align.engine.policy import Policy
 from align.functional.logprobs import token_logprobs
-from align.models import cache, decoding, prompt_cache, sampling_copy
-from align.models import policy as policies
-from align.models.attention import NAME
-from align.models.lora import FusedLoraLinear
-from align.models.policy import Policy
-from align.rollout.draws import inverse_cdf
 from align.types import Sequences
 
 ROWS, NEW, BF16 = 16, 64, torch.bfloat16

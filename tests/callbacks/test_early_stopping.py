@@ -16,10 +16,10 @@ from align.config import (
     ProgressConfig,
     RetentionConfig,
 )
-from align.config_checks import check_all
+from align.config.composition import check_all
+from align.config.methods import DPOConfig
 from align.errors import InputError
-from align.trainers.checkpoint import checkpoints
-from align.trainers.dpo_config import DPOConfig
+from align.loop.checkpoint import checkpoints
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from align.trainers import on_policy
+from align.algorithms import on_policy
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench" / "overhead.py"
 

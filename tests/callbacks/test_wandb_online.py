@@ -10,21 +10,14 @@ import yaml
 from align.callbacks import RunInfo
 from align.callbacks.jsonl import JsonlCallback
 from align.callbacks.wandb import ID_FILE, WandbCallback
-from align.config import (
-    CallbacksConfig,
-    CheckpointConfig,
-    ProgressConfig,
-    TrackingConfig,
-    TrackingMode,
-    register_schemas,
-)
+from align.cli.resume import resumed_config
+from align.config import CallbacksConfig, CheckpointConfig, ProgressConfig, TrackingConfig, TrackingMode
+from align.config.io import register_schemas
+from align.config.methods import PPOConfig
 from align.files import read_lines
-from align.resume import resumed_config
-from align.runner import run
-from align.trainers.ppo_config import PPOConfig
-from align.trainers.registry import config_classes
+from align.run.runner import run
+from tests.algorithms import runs
 from tests.callbacks.wandb_server import ENTITY, PROJECT
-from tests.trainers import runs
 
 pytest.importorskip("wandb")
 
@@ -92,7 +85,7 @@ def test_a_run_and_its_continuation_arrive_as_one_run(server, tmp_path):
         paid = [float(word.rpartition("(")[2]) for word in row["token_rewards"].split(")")[:-1]]
         assert paid == pytest.approx(sample["token_rewards"], rel=1e-2, abs=1e-9)
 
-    register_schemas(config_classes())
+    register_schemas()
     more = resumed_config(folder, {"max_steps": 4})
     run(more, folder, say=lambda line: None)
     assert list(server.runs) == [name]

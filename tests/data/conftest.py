@@ -1,4 +1,4 @@
-"""A chat codec small enough to build in a test, and files to load with it."""
+"""A chat chat small enough to build in a test, and files to load with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from align.models.codec import ChatCodec, make_codec
+from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -20,7 +20,7 @@ CHATML = (
 
 
 @pytest.fixture(scope="session")
-def codec() -> ChatCodec:
+def chat() -> ChatTokenizer:
     """One token per byte, so that lengths in tests are lengths in characters."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -32,7 +32,7 @@ def codec() -> ChatCodec:
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
     fast.chat_template = CHATML
-    return make_codec(fast)
+    return make_chat_tokenizer(fast)
 
 
 @pytest.fixture

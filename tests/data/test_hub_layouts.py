@@ -11,18 +11,18 @@ from datasets import Dataset
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
-from align.config import DataConfig, build, register_schemas
+from align.config import DataConfig
+from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.data.sources import load_rows
 from align.errors import InputError
-from align.models.codec import make_codec
-from align.trainers.registry import config_classes
+from align.models.chat_tokenizer import make_chat_tokenizer
 from tests.hub import TOKEN
 
 
 def option(*words: str) -> DataConfig:
     """`data` as the command line composes it."""
-    register_schemas(config_classes())
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return build(compose("config", list(words))).data
 
@@ -45,31 +45,31 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-def test_orca_dpo(hub, codec):
+def test_orca_dpo(hub, chat):
     rows = [
         {"system": "" if i % 2 else "Be brief.", "question": f"q{i}", "chosen": f"good {i}", "rejected": f"bad {i}"}
         for i in range(20)
     ]
     hub.add("Intel/orca_dpo_pairs", {"README.md": b"# Orca", "orca_rlhf.jsonl": lines(rows)}, kind="datasets")
-    data = load_preferences(option("data=orca_dpo"), codec)
+    data = load_preferences(option("data=orca_dpo"), chat)
     assert (data.counts["rows"], data.counts["held_out_prompts"]) == (20, 2)
     pairs = {pair.prompt.text: pair for pair in (*data.train, *data.held_out)}
     system = ({"role": "system", "content": "Be brief."},)
     assert pairs["q2"].prompt.messages == (*system, user("q2"))
     assert pairs["q3"].prompt.messages == (user("q3"),)
     assert (pairs["q3"].chosen, pairs["q3"].rejected) == ("good 3", "bad 3")
-    assert list(pairs["q2"].prompt.input_ids) == codec.encode_prompt([*system, user("q2")])
-    sliced = load_preferences(option("data=orca_dpo", "data.train_split='train[:5]'"), codec)
+    assert list(pairs["q2"].prompt.input_ids) == chat.encode_prompt([*system, user("q2")])
+    sliced = load_preferences(option("data=orca_dpo", "data.train_split='train[:5]'"), chat)
     assert {p.prompt.text for p in (*sliced.train, *sliced.held_out)} == {f"q{i}" for i in range(5)}
     with pytest.raises(InputError, match=r"^data\.system_column: given 'sytem'; allowed: .*system, question"):
-        load_preferences(option("data=orca_dpo", "data.system_column=sytem"), codec)
+        load_preferences(option("data=orca_dpo", "data.system_column=sytem"), chat)
 
 
 def transcript(*turns: str) -> str:
     return "".join(f"\n\n{'Assistant' if i % 2 else 'Human'}: {turn}" for i, turn in enumerate(turns))
 
 
-def test_hh(hub, codec):
+def test_hh(hub, chat):
     def rows(tag: str, n: int) -> list[dict]:
         prompts = [("one", "two", f"{tag} {i}") for i in range(n)]
         return [{"chosen": transcript(*p, "good"), "rejected": transcript(*p, "bad")} for p in prompts]
@@ -88,18 +88,18 @@ def test_hh(hub, codec):
         "red-team-attempts/red_team_attempts.jsonl.gz": gzip.compress(lines([{"transcript": "x"}])),
     }
     hub.add("Anthropic/hh-rlhf", files, kind="datasets")
-    data = load_preferences(option("data=hh"), codec)
+    data = load_preferences(option("data=hh"), chat)
     lost = {name: data.counts[name] for name in ("diverging_dropped", "malformed_dropped", "empty_dropped")}
     assert lost == dict.fromkeys(lost, 1)
     assert (data.counts["rows"], len(data.train), len(data.held_out)) == (17, 10, 4)
     (pair,) = [pair for pair in data.train if pair.prompt.text == "helpful 1"]
     assert pair.prompt.messages == (user("one"), assistant("two"), user("helpful 1"))
     assert (pair.chosen, pair.rejected) == ("good", "bad")
-    helpful = load_preferences(option("data=hh", "data.folder=helpful-base"), codec)
+    helpful = load_preferences(option("data=hh", "data.folder=helpful-base"), chat)
     assert {pair.prompt.text for pair in helpful.train} == {f"helpful {i}" for i in range(4)}
     assert {pair.prompt.text for pair in helpful.held_out} == {f"helpful test {i}" for i in range(2)}
     with pytest.raises(InputError, match=r"column chosen: .*by user.*assistant ends"):
-        load_preferences(option("data=hh", "data.bad_rows=error"), codec)
+        load_preferences(option("data=hh", "data.bad_rows=error"), chat)
 
 
 CARD = """---
@@ -110,7 +110,7 @@ configs:
 """
 
 
-def test_ultrafeedback(hub, codec):
+def test_ultrafeedback(hub, chat):
     def row(text: str) -> dict:
         sides = {"chosen": [user(text), assistant("good")], "rejected": [user(text), assistant("bad")]}
         return {"prompt": text, "prompt_id": "x", **sides, "messages": sides["chosen"], "score_chosen": 9.0}
@@ -123,13 +123,13 @@ def test_ultrafeedback(hub, codec):
     card = CARD.format(splits="".join(f"  - split: {s}\n    path: data/{s}-*\n" for s in splits))
     files = {f"data/{split}-00000-of-00001.parquet": parquet(rows) for split, rows in splits.items()}
     hub.add("HuggingFaceH4/ultrafeedback_binarized", {"README.md": card.encode(), **files}, kind="datasets")
-    data = load_preferences(option("data=ultrafeedback"), codec)
+    data = load_preferences(option("data=ultrafeedback"), chat)
     assert {p.prompt.text for p in data.train} == {f"p{i}" for i in range(6)}
     assert {p.prompt.text for p in data.held_out} == {"t0", "t1"}
     assert (data.counts["malformed_dropped"], data.counts["overlapping_dropped"]) == (1, 1)
     assert data.train[0].prompt.messages == (user("p0"),)
     assert (data.train[0].chosen, data.train[0].rejected) == ("good", "bad")
-    cut = load_preferences(option("data=ultrafeedback", "data.max_response_tokens=4"), codec)
+    cut = load_preferences(option("data=ultrafeedback", "data.max_response_tokens=4"), chat)
     assert cut.counts["responses_cut"] == 8  # every `good` loses its end token, no `bad` does
 
 
@@ -140,7 +140,7 @@ def load(name: str, **settings) -> list[dict]:
     return load_rows(name, key="data.path", split_key="data.train_split", **settings)
 
 
-def test_a_given_format_takes_texts_as_they_are(hub, codec, tmp_path):
+def test_a_given_format_takes_texts_as_they_are(hub, chat, tmp_path):
     hub.add(
         "own/format",
         {"train.jsonl": lines([row | {"prompt": f"Q: {row['prompt']}\nA:"} for row in ROWS])},
@@ -148,10 +148,8 @@ def test_a_given_format_takes_texts_as_they_are(hub, codec, tmp_path):
     )
     template = tmp_path / "plain.jinja"
     template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    tokenizer = codec.tokenizer.__class__.from_pretrained(
-        codec.tokenizer.save_pretrained(tmp_path)[0].rsplit("/", 1)[0]
-    )
-    plain = make_codec(tokenizer, chat_template_path=template)
+    tokenizer = chat.tokenizer.__class__.from_pretrained(chat.tokenizer.save_pretrained(tmp_path)[0].rsplit("/", 1)[0])
+    plain = make_chat_tokenizer(tokenizer, chat_template_path=template)
     (pair, *_) = load_preferences(option("data=hub", "data.path=own/format"), plain).train
     assert plain.decode(pair.prompt.input_ids) == pair.prompt.text == pair.prompt.messages[0]["content"]
     assert pair.prompt.text.startswith("Q: p") and pair.prompt.text.endswith("\nA:")
@@ -177,10 +175,10 @@ def test_revisions_and_what_is_not_there(hub):
         load("own/nothing")
 
 
-def test_wrong_columns(hub, codec):
+def test_wrong_columns(hub, chat):
     hub.add("own/columns", {"train.jsonl": lines([{"question": "q", "answer": "a"}])}, kind="datasets")
     with pytest.raises(InputError, match=r"^data\.chosen_column: given 'chosen'; allowed: .*question, answer"):
-        load_preferences(option("data=hub", "data.path=own/columns"), codec)
+        load_preferences(option("data=hub", "data.path=own/columns"), chat)
 
 
 def test_gated_data_takes_a_token(hub, monkeypatch):

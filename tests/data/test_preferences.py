@@ -24,8 +24,8 @@ def assistant(text: str) -> dict:
     return {"role": "assistant", "content": text}
 
 
-def load(codec, path: str, **settings) -> Preferences:
-    return load_preferences(DataConfig(path=path, **({"held_out_fraction": 0.0} | settings)), codec)
+def load(chat, path: str, **settings) -> Preferences:
+    return load_preferences(DataConfig(path=path, **({"held_out_fraction": 0.0} | settings)), chat)
 
 
 def balanced(counts: dict[str, int]) -> bool:
@@ -33,30 +33,30 @@ def balanced(counts: dict[str, int]) -> bool:
     return counts["rows"] == sum(v for k, v in counts.items() if k.endswith("_dropped") or k in ("train", "held_out"))
 
 
-def test_a_pair(codec, write):
-    data = load(codec, write("a.jsonl", [row("What?", "Yes é.", "No.", limit=3)]))
+def test_a_pair(chat, write):
+    data = load(chat, write("a.jsonl", [row("What?", "Yes é.", "No.", limit=3)]))
     (pair,) = data.train
     assert pair.prompt.messages == (user("What?"),)
     assert (pair.prompt.text, pair.prompt.row["limit"]) == ("What?", 3)
-    assert list(pair.prompt.input_ids) == codec.encode_prompt([user("What?")])
+    assert list(pair.prompt.input_ids) == chat.encode_prompt([user("What?")])
     assert (pair.chosen, pair.rejected) == ("Yes é.", "No.")
-    assert list(pair.chosen_ids) == codec.encode_response("Yes é.")
-    assert list(pair.rejected_ids) == codec.encode_response("No.")
+    assert list(pair.chosen_ids) == chat.encode_response("Yes é.")
+    assert list(pair.rejected_ids) == chat.encode_response("No.")
     assert tuple(data.counts) == COUNTS
     assert balanced(data.counts)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
-def test_formats_agree(codec, write, name):
+def test_formats_agree(chat, write, name):
     rows = [row("p1", "None", "12"), row("p2", 'x,\n"y"', "z")]
-    pairs = load(codec, write(name, rows)).train
+    pairs = load(chat, write(name, rows)).train
     assert [(p.prompt.text, p.chosen, p.rejected) for p in pairs] == [tuple(r.values()) for r in rows]
 
 
-def test_column_names(codec, write):
+def test_column_names(chat, write):
     path = write("a.jsonl", [{"question": "q", "best": "b", "worst": "w"}])
     columns = {"prompt_column": "question", "chosen_column": "best", "rejected_column": "worst"}
-    (pair,) = load(codec, path, **columns).train
+    (pair,) = load(chat, path, **columns).train
     assert (pair.prompt.text, pair.chosen, pair.rejected) == ("q", "b", "w")
 
 
@@ -83,60 +83,60 @@ HISTORY = [SYSTEM, user("one"), assistant("two"), user("three")]
         ),
     ],
 )  # fmt: skip
-def test_ways_to_write_a_row(codec, write, given, messages):
+def test_ways_to_write_a_row(chat, write, given, messages):
     for name in ("a.jsonl", "a.parquet"):
-        (pair,) = load(codec, write(name, [given])).train
+        (pair,) = load(chat, write(name, [given])).train
         assert list(pair.prompt.messages) == messages
         assert (pair.chosen, pair.rejected) == ("good", "bad")
         assert pair.prompt.text == messages[-1]["content"]
 
 
-def test_conversations_that_part_early_are_dropped(codec, write):
+def test_conversations_that_part_early_are_dropped(chat, write):
     other = [user("other"), assistant("bad")]
     rows = [{"chosen": [user("p"), assistant(c)], "rejected": r} for c, r in (("good", other), ("x", other))]
     rows.append({"chosen": [user("p"), assistant("good")], "rejected": [user("p"), assistant("bad")]})
-    data = load(codec, write("a.jsonl", rows))
+    data = load(chat, write("a.jsonl", rows))
     assert data.counts["diverging_dropped"] == 2
     assert data.counts["train"] == 1
     assert balanced(data.counts)
 
 
-def test_identical_and_empty_pairs_are_counted(codec, write):
+def test_identical_and_empty_pairs_are_counted(chat, write):
     rows = [row("a", "x", "x"), row("b", "", "x"), row("c", "x", " \n"), row("d", "x", "y"), row("e", "x", "x")]
-    data = load(codec, write("a.jsonl", rows))
+    data = load(chat, write("a.jsonl", rows))
     assert [p.prompt.text for p in data.train] == ["d"]
     assert (data.counts["identical_dropped"], data.counts["empty_dropped"]) == (2, 2)
     assert balanced(data.counts)
 
 
-def test_long_prompts(codec, write):
+def test_long_prompts(chat, write):
     path = write("a.jsonl", [row("x" * 100), row("x" * 100, "other"), row("short")])
-    frame = len(codec.encode_prompt([user("")]))
-    data = load(codec, path, max_prompt_tokens=frame + 99)
+    frame = len(chat.encode_prompt([user("")]))
+    data = load(chat, path, max_prompt_tokens=frame + 99)
     assert [p.prompt.text for p in data.train] == ["short"]
     assert data.counts["long_prompts_dropped"] == 2
-    assert load(codec, path, max_prompt_tokens=frame + 100).counts["train"] == 3
+    assert load(chat, path, max_prompt_tokens=frame + 100).counts["train"] == 3
 
-    data = load(codec, path, max_prompt_tokens=40, long_prompts=PromptOverflow.truncate)
+    data = load(chat, path, max_prompt_tokens=40, long_prompts=PromptOverflow.truncate)
     assert data.counts["long_prompts_truncated"] == 1  # one prompt of two pairs
-    assert data.train[0].prompt.input_ids == tuple(codec.encode_prompt([user("x" * 100)])[-40:])
+    assert data.train[0].prompt.input_ids == tuple(chat.encode_prompt([user("x" * 100)])[-40:])
     assert data.train[0].prompt.text == "x" * 100
 
     with pytest.raises(InputError, match=r"row 1: given 'a prompt of \d+ tokens'; allowed: at most data\.max_prompt"):
-        load(codec, path, max_prompt_tokens=40, long_prompts=PromptOverflow.error)
+        load(chat, path, max_prompt_tokens=40, long_prompts=PromptOverflow.error)
 
 
-def test_long_responses_lose_their_end(codec, write):
+def test_long_responses_lose_their_end(chat, write):
     path = write("a.jsonl", [row("p", "0123456789", "012345678")])
-    (pair,) = load(codec, path, max_response_tokens=10).train
+    (pair,) = load(chat, path, max_response_tokens=10).train
     assert (pair.chosen, pair.rejected) == ("0123456789", "012345678")
-    assert pair.chosen_ids == tuple(codec.encode_response("0123456789")[:10])  # ten digits, no end token
-    assert codec.end_id not in pair.chosen_ids
-    assert pair.rejected_ids[-1] == codec.end_id
-    data = load(codec, path, max_response_tokens=11)
+    assert pair.chosen_ids == tuple(chat.encode_response("0123456789")[:10])  # ten digits, no end token
+    assert chat.end_id not in pair.chosen_ids
+    assert pair.rejected_ids[-1] == chat.end_id
+    data = load(chat, path, max_response_tokens=11)
     assert data.counts["responses_cut"] == 0
     data = load(
-        codec,
+        chat,
         write("b.jsonl", [row("p", "0123456789"), row("p", "01234567890", "0123456789x")]),
         max_response_tokens=10,
     )
@@ -152,8 +152,8 @@ def sides(data: Preferences) -> tuple[set[str], set[str]]:
     return {p.prompt.text for p in data.train}, {p.prompt.text for p in data.held_out}
 
 
-def test_held_out_share_is_cut_by_prompt(codec, write):
-    data = load(codec, write("a.jsonl", many(40)), held_out_fraction=0.25)
+def test_held_out_share_is_cut_by_prompt(chat, write):
+    data = load(chat, write("a.jsonl", many(40)), held_out_fraction=0.25)
     train, held_out = sides(data)
     assert (len(train), len(held_out), len(data.held_out)) == (30, 10, 20)
     assert not train & held_out
@@ -161,43 +161,43 @@ def test_held_out_share_is_cut_by_prompt(codec, write):
     assert balanced(data.counts)
 
 
-def test_held_out_prompts_depend_on_their_content_alone(codec, write):
+def test_held_out_prompts_depend_on_their_content_alone(chat, write):
     rows = many(40)
-    before = sides(load(codec, write("a.jsonl", rows), held_out_fraction=0.25))
+    before = sides(load(chat, write("a.jsonl", rows), held_out_fraction=0.25))
     random.Random(0).shuffle(rows)
-    assert sides(load(codec, write("b.jsonl", rows), held_out_fraction=0.25)) == before
-    assert sides(load(codec, write("c.jsonl", many(40, 1)), held_out_fraction=0.25)) == before
+    assert sides(load(chat, write("b.jsonl", rows), held_out_fraction=0.25)) == before
+    assert sides(load(chat, write("c.jsonl", many(40, 1)), held_out_fraction=0.25)) == before
     assert before[1] != {f"prompt {i}" for i in range(10)}
 
 
-def test_held_out_share_of_little_data(codec, write):
-    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.01).counts["held_out_prompts"] == 1
-    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.99).counts["train_prompts"] == 1
-    assert load(codec, write("a.jsonl", many(2)), held_out_fraction=0.0).counts["held_out"] == 0
+def test_held_out_share_of_little_data(chat, write):
+    assert load(chat, write("a.jsonl", many(2)), held_out_fraction=0.01).counts["held_out_prompts"] == 1
+    assert load(chat, write("a.jsonl", many(2)), held_out_fraction=0.99).counts["train_prompts"] == 1
+    assert load(chat, write("a.jsonl", many(2)), held_out_fraction=0.0).counts["held_out"] == 0
     with pytest.raises(InputError, match=r"^data\.path.*single prompt"):
-        load(codec, write("b.jsonl", many(1)), held_out_fraction=0.1)
+        load(chat, write("b.jsonl", many(1)), held_out_fraction=0.1)
 
 
-def test_held_out_file_loses_prompts_that_are_trained_on(codec, write):
+def test_held_out_file_loses_prompts_that_are_trained_on(chat, write):
     train = write("a.jsonl", many(4))
     held = write("b.jsonl", [row("prompt 1"), row("new"), row("prompt 3"), row("new", "other")])
-    data = load(codec, train, held_out_path=held)
+    data = load(chat, train, held_out_path=held)
     assert sides(data)[1] == {"new"}
     assert (data.counts["overlapping_dropped"], data.counts["held_out"], data.counts["rows"]) == (2, 2, 12)
     assert balanced(data.counts)
 
 
-def test_held_out_split(codec, write):
+def test_held_out_split(chat, write):
     path = write("a.jsonl", many(10, 1))
-    data = load(codec, path, train_split="train[:8]", held_out_split="train[7:]")
+    data = load(chat, path, train_split="train[:8]", held_out_split="train[7:]")
     assert sides(data) == ({f"prompt {i}" for i in range(8)}, {"prompt 8", "prompt 9"})
     assert data.counts["overlapping_dropped"] == 1
 
 
-def test_a_prompt_has_one_id_and_limits_do_not_move_it(codec, write):
+def test_a_prompt_has_one_id_and_limits_do_not_move_it(chat, write):
     rows = [row("long " * 30), row("a", "x", "x"), row("b"), row("a"), row("b", "other")]
     held = write("h.jsonl", [row("c")])
-    data = load(codec, write("a.jsonl", rows), held_out_path=held, max_prompt_tokens=80)
+    data = load(chat, write("a.jsonl", rows), held_out_path=held, max_prompt_tokens=80)
     assert [(p.prompt.text, p.prompt.id) for p in data.train] == [("b", 2), ("a", 1), ("b", 2)]
     assert [p.prompt.id for p in data.held_out] == [3]
     assert data.train[0].prompt is data.train[2].prompt
@@ -225,23 +225,23 @@ def test_a_prompt_has_one_id_and_limits_do_not_move_it(codec, write):
         ([row("p", "x", "x"), row("q", "", "x")], r"^data\.path.*rows 2, identical_dropped 1, empty_dropped 1"),
     ],
 )
-def test_bad_rows(codec, write, rows, told):
+def test_bad_rows(chat, write, rows, told):
     with pytest.raises(InputError, match=told) as caught:
-        load(codec, write("a.jsonl", rows))
+        load(chat, write("a.jsonl", rows))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
 
 
-def test_nothing_left_to_hold_out(codec, write):
+def test_nothing_left_to_hold_out(chat, write):
     path = write("a.jsonl", many(2))
     with pytest.raises(InputError, match=r"^data\.held_out_path.*overlapping_dropped 4"):
-        load(codec, path, held_out_path=path)
+        load(chat, path, held_out_path=path)
 
 
-def test_prompts_that_the_template_refuses(codec, write, monkeypatch):
+def test_prompts_that_the_template_refuses(chat, write, monkeypatch):
     template = (
-        "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + codec.tokenizer.chat_template
+        "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}" + chat.tokenizer.chat_template
     )
-    monkeypatch.setattr(codec.tokenizer, "chat_template", template)
+    monkeypatch.setattr(chat.tokenizer, "chat_template", template)
     with pytest.raises(InputError, match=r"row 2: given 'turns of system, user'.*one turn only"):
-        load(codec, write("a.jsonl", [row([user("p")]), row([SYSTEM, user("p")])]))
+        load(chat, write("a.jsonl", [row([user("p")]), row([SYSTEM, user("p")])]))

@@ -14,7 +14,7 @@ from align.config import ModelConfig
 from align.data.prompts import load_texts
 from align.data.sources import load_rows
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_codec
+from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer
 
 ROWS = [{"prompt": f"p{i}", "chosen": "None", "rejected": "12", "limit": i} for i in range(5)]
 
@@ -137,7 +137,7 @@ def offline(monkeypatch):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: load_codec(ModelConfig(path="nobody/nothing")),
+        lambda: load_chat_tokenizer(ModelConfig(path="nobody/nothing")),
         lambda: load_causal_lm(ModelConfig(path="nobody/nothing"), dtype=torch.float32, device=torch.device("cpu")),
         lambda: fingerprint("nobody/nothing"),
         lambda: rows("nobody/nothing"),
@@ -151,7 +151,7 @@ def test_hub_ids_that_are_neither_cached_nor_reachable(offline, call):
 
 def test_ids_that_the_hub_cannot_have(offline):
     with pytest.raises(InputError, match=r"^model\.path.*neither an existing folder nor a Hub id"):
-        load_codec(ModelConfig(path="not a valid id"))
+        load_chat_tokenizer(ModelConfig(path="not a valid id"))
 
 
 def test_local_files_reach_for_no_network(write, monkeypatch):

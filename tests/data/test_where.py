@@ -17,11 +17,11 @@ def rows(n: int, tag: str) -> list[dict]:
 
 
 @pytest.fixture
-def load(codec, write):
+def load(chat, write):
     train, held = write("train.jsonl", rows(12, "t")), write("held.jsonl", rows(6, "h"))
 
     def with_(**settings) -> Preferences:
-        return load_preferences(DataConfig(**({"path": train, "held_out_path": held} | settings)), codec)
+        return load_preferences(DataConfig(**({"path": train, "held_out_path": held} | settings)), chat)
 
     return with_
 
@@ -69,9 +69,9 @@ def test_conditions_move_no_prompt_to_the_other_side(load):
     assert set(texts(part.train)) == {t for t in texts(whole.train) if int(t[2:]) % 2}
 
 
-def test_a_pair_is_judged_by_its_own_row(codec, write):
+def test_a_pair_is_judged_by_its_own_row(chat, write):
     path = write("twice.jsonl", [row | {"length": length} for row in rows(3, "t") for length in ("short", "long")])
-    data = load_preferences(DataConfig(path=path, held_out_fraction=0.0, train_where={"length": "long"}), codec)
+    data = load_preferences(DataConfig(path=path, held_out_fraction=0.0, train_where={"length": "long"}), chat)
     assert texts(data.train) == ["t 0", "t 1", "t 2"]
 
 

@@ -10,9 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from align.cli.groups import CONF
-from align.config import build, register_schemas
-from align.runner import run
-from align.trainers.registry import config_classes
+from align.config.io import build, register_schemas
+from align.run.runner import run
 from tests import tiny
 from tests.hub import TOKEN
 
@@ -37,7 +36,7 @@ def test_smollm2_on_orca_pairs(hub, tmp_path, monkeypatch, capfd, method, quanti
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     hub.add("Intel/orca_dpo_pairs", {"orca_rlhf.jsonl": content}, kind="datasets", gated=True)
     hub.add("own/judge", tiny.reward_folder())
-    register_schemas(config_classes())
+    register_schemas()
     words = ["model=smollm2_135m", "data=orca_dpo", f"method={method}", f"quantization={quantization}", *SMALL.split()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words.append("method.batch_size=4" if method == "dpo" else "method.minibatch_size=4")

@@ -7,9 +7,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
-from align.config import build, register_schemas
-from align.runner import run
-from align.trainers.registry import config_classes
+from align.config.io import build, register_schemas
+from align.run.runner import run
 
 SMALL = [
     "max_steps=1",
@@ -24,7 +23,7 @@ SMALL = [
 
 
 def test_bf16_then_fp32(tmp_path: Path) -> None:
-    register_schemas(config_classes())
+    register_schemas()
     for precision in ("bf16", "fp32"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = build(compose("config", [*SMALL, f"precision={precision}"]))

@@ -24,14 +24,12 @@ from align.config import (
     SourceConfig,
     SpansCredit,
 )
-from align.config_checks import check_all
-from align.runner import run
-from align.trainers.checkpoint import read_state
-from align.trainers.grpo_config import GRPOConfig
-from align.trainers.on_policy_config import OnPolicyConfig
-from align.trainers.ppo_config import PPOConfig
+from align.config.composition import check_all
+from align.config.methods import GRPOConfig, OnPolicyConfig, PPOConfig
+from align.loop.checkpoint import read_state
+from align.run.runner import run
 from tests import tiny
-from tests.trainers import runs
+from tests.algorithms import runs
 
 FUNCTION = """
 def vowels(responses):

@@ -13,10 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from align import metrics
 from align.cli.groups import CONF
-from align.config import build, register_schemas
+from align.config.io import build, register_schemas
 from align.errors import InputError
-from align.runner import run
-from align.trainers.registry import config_classes
+from align.run.runner import run
 from tests import tiny
 
 SMALL = [
@@ -35,7 +34,7 @@ VERBOSITY = {"mean_tokens", "median_tokens", "std_tokens", "mean_words", "compli
 
 
 def start(folder: Path, *words: str) -> dict[str, Any]:
-    register_schemas(config_classes())
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", [*SMALL, *words]))
     return run(config, folder, say=lambda line: None)

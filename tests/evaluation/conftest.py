@@ -5,8 +5,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from align.models.codec import make_codec
-from align.models.policy import Policy
+from align.engine.policy import Policy
+from align.models.chat_tokenizer import make_chat_tokenizer
 from align.rewards import GoldSource
 from align.types import Pair, Prompt
 from align.worlds import Gold, Segment
@@ -31,7 +31,7 @@ class Vowels:
 
 
 @pytest.fixture(scope="session")
-def codec():
+def chat():
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {c: i for i, c in enumerate([*alphabet, "<s>", "</s>", "<pad>"])}
     bpe = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -39,13 +39,13 @@ def codec():
     bpe.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     tokenizer.chat_template = TEMPLATE
-    return make_codec(tokenizer, GenerationConfig())
+    return make_chat_tokenizer(tokenizer, GenerationConfig())
 
 
-def build_policy(codec, seed):
+def build_policy(chat, seed):
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(codec.tokenizer),
+        vocab_size=len(chat.tokenizer),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -53,23 +53,23 @@ def build_policy(codec, seed):
         num_key_value_heads=2,
         max_position_embeddings=128,
         initializer_range=0.3,
-        eos_token_id=codec.end_id,
+        eos_token_id=chat.end_id,
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():  # favour ASCII letters and the end, so that texts are short and readable
-        model.lm_head.weight[codec.end_id] *= 3
+        model.lm_head.weight[chat.end_id] *= 3
     return Policy(model, torch.float32)
 
 
 @pytest.fixture(scope="session")
-def policy(codec):
-    return build_policy(codec, 0)
+def policy(chat):
+    return build_policy(chat, 0)
 
 
 @pytest.fixture(scope="session")
-def trained(codec):
+def trained(chat):
     """The same model some steps later."""
-    moved = build_policy(codec, 0)
+    moved = build_policy(chat, 0)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in moved.model.parameters():
@@ -78,21 +78,21 @@ def trained(codec):
 
 
 @pytest.fixture(scope="session")
-def prompts(codec):
+def prompts(chat):
     texts = ["a", "say something nice", "what is two and two?", "hm", "list three animals", "no", "ü is a letter"]
     prompts = []
     for i, text in enumerate(texts):
         messages = ({"role": "user", "content": text},)
         row = {"length": "long" if len(text) > 6 else "short", "word_limit": 0 if i == 1 else None}
-        prompts.append(Prompt(10 + i, messages, text, tuple(codec.encode_prompt(messages)), row))
+        prompts.append(Prompt(10 + i, messages, text, tuple(chat.encode_prompt(messages)), row))
     return prompts
 
 
 @pytest.fixture(scope="session")
-def pairs(codec, prompts):
+def pairs(chat, prompts):
     chosen = ["yes", "you look well today", "4", "", "cat, dog, hen", "no no no", "indeed"]
     return [
-        Pair(p, c, "bad", tuple(codec.encode_response(c)), tuple(codec.encode_response("bad")))
+        Pair(p, c, "bad", tuple(chat.encode_response(c)), tuple(chat.encode_response("bad")))
         for p, c in zip(prompts, chosen, strict=True)
     ]
 

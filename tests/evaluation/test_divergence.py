@@ -4,9 +4,9 @@ import statistics
 import pytest
 import torch
 
+from align.engine.sampling import Noise, sample
 from align.evaluation import perplexity
 from align.evaluation.divergence import divergence
-from align.rollout.sampling import Noise, sample
 
 
 def kl_summary(*args):
@@ -14,9 +14,9 @@ def kl_summary(*args):
 
 
 @pytest.fixture(scope="module")
-def responses(trained, codec, prompts):
+def responses(trained, chat, prompts):
     return sample(
-        trained, codec, prompts, noise=Noise(5, "test"), max_new_tokens=12, temperature=0.7, samples_per_prompt=3
+        trained, chat, prompts, noise=Noise(5, "test"), max_new_tokens=12, temperature=0.7, samples_per_prompt=3
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
 from align.evaluation import EvaluationSet, Judge, evaluate, load_before, probes_of, save_after, save_before, settings
-from align.evaluation.store import delta
+from align.evaluation.files import delta
 from align.files import read_lines
 from align.functional import credit
 
@@ -18,8 +18,8 @@ ROLLOUT = RolloutConfig(batch_size=4, max_new_tokens=10, temperature=0.9)
 
 
 @pytest.fixture(scope="module")
-def data(codec, prompts, pairs):
-    probes = probes_of(EVALUATION, codec, prompts, world=None, longest=118)
+def data(chat, prompts, pairs):
+    probes = probes_of(EVALUATION, chat, prompts, world=None, longest=118)
     return EvaluationSet.select(prompts, pairs, TEXTS, EVALUATION, probes)
 
 
@@ -29,9 +29,9 @@ def judge(source, world):
 
 
 @pytest.fixture(scope="module")
-def run(policy, codec, data, judge):
+def run(policy, chat, data, judge):
     def once(model, baseline=None, judge=judge):
-        return evaluate(model, policy, codec, data, judge, evaluation=EVALUATION, rollout=ROLLOUT, baseline=baseline)
+        return evaluate(model, policy, chat, data, judge, evaluation=EVALUATION, rollout=ROLLOUT, baseline=baseline)
 
     return once
 

@@ -12,14 +12,13 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
-from align.config import build, register_schemas
-from align.config_checks import check_all
+from align.config.composition import check_all
+from align.config.io import build, register_schemas
+from align.config.methods import SFTConfig
 from align.errors import InputError
 from align.evaluation.harness import harness_scores
-from align.trainers.registry import config_classes
-from align.trainers.sft_config import SFTConfig
 from tests import tiny
-from tests.trainers import runs
+from tests.algorithms import runs
 
 TASK = """\
 task: letters
@@ -36,7 +35,7 @@ metric_list: [{{metric: acc}}]
 
 @pytest.mark.skipif(find_spec("lm_eval") is not None, reason="lm_eval is installed")
 def test_it_is_asked_for_in_one_line(tmp_path: Path) -> None:
-    register_schemas(config_classes())
+    register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         words = compose("config", ["evaluation.lm_eval=[hellaswag]"])
     with pytest.raises(InputError, match=r"evaluation.lm_eval: given 'hellaswag'; allowed: \[\], until `pip install"):
@@ -51,12 +50,12 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     (tmp_path / "letters.yaml").write_text(TASK.format(data=data))
     settings = {"include": str(tmp_path), "limit": 4, "rows": 2, "seed": 0}
     state, python = torch.random.get_rng_state(), random.getstate()
-    scores = harness_scores(tiny.policy(), tiny.codec(), ["letters"], **settings)
+    scores = harness_scores(tiny.policy(), tiny.chat(), ["letters"], **settings)
     assert torch.equal(state, torch.random.get_rng_state()) and python == random.getstate()
-    assert scores == harness_scores(tiny.policy(), tiny.codec(), ["letters"], **settings)
+    assert scores == harness_scores(tiny.policy(), tiny.chat(), ["letters"], **settings)
     assert set(scores) == {"letters"} and 0 <= scores["letters"]["acc"] <= 1
     with pytest.raises(InputError, match=r"evaluation.lm_eval: given 'nothing'"):
-        harness_scores(tiny.policy(), tiny.codec(), ["nothing"], **settings)
+        harness_scores(tiny.policy(), tiny.chat(), ["nothing"], **settings)
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -20,43 +20,43 @@ def naive_nll(policy, context, target):
     return total
 
 
-def test_responses_equal_the_naive_loop(policy, codec, pairs):
+def test_responses_equal_the_naive_loop(policy, chat, pairs):
     nll = sum(naive_nll(policy, p.prompt.input_ids, p.chosen_ids) for p in pairs)
     count = sum(len(p.chosen_ids) for p in pairs)
-    assert all(p.chosen_ids.count(codec.end_id) == 1 for p in pairs)  # the end token counts, also of an empty answer
+    assert all(p.chosen_ids.count(chat.end_id) == 1 for p in pairs)  # the end token counts, also of an empty answer
     expected = math.exp(nll / count)
-    assert response_perplexity(policy, codec, pairs, batch_size=4) == pytest.approx(expected, rel=1e-5)
+    assert response_perplexity(policy, chat, pairs, batch_size=4) == pytest.approx(expected, rel=1e-5)
     per_response = math.exp(
         sum(naive_nll(policy, p.prompt.input_ids, p.chosen_ids) / len(p.chosen_ids) for p in pairs) / len(pairs)
     )
     assert abs(per_response / expected - 1) > 1e-3  # tokens are weighted, not responses
 
 
-def test_texts_equal_the_naive_loop(policy, codec):
-    rows = [codec.tokenizer(t)["input_ids"] for t in TEXTS]
+def test_texts_equal_the_naive_loop(policy, chat):
+    rows = [chat.tokenizer(t)["input_ids"] for t in TEXTS]
     nll = sum(naive_nll(policy, ids[:1], ids[1:]) for ids in rows)
     expected = math.exp(nll / sum(max(0, len(ids) - 1) for ids in rows))
-    assert text_perplexity(policy, codec, TEXTS, batch_size=2) == pytest.approx(expected, rel=1e-5)
+    assert text_perplexity(policy, chat, TEXTS, batch_size=2) == pytest.approx(expected, rel=1e-5)
 
 
-def test_batches_and_order_change_nothing(policy, codec, pairs, monkeypatch):
-    whole = response_perplexity(policy, codec, pairs, batch_size=64)
+def test_batches_and_order_change_nothing(policy, chat, pairs, monkeypatch):
+    whole = response_perplexity(policy, chat, pairs, batch_size=64)
     for size in (1, 2, 3):
-        assert response_perplexity(policy, codec, pairs[::-1], batch_size=size) == pytest.approx(whole, rel=1e-6)
-    monkeypatch.setattr(perplexity, "LOGIT_ELEMENTS", 80 * len(codec.tokenizer))
-    assert response_perplexity(policy, codec, pairs, batch_size=64) == pytest.approx(whole, rel=1e-6)
+        assert response_perplexity(policy, chat, pairs[::-1], batch_size=size) == pytest.approx(whole, rel=1e-6)
+    monkeypatch.setattr(perplexity, "LOGIT_ELEMENTS", 80 * len(chat.tokenizer))
+    assert response_perplexity(policy, chat, pairs, batch_size=64) == pytest.approx(whole, rel=1e-6)
 
 
-def test_nothing_to_measure(policy, codec):
-    assert response_perplexity(policy, codec, [], 4) is None
-    assert text_perplexity(policy, codec, ["a", ""], 4) is None
+def test_nothing_to_measure(policy, chat):
+    assert response_perplexity(policy, chat, [], 4) is None
+    assert text_perplexity(policy, chat, ["a", ""], 4) is None
 
 
-def test_long_texts_are_cut_at_the_model_s_context(policy, codec):
+def test_long_texts_are_cut_at_the_model_s_context(policy, chat):
     limit = policy.model.config.max_position_embeddings
     long = "abc " * limit
-    assert text_perplexity(policy, codec, [long], 4) == pytest.approx(
-        text_perplexity(policy, codec, [long[:limit]], 4), rel=1e-6
+    assert text_perplexity(policy, chat, [long], 4) == pytest.approx(
+        text_perplexity(policy, chat, [long[:limit]], 4), rel=1e-6
     )
 
 

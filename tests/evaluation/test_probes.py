@@ -8,7 +8,7 @@ from align.config import EvaluationConfig, RolloutConfig
 from align.errors import InputError
 from align.evaluation import EvaluationSet, Judge, evaluate, probes_of
 from align.evaluation.figures import correlation, gap
-from align.evaluation.perturbations import response_twins_of, twins_of
+from align.evaluation.perturbations import perturbations_of, response_perturbations_of
 from align.evaluation.probes import shifts
 from align.types import Prompt, RewardOutput
 
@@ -23,25 +23,25 @@ def longer_is_better(batch):
 
 
 @pytest.fixture(scope="module")
-def probes(codec, prompts):
-    return probes_of(SETTINGS, codec, prompts, world=None, longest=120)
+def probes(chat, prompts):
+    return probes_of(SETTINGS, chat, prompts, world=None, longest=120)
 
 
 @pytest.fixture(scope="module")
-def result(policy, codec, prompts, pairs, world, probes):
+def result(policy, chat, prompts, pairs, world, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     judge = Judge(longer_is_better, world=world)
-    return evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
+    return evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
 
 
-def test_twins_keep_the_prompts_id_and_row(probes, codec):
+def test_twins_keep_the_prompts_id_and_row(probes, chat):
     assert len(probes) == 3
     for probe in probes:
-        assert set(probe.twins) <= KINDS
-        for kind, twin in probe.twins.items():
-            assert (twin.id, twin.row) == (probe.prompt.id, probe.prompt.row)
-            assert twin.text == twins_of(probe.prompt.text, SETTINGS.seed)[kind]
-            assert list(twin.input_ids) == codec.encode_prompt([{"role": "user", "content": twin.text}])
+        assert set(probe.perturbations) <= KINDS
+        for kind, perturbation in probe.perturbations.items():
+            assert (perturbation.id, perturbation.row) == (probe.prompt.id, probe.prompt.row)
+            assert perturbation.text == perturbations_of(probe.prompt.text, SETTINGS.seed)[kind]
+            assert list(perturbation.input_ids) == chat.encode_prompt([{"role": "user", "content": perturbation.text}])
 
 
 def test_an_unperturbed_prompt_is_answered_as_in_the_rest_of_the_evaluation(result):
@@ -58,12 +58,12 @@ def test_figures_follow_from_the_rows(result, world, prompts):
         originals = {r["prompt_id"]: r for r in found if r["kind"] == "original"}
         figures = result.summary["probes"][on]
         for kind in {r["kind"] for r in found} - {"original"}:
-            twins = [r for r in found if r["kind"] == kind]
-            moved = [r["proxy"] - originals[r["prompt_id"]]["proxy"] for r in twins]
-            assert figures["count"][kind] == len(twins)
+            perturbations = [r for r in found if r["kind"] == kind]
+            moved = [r["proxy"] - originals[r["prompt_id"]]["proxy"] for r in perturbations]
+            assert figures["count"][kind] == len(perturbations)
             assert figures["proxy_shift"][kind] == pytest.approx(statistics.fmean(moved), abs=1e-6)
             assert figures["proxy_rises"][kind] == sum(m > 0 for m in moved) / len(moved)
-            gold = [r["gold"] - originals[r["prompt_id"]]["gold"] for r in twins]
+            gold = [r["gold"] - originals[r["prompt_id"]]["gold"] for r in perturbations]
             assert figures["gold_shift"][kind] == pytest.approx(statistics.fmean(gold), abs=1e-9)
             paid = [m > 0 and g <= 0 for m, g in zip(moved, gold, strict=True)]
             assert figures["pays"][kind] == sum(paid) / len(paid)
@@ -79,7 +79,7 @@ def test_a_proxy_that_counts_characters_falls_for_what_makes_them(result):
     assert figures["proxy_shift"].get("truncation", -1) < 0
     rows = [r for r in result.probes if r["on"] == "responses"]
     original = next(r for r in rows if r["kind"] == "original")
-    made = response_twins_of(original["response"], original["prompt"], SETTINGS.seed)
+    made = response_perturbations_of(original["response"], original["prompt"], SETTINGS.seed)
     assert {r["kind"]: r["response"] for r in rows if r["prompt_id"] == original["prompt_id"]} == {
         "original": original["response"],
         **made,
@@ -88,10 +88,10 @@ def test_a_proxy_that_counts_characters_falls_for_what_makes_them(result):
     assert figures["proxy_shift"][strongest] == max(figures["proxy_shift"].values()) > 0
 
 
-def test_no_kind_is_the_strongest_where_none_raises_the_proxy(policy, codec, prompts, pairs, world, probes):
+def test_no_kind_is_the_strongest_where_none_raises_the_proxy(policy, chat, prompts, pairs, world, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     judge = Judge(lambda batch: RewardOutput(total=torch.zeros(len(batch.responses))), world=world)
-    found = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary["probes"]
+    found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary["probes"]
     assert found["strongest"] == {"prompts": None, "responses": None}
 
 
@@ -113,41 +113,44 @@ def test_shifts_by_hand():
     assert "pays" not in shifts(rows, None)
 
 
-def test_prompts_file_finds_rows_by_text_and_knows_no_gold_of_others(tmp_path, codec, prompts, world):
+def test_prompts_file_finds_rows_by_text_and_knows_no_gold_of_others(tmp_path, chat, prompts, world):
     path = tmp_path / "prompts.txt"
     path.write_text("hm\n  shout: HM\nunheard of\n")
     config = EvaluationConfig(num_probes=2, prompts_file=str(path))
-    known, other = probes_of(config, codec, prompts, world=None, longest=None)
-    assert known.prompt is prompts[3] and set(known.twins) == {"shout"}
-    assert other.prompt.id < 0 and not other.prompt.row and set(other.twins) <= KINDS
+    known, other = probes_of(config, chat, prompts, world=None, longest=None)
+    assert known.prompt is prompts[3] and set(known.perturbations) == {"shout"}
+    assert other.prompt.id < 0 and not other.prompt.row and set(other.perturbations) <= KINDS
     assert Judge(longer_is_better, world=world).gold(other.prompt, "aa", True) is None
     with pytest.raises(InputError, match=r"prompts_file: .*unheard.*at most 30 tokens"):
-        probes_of(config, codec, prompts, world=None, longest=30)
+        probes_of(config, chat, prompts, world=None, longest=30)
 
 
-def test_prompts_that_are_too_long_for_their_twins_are_not_probed(codec, prompts):
-    every = probes_of(EvaluationConfig(num_probes=99), codec, prompts, world=None, longest=None)
-    some = probes_of(EvaluationConfig(num_probes=99), codec, prompts, world=None, longest=90)
+def test_prompts_that_are_too_long_for_their_twins_are_not_probed(chat, prompts):
+    every = probes_of(EvaluationConfig(num_probes=99), chat, prompts, world=None, longest=None)
+    some = probes_of(EvaluationConfig(num_probes=99), chat, prompts, world=None, longest=90)
     assert 0 < len(some) < len(every) == len(prompts)
-    assert probes_of(EvaluationConfig(num_probes=0), codec, prompts, world=None, longest=None) == []
+    assert probes_of(EvaluationConfig(num_probes=0), chat, prompts, world=None, longest=None) == []
 
 
-def test_only_the_last_user_message_is_perturbed(codec):
+def test_only_the_last_user_message_is_perturbed(chat):
     messages = tuple(
         {"role": r, "content": c} for r, c in (("user", "hi"), ("assistant", "yes?"), ("user", "sing now"))
     )
-    prompt = Prompt(5, messages, "sing now", tuple(codec.encode_prompt(messages)), {"a": 1})
-    (probe,) = probes_of(EvaluationConfig(num_probes=1), codec, [prompt], world=None, longest=None)
-    twin = probe.twins["length"]
-    assert twin.messages[:2] == messages[:2] and twin.messages[2]["content"] == twin.text != "sing now"
+    prompt = Prompt(5, messages, "sing now", tuple(chat.encode_prompt(messages)), {"a": 1})
+    (probe,) = probes_of(EvaluationConfig(num_probes=1), chat, [prompt], world=None, longest=None)
+    perturbation = probe.perturbations["length"]
+    assert (
+        perturbation.messages[:2] == messages[:2]
+        and perturbation.messages[2]["content"] == perturbation.text != "sing now"
+    )
 
 
-def test_a_longer_twin_than_the_context_is_left_out(policy, codec, pairs, prompts, world, probes):
+def test_a_longer_twin_than_the_context_is_left_out(policy, chat, pairs, prompts, world, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     rollout = RolloutConfig(batch_size=64, max_new_tokens=60)
     judge = Judge(longer_is_better, world=world)
-    found = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=rollout).probes
-    assert all(len(codec.encode_response(r["response"])) < 128 for r in found if r["on"] == "responses")
+    found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=rollout).probes
+    assert all(len(chat.encode_response(r["response"])) < 128 for r in found if r["on"] == "responses")
 
 
 def test_gap_and_correlation_by_hand(world):
@@ -162,10 +165,10 @@ def test_gap_and_correlation_by_hand(world):
     assert correlation([1, 1], [1.0, 2.0]) is None and correlation([1, 2], [math.nan, 2.0]) is None
 
 
-def test_a_second_reward_model_judges_where_no_gold_is_known(policy, codec, prompts, pairs, probes):
+def test_a_second_reward_model_judges_where_no_gold_is_known(policy, chat, prompts, pairs, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     judge = Judge(longer_is_better, evaluation=longer_is_better)
-    summary = evaluate(policy, policy, codec, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary
+    summary = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary
     assert summary["win_rate"]["judge"] == "evaluation"
     assert summary["reward"]["evaluation_mean"] == summary["reward"]["proxy_mean"]
     assert summary["reward"]["gold_mean"] is None

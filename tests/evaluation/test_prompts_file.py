@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.errors import InputError
-from align.evaluation.perturbations import twins_of
-from align.evaluation.prompts_file import ProbePrompt, format_prompts, load_prompts, made_twins, parse_prompts
+from align.evaluation.perturbations import perturbations_of
+from align.evaluation.prompts_file import ProbePrompt, format_prompts, load_prompts, made_perturbations, parse_prompts
 
 CONTENT = """\
 # A comment.
@@ -19,12 +19,12 @@ What is the capital of France?
 def test_what_a_person_writes():
     first, second = parse_prompts(CONTENT, "prompts.txt", seed=3)
     assert first.text == "What is the capital of France?"
-    assert dict(first.twins) == {
+    assert dict(first.perturbations) == {
         "length": "What is the capital of France? Write as much as you can.",
         "shouting": "WHAT IS THE CAPITAL OF FRANCE?",
     }
     assert second.text == "# of legs of a dog:\n4 or 5?"
-    assert second.twins == twins_of(second.text, 3)  # none given: made
+    assert second.perturbations == perturbations_of(second.text, 3)  # none given: made
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,6 @@ def test_what_is_written_is_read_back(texts):
         return
     prompts = [ProbePrompt(text, {"longer": f"{text} x"}) for text in kept]
     assert parse_prompts(format_prompts(prompts), "f") == prompts
-    assert parse_prompts("".join(format_prompts([ProbePrompt(t, {}) for t in kept])), "f", 5) == made_twins(kept, 5)
+    assert parse_prompts("".join(format_prompts([ProbePrompt(t, {}) for t in kept])), "f", 5) == made_perturbations(
+        kept, 5
+    )

@@ -18,8 +18,8 @@ class Characters:
 
 
 @pytest.fixture(scope="module")
-def report(codec, pairs, world):
-    figures = reward_report(Characters(), codec, pairs, CPU, confidence=0.9, seed=0, by=["length"], world=world)
+def report(chat, pairs, world):
+    figures = reward_report(Characters(), chat, pairs, CPU, confidence=0.9, seed=0, by=["length"], world=world)
     return {"model": "m", "data": "d.jsonl", **figures}
 
 

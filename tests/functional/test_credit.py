@@ -152,11 +152,11 @@ def test_missing_end_is_paid_the_penalty_instead_of_the_score():
     """'missing_eos_penalty *instead of* its score, replacing all of its token rewards and paid at T'."""
     rewards = credit.uniform(TOTAL, MASK)
     ended = torch.tensor([True, False, False, True])
-    replaced = credit.replace_unended(rewards, MASK, ended, -1.5)
+    replaced = credit.replace_truncated(rewards, MASK, ended, -1.5)
     assert replaced.tolist() == [[2, 2, 2, 0], [-1.5, 0, 0, 0], [0, 0, 0, -1.5], [0, 0, 0, 0]]
-    assert credit.replace_unended(rewards, MASK, ended, None) is rewards
+    assert credit.replace_truncated(rewards, MASK, ended, None) is rewards
 
 
 def test_a_non_finite_score_of_a_cut_response_does_not_survive_the_penalty():
     rewards = torch.tensor([[NAN, float("inf")]])
-    assert credit.replace_unended(rewards, torch.ones(1, 2), torch.tensor([False]), -1.0).tolist() == [[0, -1]]
+    assert credit.replace_truncated(rewards, torch.ones(1, 2), torch.tensor([False]), -1.0).tolist() == [[0, -1]]

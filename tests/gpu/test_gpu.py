@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from align.cli.compose import composed
-from align.models import captured, decoding
-from align.models.captured import CAPTURED, can_capture
-from align.models.decoding import DecodingLayer
-from align.models.policy import Policy
-from align.rollout import Noise, sample
-from align.runner import run
+from align.engine.fast import captured, decoding
+from align.engine.fast.captured import CAPTURED, can_capture
+from align.engine.fast.decoding import DecodingLayer
+from align.engine.policy import Policy
+from align.engine.sampling import Noise, sample
+from align.run.runner import run
 from align.types import Rollout
 from tests import tiny
-from tests.models.reading import kind_of_model, with_adapter
+from tests.engine.reading import kind_of_model, with_adapter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = torch.device("cuda")
@@ -38,7 +38,7 @@ def policy_of(kind: str, dtype: torch.dtype, *, adapter: bool = False) -> Policy
 
 
 def sampled(policy: Policy, **more: object) -> Rollout:
-    return sample(policy, tiny.codec(), tiny.prompts(5), samples_per_prompt=3, **SETTINGS | more)
+    return sample(policy, tiny.chat(), tiny.prompts(5), samples_per_prompt=3, **SETTINGS | more)
 
 
 @pytest.mark.parametrize("kind", sorted(CAPTURED))
@@ -82,10 +82,10 @@ def test_padding_wider_than_what_a_kernel_reads_at_once(dtype):
     prompts = [short, replace(long, input_ids=long.input_ids * 40)]
     assert len(prompts[1].input_ids) > 300
     given = {"noise": Noise(0, "rollout"), "max_new_tokens": 200, "temperature": 1.5, "samples_per_prompt": 4}
-    found = sample(policy, tiny.codec(), prompts, **given)
+    found = sample(policy, tiny.chat(), prompts, **given)
     assert found.sampling_logprobs.isfinite().all() and (found.sampling_logprobs[:, 0] < 0).all()
     if dtype is torch.float32:
-        plain = sample(policy, tiny.codec(), prompts, cuda_graphs=False, **given)
+        plain = sample(policy, tiny.chat(), prompts, cuda_graphs=False, **given)
         assert torch.equal(found.response_ids, plain.response_ids)
 
 
@@ -175,9 +175,9 @@ def test_quantized_bases_train_on_a_gpu(quantization, tmp_path, monkeypatch):
 
 def test_an_overflow_is_skipped_and_the_scale_halved(tmp_path):
     """fp16 with accelerate's own scaler: a gradient that is not finite moves no weight."""
+    from align.config.methods import GRPOConfig
+    from align.loop.optimization import Optimization
     from align.models.hardware import one_process
-    from align.trainers.grpo_config import GRPOConfig
-    from align.trainers.optimization import Optimization
 
     accelerator = one_process(GPU, torch.float16)
     assert accelerator.scaler is not None

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_codec, load_sequence_classifier, load_tokenizer
+from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -58,7 +58,7 @@ def test_run_folder_stands_for_its_model(make_model, tmp_path):
     folder = make_model(name="run/model")
     (run / "run.json").write_text("{}")
     torch.testing.assert_close(logits(causal(run)), logits(causal(folder)))
-    assert load_codec(ModelConfig(path=str(run))).end_id == 2
+    assert load_chat_tokenizer(ModelConfig(path=str(run))).end_id == 2
     assert fingerprint(str(run)) == fingerprint(str(folder))
 
 
@@ -319,12 +319,12 @@ def test_unknown_attention_implementation(make_model):
 def test_tokenizer_larger_than_the_model(make_model):
     folder = make_model(vocab_size=300)
     with pytest.raises(InputError, match=r"^model\.path.*300 embeddings"):
-        load_codec(ModelConfig(path=str(folder)))
+        load_chat_tokenizer(ModelConfig(path=str(folder)))
 
 
 def test_codec_reads_end_ids_of_config_and_generation_config(make_model):
     folder = make_model(eos_token_id=7)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    assert load_codec(ModelConfig(path=str(folder))).end_ids == (0, 2, 7)
+    assert load_chat_tokenizer(ModelConfig(path=str(folder))).end_ids == (0, 2, 7)
     (folder / "generation_config.json").write_text('{"eos_token_id": [2, 9]}')
-    assert load_codec(ModelConfig(path=str(folder))).end_ids == (0, 2, 9)
+    assert load_chat_tokenizer(ModelConfig(path=str(folder))).end_ids == (0, 2, 9)

@@ -14,13 +14,13 @@ from peft import LoraConfig, TaskType, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from align.config import ModelConfig, RewardModelSource
+from align.engine.roles import build_roles
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_codec, load_sequence_classifier
-from align.models.roles import build_roles
-from align.trainers.reward_model import ensure_reward_model
+from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer, load_sequence_classifier
+from align.stored.reward_model import ensure_reward_model
 from tests import tiny
+from tests.algorithms import runs
 from tests.hub import TOKEN, Hub
-from tests.trainers import runs
 
 CPU = {"dtype": torch.float32, "device": tiny.CPU}
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -46,9 +46,9 @@ def transferred(hub: Hub) -> list[str]:
 def test_a_public_model_is_the_stored_one_and_is_fetched_once(hub):
     commit = hub.add("good/public", tiny.folder())
     torch.testing.assert_close(logits(causal("good/public")), logits(tiny.causal()))
-    codec = load_codec(ModelConfig(path="good/public"))
-    assert (codec.end_ids, codec.pad_id) == (tiny.codec().end_ids, tiny.codec().pad_id)
-    assert codec.encode_response("abc") == tiny.codec().encode_response("abc")
+    chat = load_chat_tokenizer(ModelConfig(path="good/public"))
+    assert (chat.end_ids, chat.pad_id) == (tiny.chat().end_ids, tiny.chat().pad_id)
+    assert chat.encode_response("abc") == tiny.chat().encode_response("abc")
     assert fingerprint("good/public") == f"good/public@{commit}"
     assert any(path.startswith("/store") for path in transferred(hub))
     hub.requests.clear()
@@ -76,7 +76,7 @@ def test_a_restricted_model_takes_a_token_and_nobody_hears_it(hub, kind, monkeyp
     name = f"closed/{kind}"
     hub.add(name, tiny.folder(), **{kind: True})
     told = {"gated": "access to it is restricted: accept its terms", "private": "no such repository, or it is private"}
-    for call in (lambda: causal(name), lambda: load_codec(ModelConfig(path=name)), lambda: fingerprint(name)):
+    for call in (lambda: causal(name), lambda: load_chat_tokenizer(ModelConfig(path=name)), lambda: fingerprint(name)):
         with pytest.raises(InputError, match=rf"^model\.path: given '{name}'.*{told[kind]}"):
             call()
     monkeypatch.setenv("HF_TOKEN", "hf_" + "AnotherOne")
@@ -93,7 +93,7 @@ def test_a_restricted_model_takes_a_token_and_nobody_hears_it(hub, kind, monkeyp
 def test_what_the_hub_does_not_have(hub):
     for call in (
         lambda: causal("no/such"),
-        lambda: load_codec(ModelConfig(path="no/such")),
+        lambda: load_chat_tokenizer(ModelConfig(path="no/such")),
         lambda: fingerprint("no/such"),
         lambda: load_sequence_classifier("no/such", **CPU),
     ):
@@ -104,12 +104,16 @@ def test_what_the_hub_does_not_have(hub):
 
 def test_without_a_network_the_cache_serves_at_once(hub, capfd):
     hub.add("good/cached", tiny.folder())
-    before = fingerprint("good/cached"), logits(causal("good/cached")), load_codec(ModelConfig(path="good/cached"))
+    before = (
+        fingerprint("good/cached"),
+        logits(causal("good/cached")),
+        load_chat_tokenizer(ModelConfig(path="good/cached")),
+    )
     with hub.down():
         assert fingerprint("good/cached") == before[0]
         torch.testing.assert_close(logits(causal("good/cached")), before[1])
-        assert load_codec(ModelConfig(path="good/cached")).end_ids == before[2].end_ids
-        for call in (causal, lambda name: load_codec(ModelConfig(path=name)), fingerprint):
+        assert load_chat_tokenizer(ModelConfig(path="good/cached")).end_ids == before[2].end_ids
+        for call in (causal, lambda name: load_chat_tokenizer(ModelConfig(path=name)), fingerprint):
             with pytest.raises(InputError, match=r"'good/other'.*not in the cache, and the Hub cannot be reached"):
                 call("good/other")
     assert capfd.readouterr().err.count(f"{hub.endpoint} cannot be reached: looking into the cache only\n") == 1
@@ -120,12 +124,12 @@ def test_without_a_network_the_cache_serves_at_once(hub, capfd):
 def test_hf_hub_offline_is_obeyed(hub, monkeypatch):
     hub.add("good/offline", tiny.folder())
     causal("good/offline")
-    load_codec(ModelConfig(path="good/offline"))
+    load_chat_tokenizer(ModelConfig(path="good/offline"))
     hub.requests.clear()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # which it sets when it is imported
     causal("good/offline")
-    load_codec(ModelConfig(path="good/offline"))
+    load_chat_tokenizer(ModelConfig(path="good/offline"))
     with pytest.raises(InputError, match=r"not in the cache, and HF_HUB_OFFLINE forbids to look further"):
         causal("good/not_here")
     assert hub.requests == []
@@ -159,7 +163,7 @@ def test_remote_code_runs_only_where_it_is_trusted(hub, tmp_path):
     config |= {"model_type": "homemade", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}}
     code = CODE.format(mark=str(tmp_path / "ran")).encode()
     hub.add("bad/code", content | {"config.json": json.dumps(config).encode(), "code.py": code})
-    for call in (causal, lambda name: load_codec(ModelConfig(path=name))):
+    for call in (causal, lambda name: load_chat_tokenizer(ModelConfig(path=name))):
         with pytest.raises(InputError, match=r"^model\.trust_remote_code: given False; allowed: true"):
             call("bad/code")
     assert not (tmp_path / "ran").exists()
@@ -187,7 +191,7 @@ def test_an_adapter_is_put_on_its_base_of_the_hub(hub, tmp_path):
     content = files(tmp_path / "adapter")
     hub.add("good/adapter", content)
     torch.testing.assert_close(logits(causal("good/adapter")), expected, atol=1e-5, rtol=1e-5)
-    assert load_codec(ModelConfig(path="good/adapter")).end_ids == tiny.codec().end_ids
+    assert load_chat_tokenizer(ModelConfig(path="good/adapter")).end_ids == tiny.chat().end_ids
     assert fingerprint("good/adapter") != fingerprint("good/base")
     with hub.down():
         torch.testing.assert_close(logits(causal("good/adapter")), expected, atol=1e-5, rtol=1e-5)
@@ -210,7 +214,7 @@ def test_a_reward_model_of_the_hub_scores_as_the_stored_one(hub, tmp_path):
     local = runs.config(tiny.config().method, tmp_path)
     settings = RewardModelSource(path="good/reward")
     distant = replace(local, reward=replace(local.reward, source=settings))
-    place = ensure_reward_model(distant, settings, tiny.codec(), [], [], **{k: CPU[k] for k in ("device", "dtype")})
+    place = ensure_reward_model(distant, settings, tiny.chat(), [], [], **{k: CPU[k] for k in ("device", "dtype")})
     scorers = [
         build_roles(config, **CPU, reward=folder, critic_init=None).reward
         for config, folder in ((local, tiny.reward_folder()), (distant, place))

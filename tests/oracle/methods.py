@@ -7,12 +7,18 @@ from typing import Any
 import torch
 
 from align.config import LRSchedule
-from align.trainers.dpo_config import DPOConfig
-from align.trainers.grpo_config import GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
-from align.trainers.on_policy_config import KLConfig
-from align.trainers.ppo_config import PPOConfig
+from align.config.methods import (
+    DPOConfig,
+    GroupKLConfig,
+    GRPOConfig,
+    KLConfig,
+    KLEstimator,
+    KLPlace,
+    LossLength,
+    PPOConfig,
+)
 from align.types import Pair
-from tests.oracle.runs import TREE, Tables, codec, prompts
+from tests.oracle.runs import TREE, Tables, chat, prompts
 
 STEPS, BATCH = 160, 384  # updates, responses per rollout
 CLIMB: dict[str, Any] = {"learning_rate": 1e-3, "lr_schedule": LRSchedule.linear, "micro_batch_tokens": 100_000}
@@ -53,5 +59,5 @@ def bradley_terry(tables: Tables, count: int, seed: int = 0) -> list[Pair]:
         first, second = torch.randperm(n, generator=generator)[:2].tolist()
         wins = torch.rand((), generator=generator) < torch.sigmoid(tables.scores[p, first] - tables.scores[p, second])
         chosen, rejected = (TREE.responses[i] for i in ((first, second) if wins else (second, first)))
-        pairs.append(Pair(starts[p], codec().decode(chosen), codec().decode(rejected), chosen, rejected))
+        pairs.append(Pair(starts[p], chat().decode(chosen), chat().decode(rejected), chosen, rejected))
     return pairs

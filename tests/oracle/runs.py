@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from align.algorithms.registry import trainer_class
 from align.callbacks.base import Callback, CallbackList
 from align.config import (
     AdapterConfig,
@@ -32,14 +33,13 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
-from align.models.codec import ChatCodec, make_codec
+from align.engine.policy import Policy
+from align.engine.roles import build_roles
+from align.loop.context import RunContext
+from align.loop.trainer import Trainer
+from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.models.policy import Policy
-from align.models.roles import build_roles
 from align.rewards import build_credit
-from align.trainers.base import Trainer
-from align.trainers.context import RunContext
-from align.trainers.registry import trainer_class
 from align.types import Pair, Prompt, RewardInput, RewardOutput
 from tests.oracle.tree import Tree, best, objective
 
@@ -55,12 +55,12 @@ _FOLDERS = tempfile.TemporaryDirectory(prefix="align-oracle-")
 
 
 @cache
-def codec() -> ChatCodec:
+def chat() -> ChatTokenizer:
     words = Tokenizer(models.WordLevel(vocab={"<end>": END, "<pad>": PAD, "a": 2, "b": 3, "c": 4}, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<pad>")
     tokenizer.chat_template = TEMPLATE
-    return make_codec(tokenizer)
+    return make_chat_tokenizer(tokenizer)
 
 
 @cache
@@ -82,7 +82,7 @@ def folder(seed: int = 0) -> Path:
         tie_word_embeddings=False,
     )
     LlamaForCausalLM(config).save_pretrained(path)
-    codec().tokenizer.save_pretrained(path)
+    chat().tokenizer.save_pretrained(path)
     return path
 
 
@@ -91,7 +91,7 @@ def prompts() -> list[Prompt]:
     made = []
     for i, text in enumerate(TEXTS):
         messages = ({"role": "user", "content": text},)
-        made.append(Prompt(i, messages, text, tuple(codec().encode_prompt(messages)), {}))
+        made.append(Prompt(i, messages, text, tuple(chat().encode_prompt(messages)), {}))
     return made
 
 
@@ -204,7 +204,7 @@ def trainer(
         folder=path,
         accelerator=Accelerator(cpu=True),
         roles=build_roles(config, device=CPU, dtype=torch.float32, reward=None, critic_init=method.critic),
-        codec=codec(),
+        chat=chat(),
         prompts=prompts(),
         pairs=list(pairs),
         source=TableSource(tables),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from align.config import AttentionCredit, SparseCredit, UniformCredit
-from align.trainers.grpo_config import KLEstimator, KLPlace
+from align.config.methods import KLEstimator, KLPlace
 from tests.oracle.exact import grpo_loss, solve
 from tests.oracle.methods import BATCH, STEPS, grpo, ppo
 from tests.oracle.runs import APART, TREE, Tables, reference, trained

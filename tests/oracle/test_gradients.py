@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from align.config import AttentionCredit, PrefixCredit, SparseCredit, UniformCredit
+from align.config.methods import Baseline, KLEstimator, KLPlace
 from align.metrics import Tally
-from align.trainers.grpo_config import Baseline, KLEstimator, KLPlace
 from tests.oracle.exact import gradient, grpo_loss, ppo_loss
 from tests.oracle.methods import grpo, ppo
 from tests.oracle.runs import APART, LENGTH, TEXTS, TREE, Tables, reference, table_of, trainer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from align.config import PrefixCredit, SparseCredit
-from align.trainers.grpo_config import KLPlace
+from align.config.methods import KLPlace
 from tests.oracle.methods import BATCH, STEPS, bradley_terry, dpo, grpo, ppo
 from tests.oracle.runs import Tables, closed, trained
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from align.config import AdapterConfig, KLController, SparseCredit
-from align.trainers.grpo_config import KLPlace
-from align.trainers.on_policy_config import KLConfig
+from align.config.methods import KLConfig, KLPlace
 from tests.oracle.methods import BATCH, STEPS, bradley_terry, dpo, grpo, ppo
 from tests.oracle.runs import APART, TREE, Tables, closed, reference, table_of, trained, trainer
 from tests.oracle.tree import at_rest, divergence

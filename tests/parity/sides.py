@@ -11,13 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from align.algorithms.registry import trainer_class
 from align.callbacks.base import CallbackList
 from align.config import AdapterConfig, MethodConfig
-from align.models.roles import build_roles
+from align.engine.roles import build_roles
+from align.loop.context import RunContext
+from align.loop.trainer import Trainer
 from align.rewards import GoldSource, build_credit
-from align.trainers.base import Trainer
-from align.trainers.context import RunContext
-from align.trainers.registry import trainer_class
 from align.types import Pair
 from tests import tiny
 
@@ -50,7 +50,7 @@ def trainer(
         folder=path,
         accelerator=Accelerator(cpu=True),
         roles=build_roles(config, device=tiny.CPU, dtype=torch.float32, reward=None, critic_init=None),
-        codec=tiny.codec(),
+        chat=tiny.chat(),
         prompts=tiny.prompts(),
         pairs=pairs(),
         source=GoldSource(tiny.VowelWorld()),

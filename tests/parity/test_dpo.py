@@ -9,8 +9,8 @@ import torch
 import trl
 from datasets import Dataset
 
+from align.config.methods import DPOConfig, DPOLoss
 from align.metrics import Tally
-from align.trainers.dpo_config import DPOConfig, DPOLoss
 from tests import tiny
 from tests.parity.sides import assert_equal, gradients, other_model, pairs, trainer
 

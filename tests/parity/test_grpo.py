@@ -7,10 +7,9 @@ import torch
 import trl
 from datasets import Dataset
 
+from align.config.methods import GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
 from align.functional.groups import group_advantages
 from align.metrics import Tally
-from align.trainers.grpo_config import GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
-from align.trainers.on_policy_config import RatioLevel
 from align.types import Experience
 from tests import tiny
 from tests.parity.sides import assert_equal, gradients, other_model, trainer
@@ -81,7 +80,7 @@ def theirs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experience():
     """Responses of a policy that is neither today's nor the reference, so that ratios and the KL are not trivial."""
-    rows = [tiny.codec().encode_response(text) for text in RESPONSES]
+    rows = [tiny.chat().encode_response(text) for text in RESPONSES]
     rollout = tiny.rollout_of(tiny.prompts(3), rows, samples=GROUP)
     old, reference = tiny.policy(), tiny.policy()
     tiny.nudge(old, 0.02)

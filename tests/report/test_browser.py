@@ -16,8 +16,8 @@ import pytest
 from align.__main__ import main
 from align.report import write_report
 from tests import tiny
+from tests.algorithms import runs
 from tests.report.conftest import write_run
-from tests.trainers import runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and os.environ.get("CI") != "true":  # where CI installs it, its lack is a failure

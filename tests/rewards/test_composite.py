@@ -24,9 +24,9 @@ from align.config import (
     SparseCredit,
     TruthCredit,
 )
-from align.config_checks import check_all
+from align.config.composition import check_all
+from align.engine.roles import build_roles
 from align.errors import InputError
-from align.models.roles import build_roles
 from align.rewards import Builder, References, build_credit, frozen, reward_input
 from align.rewards.base import load_state, state
 from tests import tiny
@@ -42,7 +42,7 @@ def built(source, **kwargs):
     roles = build_roles(
         cfg, device=tiny.CPU, dtype=torch.float32, reward=first, critic_init=None, more_rewards=folders[1:]
     )
-    references = References(roles.reference, tiny.codec(), tiny.prompts(24), RolloutConfig(max_new_tokens=8))
+    references = References(roles.reference, tiny.chat(), tiny.prompts(24), RolloutConfig(max_new_tokens=8))
     builder = Builder(roles, references, tiny.VowelWorld(), tiny.prompts(24), **kwargs)
     return builder.build(source), builder
 
@@ -51,7 +51,7 @@ def built(source, **kwargs):
 def batch():
     starts = tiny.prompts(3)
     texts = ["aeb", "xy xy xy", "oooo"]
-    return reward_input(tiny.rollout_of(starts, [tiny.codec().encode_response(t) for t in texts]), starts, tiny.codec())
+    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in texts]), starts, tiny.chat())
 
 
 def test_parts_weights_and_what_they_were_before(batch):

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from align.config import (
-    CREDITS,
     AttentionCredit,
     CreditConfig,
     ImplicitCredit,
@@ -14,6 +13,7 @@ from align.config import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.groups import CREDITS
 from align.functional import credit
 from align.rewards import build_credit
 from align.types import RewardOutput

@@ -16,14 +16,14 @@ from align.config import (
     SparseCredit,
     TrainedOn,
 )
-from align.models.roles import build_roles
+from align.engine.roles import build_roles
 from align.rewards import Builder, References, reward_input
 from align.rewards.ensemble import EnsembleSource as EnsembleScorer
 from align.rewards.ensemble import combined
-from align.trainers.reward_model import reward_model_key
+from align.stored.reward_model import reward_model_key
 from align.types import RewardOutput
 from tests import tiny
-from tests.trainers.test_reward_model import HELD_OUT, LORA, TRAIN
+from tests.stored.test_reward_model import HELD_OUT, LORA, TRAIN
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, -2.0], [2.0, 0.0]])  # 3 members, 2 responses
 
@@ -58,7 +58,7 @@ class Member:
 
 def scored(how: Combine, *needs: str) -> RewardOutput:
     starts = tiny.prompts(2)
-    batch = reward_input(tiny.rollout_of(starts, [[5, 6], [5]]), starts, tiny.codec())
+    batch = reward_input(tiny.rollout_of(starts, [[5, 6], [5]]), starts, tiny.chat())
     return EnsembleScorer([Member(i) for i in range(3)], how, 0.5).score(batch, frozenset(needs))
 
 
@@ -113,7 +113,7 @@ def test_members_stand_on_one_scale_and_the_critic_on_the_firsts(adapter):
         more_rewards=folders[1:],
     )
     assert len(roles.rewards) == 2 and roles.rewards[0] is roles.reward
-    references = References(roles.reference, tiny.codec(), tiny.prompts(24), RolloutConfig(max_new_tokens=8))
+    references = References(roles.reference, tiny.chat(), tiny.prompts(24), RolloutConfig(max_new_tokens=8))
     builder = Builder(roles, references, None, tiny.prompts(24))
     built = builder.build(source)
     batch = references.batch(0, 256)

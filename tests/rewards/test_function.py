@@ -14,7 +14,7 @@ from align.config import DataConfig, ModelConfig, Returns
 from align.data.preferences import load_preferences
 from align.data.prompts import prompts_of
 from align.errors import InputError, RunError
-from align.models.load import load_codec
+from align.models.load import load_chat_tokenizer
 from align.rewards import reward_input
 from align.rewards.function import FunctionScorer, load_function
 from examples import qa_feedback
@@ -27,7 +27,7 @@ TEXTS = ["abe", "xyzou and so", ""]
 @pytest.fixture(scope="module")
 def batch():
     starts = tiny.prompts(3)
-    return reward_input(tiny.rollout_of(starts, [tiny.codec().encode_response(t) for t in TEXTS]), starts, tiny.codec())
+    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in TEXTS]), starts, tiny.chat())
 
 
 def scorer(function, returns=Returns.response) -> FunctionScorer:
@@ -200,14 +200,14 @@ def _marked(example):
 
 def test_real_preferences_load_and_their_rows_score_the_annotated_answer(tmp_path):
     """From the published file to rewards per token, on the shipped model's tokens."""
-    codec = load_codec(ModelConfig(path="align://pocket/model"))
+    chat = load_chat_tokenizer(ModelConfig(path="align://pocket/model"))
     rows = list(qa_feedback.pairs(json.loads(OWN.read_text())))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3), codec)
+    data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3), chat)
     assert data.counts["rows"] == len(rows) > 20 and data.counts["train"] + data.counts["held_out"] > 20
     prompts = prompts_of([*data.train, *data.held_out])
-    answers = [codec.encode_response(p.row["annotated"]) for p in prompts]
-    batch = reward_input(tiny.rollout_of(prompts, answers), prompts, codec)
+    answers = [chat.encode_response(p.row["annotated"]) for p in prompts]
+    batch = reward_input(tiny.rollout_of(prompts, answers), prompts, chat)
     out = scorer(qa_feedback.error_spans, Returns.spans).score(batch)
     for i, prompt in enumerate(prompts):
         assert batch.responses[i] == prompt.row["annotated"]

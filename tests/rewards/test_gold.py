@@ -9,7 +9,7 @@ from tests import tiny
 
 
 def encode(text: str, end: bool = True) -> list[int]:
-    ids = tiny.codec().encode_response(text)
+    ids = tiny.chat().encode_response(text)
     return ids if end else ids[:-1]
 
 
@@ -17,7 +17,7 @@ def encode(text: str, end: bool = True) -> list[int]:
 def batch():
     starts = tiny.prompts(3)
     responses = [encode("abe"), encode("xyzou", end=False), encode("")]
-    return reward_input(tiny.rollout_of(starts, responses), starts, tiny.codec())
+    return reward_input(tiny.rollout_of(starts, responses), starts, tiny.chat())
 
 
 def test_what_a_source_is_given(batch):

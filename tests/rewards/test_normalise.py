@@ -17,7 +17,7 @@ NEEDS = frozenset({"prefix_scores"})
 
 def batch(*texts: str):
     starts = tiny.prompts(len(texts))
-    return reward_input(tiny.rollout_of(starts, [tiny.codec().encode_response(t) for t in texts]), starts, tiny.codec())
+    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in texts]), starts, tiny.chat())
 
 
 class Raw:

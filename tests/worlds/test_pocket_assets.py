@@ -15,14 +15,14 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from align.cli.groups import CONF
-from align.config import RewardModelSource, build, register_schemas
+from align.config import RewardModelSource
+from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
-from align.evaluation.perturbations import twins_of
+from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import load_prompts
-from align.models.load import load_codec
-from align.store import find
-from align.trainers.registry import config_classes
-from align.trainers.reward_model import reward_model_key
+from align.models.load import load_chat_tokenizer
+from align.stored.reward_model import reward_model_key
+from align.stored.store import find
 from align.worlds import get, resolve
 from align.worlds.pocket import lexicon, split
 
@@ -85,7 +85,7 @@ def test_prompts_and_general_text() -> None:
     assert len(prompts) == 50
     for prompt in prompts:
         assert held_out[prompt.text]["split"] == "report"
-        assert prompt.twins == twins_of(prompt.text)
+        assert prompt.perturbations == perturbations_of(prompt.text)
     texts = [row["text"] for row in rows("general.jsonl")]
     assert len(texts) >= 200 and all(len(text.split()) > 10 for text in texts)
     assert not {split(text) for text in texts} & {"train"}  # the side that the start model was trained on
@@ -99,11 +99,11 @@ def test_general_text_shares_no_sentence_with_the_tasks() -> None:
 
 
 def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> None:
-    register_schemas(config_classes())
+    register_schemas()
     for variant in ("default", "seed_1", "seed_2", "prefixes"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = build(compose("config", [*VARIANTS[variant]]))
-        data = load_preferences(config.data, load_codec(config.model))
+        data = load_preferences(config.data, load_chat_tokenizer(config.model))
         assert isinstance(config.reward.source, RewardModelSource)
         key = reward_model_key(config, config.reward.source, data.reward_train, data.reward_held_out)
         found = find("reward_models", key)

@@ -1,0 +1,1 @@
+"""What each method computes, and nothing of how."""

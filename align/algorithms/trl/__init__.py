@@ -1,0 +1,1 @@
+"""TRL's own trainers under this harness, as an outside base line."""

@@ -1,0 +1,116 @@
+"""TRL's trainers that learn from given responses: DPO and KTO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import trl
+from datasets import Dataset
+
+from align.algorithms.trl.method import TRLMethod
+from align.config.trl import TRLDPOConfig, TRLKTOConfig, TRLKTOLoss, TRLPairsConfig
+from align.streams import permutation
+from align.types import Pair
+
+
+class _PreTokenised:
+    """TRL would render the pairs again, with what the template writes behind the end token as part of the response."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_arguments: Any) -> Dataset:
+        return dataset
+
+
+class _DPOTrainer(_PreTokenised, trl.DPOTrainer):
+    pass
+
+
+class _KTOTrainer(_PreTokenised, trl.KTOTrainer):
+    pass
+
+
+class TRLPairs(TRLMethod):
+    method: TRLPairsConfig
+
+    @property
+    def micro(self) -> int:
+        """Pairs per forward and backward."""
+        return self.method.micro_batch_size or self.method.batch_size
+
+    def place(self, step: int) -> dict[str, int]:
+        return {"rollout": step * self.method.batch_size // len(self.run.pairs), "update": step}
+
+    def common(self) -> dict[str, Any]:
+        """What both trainers get. With LoRA TRL makes the reference itself, of the same PEFT model."""
+        roles = self.run.roles
+        return {
+            "model": roles.policy.whole,
+            "ref_model": roles.reference.model if roles.policy.separate else None,
+            "train_dataset": self.data,
+            "processing_class": self.tokenizer(),
+        }
+
+
+class TRLDPO(TRLPairs):
+    """Direct preference optimisation (arXiv 2305.18290) and the losses that TRL has beside it."""
+
+    method: TRLDPOConfig
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"prompt_ids": p.prompt.input_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids}
+            for p in self.run.pairs
+        ]
+
+    def build(self, scratch: Path) -> Any:
+        arguments = trl.DPOConfig(
+            **self.arguments(scratch, rows=self.micro, update=self.method.batch_size),
+            max_length=None,
+            loss_type=[self.method.loss.value],
+            label_smoothing=self.method.label_smoothing,
+        )
+        return _DPOTrainer(args=arguments, **self.common())
+
+
+class TRLKTO(TRLPairs):
+    """Kahneman-Tversky optimisation (arXiv 2402.01306): chosen responses are desirable, rejected ones are not."""
+
+    method: TRLKTOConfig
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Whole micro-batches in a random order that depends on the seed; TRL reads them in the order given.
+
+        KTO reads its KL from responses to other prompts: TRL takes those of the row before. All chosen responses of a
+        micro-batch come first, so that no row stands behind another one of the same prompt.
+        """
+        pairs, size = self.run.pairs, self.micro
+        order = permutation(len(pairs), self.config.seed, "pairs", 0).tolist()
+        count = math.ceil(len(pairs) / size)
+        rows = []
+        for i in range(count):
+            batch = [pairs[order[k % len(pairs)]] for k in range(i * size, (i + 1) * size)]
+            rows += self._micro_batch(batch)
+        return rows
+
+    def _micro_batch(self, batch: Sequence[Pair]) -> list[dict[str, Any]]:
+        responses = [p.chosen_ids for p in batch] + [p.rejected_ids for p in batch]
+        rows = [
+            {"prompt_ids": p.prompt.input_ids, "completion_ids": ids, "label": i < len(batch)}
+            for i, (p, ids) in enumerate(zip([*batch, *batch], responses, strict=True))
+        ]
+        if self.method.loss is TRLKTOLoss.kto:
+            for i, row in enumerate(rows):
+                row["KL_completion_ids"] = responses[i - 1]
+        return rows
+
+    def build(self, scratch: Path) -> Any:
+        arguments = trl.KTOConfig(
+            **self.arguments(scratch, rows=2 * self.micro, update=2 * self.method.batch_size),
+            max_length=None,
+            loss_type=self.method.loss.value,
+            desirable_weight=self.method.desirable_weight,
+            undesirable_weight=self.method.undesirable_weight,
+        )
+        return _KTOTrainer(args=arguments, **self.common())

@@ -1,0 +1,69 @@
+"""The configuration of a run that goes on: the one it saved, with the few changes that leave its records comparable.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from align.config import Config
+from align.config.io import build, load_unchecked
+from align.errors import InputError
+
+# A section stands for its keys as well.
+FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callbacks")
+
+
+def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
+    """What the command line of a resumed run changes: full key -> value, sections as mappings.
+
+    Args:
+        cfg: The composition of that command line, from which the values are taken.
+        overrides: Its `key=value` words.
+
+    Raises:
+        InputError: a word other than `resume=` and what FREE allows.
+    """
+    changed: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key == "resume":
+            continue
+        if not _is_free(key) or override.is_delete():
+            raise InputError(
+                key, override.input_line, f"{', '.join(FREE)} beside resume; start a new run to change more"
+            )
+        value = OmegaConf.select(cfg, key)
+        changed[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return changed
+
+
+def resumed_config(folder: Path, changed: Mapping[str, Any]) -> Config:
+    """The configuration saved in `folder` with `changed` applied; its `resume` is `folder`.
+
+    Raises:
+        InputError: no run in `folder`, a change that is not allowed, or fewer steps or policy tokens than the run
+            was meant to take.
+    """
+    saved = load_unchecked(folder / "config.yaml")
+    planned = {limit: saved[limit] for limit in ("max_steps", "max_policy_tokens")}
+    for key in sorted(changed):  # a section before its keys
+        if not _is_free(key):
+            raise InputError(key, changed[key], f"{', '.join(FREE)} beside resume")
+        OmegaConf.update(saved, key, changed[key])
+    for limit, before in planned.items():
+        if saved[limit] is not None and (before is None or saved[limit] < before):
+            allowed = "null, as in the run" if before is None else f"the run's own {before}, or more"
+            raise InputError(limit, saved[limit], allowed)
+    saved.resume = str(folder)
+    return build(saved)
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)

@@ -1,0 +1,24 @@
+"""Base of every section of the configuration. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+MISSING: Any = "???"  # OmegaConf's mark of a key that must be given
+
+
+class Section:
+    """Base of every config section: an ordinary mutable dataclass for Hydra until `freeze`, constant afterwards."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if self.__dict__.get("_frozen"):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: the configuration is frozen")
+        super().__setattr__(name, value)
+
+    def freeze(self) -> None:
+        for value in list(vars(self).values()):
+            for part in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(part, Section):
+                    part.freeze()
+        super().__setattr__("_frozen", True)

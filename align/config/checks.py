@@ -1,0 +1,148 @@
+"""Validators of single values; each raises InputError that names the key. Import no torch.
+
+Each takes a section, the dotted name that the section has in the configuration, and the names of its fields; a field
+that is None is left alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Callable, Collection
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from align.errors import InputError
+
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+WORLD_ASSET = "align://"
+
+
+def positive(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number above 0."""
+    _each(section, prefix, names, lambda value: value > 0, "a number above 0")
+
+
+def not_negative(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number, 0 or above."""
+    _each(section, prefix, names, lambda value: value >= 0, "0 or a number above 0")
+
+
+def fraction(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field lies in [0, 1]."""
+    _each(section, prefix, names, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def open_fraction(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field lies in (0, 1)."""
+    _each(section, prefix, names, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+
+
+def finite(key: str, value: float) -> None:
+    """Raise InputError where `value` is infinite or not a number."""
+    if not math.isfinite(value):
+        raise InputError(key, value, "a finite number")
+
+
+def function_in_file(key: str, path: str) -> None:
+    """Raise InputError unless `path` is FILE.py:NAME and the file, which is read but not run, defines the name."""
+    file, _, name = path.rpartition(":")
+    allowed = "FILE.py:NAME of a Python function"
+    if not file.endswith(".py") or not name.isidentifier():
+        raise InputError(key, path, allowed)
+    if not Path(file).is_file():
+        raise InputError(key, path, f"{allowed} (there is no such file)")
+    try:
+        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise InputError(key, path, f"a file that Python can read ({why})") from error
+    defined = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    defined += [target.id for target in assigned if isinstance(target, ast.Name)]
+    imported = [a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    if name not in [*defined, *imported]:
+        raise InputError(key, path, f"one of the functions there: {', '.join(defined) or 'none'}")
+
+
+def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) -> None:
+    """Raise InputError unless the named field is one of `allowed`."""
+    value = getattr(section, name)
+    if value not in allowed:
+        raise InputError(f"{prefix}.{name}", value, ", ".join(allowed))
+
+
+def _each(section: object, prefix: str, names: Collection[str], good: Callable[[Any], bool], allowed: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (math.isfinite(value) and good(value)):
+            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
+
+
+def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
+    """The real path behind `path`, or None where it is not a local one (None itself, a Hub id).
+
+    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists.
+
+    Raises:
+        InputError: `path` is local and nothing is there, or it is empty.
+    """
+    if path is None:
+        return None
+    if not path.strip():
+        raise InputError(key, path, kind)
+    if path.startswith(WORLD_ASSET):
+        return _asset(key, path)
+    real = Path(path)
+    if real.exists():
+        return real
+    if path[0] in "/." or path.endswith(DATA_SUFFIXES):
+        raise InputError(key, path, kind)
+    return None
+
+
+def _asset(key: str, path: str) -> Path:
+    from align.worlds import resolve
+
+    try:
+        return Path(resolve(path))
+    except InputError as error:  # the same line, under the key that the user wrote
+        raise InputError(key, path, error.allowed) from error
+
+
+def existing_file(key: str, path: str | None) -> None:
+    """Raise InputError unless `path` is None or a file."""
+    kind = "a file that exists"
+    real = existing(key, path, kind=kind)
+    if path is not None and (real is None or not real.is_file()):
+        raise InputError(key, path, kind)
+
+
+def model_folder(key: str, path: str | None) -> None:
+    """Raise InputError where `path` is local and holds neither a model, nor an adapter, nor a run."""
+    kind = "a Hub id, or a folder with config.json (a model), adapter_config.json (an adapter) or model/ (a run)"
+    real = existing(key, path, kind=kind)
+    if real is not None and not any((real / name).exists() for name in ("config.json", "adapter_config.json", "model")):
+        raise InputError(key, path, kind)
+
+
+def classifier_folder(key: str, path: str | None) -> None:
+    """Raise InputError where `path` is a local model that says of itself that it is no reward model."""
+    real = existing(key, path)
+    if real is None or not (real / "config.json").is_file():
+        return
+    stated = json.loads((real / "config.json").read_text())
+    kinds = stated.get("architectures") or []
+    if kinds and not any("SequenceClassification" in kind for kind in kinds):
+        raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")
+    outputs = len(stated.get("id2label") or {}) or stated.get("num_labels", 1)
+    if outputs != 1:
+        raise InputError(key, f"{path} (num_labels={outputs})", "a sequence classifier with num_labels=1")
+
+
+def installed(key: str, given: str, package: str, empty: str = "none") -> None:
+    """Raise InputError where an optional package is not installed."""
+    if find_spec(package) is None:
+        raise InputError(key, given, f"{empty}, until `pip install {package}` was run")

@@ -1,0 +1,158 @@
+"""What must hold across the keys of a composition. Imports no torch."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from align.config.checks import (
+    classifier_folder,
+    existing,
+    existing_file,
+    installed,
+    model_folder,
+    not_negative,
+    one_of,
+    open_fraction,
+    positive,
+)
+from align.config.schema import Config
+from align.errors import InputError
+from align.metrics import METRICS
+
+TRAIN = "train"  # evaluation.reward_model: trained on pairs set aside for it
+
+
+def check_all(config: Config) -> None:
+    """Raise InputError on the first value of `config` that cannot run, alone or together with the others."""
+    positive(config, "", "max_steps", "max_policy_tokens", "threads")
+    not_negative(config, "", "seed")
+    not_negative(config.checkpoint, "checkpoint", "every_steps")
+    positive(config.checkpoint, "checkpoint", "keep")
+    _check_model(config)
+    _check_data(config)
+    _check_reward(config)
+    positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
+    _check_evaluation(config)
+    _check_tracking(config)
+    _check_callbacks(config)
+    config.method.check(config)
+
+
+def _check_model(config: Config) -> None:
+    model_folder("model.path", config.model.path)
+    existing_file("model.chat_template", config.model.chat_template)
+    one_of(config.adapter, "adapter", "name", ("none", "lora"))
+    one_of(config.quantization, "quantization", "name", ("none", "int8", "nf4"))
+    positive(config.adapter, "adapter", "r", "alpha")
+    quantization = config.quantization.name
+    if quantization != "none" and config.adapter.name == "none":
+        raise InputError("adapter", "none", f"lora: {quantization} weights cannot be trained themselves")
+    if quantization != "none":
+        installed("quantization", quantization, "bitsandbytes")
+    if config.device.name == "cpu" and config.precision.name == "fp16":
+        raise InputError("precision", "fp16", "auto, fp32 or bf16 with device=cpu")
+
+
+def _check_data(config: Config) -> None:
+    data = config.data
+    local = existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    for name in ("revision", "folder"):
+        if local is not None and getattr(data, name) is not None:
+            raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
+    existing("data.held_out_path", data.held_out_path)
+    open_fraction(data, "data", "held_out_fraction")
+    positive(data, "data", "max_prompt_tokens", "max_response_tokens")
+    names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
+    for name, column in columns.items():
+        if not column or list(columns.values()).count(column) > 1:
+            raise InputError(f"data.{name}", column, "a column name of its own")
+    for name in ("train_where", "held_out_where", "reward_where"):
+        _check_where(f"data.{name}", getattr(data, name))
+    if data.world is not None:
+        from align.worlds import get
+
+        get(data.world)
+
+
+def _check_where(key: str, where: dict[str, Any]) -> None:
+    for column, values in where.items():
+        given = values if isinstance(values, list) else [values]
+        if not given or any(isinstance(value, (dict, list)) for value in given):
+            raise InputError(f"{key}.{column}", values, "a value, or a list of values, of that column")
+
+
+def _check_reward(config: Config) -> None:
+    source, credit = config.reward.source, config.reward.credit
+    lacking = credit.needs - source.offers
+    if lacking:
+        needed = ", ".join(sorted(lacking))
+        raise InputError("reward/credit", credit.name, f"one that does without {needed}: {source.name} offers none")
+    source.check(config, "reward.source")
+    credit.check(config, "reward.credit")
+
+
+def _check_evaluation(config: Config) -> None:
+    names = ("num_prompts", "num_pairs", "num_texts", "verbosity_word_limit", "batch_size")
+    positive(config.evaluation, "evaluation", *names)
+    not_negative(config.evaluation, "evaluation", "every_steps", "seed", "num_probes")
+    open_fraction(config.evaluation, "evaluation", "confidence", "reward_model_fraction")
+    existing_file("evaluation.general_text", config.evaluation.general_text)
+    existing_file("evaluation.prompts_file", config.evaluation.prompts_file)
+    positive(config.evaluation, "evaluation", "lm_eval_limit")
+    existing("evaluation.lm_eval_path", config.evaluation.lm_eval_path, kind="a folder that exists")
+    if config.evaluation.lm_eval:
+        installed("evaluation.lm_eval", ", ".join(config.evaluation.lm_eval), "lm_eval", empty="[]")
+    if config.evaluation.reward_model != TRAIN:
+        model_folder("evaluation.reward_model", config.evaluation.reward_model)
+        classifier_folder("evaluation.reward_model", config.evaluation.reward_model)
+
+
+def _check_tracking(config: Config) -> None:
+    one_of(config.tracking, "tracking", "name", ("none", "wandb"))
+    if config.tracking.name == "wandb":
+        installed("tracking", "wandb", "wandb")
+
+
+def _check_callbacks(config: Config) -> None:
+    if config.callbacks.tensorboard.enabled:
+        installed("callbacks.tensorboard", "enabled", "tensorboard")
+    _check_early_stopping(config)
+    _check_retention(config)
+    for name, own in config.callbacks.own.items():
+        target = own.get("_target_") if isinstance(own, dict) else None
+        if (
+            not isinstance(target, str)
+            or not all(part.isidentifier() for part in target.split("."))
+            or "." not in target
+        ):
+            raise InputError(f"callbacks.own.{name}._target_", target, "module.Class, of a class that can be imported")
+
+
+def _check_early_stopping(config: Config) -> None:
+    stopping, prefix = config.callbacks.early_stopping, "callbacks.early_stopping"
+    positive(stopping, prefix, "kl_above", "reward_drop", "window")
+    for key, metric in (("kl_above", "kl/per_response_k1"), ("reward_drop", "reward/score_mean")):
+        limit = getattr(stopping, key)
+        sampled = config.method.name in METRICS[metric].methods
+        if limit is not None and not sampled and not config.evaluation.every_steps:
+            allowed = f"null, or evaluation.every_steps=N: {config.method.name} measures it at evaluations only"
+            raise InputError(f"{prefix}.{key}", limit, allowed)
+
+
+def _check_retention(config: Config) -> None:
+    retention, prefix = config.callbacks.retention, "callbacks.retention"
+    positive(retention, prefix, "every")
+    if retention.best is None:
+        return
+    if retention.best not in METRICS or METRICS[retention.best].level != "evaluation":
+        figures = [name for name, metric in METRICS.items() if metric.level == "evaluation"]
+        near = get_close_matches(str(retention.best), figures, n=3, cutoff=0.3) or figures[:3]
+        raise InputError(f"{prefix}.best", retention.best, f"a figure of the evaluation, such as {', '.join(near)}")
+    evaluated, saved = config.evaluation.every_steps, config.checkpoint.every_steps
+    if not evaluated or not saved or saved % evaluated:
+        given = f"{retention.best} with evaluation.every_steps={evaluated}, checkpoint.every_steps={saved}"
+        raise InputError(
+            f"{prefix}.best", given, "an evaluation at every checkpoint: the first a divisor of the second"
+        )

@@ -1,0 +1,175 @@
+"""From Hydra's composition to one checked, frozen configuration, and to a file and back. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from align.config.base import Section
+from align.config.composition import check_all
+from align.config.groups import POLYMORPHIC
+from align.config.schema import Config, RewardConfig
+from align.errors import InputError
+from align.files import write_atomic
+
+
+def register_schemas() -> None:
+    """Hand every schema to Hydra: `config_schema` for the root, `/_schema/<group>/<name>` where the options differ."""
+    store = ConfigStore.instance()
+    store.store(name="config_schema", node=Config)
+    for key, classes in POLYMORPHIC.items():
+        for name, schema in classes.items():
+            store.store(group=f"_schema/{key.replace('.', '/')}", name=name, node=schema)
+    OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def _run_folder(resume: str | None, fresh: str) -> str:
+    """Hydra's run folder: the resumed run's own, else a new one."""
+    if resume is None:
+        return fresh
+    if not (Path(resume) / "config.yaml").is_file():
+        raise InputError("resume", resume, "the folder of a run (it holds config.yaml)")
+    return resume
+
+
+def build(cfg: DictConfig) -> Config:
+    """The checked and frozen configuration of a composition.
+
+    Raises:
+        InputError: a mandatory key is not set, a value is out of its range, or values exclude each other.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise InputError(missing[0], "nothing", f"it has no default: set {missing[0]}=VALUE")
+        refuse_added_keys(cfg)
+        config = OmegaConf.to_object(cfg)
+    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+        key = error.full_key or "configuration"
+        raise InputError(key, _raw(cfg, key), f"what resolves ({str(error).splitlines()[0]})") from error
+    if not isinstance(config, Config):
+        raise TypeError(f"not a composition of align: {type(config).__name__}")
+    _expand_home(config)
+    check_all(config)
+    config.freeze()
+    return config
+
+
+def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
+    """Raise InputError on a key that no schema has: `+key=value` gets past Hydra's own check."""
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = sorted(f.name for f in dataclasses.fields(schema))
+    for key in map(str, node):
+        if key not in known:
+            near = get_close_matches(key, known, n=1) or known
+            raise InputError(f"{prefix}{key}", f"+{prefix}{key}", ", ".join(near))
+        child = OmegaConf.select(node, key)
+        if not isinstance(child, DictConfig):
+            continue
+        refuse_added_keys(child, f"{prefix}{key}.")
+        if not dataclasses.is_dataclass(OmegaConf.get_type(child)):  # a mapping whose values may be sections
+            for name, value in child.items():
+                if isinstance(value, DictConfig):
+                    refuse_added_keys(value, f"{prefix}{key}.{name!s}.")
+
+
+def _expand_home(config: Config) -> None:
+    """Put the home folder in place of `~`, which YAML files may hold."""
+    sections: tuple[tuple[Section, Sequence[str]], ...] = (
+        (config.model, ("path", "chat_template")),
+        (config.data, ("path", "held_out_path")),
+        *((source, source.path_fields()) for source in config.reward.source.every().values()),
+        (config.reward.credit, config.reward.credit.path_fields()),
+        (config.evaluation, ("general_text", "prompts_file", "reward_model")),
+    )
+    for section, names in sections:
+        for name in names:
+            value = getattr(section, name, None)
+            if isinstance(value, list):
+                setattr(section, name, [os.path.expanduser(path) for path in value])
+            elif value is not None:
+                setattr(section, name, os.path.expanduser(value))
+
+
+def _raw(cfg: DictConfig, key: str) -> object:
+    """The value at `key` as it was written, interpolations unresolved."""
+    node: object = OmegaConf.to_container(cfg, resolve=False)
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def save(config: Config, path: Path, command: str | None = None) -> None:
+    """Write `config` as YAML that `load` reads, under a comment with the command line (None = this process's)."""
+    line = " ".join((command or command_line()).split())
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+
+
+def command_line() -> str:
+    """This process's command line, as it would be typed."""
+    program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+
+
+def plain(config: Config) -> dict[str, Any]:
+    """`config` as nested dictionaries of plain values, for JSON and trackers."""
+    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def command_of(path: Path) -> str | None:
+    """The command line in the comment that heads a saved configuration; None where there is none."""
+    first = path.read_text().partition("\n")[0] if path.is_file() else ""
+    return first.removeprefix("# ") if first.startswith("# ") else None
+
+
+def load(path: Path) -> Config:
+    """The checked and frozen configuration that `save` wrote to `path`.
+
+    Raises:
+        InputError: no such file, not such a file, or values that are not allowed (any more).
+    """
+    return build(load_unchecked(path))
+
+
+def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: Path) -> DictConfig:
+    """The schema that the saved section at `key` names, with those of the sections in its `parts`."""
+    name = OmegaConf.select(raw, f"{key}.name")
+    if name not in classes:
+        raise InputError(f"{path}: {key}.name", name, ", ".join(classes))
+    schema = OmegaConf.structured(classes[name])
+    parts = OmegaConf.select(raw, f"{key}.parts")
+    for part in parts or () if isinstance(parts, DictConfig) else ():
+        schema.parts[part] = _schema_of(raw, f"{key}.parts.{part!s}", classes, path)
+    return schema
+
+
+def load_unchecked(path: Path) -> DictConfig:
+    """What `save` wrote, typed but not yet checked across fields; raises InputError as `load` does."""
+    expected = "the config.yaml of a run"
+    try:
+        raw = OmegaConf.load(path)
+        schema = OmegaConf.structured(Config(reward=RewardConfig()))
+        for key, classes in POLYMORPHIC.items():
+            OmegaConf.update(schema, key, _schema_of(raw, key, classes, path))
+        merged = OmegaConf.merge(schema, raw)
+    except OSError as error:
+        raise InputError(str(path), error.strerror, expected) from error
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise InputError(str(path), str(error).splitlines()[0], expected) from error
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -1,0 +1,301 @@
+"""Options of the methods on our own loop, and what all methods share. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from align.config.base import MISSING, Section
+from align.config.checks import fraction, not_negative, open_fraction, positive
+from align.errors import InputError
+
+if TYPE_CHECKING:
+    from align.config.schema import Config
+
+
+class KLController(Enum):
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
+class LRSchedule(Enum):
+    constant = "constant"
+    linear = "linear"  # to 0 at max_steps
+
+
+class CriticInit(Enum):
+    auto = "auto"  # the reward model where the run has one, else the policy
+    reward_model = "reward_model"
+    policy = "policy"  # the policy's body under a zero head
+
+
+@dataclass
+class MethodConfig(Section):
+    """Base of every method's options."""
+
+    name: str = MISSING
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method updates the policy."""
+        return True
+
+    @property
+    def critic(self) -> CriticInit | None:
+        """How the method's critic starts; None where the method has none."""
+        return None
+
+    def check(self, config: Config) -> None:
+        """Raise InputError on values that cannot run; `config` is the whole composition."""
+
+
+@dataclass
+class OptimizedConfig(MethodConfig):
+    """Base of the methods that take gradient steps, whosever loop they are on."""
+
+    learning_rate: float = 1.0e-5
+    lr_schedule: LRSchedule = LRSchedule.constant
+    warmup_steps: int = 0
+    adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "learning_rate", "adam_eps", "max_grad_norm")
+        not_negative(self, "method", "warmup_steps", "weight_decay")
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
+        if self.warmup_steps >= config.max_steps:
+            allowed = f"fewer than max_steps={config.max_steps}"
+            raise InputError("method.warmup_steps", self.warmup_steps, allowed)
+        if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
+            allowed = "constant with max_policy_tokens, under which the last step is not known"
+            raise InputError("method.lr_schedule", "linear", allowed)
+
+
+@dataclass
+class LoopConfig(OptimizedConfig):
+    """Base of the methods on the loop of trainers/base.py."""
+
+    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
+    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
+
+
+@dataclass
+class OfflineConfig(LoopConfig):
+    batch_size: int = 32  # pairs per optimizer update
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "batch_size")
+
+
+@dataclass
+class SFTConfig(OfflineConfig):
+    name: str = "sft"
+
+
+class DPOLoss(Enum):
+    sigmoid = "sigmoid"  # DPO; with label_smoothing cDPO
+    robust = "robust"  # unbiased under flipped labels; needs label_smoothing
+    ipo = "ipo"
+    hinge = "hinge"
+
+
+@dataclass
+class DPOConfig(OfflineConfig):
+    name: str = "dpo"
+    beta: float = 0.1
+    loss: DPOLoss = DPOLoss.sigmoid
+    label_smoothing: float = 0.0  # share of pairs whose label is taken to be flipped
+    reference_free: bool = False  # without a reference; with length_normalised and margin: SimPO
+    length_normalised: bool = False  # log-probabilities per token instead of per response
+    margin: float = 0.0  # gamma of SimPO: what beta times the margin must reach
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "beta")
+        not_negative(self, "method", "margin")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise InputError("method.label_smoothing", self.label_smoothing, "a number from 0 to below 0.5")
+        if self.label_smoothing and self.loss not in (DPOLoss.sigmoid, DPOLoss.robust):
+            raise InputError("method.label_smoothing", self.label_smoothing, f"0 with method.loss={self.loss.value}")
+        if self.loss is DPOLoss.robust and not self.label_smoothing:
+            raise InputError("method.label_smoothing", 0.0, "above 0 with method.loss=robust")
+        if self.margin and self.loss is not DPOLoss.sigmoid:
+            raise InputError("method.margin", self.margin, f"0 with method.loss={self.loss.value}")
+
+
+@dataclass
+class RewardModelMethodConfig(MethodConfig):
+    name: str = "reward_model"
+
+    @property
+    def trains(self) -> bool:
+        return False
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        source = config.reward.source.name
+        if source != "reward_model":
+            raise InputError("reward/source", source, "reward_model, which is what method=reward_model trains")
+
+
+@dataclass
+class BestOfNConfig(MethodConfig):
+    name: str = "best_of_n"
+    n: int = 8  # responses to each held-out prompt, of which the reward source chooses one
+
+    @property
+    def trains(self) -> bool:
+        return False
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "n")
+
+
+class RatioLevel(Enum):
+    """Of what pi / pi_old is clipped."""
+
+    token = "token"
+    sequence = "sequence"  # the mean log-ratio of the response's tokens: GSPO
+
+
+@dataclass
+class KLConfig(Section):
+    """The penalty -coef * (log pi - log pi_ref) per token, in the reward."""
+
+    coef: float = 0.05  # beta
+    controller: KLController = KLController.fixed
+    target: float = 6.0  # nats per response, adaptive controller only
+    horizon: int = 10_000  # responses, adaptive controller only
+    budget: float | None = None  # nats per response; the run ends, as it then is, when a rollout's mean KL exceeds it
+
+
+@dataclass
+class OnPolicyConfig(LoopConfig):
+    """Base of the methods that sample from the policy they train."""
+
+    epochs: int = 1  # passes over each rollout
+    minibatch_size: int = 32  # responses per optimizer update
+    clip_range: float = 0.2
+    kl: KLConfig = field(default_factory=KLConfig)
+    target_kl: float | None = None  # nats per token, old -> new policy: ends a rollout's updates early
+    missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "epochs", "minibatch_size", "target_kl")
+        open_fraction(self, "method", "clip_range")
+        not_negative(self.kl, "method.kl", "coef")
+        positive(self.kl, "method.kl", "target", "horizon", "budget")
+        if self.kl.controller is KLController.adaptive and self.kl.coef == 0:
+            raise InputError("method.kl.coef", 0.0, "above 0: the adaptive controller multiplies it")
+        if config.rollout.batch_size % self.minibatch_size:
+            allowed = f"a divisor of rollout.batch_size={config.rollout.batch_size}"
+            raise InputError("method.minibatch_size", self.minibatch_size, allowed)
+
+
+@dataclass
+class PPOConfig(OnPolicyConfig):
+    name: str = "ppo"
+    critic_learning_rate: float = 1.0e-3
+    value_clip_range: float = 0.2
+    vf_coef: float = 0.1  # the critic has its own weights and Adam: felt only where its gradient is clipped
+    gamma: float = 1.0
+    lam: float = 0.95
+    whiten_rewards: bool = False  # by the deviation only, the mean stays
+    whiten_advantages: bool = True
+    critic_init: CriticInit = CriticInit.auto
+    critic_warmup_steps: int = 0  # updates of the critic alone at the start
+
+    @property
+    def critic(self) -> CriticInit:
+        return self.critic_init
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "critic_learning_rate", "value_clip_range", "vf_coef")
+        not_negative(self, "method", "critic_warmup_steps")
+        fraction(self, "method", "gamma", "lam")
+        if config.reward.credit.name in ("prefix", "truth") and self.gamma != 1:
+            allowed = f"1 with reward/credit={config.reward.credit.name}: its rewards are parts of undiscounted scores"
+            raise InputError("method.gamma", self.gamma, allowed)
+        if self.critic_init is CriticInit.reward_model and not config.reward.source.models():
+            allowed = f"auto or policy: reward/source={config.reward.source.name} has no reward model"
+            raise InputError("method.critic_init", "reward_model", allowed)
+        if self.critic_warmup_steps >= config.max_steps:
+            allowed = f"fewer than max_steps={config.max_steps}, or the policy is never updated"
+            raise InputError("method.critic_warmup_steps", self.critic_warmup_steps, allowed)
+
+
+class Baseline(Enum):
+    """What a response's score is compared with."""
+
+    group = "group"  # the group's mean, GRPO
+    leave_one_out = "leave_one_out"  # the mean of the others, RLOO
+
+
+class LossLength(Enum):
+    """How a response's token losses become one number."""
+
+    response = "response"  # their mean: GRPO
+    token = "token"  # every token of the update counts the same: DAPO
+    constant = "constant"  # their sum over rollout.max_new_tokens: Dr. GRPO
+
+
+class KLPlace(Enum):
+    """Where the KL penalty stands. Only in the reward does it keep the KL-regularised optimum."""
+
+    reward = "reward"
+    loss = "loss"
+
+
+class KLEstimator(Enum):
+    """Of the KL in the loss; each moves the optimum (share of the value gap closed by exact gradients, by problem).
+
+    None counts what a token does to the KL of the tokens after it; only the KL in the reward does.
+    """
+
+    k1 = "k1"  # its expected gradient is 0: no penalty at all on fresh samples
+    k2 = "k2"  # the gradient of each token's KL given its prefix (.81-1.00)
+    k3 = "k3"  # the gradient of KL(ref || pi) instead of KL(pi || ref) (.09-.92)
+    k3_corrected = "k3_corrected"  # times pi / pi_old: k2's gradient (.81-1.00)
+
+
+@dataclass
+class GroupKLConfig(KLConfig):
+    place: KLPlace = KLPlace.loss
+    estimator: KLEstimator = KLEstimator.k3  # with place=loss
+
+
+@dataclass
+class GRPOConfig(OnPolicyConfig):
+    name: str = "grpo"
+    group_size: int = 8  # responses to each prompt
+    baseline: Baseline = Baseline.group
+    scale_std: bool = True  # divide by the group's deviation: moves the optimum of KL in the loss; false for Dr. GRPO
+    loss_length: LossLength = LossLength.response
+    clip_high: float | None = None  # null = clip_range on both sides; DAPO: 0.28
+    ratio: RatioLevel = RatioLevel.token
+    kl: GroupKLConfig = field(default_factory=GroupKLConfig)
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "clip_high")
+        if self.group_size < 2:
+            raise InputError("method.group_size", self.group_size, "2 or more: a response is compared with its group")
+        if config.rollout.batch_size % self.group_size:
+            allowed = f"a divisor of rollout.batch_size={config.rollout.batch_size}"
+            raise InputError("method.group_size", self.group_size, allowed)
+        if self.baseline is Baseline.leave_one_out and config.reward.credit.name != "sparse":
+            allowed = "group: dense rewards are centred over the group's tokens"
+            raise InputError("method.baseline", "leave_one_out", allowed)

@@ -1,0 +1,181 @@
+"""The configuration of a run: its sections, which are Hydra's schemas. Imports no torch.
+
+Enums instead of Literals and mutable until `freeze`, because OmegaConf takes neither Literal nor frozen schemas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from align.config.base import MISSING, Section
+from align.config.callbacks import CallbacksConfig
+from align.config.credits import CreditConfig
+from align.config.methods import MethodConfig
+from align.config.sources import SourceConfig
+
+
+class Precision(Enum):
+    """Compute precision; masters and adapters stay in fp32."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Device(Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class PromptOverflow(Enum):
+    drop = "drop"
+    truncate = "truncate"  # keep the last max_prompt_tokens tokens
+    error = "error"
+
+
+class BadRows(Enum):
+    error = "error"
+    drop = "drop"  # and count
+
+
+class TrackingMode(Enum):
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class ModelConfig(Section):
+    """Where the start model comes from: `align://pocket/model`, a folder, a run's folder or a Hub id."""
+
+    path: str = MISSING
+    revision: str | None = None  # Hub ids only
+    chat_template: str | None = None  # a Jinja file; null = the tokenizer's own, or a plain one where it has none
+    attn_implementation: str | None = None  # null = chosen for the device
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+
+
+@dataclass
+class DataConfig(Section):
+    """Preference pairs: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
+
+    path: str = MISSING
+    held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
+    revision: str | None = None  # a branch, tag or commit of the Hub
+    subset: str | None = None  # Hub configuration name
+    folder: str | None = None  # inside a Hub data set that keeps several side by side
+    train_split: str = "train"  # slices allowed: train[:1000]
+    held_out_split: str | None = None
+    held_out_fraction: float = 0.1  # by prompt, so that no prompt is on both sides
+    # Rows by their columns, {column: value or list of values}; empty = all. Chosen after the two sides are parted, so
+    # that no choice moves a prompt to the other side: +data.held_out_where.split=tune
+    train_where: dict[str, Any] = field(
+        default_factory=dict
+    )  # pairs that the method learns from, prompts it samples on
+    held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts that it is evaluated on
+    # What the reward's own models (reward model, DPO policy of implicit credit) are trained on: empty = every training
+    # row, whatever train_where says, so that runs on other prompts share the stored one. Measured on all held-out rows.
+    reward_where: dict[str, Any] = field(default_factory=dict)
+    prompt_column: str = "prompt"
+    chosen_column: str = "chosen"
+    rejected_column: str = "rejected"
+    system_column: str | None = None  # text of a system turn, may be blank; null = there is none
+    max_prompt_tokens: int = 512
+    max_response_tokens: int = 512  # longer chosen/rejected are cut and counted
+    long_prompts: PromptOverflow = PromptOverflow.drop
+    bad_rows: BadRows = BadRows.error  # cells that are no prompt and responses
+    world: str | None = None  # whose gold reward scores these rows
+
+
+@dataclass
+class RewardConfig(Section):
+    source: SourceConfig = MISSING
+    credit: CreditConfig = MISSING
+
+
+@dataclass
+class QuantizationConfig(Section):
+    name: str = "none"  # none, int8, nf4
+
+
+@dataclass
+class AdapterConfig(Section):
+    name: str = "none"  # none = every weight is trained; lora
+    r: int = 16
+    alpha: int = 32
+    target_modules: str = "all-linear"
+
+
+@dataclass
+class RolloutConfig(Section):
+    batch_size: int = 64  # responses per rollout
+    max_new_tokens: int = 64
+    temperature: float = 1.0  # also divides the logits of every log-probability of the run
+    decode_batch_size: int | None = None  # rows decoded at once; null = the whole rollout
+    cuda_graphs: bool = True  # a GPU repeats a decoding step that it was told once; not for every kind of model
+
+
+@dataclass
+class TrackingConfig(Section):
+    name: str = "none"  # none, wandb
+    mode: TrackingMode = TrackingMode.online
+    project: str = "align"
+    entity: str | None = None
+    group: str | None = None  # null = of a sweep's jobs the name of its folder
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EvaluationConfig(Section):
+    """The same for every method, on held-out prompts, with the same noise before and after."""
+
+    num_prompts: int = 128  # held-out prompts, one sampled response each
+    num_pairs: int = 256  # held-out chosen responses for perplexity
+    num_texts: int = 128  # lines of general text for forgetting
+    general_text: str = "align://pocket/general.jsonl"  # a JSONL file with a `text` column
+    num_probes: int = 10  # prompts whose perturbations are answered and scored; 0 = no probes
+    prompts_file: str | None = None  # of the probes; null = what the world ships, else held-out prompts
+    reward_model: str | None = None  # that only judges: a folder or Hub id, or `train` = on pairs set aside for it
+    reward_model_fraction: float = 0.3  # of the training prompts, that `train` sets aside from all training
+    lm_eval: list[str] = field(default_factory=list)  # tasks of lm-evaluation-harness
+    lm_eval_path: str | None = None  # a folder with task definitions of one's own
+    lm_eval_limit: int | None = None  # documents of each task; null = all
+    verbosity_word_limit: int = 50  # words; a row's own `word_limit` takes precedence
+    every_steps: int = 0  # 0 = before and after only
+    batch_size: int = 64  # sequences per forward pass
+    confidence: float = 0.95  # of the win rate's bootstrap interval
+    seed: int = 1234
+
+
+@dataclass
+class CheckpointConfig(Section):
+    every_steps: int = 20  # 0 = at the end only
+    keep: int = 2  # newest whole checkpoints that stay on disk
+
+
+@dataclass
+class Config(Section):
+    method: MethodConfig = MISSING
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    reward: RewardConfig = MISSING
+    adapter: AdapterConfig = MISSING
+    quantization: QuantizationConfig = MISSING
+    rollout: RolloutConfig = MISSING
+    tracking: TrackingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
+    seed: int = 0
+    max_steps: int = 100  # optimizer updates
+    max_policy_tokens: int | None = None  # prompt and response tokens through the policy's updates; the run ends there
+    precision: Precision = Precision.auto
+    device: Device = Device.auto
+    threads: int | None = None  # CPU threads; null = PyTorch's choice
+    resume: str | None = None  # a run's folder

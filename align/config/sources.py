@@ -1,0 +1,285 @@
+"""Reward sources: where a score comes from. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from align.config.base import MISSING, Section
+from align.config.checks import classifier_folder, finite, function_in_file, model_folder, not_negative, positive
+from align.config.rules import (
+    ExactRule,
+    ForbiddenRule,
+    FormatRule,
+    LengthWindowRule,
+    NumericRule,
+    RegexRule,
+    RepetitionRule,
+    RuleConfig,
+    WordLimitRule,
+)
+from align.errors import InputError
+
+if TYPE_CHECKING:
+    from align.config.schema import Config
+
+
+class TrainedOn(Enum):
+    """Which scores of a reward model are trained."""
+
+    end = "end"  # of whole responses
+    prefixes = "prefixes"  # then every prefix's too, on the score that the whole response got
+
+
+class Normalise(Enum):
+    """What a source's scores are measured from, and in what unit."""
+
+    none = "none"
+    reference = "reference"  # mean and deviation of the scores of the start model's responses, once
+    running = "running"  # those of all scores in training so far
+
+
+@dataclass
+class SourceConfig(Section):
+    """Base of reward sources (the others are in config_sources.py)."""
+
+    name: str = MISSING
+    normalise: Normalise = Normalise.none
+    clip: float | None = None  # scores, normalised as above, are cut at -clip and clip; null = they are not
+    reference_responses: int = 256  # sampled from the start model to set the zero and unit of normalise=reference
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """The signals beyond one score per response (fields of RewardOutput)."""
+        return frozenset()
+
+    def models(self) -> list[RewardModelSource]:
+        """The reward models that must be there before the source can score, in the order in which it takes them."""
+        return []
+
+    def path_fields(self) -> list[str]:
+        """Names of the fields that hold a path, or a list of them."""
+        return []
+
+    def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
+        """This source and all that it is made of, by their keys."""
+        return {key: self}
+
+    def paid(self) -> list[SourceConfig]:
+        """What the score is a sum of: this source, or its parts whose weight is not 0."""
+        return [self]
+
+    def check(self, config: Config, key: str) -> None:
+        """Raise InputError on values that cannot run; `key` is the source's own in the whole composition."""
+        positive(self, key, "clip", "reference_responses")
+
+
+@dataclass
+class RewardModelTraining(SourceConfig):
+    """Base of the sources that are trained from the run's preference data."""
+
+    normalise: Normalise = Normalise.reference
+    learning_rate: float = 1.0e-4
+    epochs: int = 1
+    batch_size: int = 16  # pairs
+    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
+    center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
+    seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
+    trained_on: TrainedOn = TrainedOn.end
+    prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
+    prefix_learning_rate: float = 1.0e-3  # its peak
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset({"prefix_scores", "attention"})
+
+    def training(self) -> dict[str, Any]:
+        """What the trained weights depend on, as plain values. Options that change nothing are left out, so that what
+        was stored before they existed is still found."""
+        names = ["learning_rate", "epochs", "batch_size", "center_coef", "seed"]
+        if self.trained_on is not TrainedOn.end:
+            names += ["prefix_steps", "prefix_learning_rate"]
+        settings = {"name": "reward_model"} | {name: getattr(self, name) for name in names}
+        return settings if self.trained_on is TrainedOn.end else settings | {"trained_on": self.trained_on.value}
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        positive(self, key, "learning_rate", "epochs", "batch_size", "prefix_steps", "prefix_learning_rate")
+        positive(self, key, "micro_batch_tokens")
+        not_negative(self, key, "center_coef", "seed")
+
+
+@dataclass
+class RewardModelSource(RewardModelTraining):
+    name: str = "reward_model"
+    path: str | None = None  # a stored reward model or sequence classifier; null = trained from the run's data, once
+
+    def models(self) -> list[RewardModelSource]:
+        return [self]
+
+    def path_fields(self) -> list[str]:
+        return ["path"]
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        model_folder(f"{key}.path", self.path)
+        classifier_folder(f"{key}.path", self.path)
+        if self.path is not None and self.trained_on is not TrainedOn.end:
+            raise InputError(f"{key}.trained_on", self.trained_on.name, f"end with {key}.path, which is taken as it is")
+
+
+@dataclass
+class GoldSource(SourceConfig):
+    """The world's own reward, known exactly (`data.world`)."""
+
+    name: str = "gold"
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset({"token_scores", "prefix_scores"})
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        if config.data.world is None:
+            allowed = "reward_model: the gold reward is known only where data.world is set"
+            raise InputError("reward/source", "gold", allowed)
+
+
+class Combine(Enum):
+    """How the scores of an ensemble's members become one (Coste et al., arXiv 2310.02743, and a variant)."""
+
+    mean = "mean"
+    minimum = "minimum"  # worst-case optimisation
+    mean_minus_variance = "mean_minus_variance"  # uncertainty-weighted optimisation: mean - penalty * variance
+    mean_minus_std = "mean_minus_std"  # the same in the score's own unit
+
+
+@dataclass
+class EnsembleSource(RewardModelTraining):
+    """Several reward models as one, each put on the scale of the start model's responses first.
+
+    Trained members differ in their seed, and so in the head they start from and the order of their data; member i is
+    the single reward model of seed + i, and is stored and found as such.
+    """
+
+    name: str = "ensemble"
+    members: int = 3  # trained from the run's data, beside those given by path
+    paths: list[str] = field(default_factory=list)  # stored reward models or sequence classifiers
+    combine: Combine = Combine.mean
+    penalty: float = 0.5  # of the members' variance or deviation, over all members (divided by their number)
+
+    def models(self) -> list[RewardModelSource]:
+        shared = {f.name: getattr(self, f.name) for f in fields(RewardModelTraining) if f.name != "name"}
+        own = shared | {"normalise": Normalise.reference, "clip": None}
+        trained = [RewardModelSource(**own | {"seed": self.seed + i}) for i in range(self.members)]
+        return [RewardModelSource(**own, path=path) for path in self.paths] + trained
+
+    def path_fields(self) -> list[str]:
+        return ["paths"]
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        not_negative(self, key, "members", "penalty")
+        for i, path in enumerate(self.paths):
+            model_folder(f"{key}.paths[{i}]", path)
+            classifier_folder(f"{key}.paths[{i}]", path)
+        if self.members + len(self.paths) < 2:
+            raise InputError(f"{key}.members", self.members, "2 or more in all, those of paths included")
+
+
+@dataclass
+class RulesSource(SourceConfig):
+    """A weighted sum of rules about the text; those with a weight other than 0 count (rewards/text_rules.py)."""
+
+    name: str = "rules"
+    word_limit: WordLimitRule = field(default_factory=WordLimitRule)
+    length_window: LengthWindowRule = field(default_factory=LengthWindowRule)
+    regex: RegexRule = field(default_factory=RegexRule)
+    format: FormatRule = field(default_factory=FormatRule)
+    repetition: RepetitionRule = field(default_factory=RepetitionRule)
+    forbidden: ForbiddenRule = field(default_factory=ForbiddenRule)
+    exact: ExactRule = field(default_factory=ExactRule)
+    numeric: NumericRule = field(default_factory=NumericRule)
+
+    def rules(self) -> dict[str, RuleConfig]:
+        """Those that count."""
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: rule for name, rule in every.items() if isinstance(rule, RuleConfig) and rule.weight != 0}
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        if not self.rules():
+            raise InputError(key, "no rule with a weight", f"a weight for one, such as {key}.word_limit.weight=1")
+        for name, rule in self.rules().items():
+            rule.check(f"{key}.{name}")
+
+
+class Returns(Enum):
+    """What a user's function gives for each response."""
+
+    response = "response"  # a number
+    tokens = "tokens"  # a number for each token
+    spans = "spans"  # (start, end, score) or (start, end, score, label) in characters, any number of them
+
+
+@dataclass
+class FunctionSource(SourceConfig):
+    """The user's own Python function (rewards/function.py says what it is given)."""
+
+    name: str = "function"
+    path: str = MISSING  # FILE.py:NAME
+    returns: Returns = Returns.response
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset() if self.returns is Returns.response else frozenset({"token_scores", "prefix_scores"})
+
+    def path_fields(self) -> list[str]:
+        return ["path"]
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        function_in_file(f"{key}.path", self.path)
+
+
+@dataclass
+class CompositeSource(SourceConfig):
+    """A weighted sum of sources, each normalised and clipped as it says itself.
+
+    A part that offers nothing finer than one score is paid at the last token where the credit wants more.
+    """
+
+    name: str = "composite"
+    parts: dict[str, SourceConfig] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)  # by part; 1 where none is given
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Not attention: the parts' weights would not be those of one score."""
+        return frozenset().union(*(part.offers for part in self.parts.values())) - {"attention"}
+
+    def models(self) -> list[RewardModelSource]:
+        return [model for part in self.parts.values() for model in part.models()]
+
+    def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
+        found: dict[str, SourceConfig] = {key: self}
+        for name, part in self.parts.items():
+            found |= part.every(f"{key}.parts.{name}")
+        return found
+
+    def paid(self) -> list[SourceConfig]:
+        return [leaf for name, part in self.parts.items() if self.weights.get(name, 1.0) for leaf in part.paid()]
+
+    def check(self, config: Config, key: str) -> None:
+        super().check(config, key)
+        if not self.parts:
+            raise InputError(f"{key}.parts", {}, f"one source or more: +reward/source@{key}.parts.NAME=rules")
+        for name, weight in self.weights.items():
+            if name not in self.parts:
+                raise InputError(f"{key}.weights.{name}", weight, f"a weight of {', '.join(self.parts)}")
+            finite(f"{key}.weights.{name}", weight)
+        for name, part in self.parts.items():
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise InputError(f"{key}.parts", name, "names of letters, digits, - and _")
+            part.check(config, f"{key}.parts.{name}")

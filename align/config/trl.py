@@ -1,0 +1,165 @@
+"""Options of the methods that TRL's own trainers run: trl_dpo, trl_kto, trl_grpo, trl_rloo. Torch-free.
+
+Values of enums are TRL's names. What is not an option here stays at TRL's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from align.config.checks import not_negative, open_fraction, positive
+from align.config.methods import OptimizedConfig
+from align.errors import InputError
+
+if TYPE_CHECKING:
+    from align.config.schema import Config
+
+
+@dataclass
+class TRLConfig(OptimizedConfig):
+    """Base of them all."""
+
+    beta: float = 0.1  # of the KL to the start model, as the method defines it
+    micro_batch_size: int | None = None  # pairs or responses per forward and backward; null = the whole update
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "micro_batch_size")
+        if config.resume is not None:
+            allowed = f"another method: {self.name} keeps its final weights only, as TRL's checkpoints are pickles"
+            raise InputError("resume", config.resume, allowed)
+
+    def check_micro(self, key: str, rows: int) -> None:
+        """Raise InputError unless the micro-batches fill the `rows` of an update exactly."""
+        if self.micro_batch_size is not None and rows % self.micro_batch_size:
+            raise InputError("method.micro_batch_size", self.micro_batch_size, f"a divisor of method.{key}={rows}")
+
+
+class TRLDPOLoss(Enum):
+    sigmoid = "sigmoid"
+    hinge = "hinge"
+    ipo = "ipo"
+    robust = "robust"
+    exo_pair = "exo_pair"
+    nca_pair = "nca_pair"
+    bco_pair = "bco_pair"
+    sppo_hard = "sppo_hard"
+    aot = "aot"
+    aot_unpaired = "aot_unpaired"
+    apo_zero = "apo_zero"
+    apo_down = "apo_down"
+    discopop = "discopop"
+    sigmoid_norm = "sigmoid_norm"
+
+
+SMOOTHED = (TRLDPOLoss.robust, TRLDPOLoss.exo_pair, TRLDPOLoss.aot, TRLDPOLoss.aot_unpaired)
+
+
+@dataclass
+class TRLPairsConfig(TRLConfig):
+    """Methods that learn from given responses."""
+
+    batch_size: int = 32  # pairs per optimizer update
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "beta", "batch_size")
+        self.check_micro("batch_size", self.batch_size)
+
+
+@dataclass
+class TRLDPOConfig(TRLPairsConfig):
+    name: str = "trl_dpo"
+    loss: TRLDPOLoss = TRLDPOLoss.sigmoid
+    label_smoothing: float = 0.0  # share of pairs whose label is taken to be flipped
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if not 0 <= self.label_smoothing < 0.5:
+            raise InputError("method.label_smoothing", self.label_smoothing, "a number from 0 to below 0.5")
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            allowed = f"0 with method.loss={self.loss.value}: TRL smooths {', '.join(loss.value for loss in SMOOTHED)}"
+            raise InputError("method.label_smoothing", self.label_smoothing, allowed)
+        if not self.label_smoothing and self.loss in (TRLDPOLoss.robust, TRLDPOLoss.exo_pair):
+            raise InputError("method.label_smoothing", 0.0, f"above 0 with method.loss={self.loss.value}")
+
+
+class TRLKTOLoss(Enum):
+    kto = "kto"
+    apo_zero_unpaired = "apo_zero_unpaired"
+
+
+@dataclass
+class TRLKTOConfig(TRLPairsConfig):
+    name: str = "trl_kto"
+    loss: TRLKTOLoss = TRLKTOLoss.kto
+    desirable_weight: float = 1.0  # of the chosen responses
+    undesirable_weight: float = 1.0  # of the rejected ones
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        positive(self, "method", "desirable_weight", "undesirable_weight")
+        if self.loss is not TRLKTOLoss.kto:
+            return
+        for key in ("batch_size", "micro_batch_size"):
+            if getattr(self, key) == 1:
+                raise InputError(f"method.{key}", 1, "2 pairs or more: KTO's KL needs responses to other prompts")
+
+
+@dataclass
+class TRLOnPolicyConfig(TRLConfig):
+    """Methods that sample from the policy they train; one pass over each rollout."""
+
+    group_size: int = 8  # responses to each prompt
+    minibatch_size: int = 32  # responses per optimizer update
+    clip_range: float = 0.2
+    missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        not_negative(self, "method", "beta")
+        positive(self, "method", "minibatch_size")
+        open_fraction(self, "method", "clip_range")
+        credit, rows = config.reward.credit.name, config.rollout.batch_size
+        if credit != "sparse":
+            allowed = f"sparse with method={self.name}: TRL takes one scalar per completion"
+            raise InputError("reward/credit", credit, allowed)
+        if self.group_size < 2:
+            raise InputError("method.group_size", self.group_size, "2 or more: a response is compared with its group")
+        for key in ("group_size", "minibatch_size"):
+            if rows % getattr(self, key):
+                raise InputError(f"method.{key}", getattr(self, key), f"a divisor of rollout.batch_size={rows}")
+        self.check_micro("minibatch_size", self.minibatch_size)
+
+
+class TRLGRPOLoss(Enum):
+    """How token losses become one number."""
+
+    grpo = "grpo"
+    bnpo = "bnpo"
+    dr_grpo = "dr_grpo"
+    dapo = "dapo"
+
+
+class TRLScale(Enum):
+    """By which deviation advantages are divided."""
+
+    group = "group"
+    batch = "batch"
+    none = "none"
+
+
+@dataclass
+class TRLGRPOConfig(TRLOnPolicyConfig):
+    name: str = "trl_grpo"
+    loss: TRLGRPOLoss = TRLGRPOLoss.dapo
+    scale_rewards: TRLScale = TRLScale.group
+    bias_correction_kl: bool = True  # k3 times pi / pi_old, whose gradient is the KL's
+
+
+@dataclass
+class TRLRLOOConfig(TRLOnPolicyConfig):
+    name: str = "trl_rloo"
+    normalize_advantages: bool = False  # over the rollout

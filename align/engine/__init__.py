@@ -1,0 +1,1 @@
+"""What computes with a model: log-probabilities, values, scores and samples."""

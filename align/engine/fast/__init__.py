@@ -1,0 +1,1 @@
+"""Faster ways to what the reference engine computes, a file a way."""

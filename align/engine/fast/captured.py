@@ -1,0 +1,166 @@
+"""Decoding on tensors that stay where they are: a GPU is told the operations of a step once, and repeats them.
+
+A small model's step is a thousand short kernels, and telling a GPU each takes longer than running it
+(`python scripts/bench/graphs.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from align.engine.cache import sees_all
+from align.engine.fast.cpu_attention import CHECKED
+from align.errors import InputError
+
+# Whose forward pass asks the GPU nothing and reads a finished mask; with experts it asks for who was chosen.
+CAPTURED = CHECKED - {"mixtral", "qwen2_moe"}
+_ASKING_POSITIONS = ("dynamic", "longrope")  # rotary kinds that look up the longest position of a batch
+_ALIGNED = 16  # keys: kernels copy a mask of any other width
+_HIDDEN = -30_000.0  # added to scores: a weight of exactly 0, and no infinity that a kernel may take from another
+
+
+def can_capture(model: PreTrainedModel) -> bool:
+    """Whether a decoding step of this model can be captured: on a GPU, a kind whose code was read, unquantized."""
+    return model.device.type == "cuda" and has_fixed_steps(model)
+
+
+def has_fixed_steps(model: PreTrainedModel) -> bool:
+    """Whether every decoding step is the same operations on tensors of the same shapes, on any device."""
+    config = model.config
+    known = type(model).__module__.startswith("transformers.") and config.model_type in CAPTURED
+    plain = not getattr(model, "is_quantized", False) and config._attn_implementation in ("sdpa", "eager")
+    rotary = getattr(config, "rope_parameters", None) or {}
+    return known and plain and rotary.get("rope_type") not in _ASKING_POSITIONS and sees_all(model)
+
+
+class FixedLayer(DynamicLayer):
+    """A layer's keys and values (B, G, S, d) with room for all tokens to come."""
+
+    def __init__(self, held: DynamicLayer, at: Tensor, room: int) -> None:
+        """Takes over what `held` holds. `at` (1,) int64 is where the next token goes; the owner moves it."""
+        super().__init__()
+        self.lazy_initialization(held.keys, held.values)
+        self.keys, self.values = _with_room(held.keys, room), _with_room(held.values, room)
+        self._at = at
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """One more token of each row; what comes back is the room as well, which the mask hides."""
+        self.keys.index_copy_(2, self._at, key_states.to(self.keys.dtype))
+        self.values.index_copy_(2, self._at, value_states.to(self.values.dtype))
+        return self.keys, self.values
+
+
+class FixedDecoder:
+    """Decodes token after token of B rows; the cache's layers are exchanged for ones with room."""
+
+    def __init__(
+        self,
+        forward: Callable[..., Tensor],
+        cache: Cache,
+        attention_mask: Tensor,
+        more: int,
+        dtype: torch.dtype,
+    ) -> None:
+        """
+        Args:
+            forward: From input_ids (B, 1), the cache, position_ids and an added mask to logits (B, 1, V).
+            attention_mask: (B, P), of what the cache holds.
+            more: Tokens to come, at most.
+            dtype: That attention reads the mask in.
+        """
+        rows, width = attention_mask.shape
+        room = -(-(width + more) // _ALIGNED) * _ALIGNED
+        self._forward, self._cache = forward, cache
+        self._at = torch.tensor([width], device=attention_mask.device)
+        self._positions = attention_mask.sum(1, keepdim=True)
+        self._mask = torch.full((rows, 1, 1, room), _HIDDEN, dtype=dtype, device=attention_mask.device)
+        self._mask[:, 0, 0, :width].masked_fill_(attention_mask.bool(), 0)
+        for i, layer in enumerate(cache.layers):
+            cache.layers[i] = FixedLayer(layer, self._at, room)
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these rows alone; steps are of other tensors from now on."""
+        self._cache.batch_select_indices(index)
+        self._mask, self._positions = self._mask[index], self._positions[index]
+
+    @property
+    def bytes_a_row(self) -> int:
+        """Of keys and values, which every step reads."""
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache.layers)
+        return held // len(self._mask)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Next-token logits (B, V) after one more token (B,) of each row."""
+        self._mask.index_fill_(3, self._at, 0)
+        arguments = {"position_ids": self._positions, "attention_mask": self._mask}
+        logits = self._forward(tokens.unsqueeze(1), self._cache, **arguments)
+        self._at += 1
+        self._positions += 1
+        return logits[:, -1]
+
+
+class Replayed:
+    """A step that is captured as a graph, where there is a GPU, and replayed; elsewhere it is run.
+
+    The first call runs it, as libraries settle things then that cannot be captured. The step must change its tensors in
+    place, and ask nothing of them.
+
+    Raises:
+        InputError: It cannot be captured; the key that switches graphs off is named.
+    """
+
+    _aside: torch.cuda.Stream | None = None  # one for all: cuBLAS keeps tens of MiB for every stream it has seen
+
+    def __init__(self, step: Callable[[], None], device: torch.device) -> None:
+        self._step = step
+        self._graph = torch.cuda.CUDAGraph() if device.type == "cuda" else None
+        self._calls = 0
+
+    def __call__(self) -> None:
+        self._calls += 1
+        if self._graph is None:
+            self._step()
+        elif self._calls == 1:
+            self._run_aside()
+        else:
+            if self._calls == 2:
+                self._capture(self._graph)
+            self._graph.replay()
+
+    def _run_aside(self) -> None:
+        aside, now = self._stream(), torch.cuda.current_stream()
+        aside.wait_stream(now)
+        with torch.cuda.stream(aside):
+            self._step()
+        now.wait_stream(aside)
+
+    def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
+        # The mode: what other threads ask of the GPU meanwhile is no part of it, and no mistake.
+        try:
+            with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
+                self._step()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                "rollout.cuda_graphs", "true", f"false, as a step cannot be captured ({reason})"
+            ) from error
+
+    @classmethod
+    def _stream(cls) -> torch.cuda.Stream:
+        if cls._aside is None:
+            cls._aside = torch.cuda.Stream()
+        return cls._aside
+
+
+def _with_room(held: Tensor, room: int) -> Tensor:
+    """(B, G, S, d) -> (B, G, room, d), zeros behind what is held: what a mask hides must be numbers still."""
+    roomy = held.new_zeros(*held.shape[:2], room, held.shape[3])
+    roomy[:, :, : held.shape[2]] = held
+    return roomy

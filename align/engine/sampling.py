@@ -1,0 +1,197 @@
+"""Sampling responses from the policy: temperature only, keyed noise, finished rows leave the batch.
+
+No top-k, top-p, repetition or length processors: the log-probabilities that training uses would not be those of the
+distribution the tokens came from, and the k1 estimate of the KL would go negative (TRL issue 925).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from align.engine.draws import Draws
+from align.engine.fast.captured import Replayed, can_capture
+from align.engine.policy import Policy
+from align.models.chat_tokenizer import ChatTokenizer
+from align.streams import generator
+from align.types import Prompt, Rollout
+
+ASKED_EVERY = 8  # tokens, which rows have ended: an answer waits for all that a GPU has been told
+CAPTURE_BYTES = 2**37  # of keys and values that an H100 reads in the time a capture takes, 40 ms
+SHRINK_AT = 0.75  # share of live rows below which finished ones are cut out of the cache; copying it is not free
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Which uniforms a sampling call draws: one stream per (seed, use, round, prompt, sample)."""
+
+    seed: int
+    use: str  # "rollout", "evaluation", "reference", ...
+    round: int = 0
+
+    def uniforms(self, prompt: int, sample: int, length: int) -> Tensor:
+        """(length,) float32 in [0, 1): one number per token, whatever else is in the batch."""
+        return torch.rand(length, generator=generator(self.seed, self.use, self.round, prompt, sample))
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token lists -> ids and mask, both (B, longest) int64."""
+    width = max(len(row) for row in rows)
+    ids = [[pad_id] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def right_pad(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
+    """Blocks of rows (b_i, T_i) -> one (sum b_i, max T_i), filled up with `value`."""
+    width = max(t.shape[1] for t in tensors)
+    return torch.cat([torch.nn.functional.pad(t, (0, width - t.shape[1]), value=value) for t in tensors])
+
+
+@torch.no_grad()
+def sample(
+    policy: Policy,
+    chat: ChatTokenizer,
+    prompts: Sequence[Prompt],
+    *,
+    noise: Noise,
+    max_new_tokens: int,
+    temperature: float,
+    samples_per_prompt: int = 1,
+    decode_batch_size: int | None = None,
+    cuda_graphs: bool = True,
+) -> Rollout:
+    """Sample `samples_per_prompt` responses to each prompt; a prompt given twice gets further samples.
+
+    Args:
+        max_new_tokens: Responses without an end token are cut here (`ended` False).
+        decode_batch_size: Rows decoded at once; None = all. It changes memory and speed, not the responses.
+        cuda_graphs: Whether a GPU is told a step once, and repeats it, where the model allows (models/captured.py).
+
+    Returns:
+        A Rollout of len(prompts) * samples_per_prompt rows, the samples of a prompt next to each other, on the
+        policy's device.
+    """
+    policy = policy.for_sampling()
+    captured = cuda_graphs and can_capture(policy.model)
+    seen: dict[int, int] = {}
+    first_sample = []
+    for prompt in prompts:
+        first_sample.append(seen.get(prompt.id, 0))
+        seen[prompt.id] = first_sample[-1] + samples_per_prompt
+    per_call = max(1, (decode_batch_size or len(prompts) * samples_per_prompt) // samples_per_prompt)
+    blocks = [
+        _sample_block(
+            policy,
+            chat,
+            prompts[i : i + per_call],
+            first_sample[i : i + per_call],
+            samples_per_prompt,
+            noise,
+            max_new_tokens,
+            temperature,
+            captured,
+        )
+        for i in range(0, len(prompts), per_call)
+    ]
+    ids, mask = left_pad([p.input_ids for p in prompts], chat.pad_id, policy.device)
+    index = torch.tensor([p.id for p in prompts], device=policy.device)
+    tokens = right_pad([b.tokens for b in blocks], chat.pad_id)
+    lengths = torch.cat([b.lengths for b in blocks])
+    response_mask = (torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)).long()
+    return Rollout(
+        prompt_ids=ids.repeat_interleave(samples_per_prompt, 0),
+        prompt_mask=mask.repeat_interleave(samples_per_prompt, 0),
+        response_ids=tokens,
+        response_mask=response_mask,
+        ended=torch.cat([b.ended for b in blocks]),
+        prompt_index=index.repeat_interleave(samples_per_prompt),
+        sample_index=torch.cat([b.samples for b in blocks]),
+        sampling_logprobs=right_pad([b.logprobs for b in blocks]),
+    )
+
+
+@dataclass
+class _Block:
+    tokens: Tensor  # (b, T) padded with PAD
+    logprobs: Tensor  # (b, T), 0 on padding
+    lengths: Tensor  # (b,)
+    ended: Tensor  # (b,) bool
+    samples: Tensor  # (b,)
+
+
+def _sample_block(
+    policy: Policy,
+    chat: ChatTokenizer,
+    prompts: Sequence[Prompt],
+    first_sample: Sequence[int],
+    group: int,
+    noise: Noise,
+    max_new_tokens: int,
+    temperature: float,
+    captured: bool,
+) -> _Block:
+    device = policy.device
+    rows = [(p.id, first + g) for p, first in zip(prompts, first_sample, strict=True) for g in range(group)]
+    uniforms = torch.stack([noise.uniforms(i, s, max_new_tokens) for i, s in rows]).to(device)
+    prompt_ids, attention = left_pad([p.input_ids for p in prompts], chat.pad_id, device)
+    logits, cache = policy.prefill(prompt_ids, attention)
+    if group > 1:  # one prefill per prompt serves its whole group
+        logits, attention = logits.repeat_interleave(group, 0), attention.repeat_interleave(group, 0)
+        cache.batch_repeat_interleave(group)
+    draws = Draws(
+        uniforms,
+        end_ids=torch.tensor(chat.end_ids, device=device),
+        pad_id=chat.pad_id,
+        temperature=temperature,
+    )
+    draws.take(logits)
+    go_on = _replay if captured else _decode
+    go_on(policy, draws, cache, attention, max_new_tokens - 1)
+    used = int(draws.lengths.max())
+    samples = torch.tensor([s for _, s in rows], device=device)
+    return _Block(draws.tokens[:, :used], draws.logprobs[:, :used], draws.lengths, draws.ended, samples)
+
+
+def _decode(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
+    """Up to `more` tokens of each row; rows that have ended leave the batch."""
+    for _ in range(more):
+        going = draws.going
+        left = int(going.sum())
+        if left == 0:
+            return
+        if left <= SHRINK_AT * len(going):
+            index = going.nonzero().squeeze(1)
+            cache.batch_select_indices(index)
+            draws.keep(index)
+            attention = attention[index]
+        attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
+        draws.take(policy.decode(draws.last, attention, cache))
+
+
+def _replay(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
+    """The same as steps that a GPU repeats; it is seldom asked which rows go on, and those that ended leave in bulk."""
+    if more == 0:
+        return
+    with policy.decoding(cache, attention, more) as decoder:
+
+        def step() -> None:
+            draws.take(decoder.step(draws.last))
+
+        replayed = Replayed(step, policy.device)
+        for done in range(more):
+            if done % ASKED_EVERY == 0:
+                going = draws.going
+                left = int(going.sum())
+                if left == 0:
+                    return
+                if (len(going) - left) * decoder.bytes_a_row * (more - done) > CAPTURE_BYTES:
+                    index = going.nonzero().squeeze(1)
+                    decoder.keep(index)
+                    draws.keep(index)
+                    replayed = Replayed(step, policy.device)
+            replayed()

@@ -1,0 +1,73 @@
+"""evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl: what a run keeps of its evaluations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from align.evaluation.measure import EvaluationResult
+from align.files import dumps, read_lines, write_atomic
+
+EVALUATION = "evaluation.json"
+SAMPLES = "evaluation_samples.jsonl"
+PROBES = "evaluation_probes.jsonl"
+
+
+def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
+    """Keep the start model's evaluation; a resumed run reads it back with `load_before`.
+
+    `after` and `delta` are null until `save_after`.
+    """
+    _write_rows(folder, {"before": before})
+    _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
+
+
+def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any]) -> None:
+    """Write both evaluations, their differences and the settings."""
+    _write_rows(folder, {"before": before, "after": after})
+    change = delta(before.summary, after.summary)
+    _write(folder, {"before": before.summary, "after": after.summary, "delta": change, "settings": dict(settings)})
+
+
+def load_before(folder: Path) -> EvaluationResult | None:
+    """The start model's evaluation of an interrupted run; None where it had not got that far."""
+    path = folder / EVALUATION
+    if not path.exists():
+        return None
+    samples, probes = (
+        [row for row in read_lines(folder / name) if row.pop("phase") == "before"] for name in (SAMPLES, PROBES)
+    )
+    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes)
+
+
+def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """after - before of every number that both have; null where one is missing; other leaves are left out."""
+    change: dict[str, Any] = {}
+    for key, new in after.items():
+        old = before.get(key)
+        if isinstance(new, Mapping):
+            change[key] = delta(old if isinstance(old, Mapping) else {}, new)
+        elif isinstance(new, (int, float)) and isinstance(old, (int, float)):
+            change[key] = new - old
+        elif not isinstance(new, str):
+            change[key] = None
+    return change
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
+
+
+def _write_rows(folder: Path, phases: Mapping[str, EvaluationResult]) -> None:
+    """The samples of every phase, and its probes where it has some."""
+    _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
+    probes = {phase: result.probes for phase, result in phases.items() if result.probes}
+    if probes:
+        _write_lines(folder / PROBES, probes)
+
+
+def _write_lines(path: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    lines = (dumps({"phase": phase, **row}) + "\n" for phase, rows in phases.items() for row in rows)
+    write_atomic(path, "".join(lines))

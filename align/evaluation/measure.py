@@ -1,0 +1,161 @@
+"""One evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, variety, and the probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from align import metrics
+from align.config import EvaluationConfig, RolloutConfig
+from align.engine.policy import Policy
+from align.engine.responder import Responder
+from align.engine.sampling import Noise, sample
+from align.evaluation.comparison import RESAMPLES, words
+from align.evaluation.divergence import divergence
+from align.evaluation.figures import by_length, figures_of
+from align.evaluation.harness import harness_scores
+from align.evaluation.judge import Judge
+from align.evaluation.perplexity import MAX_TEXT_TOKENS, response_perplexity, text_perplexity
+from align.evaluation.probes import run_probes
+from align.evaluation.sets import EvaluationSet
+from align.models.chat_tokenizer import ChatTokenizer
+from align.rewards import reward_input
+from align.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    summary: dict[str, Any]  # nested figures, as in evaluation.json; null where there was nothing to measure
+    samples: list[dict[str, Any]]  # one per prompt, in the set's order
+    probes: list[dict[str, Any]] = field(default_factory=list)  # every probe: what was asked, answered and scored
+
+
+@torch.no_grad()
+def evaluate(
+    policy: Policy,
+    reference: Policy,
+    chat: ChatTokenizer,
+    data: EvaluationSet,
+    judge: Judge,
+    *,
+    evaluation: EvaluationConfig,
+    rollout: RolloutConfig,
+    baseline: Sequence[Mapping[str, Any]] | None = None,
+    respond: Responder | None = None,
+) -> EvaluationResult:
+    """Measure `policy` as it is.
+
+    Sampling noise depends on `evaluation.seed`, the prompt and the position alone, so two policies answer under the
+    same noise. No global random state is read or changed.
+
+    Args:
+        reference: The start model, for the KL.
+        rollout: Temperature (of sampling and KL) and length limit; the same as in training.
+        baseline: `samples` of the start model's evaluation, for the win rate; None = this is it, compared with itself.
+        respond: Who answers the prompts in place of the policy; its KL is then a bound and no estimate.
+
+    Raises:
+        ValueError: `baseline` is about other prompts.
+    """
+
+    def answer(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
+        return sample(
+            policy,
+            chat,
+            prompts,
+            noise=noise,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
+            cuda_graphs=rollout.cuda_graphs,
+        )
+
+    noise = Noise(evaluation.seed, "evaluation")
+    responses = (respond or answer)(data.prompts, noise)
+    samples = _samples(responses, chat, data.prompts, judge)
+    figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
+    kl: dict[str, Any]
+    if respond is None:
+        measured = divergence(policy, reference, responses, rollout.temperature, evaluation.batch_size)
+        kl, nats = measured.kl(), float(measured.k1.mean())
+        figures["diversity"]["entropy"] = measured.entropy_per_token()
+        figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
+    else:
+        nats = respond.kl_upper_bound
+        kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}
+    probed: list[dict[str, Any]] = []
+    if data.probes:
+        longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+        figures["probes"], probed = run_probes(
+            data.probes, respond or answer, chat, judge, noise, longest=longest, seed=evaluation.seed
+        )
+    if evaluation.lm_eval:
+        figures["lm_eval"] = harness_scores(
+            policy,
+            chat,
+            evaluation.lm_eval,
+            include=evaluation.lm_eval_path,
+            limit=evaluation.lm_eval_limit,
+            rows=evaluation.batch_size,
+            seed=evaluation.seed,
+        )
+    summary = {
+        "perplexity": response_perplexity(policy, chat, data.pairs, evaluation.batch_size),
+        "forgetting_perplexity": text_perplexity(policy, chat, data.texts, evaluation.batch_size),
+        "kl_per_response": nats,
+        "kl": kl,
+        **figures,
+    }
+    return EvaluationResult(summary, samples, probed)
+
+
+def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
+    batch = reward_input(responses, prompts, chat)
+    output = judge.score(batch)
+    scored = judge.scores(batch, prompts, output)
+    lengths = responses.lengths.tolist()
+    rewards = None if judge.credit is None else judge.credit(output, responses.response_mask).tolist()
+    samples = []
+    for i, (prompt, text, n) in enumerate(zip(prompts, batch.responses, lengths, strict=True)):
+        row = {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "response": text,
+            "tokens": n,
+            "words": words(text),
+            "ended": bool(responses.ended[i]),
+            **scored[i],
+            "pieces": [text[start:end] for start, end in batch.offsets[i, :n].tolist()],
+        }
+        if rewards is not None:
+            row["token_rewards"] = rewards[i][:n]
+        gold = judge.gold(prompt, text, row["ended"])
+        if gold is not None:
+            row["segments"] = [[s.start, s.end, s.credit, s.label] for s in gold.segments]
+        samples.append(row)
+    return samples
+
+
+def settings(
+    data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
+) -> dict[str, Any]:
+    """Under which conditions the figures hold, for evaluation.json; `method` may have figures of its own."""
+    return {
+        "num_prompts": len(data.prompts),
+        "num_pairs": len(data.pairs),
+        "num_texts": len(data.texts),
+        "num_probes": len(data.probes),
+        "max_text_tokens": MAX_TEXT_TOKENS,
+        "temperature": rollout.temperature,
+        "max_new_tokens": rollout.max_new_tokens,
+        "seed": evaluation.seed,
+        "judge": judge.name,
+        "reward_model": evaluation.reward_model,
+        "confidence": evaluation.confidence,
+        "bootstrap_resamples": RESAMPLES,
+        "verbosity_word_limit": evaluation.verbosity_word_limit,
+        "definitions": metrics.evaluation_definitions(method),
+    }

@@ -1,0 +1,1 @@
+"""The one training loop: minibatches, optimizer, records, evaluations, checkpoints, resume."""

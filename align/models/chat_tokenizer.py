@@ -1,0 +1,222 @@
+"""Between chat messages, response texts and token ids: one object decides where a turn ends and what PAD is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from align.errors import InputError
+from align.models.offsets import TokenSpans
+
+# For tokenizers without a chat template: each turn under its role's name, the assistant's closed by EOS.
+PLAIN_TEMPLATE = (
+    r"{% for message in messages %}{{ message['role'] | capitalize + ':\n' + message['content'] }}"
+    r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+Messages = Sequence[Mapping[str, str]]
+_PROBE = "zqx"  # a content that no template writes by itself
+_USER = ({"role": "user", "content": "hello"},)
+
+
+class ChatTokenizer:
+    """Renders, encodes and decodes one model's turns.
+
+    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses that are given as text;
+    `pad_id` is none of them and stands only where a mask is 0.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int], end_id: int, *, pad_id: int) -> None:
+        """`make_chat_tokenizer` chooses the ids; the tokenizer has a chat template by now.
+
+        Raises:
+            InputError: the chat template cannot be rendered.
+        """
+        self.tokenizer = tokenizer
+        self.end_ids = tuple(sorted({*end_ids, end_id}))
+        self.end_id = end_id
+        self.pad_id = pad_id
+        self._opening, self._before, self._after, self._strips = _assistant_turn(tokenizer)
+
+    def encode_prompt(self, messages: Messages) -> list[int]:
+        """Ids of the conversation under the chat template, up to where the assistant's answer begins.
+
+        Raises:
+            InputError: the template refuses these messages (a system turn, two user turns in a row ...).
+        """
+        return self._ids(render(self.tokenizer, messages, generation_prompt=True))
+
+    def encode_response(self, text: str) -> list[int]:
+        """Ids of an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
+
+        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise.
+        A special token's name inside the text stays text.
+        """
+        return self.encode_responses([text])[0]
+
+    def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode_response` of each, in one call of the tokenizer."""
+        texts = [self._before + (text.strip() if self._strips else text) + self._after for text in texts]
+        encoded = self._behind_opening(texts, split_special_tokens=False)
+        special = [i for i, ids in enumerate(encoded) if not self._special.isdisjoint(ids)]
+        split = self._behind_opening([texts[i] for i in special], split_special_tokens=True)
+        for i, ids in zip(special, split, strict=True):
+            encoded[i] = ids
+        return [[*ids, self.end_id] for ids in encoded]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these tokens, special tokens left out and nothing tidied up."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def offsets(self, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """For each token the characters [start, end) of `decode(ids)` that it stands for.
+
+        Together they cover the text in order, without gap or overlap. A character whose bytes are spread over tokens
+        belongs to the token that completes it; the others, and special tokens, get a zero-width span.
+        """
+        return self._spans(ids)
+
+    def _ids(self, text: str | list[str], **kwargs: Any) -> Any:
+        return self.tokenizer(text, add_special_tokens=False, **kwargs)["input_ids"]
+
+    def _behind_opening(self, texts: Sequence[str], **kwargs: Any) -> list[list[int]]:
+        if not texts:
+            return []
+        opening, *both = self._ids([self._opening, *(self._opening + text for text in texts)], **kwargs)
+        # A text that merges with the opening ("\n" + "\n") is encoded alone: a prompt's ids never depend on the answer.
+        return [
+            ids[len(opening) :] if ids[: len(opening)] == opening else self._ids(text, **kwargs)
+            for text, ids in zip(texts, both, strict=True)
+        ]
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        return frozenset({*_special_ids(self.tokenizer), *self.end_ids, self.pad_id})
+
+    @cached_property
+    def _spans(self) -> TokenSpans:
+        return TokenSpans(self.decode, self._ids("a"))
+
+
+def make_chat_tokenizer(
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig | None = None,
+    chat_template_path: str | Path | None = None,
+    *,
+    vocab_size: int | None = None,
+) -> ChatTokenizer:
+    """The chat of a model.
+
+    A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the special token with
+    which the chat template closes an assistant turn (TRL issue 2059). The last one, where there is one, is appended to
+    given responses, else EOS. The template is `chat_template_path`'s, the tokenizer's own, or `PLAIN_TEMPLATE`.
+
+    PAD is the tokenizer's pad token unless that ends responses; otherwise the first of: a special token named like
+    padding, the unknown token, another special token that the template does not write, the token of a byte that no
+    UTF-8 text contains. The vocabulary is never extended: a new row would be a new outcome of every sampling step.
+
+    Args:
+        vocab_size: Rows of the model's embedding; PAD is one of them. null = the tokenizer's own size.
+
+    Raises:
+        InputError: a template that cannot be read or rendered, no end token, or no token that can serve as PAD.
+    """
+    if chat_template_path is not None:
+        tokenizer.chat_template = _read_template(Path(chat_template_path))
+    elif tokenizer.chat_template is None:
+        bos = "{{ bos_token }}" if tokenizer.bos_token_id in tokenizer("a")["input_ids"] else ""
+        tokenizer.chat_template = bos + PLAIN_TEMPLATE
+    eos = generation_config.eos_token_id if generation_config is not None else None
+    ends = [eos] if isinstance(eos, int) else list(eos or [])
+    if tokenizer.eos_token_id is not None:
+        ends.insert(0, tokenizer.eos_token_id)
+    closing = _closing_token(tokenizer)
+    if closing is None and not ends:
+        raise InputError("model.path", tokenizer.name_or_path, "a tokenizer with an end-of-text token")
+    end_id = ends[0] if closing is None else closing
+    return ChatTokenizer(tokenizer, ends, end_id, pad_id=_choose_pad(tokenizer, {*ends, end_id}, vocab_size))
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("model.chat_template", str(path), "a readable Jinja file") from error
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
+    """The conversation as the chat template writes it; raises InputError where the template refuses it."""
+    try:
+        return tokenizer.apply_chat_template(
+            [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
+        )
+    except jinja2.TemplateSyntaxError as error:
+        given = f"line {error.lineno}: {error.message}"
+        raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
+    except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+        roles = ", ".join(str(m.get("role")) for m in messages)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError("model.chat_template", f"turns of {roles}", f"what the template takes ({reason})") from error
+
+
+def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:
+    """How the template writes an assistant's turn.
+
+    Returns:
+        The text that opens it, the blanks it puts before and after the content, and whether it strips the content.
+    """
+    opening = render(tokenizer, _USER, generation_prompt=True)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
+    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
+    strips = spaced == turn
+    if not turn.startswith(opening):  # a template that opens given turns in another way than generated ones
+        return opening, "", "", strips
+    head, _, tail = turn[len(opening) :].partition(_PROBE)
+    names = [re.escape(t) for t in _special_names(tokenizer)]
+    after = re.match(rf"(\s+)(?:{'|'.join(names)})", tail) if names else None
+    return opening, head if head.isspace() else "", after[1] if after else "", strips
+
+
+def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the template writes right after an assistant's content (blanks may come between)."""
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
+    tail = turn.rpartition(_PROBE)[2].lstrip()
+    names = sorted(_special_names(tokenizer), key=len, reverse=True)
+    name = next((n for n in names if tail.startswith(n)), None)
+    return None if name is None else tokenizer.convert_tokens_to_ids(name)
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    return added | dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
+
+
+def _special_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return list(_special_ids(tokenizer).values())
+
+
+def _choose_pad(tokenizer: PreTrainedTokenizerBase, end_ids: set[int], vocab_size: int | None) -> int:
+    rows = len(tokenizer) if vocab_size is None else vocab_size
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad not in end_ids and pad < rows:
+        return pad
+    special = {i: name for i, name in sorted(_special_ids(tokenizer).items()) if i not in end_ids and i < rows}
+    written = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=True)
+    named = [i for i, name in special.items() if "pad" in name.lower()]
+    unknown = [i for i in special if i == tokenizer.unk_token_id]
+    unused = [i for i, name in special.items() if i != tokenizer.bos_token_id and name not in written]
+    vocabulary = tokenizer.get_vocab()
+    # 0xFF as byte-level BPE and as byte-fallback vocabularies spell it.
+    impossible = [vocabulary[t] for t in ("ÿ", "<0xFF>") if t in vocabulary]
+    candidates = [*named, *unknown, *unused, *impossible]
+    if not candidates:
+        raise InputError("model.path", tokenizer.name_or_path, "a tokenizer with a pad token that is not its EOS")
+    if candidates[0] in special:
+        tokenizer.pad_token = special[candidates[0]]  # so that a saved tokenizer and other libraries agree
+    return candidates[0]

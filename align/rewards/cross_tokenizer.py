@@ -1,0 +1,175 @@
+"""Reward models that read text: with another tokenizer or chat template than the policy's, or with an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from align.config import ModelConfig
+from align.engine.budget import FORWARD_TOKENS
+from align.engine.inputs import autocast
+from align.engine.value_head import ValueHead, body_of, linear_head
+from align.errors import InputError, RunError
+from align.functional.batching import token_batches
+from align.functional.credit import last_token
+from align.functional.masked import masked_sum
+from align.models.chat_tokenizer import ChatTokenizer
+from align.models.load import has_score_head, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
+from align.rewards.base import Source
+from align.rewards.reencode import Encoded, Reader, prefix_places, spread
+from align.types import RewardInput, RewardOutput
+
+
+def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
+    """Whether a reward model is a causal one with the policy's vocabulary that writes turns as the policy does, so that
+    it can read the policy's own tokens; a tokenizer without a template leaves the turns to the policy's."""
+    tokenizer = load_tokenizer(ModelConfig(path=str(folder)), key=key)
+    same = tokenizer.get_vocab() == chat.tokenizer.get_vocab()
+    same = same and tokenizer.chat_template in (None, chat.tokenizer.chat_template)
+    return same and has_score_head(str(folder), key)
+
+
+def load_cross_tokenizer(
+    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype
+) -> Source:
+    """The reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
+
+    Raises:
+        InputError: It cannot be loaded, or attention is needed of one that is no causal model with a linear head.
+    """
+    path = str(folder)
+    model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)
+    tokenizer = load_tokenizer(ModelConfig(path=path), key=key)
+    head = getattr(model, "score", None)
+    if isinstance(head, nn.Linear) and _is_causal(model):
+        if tokenizer.chat_template is None:
+            tokenizer = load_chat_tokenizer(ModelConfig(path=path)).tokenizer  # with the plain template
+        scalar = linear_head(head.weight).to(device).requires_grad_(False)
+        if head.bias is not None:
+            scalar.bias.copy_(head.bias)
+        return CausalReader(ValueHead(body_of(model), scalar, dtype), model, Reader(tokenizer, key))
+    if "attention" in needs:
+        allowed = f"one that does without attention: {type(model).__name__} is no causal model with a linear head"
+        raise InputError("reward/credit", "attention", allowed)
+    return WholeReader(model, Reader(tokenizer, key), dtype)
+
+
+@torch.no_grad()
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Whether the last token leaves the states of those before it alone. Seen, since no configuration says it."""
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=model.device)
+    states = body_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
+    return torch.allclose(states[0], states[1], rtol=0, atol=1e-5)
+
+
+class CausalReader:
+    """One forward pass scores a response and all its prefixes, at its own tokens; a prefix of the policy's tokens takes
+    the score at the last token that stands for nothing behind it. The whole response's score is the classifier's own,
+    read at the last token of the whole conversation that is not its PAD."""
+
+    def __init__(self, scorer: ValueHead, model: PreTrainedModel, reader: Reader) -> None:
+        self._scorer = scorer
+        self._pad = model.config.get_text_config().pad_token_id
+        self._limit = _context(model)
+        self._reader = reader
+
+    @torch.no_grad()
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        encoded = _encode(batch, self._reader, self._limit)
+        mask, device = batch.rollout.response_mask, self._scorer.device
+        prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
+        look = torch.zeros(mask.shape, device=device) if "attention" in needs else None
+        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
+            rows = index.tolist()
+            ids, real, last = self._pad_rows([encoded[i].ids for i in rows], device)
+            if look is None:
+                scores = self._scorer(ids, real)
+            else:
+                scores, every = self._scorer.with_attention(ids, real)
+                for row, i in enumerate(rows):
+                    n = len(encoded[i].ids)
+                    offsets = _offsets(batch, i)
+                    weights = spread(every[row, last[row], :n].tolist(), encoded[i].spans, offsets)
+                    look[i, : len(weights)] = torch.tensor(weights, device=device)
+            for row, i in enumerate(rows):
+                ends = [0, *(end for _, end in _offsets(batch, i))]
+                places = prefix_places(encoded[i].spans, ends)
+                prefix[i, : len(ends)] = scores[row, torch.tensor(places, device=device).clamp(min=0)]
+                prefix[i, len(ends) - 1] = scores[row, last[row]]
+        total = masked_sum(prefix[:, 1:], last_token(mask), dim=1)
+        wanted = prefix if "prefix_scores" in needs else None
+        return RewardOutput(total=total, parts={"reward_model": total}, prefix_scores=wanted, attention=look)
+
+    def _pad_rows(self, rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
+        """Ids and mask (b, S), right-padded, and where each row's score is read (transformers' own rule)."""
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        last = [max((j for j, token in enumerate(row) if token != self._pad), default=0) for row in rows]
+        return ids, real, last
+
+
+class WholeReader:
+    """Any classifier, by its single output. Every prefix is a text of its own and takes a forward pass: as many as the
+    response has tokens."""
+
+    def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
+        self._model = model
+        self._reader = reader
+        self._dtype = dtype
+        self._limit = _context(model)
+        self._pad = model.config.get_text_config().pad_token_id or 0
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        mask, device = batch.rollout.response_mask, self._model.device
+        total = self._logits(_encode(batch, self._reader, self._limit))
+        prefix = None
+        if "prefix_scores" in needs:
+            prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
+            for i, (messages, text) in enumerate(zip(batch.messages, batch.responses, strict=True)):
+                texts = [text[:end] for end in (0, *(end for _, end in _offsets(batch, i)))]
+                distinct = {part: n for n, part in enumerate(dict.fromkeys(texts))}
+                scores = self._logits([self._reader.encode(messages, part) for part in distinct])
+                prefix[i, : len(texts)] = scores[torch.tensor([distinct[part] for part in texts], device=device)]
+                prefix[i, len(texts) - 1] = total[i]
+        return RewardOutput(total=total, parts={"reward_model": total}, prefix_scores=prefix)
+
+    @torch.no_grad()
+    def _logits(self, encoded: Sequence[Encoded]) -> Tensor:
+        """(n,) float32."""
+        out = torch.zeros(len(encoded), device=self._model.device)
+        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
+            part = [encoded[i] for i in index.tolist()]
+            width = max(len(e.ids) for e in part)
+            inputs = {
+                "input_ids": [e.ids + [self._pad] * (width - len(e.ids)) for e in part],
+                "attention_mask": [[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part],
+            }
+            if all(e.types is not None for e in part):
+                inputs["token_type_ids"] = [[*(e.types or ()), *([0] * (width - len(e.ids)))] for e in part]
+            tensors = {name: torch.tensor(rows, device=self._model.device) for name, rows in inputs.items()}
+            with autocast(self._model.device, self._dtype):
+                out[index.to(out.device)] = self._model(**tensors).logits[:, 0].float()
+        return out
+
+
+def _offsets(batch: RewardInput, i: int) -> list[tuple[int, int]]:
+    return [(start, end) for start, end in batch.offsets[i, : int(batch.rollout.lengths[i])].tolist()]
+
+
+def _context(model: PreTrainedModel) -> int | None:
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _encode(batch: RewardInput, reader: Reader, limit: int | None) -> list[Encoded]:
+    """Every conversation; raises RunError for one that is longer than the model's context."""
+    encoded = [reader.encode(m, text) for m, text in zip(batch.messages, batch.responses, strict=True)]
+    for i, e in enumerate(encoded):
+        if limit is not None and len(e.ids) > limit:
+            which = f"sample {i} (prompt {int(batch.rollout.prompt_index[i])})"
+            raise RunError(f"reward model: {which} has {len(e.ids)} of its tokens, its context {limit}")
+    return encoded

@@ -1,0 +1,53 @@
+"""Scores from a reward model that reads the policy's own tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from align.engine.budget import FORWARD_TOKENS
+from align.engine.value_head import ValueHead
+from align.functional.batching import token_batches
+from align.functional.credit import last_token
+from align.functional.masked import masked_sum
+from align.types import RewardInput, RewardOutput, Rollout
+
+
+class RewardModelSource:
+    """Reads the score at the last token of each response; one causal forward also scores every prefix."""
+
+    def __init__(self, scorer: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:
+        self._scorer = scorer
+        self._budget = token_budget
+
+    @torch.no_grad()
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        rollout = batch.rollout
+        n, width = rollout.response_ids.shape
+        device = rollout.response_ids.device
+        prefix = torch.zeros(n, width + 1, device=device)
+        attention = torch.zeros(n, width, device=device) if "attention" in needs else None
+        for index in token_batches(rollout.attention_mask.sum(1), self._budget):
+            part = rollout.rows(index)
+            t = part.response_ids.shape[1]
+            scores, weights = self._forward(part, attention is not None)
+            # Position P - 1, the prompt's last token, scores the empty response; P - 1 + t the first t tokens.
+            prefix[index, : t + 1] = scores[:, -(t + 1) :]
+            if attention is not None and weights is not None:
+                attention[index, :t] = weights
+        total = masked_sum(prefix[:, 1:], last_token(rollout.response_mask), dim=1)
+        return RewardOutput(
+            total=total,
+            parts={"reward_model": total},
+            prefix_scores=prefix if "prefix_scores" in needs else None,
+            attention=attention,
+        )
+
+    def _forward(self, part: Rollout, with_attention: bool) -> tuple[Tensor, Tensor | None]:
+        if not with_attention:
+            return self._scorer(part.input_ids, part.attention_mask), None
+        scores, weights = self._scorer.with_attention(part.input_ids, part.attention_mask)
+        t = part.response_ids.shape[1]
+        last = part.prompt_ids.shape[1] + part.lengths - 1  # (b,) where each response's last token stands
+        rows = weights[torch.arange(len(part), device=last.device), last]
+        return scores, rows[:, -t:] * part.response_mask

@@ -1,0 +1,134 @@
+"""From a run's materials to what its trainer and its evaluation work with: roles, reward, credit, judge, prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from align.config import CriticInit
+from align.data.prompts import load_texts, prompts_of
+from align.engine.fast.captured import can_capture
+from align.engine.policy import Policy
+from align.engine.roles import Roles, build_roles, weights_mib
+from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
+from align.evaluation import settings as evaluation_settings
+from align.models.load import context_length
+from align.rewards import Builder, Credit, References, Source, build_credit, frozen
+from align.rewards.cross_tokenizer import reads_policy_tokens
+from align.rewards.signals import LogRatio, WithSignals
+from align.run.stages import Materials, Site, Stored
+from align.types import RewardInput, RewardOutput
+from align.worlds import World
+from align.worlds import get as get_world
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Loaded and connected; nothing is trained yet."""
+
+    roles: Roles
+    source: Source
+    credit: Credit
+    world: World | None
+    judge: Judge
+    data: EvaluationSet
+    settings: dict[str, Any]  # of the evaluation, as evaluation.json states them
+
+
+def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticInit | None) -> Assembly:
+    """Load the models that `site.config` needs and connect them.
+
+    Args:
+        critic: Where the critic's weights come from; None = the method has none, or nothing is trained.
+
+    Raises:
+        InputError: models, reward or evaluation that do not fit each other.
+    """
+    config = site.config
+    cross_tokenizer = _cross_tokenizer(site, materials, stored)
+    own = [folder for i, folder in enumerate(stored.rewards) if i not in cross_tokenizer]
+    roles = build_roles(
+        config,
+        device=site.device,
+        dtype=site.dtype,
+        reward=own[0] if own else None,
+        critic_init=critic,
+        more_rewards=own[1:],
+        dpo=stored.dpo,
+    )
+    site.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
+    note_decoding(site, roles.policy)
+    if roles.critic_from is not None:
+        site.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
+    world = get_world(config.data.world) if config.data.world is not None else None
+    credit = build_credit(config.reward.credit)
+    source = _source(site, materials, roles, world, cross_tokenizer, credit.needs)
+    judge = _judge(site, materials, stored, source, credit, world)
+    data = _evaluation_set(site, materials)
+    settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
+    return Assembly(roles, source, credit, world, judge, data, settings)
+
+
+def note_decoding(site: Site, policy: Policy) -> None:
+    """Record, where there is a GPU, whether it repeats captured steps; say so if it was asked to and does not."""
+    if site.device.type != "cuda":
+        return
+    asked = site.config.rollout.cuda_graphs
+    captured = asked and can_capture(policy.model)
+    site.record.update(cuda_graphs=captured)
+    if asked and not captured:
+        kind = type(policy.model).__name__
+        site.say(f"rollout.cuda_graphs: not for this {kind} as it is loaded; each decoding step is told in full")
+
+
+def _cross_tokenizer(site: Site, materials: Materials, stored: Stored) -> dict[int, Path]:
+    """The reward models that cannot read the policy's tokens, by their place."""
+    found = {}
+    for i, (model, folder) in enumerate(zip(site.config.reward.source.models(), stored.rewards, strict=True)):
+        if model.path is not None and not reads_policy_tokens(folder, materials.chat, "reward.source.path"):
+            site.say(f"{model.path} reads text: responses are re-encoded with its own tokenizer and chat template")
+            found[i] = folder
+    return found
+
+
+def _source(
+    site: Site,
+    materials: Materials,
+    roles: Roles,
+    world: World | None,
+    cross_tokenizer: dict[int, Path],
+    needs: frozenset[str],
+) -> Source:
+    config, data = site.config, materials.data
+    references = References(roles.reference, materials.chat, prompts_of(data.train), config.rollout, site.say)
+    scored = prompts_of([*data.train, *data.held_out])
+    builder = Builder(roles, references, world, scored, materials.functions, cross_tokenizer, needs)
+    source = builder.build(config.reward.source)
+    if builder.scales:
+        own = builder.scales.pop("reward.source", {})
+        site.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
+    return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
+
+
+def _judge(
+    site: Site, materials: Materials, stored: Stored, source: Source, credit: Credit, world: World | None
+) -> Judge:
+    judging = frozen(source)
+
+    def score(batch: RewardInput) -> RewardOutput:
+        return judging.score(batch, credit.needs)
+
+    evaluation = None
+    if stored.judge is not None:
+        evaluation = load_judge(stored.judge, materials.chat, site.device, site.dtype).score
+    return Judge(score, credit.assign, world, evaluation, judging.score)
+
+
+def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:
+    config, held_out = site.config, materials.data.held_out
+    prompts, limit = prompts_of(held_out), context_length(config.model)
+    longest = None if limit is None else limit - config.rollout.max_new_tokens
+    probes = probes_of(config.evaluation, materials.chat, prompts, world=config.data.world, longest=longest)
+    texts = load_texts(config.evaluation.general_text)
+    return EvaluationSet.select(prompts, held_out, texts, config.evaluation, probes)

@@ -1,0 +1,268 @@
+"""The composition root: from a checked configuration to a run's folder. Callable from a notebook, without Hydra."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.algorithms.registry import trainer_class
+from align.callbacks import RunInfo, default_callbacks
+from align.config import Config, CriticInit
+from align.config import io as configuration
+from align.data.prompts import prompts_of
+from align.engine.responder import Responder
+from align.errors import InputError
+from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
+from align.libraries import quiet
+from align.loop.checkpoint import checkpoints
+from align.loop.context import RunContext
+from align.loop.method import Method
+from align.memory import pages_kept
+from align.models.hardware import one_process
+from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
+from align.report import write_report
+from align.run.assembly import Assembly, assemble
+from align.run.model_card import write_model_card
+from align.run.record import RunRecord
+from align.run.stages import Materials, Site, ensure_stored, load_materials
+
+
+def to_stderr(line: str) -> None:
+    """A line for the user, apart from what other programs may read on stdout."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr) -> dict[str, Any]:
+    """Run what `config` composes and leave everything in `folder`.
+
+    Args:
+        config: From `align.config.build`. With `config.resume` the run of that folder goes on; `folder` is the same.
+        say: Told in a line what the run chose for itself and what it is busy with.
+
+    Returns:
+        {"before", "after": evaluation summaries, "stopped": why it ended early or None, "step", "folder"}.
+
+    Raises:
+        InputError: Data, model or reward cannot be used as configured.
+        RunError: The run cannot go on.
+    """
+    quiet()
+    with pages_kept(resolve_device(config)):
+        return _Run(config, folder, say).go()
+
+
+def measure(
+    config: Config, folder: Path, *, weights: Path | str | None, say: Callable[[str], None] = to_stderr
+) -> dict[str, Any]:
+    """Evaluate without training, under the definitions of a run, and leave evaluation.json and its samples in `folder`.
+
+    Args:
+        config: Of the run that is measured again, or a composition whose model is the start model.
+        weights: The folder of a finished run, or a model of the start model's architecture, to compare with the start
+            model; None = the start model alone, unless the method answers without training it (best_of_n).
+
+    Returns:
+        {"before", "after": evaluation summaries or None, "folder"}.
+
+    Raises:
+        InputError: Data, model, weights or reward cannot be used as configured.
+    """
+    quiet()
+    with pages_kept(resolve_device(config)):
+        return _Run(config, folder, say).measure(weights)
+
+
+class _Run:
+    """One run, phase by phase; each phase's time is in run.json."""
+
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+        self.config, self.folder, self.say = config, folder, say
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        device = resolve_device(config)
+        precision, why = resolve_precision(config.precision, device)
+        say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
+        self.callbacks = default_callbacks(config)  # the user's own are imported here, before anything is written
+        self.checkpoint = self._checkpoint(device)
+        folder.mkdir(parents=True, exist_ok=True)
+        # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
+        command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
+        configuration.save(replace(config, resume=None), folder / "config.yaml", command)
+        self.record = RunRecord(
+            folder,
+            device,
+            precision=precision.value,
+            precision_why=why,
+            seed=config.seed,
+            resumed=config.resume is not None,
+        )
+        self.site = Site(config, folder, device, torch_dtype(precision), self.record, say)
+
+    def _checkpoint(self, device: torch.device) -> Path | None:
+        """Where a resumed run goes on; None at the start, also where it was killed before its first checkpoint."""
+        if self.config.resume is None or not self.folder.is_dir():
+            return None
+        found = checkpoints(self.folder, self.config.method.name)
+        if not found:
+            self.say("no checkpoint yet: starting over in the same folder")
+            return None
+        saved = RunRecord.read(self.folder).get("hardware", {}).get("threads")
+        if device.type == "cpu" and saved not in (None, torch.get_num_threads()):
+            allowed = f"{saved}, as before: another number of threads changes the rounding of every sum"
+            raise InputError("threads", torch.get_num_threads(), allowed)
+        self.say(f"resuming after step {found[-1][0]}")
+        return found[-1][1]
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def go(self) -> dict[str, Any]:
+        try:
+            return self._phases()
+        except BaseException as error:
+            self.callbacks.on_failure(error)
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.record.finish(status, error=f"{type(error).__name__}: {error}", **self._given_up())
+            raise
+
+    def _given_up(self) -> dict[str, list[str]]:
+        """What run.json says of listeners that failed while the run went on; nothing where none did."""
+        return {"callbacks_failed": self.callbacks.failures} if self.callbacks.failures else {}
+
+    def _phases(self) -> dict[str, Any]:
+        context = self._prepared(self.config.method.critic)
+        trainer: Method = trainer_class(self.config.method.name)(context)
+        with self.record.phase("evaluate_before"):
+            before = self._before()
+        with self.record.phase("train"):
+            self.record.update(micro_batch_tokens=trainer.micro_batch_tokens)
+            if self.checkpoint is not None:
+                trainer.resume(self.checkpoint)
+            trainer.train()
+        step = trainer.step
+        with self.record.phase("evaluate_after"):
+            after = self._after(trainer, before)
+            save_after(self.folder, before, after, self.made.settings)
+            self.callbacks.on_evaluation("after", step, after.summary)
+        trainer.save(self.folder / "model")
+        write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
+        result = {"before": before.summary, "after": after.summary, "stopped": trainer.stopped, "step": step}
+        self.callbacks.on_end(result)
+        self.record.finish("finished", stopped=result["stopped"], step=result["step"], **self._given_up())
+        with self.record.phase("report"):  # of a run that run.json calls finished
+            write_report(self.folder)
+        return result | {"folder": str(self.folder)}
+
+    def _prepared(self, critic: CriticInit | None) -> RunContext:
+        with self.record.phase("load_data"):
+            materials = load_materials(self.site)
+        with self.record.phase("reward_model"):
+            stored = ensure_stored(self.site, materials)
+        with self.record.phase("load_models"):
+            self.made, self.materials = assemble(self.site, materials, stored, critic), materials
+        return self._context(self.made, materials, stored.rewards[0] if stored.rewards else None)
+
+    def _context(self, made: Assembly, materials: Materials, reward_folder: Path | None) -> RunContext:
+        data = materials.data
+        return RunContext(
+            config=self.config,
+            folder=self.folder,
+            accelerator=one_process(self.site.device, self.site.dtype),
+            roles=made.roles,
+            chat=materials.chat,
+            prompts=prompts_of(data.train),
+            pairs=data.train,
+            source=made.source,
+            credit=made.credit,
+            callbacks=self.callbacks,
+            evaluate=self._during,
+            held_out=data.held_out,
+            reward_folder=reward_folder,
+            world=made.world,
+        )
+
+    # Measuring without training --------------------------------------------------------------------------------------
+
+    def measure(self, weights: Path | str | None) -> dict[str, Any]:
+        try:
+            context = self._prepared(critic=None)
+            with self.record.phase("evaluate_before"):
+                before = self._evaluate(None)
+                save_before(self.folder, before, self.made.settings)
+            with self.record.phase("evaluate_after"):
+                after = self._measured(context, before, weights)
+                if after is not None:
+                    save_after(self.folder, before, after, self.made.settings)
+        except BaseException as error:
+            self.record.finish("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.record.finish("finished")
+        summary = None if after is None else after.summary
+        return {"before": before.summary, "after": summary, "folder": str(self.folder)}
+
+    def _measured(
+        self, context: RunContext, before: EvaluationResult, weights: Path | str | None
+    ) -> EvaluationResult | None:
+        """The evaluation of what is compared with the start model; None where nothing is."""
+        if not self.config.method.trains:
+            respond = trainer_class(self.config.method.name)(context).responder()
+            return None if respond is None else self._evaluate(before, respond)
+        if weights is None:
+            return None
+        policy = self.made.roles.policy
+        if isinstance(weights, Path):
+            policy.restore(weights / "model")
+        else:
+            settings = replace(self.config.model, path=weights, revision=None)
+            other = load_causal_lm(settings, dtype=torch.float32, device=self.site.device)
+            try:
+                policy.model.load_state_dict(other.state_dict())
+            except RuntimeError as error:
+                allowed = f"a model of the architecture of {self.config.model.path}, which it is compared with"
+                raise InputError("model", weights, allowed) from error
+        return self._evaluate(before)
+
+    # Evaluation ------------------------------------------------------------------------------------------------------
+
+    def _before(self) -> EvaluationResult:
+        """The start model's figures; read back where the run had got that far. Starts the callbacks."""
+        step = 0 if self.checkpoint is None else int(self.checkpoint.name.rpartition("_")[2])
+        plain = configuration.plain(self.config)
+        method = self.config.method
+        steps = self.config.max_steps if method.trains else 0
+        info = RunInfo(self.folder, plain, method.name, steps, start_step=step, seed=self.config.seed)
+        self.callbacks.on_run_start(info)
+        before = load_before(self.folder) if self.config.resume is not None else None
+        if before is None:
+            before = self._evaluate(None)
+            save_before(self.folder, before, self.made.settings)
+        self._before_result = before
+        self.callbacks.on_evaluation("before", 0, before.summary)
+        return before
+
+    def _during(self, step: int) -> None:
+        self.callbacks.on_evaluation("during", step, self._evaluate(self._before_result).summary)
+
+    def _after(self, trainer: Method, before: EvaluationResult) -> EvaluationResult:
+        respond = trainer.responder()
+        # The same policy under the same noise answers as it did before.
+        same = not self.config.method.trains and respond is None
+        result = before if same else self._evaluate(before, respond)
+        return replace(result, summary=result.summary | trainer.figures())
+
+    def _evaluate(self, before: EvaluationResult | None, respond: Responder | None = None) -> EvaluationResult:
+        return evaluate(
+            self.made.roles.policy,
+            self.made.roles.reference,
+            self.materials.chat,
+            self.made.data,
+            self.made.judge,
+            evaluation=self.config.evaluation,
+            rollout=self.config.rollout,
+            baseline=None if before is None else before.samples,
+            respond=respond,
+        )

@@ -1,0 +1,159 @@
+"""What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from align.config import Config, ImplicitCredit, RewardModelSource
+from align.config.composition import TRAIN
+from align.data.preferences import Preferences, load_preferences, set_aside
+from align.errors import InputError
+from align.models.chat_tokenizer import ChatTokenizer
+from align.models.load import context_length, hub_commit, load_chat_tokenizer
+from align.models.reward_folder import read_card
+from align.rewards import load_functions
+from align.run.record import RunRecord
+from align.stored.dpo_policy import ensure_dpo_policy
+from align.stored.reward_model import ensure_reward_model
+from align.types import Pair
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a run happens and to whom it reports."""
+
+    config: Config
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype  # of compute
+    record: RunRecord
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Read from files: the user's functions, the tokenizer and the data."""
+
+    functions: dict[str, Callable[..., Any]]  # by the key of their source
+    chat: ChatTokenizer
+    data: Preferences
+    aside: list[Pair]  # of the evaluation's own reward model; nobody else learns from them
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Models that are trained once and found again by every later run."""
+
+    rewards: list[Path]  # in the order of the source's reward models
+    dpo: Path | None  # whose log-ratio is the credit
+    judge: str | None  # the reward model that only evaluates
+
+
+def load_materials(site: Site) -> Materials:
+    """Load what `site.config` names, and check that the model's context has room for it.
+
+    Raises:
+        InputError: as `load_functions`, `load_chat_tokenizer` and `load_preferences` do, or a context that is too short.
+    """
+    config = site.config
+    functions = load_functions(config.reward.source)
+    chat = load_chat_tokenizer(config.model)
+    data, aside = load_preferences(config.data, chat), list[Pair]()
+    if config.evaluation.reward_model == TRAIN:
+        data, aside = set_aside(data, config.evaluation.reward_model_fraction)
+    commit = hub_commit(config.model.path, config.model.revision)
+    site.record.update(data=data.counts, hub_commit=commit)
+    _check_context(config, data)
+    lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
+    noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
+    site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
+    return Materials(functions, chat, data, aside)
+
+
+def _check_context(config: Config, data: Preferences) -> None:
+    """Beyond its context some models fail in the middle of a run, and others answer nonsense silently."""
+    limit = context_length(config.model)
+    if limit is None:
+        return
+    pairs = [*data.train, *data.held_out]
+    prompt = max(len(p.prompt.input_ids) for p in pairs)
+    read = [*pairs, *data.reward_train, *data.reward_held_out]
+    given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in read)
+    wanted = config.rollout.max_new_tokens
+    if prompt + wanted > limit:
+        allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
+        raise InputError("rollout.max_new_tokens", wanted, allowed)
+    if given > limit:
+        allowed = f"less: the longest prompt and response have {given} tokens, the model's context {limit}"
+        raise InputError("data.max_response_tokens", config.data.max_response_tokens, allowed)
+
+
+def ensure_stored(site: Site, materials: Materials) -> Stored:
+    """The folders of all models that the reward and the evaluation need, trained where they are not stored yet."""
+    judge = _judge(site, materials)
+    return Stored(_reward_models(site, materials), _dpo_policy(site, materials), judge)
+
+
+def _reward_models(site: Site, materials: Materials) -> list[Path]:
+    pairs = materials.data.reward_train
+    folders = [_reward_model(site, materials, model, pairs) for model in site.config.reward.source.models()]
+    facts = [_facts(folder) for folder in folders]
+    if facts:
+        site.record.update(reward_model=facts[0])
+    if len(facts) > 1:
+        site.record.update(reward_models=facts)
+    return folders
+
+
+def _reward_model(site: Site, materials: Materials, source: RewardModelSource, pairs: list[Pair]) -> Path:
+    return ensure_reward_model(
+        site.config,
+        source,
+        materials.chat,
+        pairs,
+        materials.data.reward_held_out,
+        device=site.device,
+        dtype=site.dtype,
+        say=site.say,
+    )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    card = read_card(folder)
+    measured = None if card is None else {"accuracy": card.accuracy, "longer_wins": card.longer_wins}
+    return {"folder": str(folder), "held_out": measured}
+
+
+def _dpo_policy(site: Site, materials: Materials) -> Path | None:
+    credit = site.config.reward.credit
+    if not isinstance(credit, ImplicitCredit):
+        return None
+    folder = ensure_dpo_policy(
+        site.config,
+        credit,
+        materials.chat,
+        materials.data.reward_train,
+        materials.data.reward_held_out,
+        device=site.device,
+        dtype=site.dtype,
+        say=site.say,
+    )
+    site.record.update(dpo_policy={"folder": str(folder)})
+    return folder
+
+
+def _judge(site: Site, materials: Materials) -> str | None:
+    """Where the reward model that only judges is; trained first where it is asked for and nobody has."""
+    path = site.config.evaluation.reward_model
+    if path != TRAIN:
+        return path
+    chosen = site.config.reward.source
+    base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
+    folder = _reward_model(site, materials, replace(base, path=None, seed=base.seed + 1), materials.aside)
+    site.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(materials.aside)})
+    return str(folder)
