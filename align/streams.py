@@ -29,6 +29,16 @@ def permutation(n: int, seed: int, *names: str | int) -> Tensor:
     return torch.randperm(n, generator=generator(seed, *names))
 
 
+def in_passes(n: int, start: int, count: int, seed: int, *names: str | int) -> list[int]:
+    """Draw `count` of 0..n-1 from place `start` of an endless row of passes, each in a random order of its own.
+
+    Nothing comes twice in a pass; what a pass leaves over is completed from the next one.
+    """
+    places = range(start, start + count)
+    orders = {epoch: permutation(n, seed, *names, epoch).tolist() for epoch in {place // n for place in places}}
+    return [orders[place // n][place % n] for place in places]
+
+
 @contextmanager
 def drawn_from(seed: int, *names: str | int) -> Iterator[None]:
     """Let library code that draws from torch's global generators draw from the stream `names` of `seed`; what they

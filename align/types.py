@@ -5,7 +5,7 @@ B = responses, P = longest prompt, T = longest response (both in tokens of the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
@@ -91,17 +91,77 @@ class Rollout(Sequences):
 
 
 @dataclass(frozen=True)
+class Size:
+    """Size of a whole minibatch, which normalises the losses of its micro-batches."""
+
+    rows: int  # responses, or pairs
+    tokens: int  # of all responses that the loss counts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: sequences, what a loss reads beside the model's outputs on them, and the minibatch's size.
+
+    Of n pairs the sequences are 2n, the chosen responses above the rejected ones.
+    """
+
+    sequences: Sequences
+    columns: Mapping[str, Tensor]  # per token (B, T) or per response (B,), float
+    size: Size
+
+    @property
+    def mask(self) -> Tensor:
+        """(B, T) int64, 1 where a response's token counts."""
+        return self.sequences.response_mask
+
+
+@dataclass(frozen=True)
 class Experience:
-    """A rollout with everything the updates on it need; `columns` hold per-token (B, T) or per-response (B,) floats."""
+    """A rollout with everything that the updates on it read."""
 
     rollout: Rollout
-    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor]  # per token (B, T) or per response (B,), float
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the rollout, repeated in every update's record
 
-    def rows(self, index: Tensor) -> Experience:
+    @property
+    def lengths(self) -> Tensor:
+        """(B,) prompt and response tokens."""
+        return self.rollout.attention_mask.sum(1)
+
+    @property
+    def response_tokens(self) -> Tensor:
+        """(B,) response tokens."""
+        return self.rollout.lengths
+
+    @property
+    def prompts(self) -> tuple[Tensor, Tensor]:
+        """(B,) prompt of each row and the prompts' mask (B, P)."""
+        return self.rollout.prompt_index, self.rollout.prompt_mask
+
+    def rows(self, index: Tensor, size: Size) -> Batch:
+        """The rows that `index` (m,) names, with padding that none of them needs cut away."""
         rollout = self.rollout.rows(index)
         width = rollout.response_ids.shape[1]
         columns = {k: v[index, :width] if v.dim() == 2 else v[index] for k, v in self.columns.items()}
-        return Experience(rollout, columns)
+        return Batch(rollout, columns, size)
+
+    def describe(self, index: Tensor, decode: Callable[[Sequence[int]], str]) -> list[dict[str, Any]]:
+        """Prompt and text of the responses that `index` (m,) names."""
+        rollout = self.rollout.rows(index)
+        rows = zip(rollout.prompt_index.tolist(), rollout.response_ids.tolist(), rollout.lengths.tolist(), strict=True)
+        return [{"prompt_id": prompt, "response": decode(ids[:n])} for prompt, ids, n in rows]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Rollout and columns by name, for safetensors."""
+        rollout = {f"rollout.{name}": tensor for name, tensor in self.rollout.tensors().items()}
+        return rollout | {f"column.{name}": tensor for name, tensor in self.columns.items()}
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor], metrics: Mapping[str, float]) -> Experience:
+        """The experience that `tensors` came from."""
+        rollout = {k.removeprefix("rollout."): v for k, v in tensors.items() if k.startswith("rollout.")}
+        columns = {k.removeprefix("column."): v for k, v in tensors.items() if k.startswith("column.")}
+        return cls(Rollout(**rollout), columns, metrics)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""GRPO (arXiv 2402.03300): clipped PPO whose baseline is the group of responses to the same prompt, without a critic.
+"""GRPO (arXiv 2402.03300): PPO whose baseline is the group of responses to the same prompt, without a critic.
 
 A sparse reward gives a response one advantage. A dense one gives each token its reward-to-go, centred over the group's
 tokens: a scheme that only redistributes a fixed sum would change nothing if it were summed to a scalar first.
@@ -6,72 +6,83 @@ tokens: a scheme that only redistributes a fixed sum would change nothing if it 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
-from align.algorithms.on_policy import OnPolicyTrainer, Scored
-from align.config.methods import Baseline, GRPOConfig, KLEstimator, KLPlace, LossLength
+from align.algorithms.ppo import PPO
+from align.algorithms.rollout_metrics import add_advantages
+from align.config import Baseline, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
+from align.engine.policy import TokenStats
 from align.functional import kl
 from align.functional.groups import (
     group_advantages,
     group_centred,
     reward_to_go,
+    sequence_log_ratio,
     token_weights,
     zero_std_fraction,
 )
-from align.functional.losses import log_ratio
 from align.functional.masked import masked_sum
+from align.loop.context import RunContext
+from align.loop.protocol import Loss, Trained
 from align.metrics import Tally
-from align.types import Experience
+from align.types import Batch
 
 
-class GRPOTrainer(OnPolicyTrainer):
+class GRPO(PPO):
+    """Sampled from the policy in groups; credited by comparison within a group; trained with the clipped surrogate."""
+
     method: GRPOConfig
 
-    def samples_per_prompt(self) -> int:
-        return self.method.group_size
+    def __init__(self, run: RunContext) -> None:
+        super().__init__(run)
+        self.samples_per_prompt = self.method.group_size
+        self.clip_high = self.method.clip_high or self.clip_low
 
-    def rewards_read_policy(self) -> bool:
-        return self.method.kl.place is KLPlace.reward and self.method.kl.coef > 0
+    def roles(self) -> dict[str, Trained]:
+        return {"policy": Trained(self.policy_loss, self.method.learning_rate)}
 
-    def learn_from(self, scored: Scored, tally: Tally) -> Experience:
-        mask, size = scored.rollout.response_mask, self.method.group_size
-        rewards = scored.penalised(self.kl_coef) if self.rewards_read_policy() else scored.token_rewards
+    def advantages(
+        self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor, tally: Tally
+    ) -> dict[str, Tensor]:
+        method, size = self.method, self.method.group_size
+        if method.kl.place is KLPlace.reward and method.kl.coef > 0:
+            rewards = self.penalised(rewards, columns, mask)
         returns = rewards.sum(1)
         tally.observe("reward/total_mean", returns.tolist())
         tally.add("group/zero_std_fraction", zero_std_fraction(returns, size))
         if self.config.reward.credit.name == "sparse":
-            leave_one_out = self.method.baseline is Baseline.leave_one_out
-            advantages = (
-                group_advantages(returns, size, scale_std=self.method.scale_std, leave_one_out=leave_one_out).unsqueeze(
-                    1
-                )
-                * mask
-            )
+            leave_one_out = method.baseline is Baseline.leave_one_out
+            scores = group_advantages(returns, size, scale_std=method.scale_std, leave_one_out=leave_one_out)
+            advantages = scores.unsqueeze(1) * mask
         else:
-            togo = reward_to_go(rewards, mask)
-            advantages = group_centred(togo, mask, size, scale_std=self.method.scale_std)
-        counted = advantages[mask == 1].tolist()
-        for name in ("mean", "std", "min", "max"):
-            tally.observe(f"advantage/{name}", counted)
-        old = {} if scored.logprobs is None else {"logprobs": scored.logprobs}
-        return Experience(scored.rollout, old | {"ref_logprobs": scored.ref_logprobs, "advantages": advantages})
+            advantages = group_centred(reward_to_go(rewards, mask), mask, size, scale_std=method.scale_std)
+        add_advantages(tally, advantages, mask)
+        return {"advantages": advantages}
 
-    def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
-        mask, method = part.rollout.response_mask, self.method
-        stats = self.policy_stats(part)
-        per_token = self.policy_loss(
-            part, stats, method.clip_range, method.clip_high or method.clip_range, method.ratio, tally
+    def log_ratio(self, batch: Batch, logprobs: Tensor) -> Tensor:
+        """log pi - log pi_old: (B, T), a token's own or its response's mean."""
+        own = super().log_ratio(batch, logprobs)
+        return sequence_log_ratio(own, batch.mask) if self.method.ratio is RatioLevel.sequence else own
+
+    def policy_loss(self, batch: Batch, out: TokenStats) -> Loss:
+        tally, method = Tally(), self.method
+        per_token = self.surrogate(batch, out, tally)
+        if method.kl.place is KLPlace.loss and self.kl.coef > 0:
+            per_token = per_token + self.kl.coef * self._kl(batch, out.logprobs)
+        weights = token_weights(
+            batch.mask,
+            per_response=method.loss_length is LossLength.response,
+            constant=float(self.config.rollout.max_new_tokens) if method.loss_length is LossLength.constant else None,
+            tokens=batch.size.tokens,
+            responses=batch.size.rows,
         )
-        if method.kl.place is KLPlace.loss and self.kl_coef > 0:
-            per_token = per_token + self.kl_coef * self._kl(stats.logprobs, part)
-        del stats  # and with it the logits, which backward would have beside their gradient
-        loss = masked_sum(per_token * self._weights(mask, tokens), mask)
-        with self.run.roles.policy.active():
-            self.run.accelerator.backward(loss)
-        return float(loss.detach())
+        return Loss(masked_sum(per_token * weights, batch.mask), tally)
 
-    def _kl(self, logprobs: Tensor, part: Experience) -> Tensor:
-        ref_logprobs = part.columns["ref_logprobs"]
+    def _kl(self, batch: Batch, logprobs: Tensor) -> Tensor:
+        """(B, T) nats, by the configured estimator."""
+        ref_logprobs = batch.columns["ref_logprobs"]
         match self.method.kl.estimator:
             case KLEstimator.k1:
                 return kl.k1(logprobs, ref_logprobs)
@@ -80,15 +91,4 @@ class GRPOTrainer(OnPolicyTrainer):
             case KLEstimator.k3:
                 return kl.k3(logprobs, ref_logprobs)
             case KLEstimator.k3_corrected:
-                ratio = log_ratio(logprobs, self.old_logprobs(part, logprobs), part.rollout.response_mask).exp()
-                return ratio * kl.k3(logprobs, ref_logprobs)
-
-    def _weights(self, mask: Tensor, tokens: int) -> Tensor:
-        length = self.method.loss_length
-        return token_weights(
-            mask,
-            per_response=length is LossLength.response,
-            constant=float(self.config.rollout.max_new_tokens) if length is LossLength.constant else None,
-            tokens=tokens,
-            responses=self.method.minibatch_size,
-        )
+                return super().log_ratio(batch, logprobs).exp() * kl.k3(logprobs, ref_logprobs)

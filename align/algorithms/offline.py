@@ -1,59 +1,95 @@
-"""What DPO and SFT share: minibatches of preference pairs, in a random order that depends on the seed alone."""
+"""What learning from given responses has in common: minibatches of pairs, in a random order of the seed's."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from align.config.methods import OfflineConfig
-from align.loop.trainer import Trainer
-from align.metrics import Tally
-from align.streams import permutation
-from align.types import Pair
+from align.config import OfflineConfig
+from align.data.collate import collate
+from align.loop.context import LoopContext
+from align.loop.protocol import Progress, Samples, Trained
+from align.streams import in_passes
+from align.types import Batch, Pair, Size
+
+BOTH = ("chosen_ids", "rejected_ids")
+CHOSEN = ("chosen_ids",)
 
 
-class OfflineTrainer(Trainer):
-    """One pass over the pairs after another; `rollout` in the records counts the passes."""
+@dataclass(frozen=True)
+class PairExamples:
+    """Pairs of which a loss reads the `sides`; batches are padded as they are asked for."""
 
-    method: OfflineConfig
+    pairs: Sequence[Pair]
+    sides: Sequence[str]
+    pad_id: int
+    device: torch.device
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    prompts: None = None  # a pair's two sides are read as rows of their own
 
-    @abstractmethod
-    def lengths(self, pairs: Sequence[Pair]) -> Tensor:
-        """(n,) tokens that each pair sends through the policy."""
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(n,) prompt and response tokens of all sides."""
+        return torch.tensor([len(p.prompt.input_ids) * len(self.sides) for p in self.pairs]) + self.response_tokens
 
-    @abstractmethod
-    def backward(self, pairs: Sequence[Pair], batch: Sequence[Pair], tally: Tally) -> float:
-        """Forward and backward of a micro-batch of the minibatch `batch`, normalised over all of it."""
+    @cached_property
+    def response_tokens(self) -> Tensor:
+        """(n,) response tokens of all sides."""
+        return torch.tensor([sum(len(getattr(p, side)) for side in self.sides) for p in self.pairs])
 
-    def minibatch(self, index: int) -> list[Pair]:
-        """Pairs without replacement; the last batch of a pass is completed from the next one."""
-        size, pairs = self.method.batch_size, self.run.pairs
-        places = range(index * size, (index + 1) * size)
-        passes = {place // len(pairs) for place in places}
-        orders = {n: permutation(len(pairs), self.config.seed, "pairs", n) for n in passes}
-        return [pairs[int(orders[place // len(pairs)][place % len(pairs)])] for place in places]
+    def rows(self, index: Tensor, size: Size) -> Batch:
+        """The pairs that `index` names: all chosen responses, then all rejected ones."""
+        picked = [self.pairs[i] for i in index.tolist()]
+        rows = [(p.prompt.input_ids, getattr(p, side)) for side in self.sides for p in picked]
+        return Batch(collate(rows, self.pad_id, self.device), self.columns(index), size)
 
-    def update(self) -> Mapping[str, float] | None:
-        while True:
-            metrics = self._one_update(self.minibatch(self.progress.update))
-            self.progress.update += 1
-            self.progress.rollout = self.progress.update * self.method.batch_size // len(self.run.pairs)
-            if metrics is not None:
-                return metrics
+    def columns(self, index: Tensor) -> dict[str, Tensor]:
+        """What a loss reads beside the tokens."""
+        return {}
 
-    def _one_update(self, batch: Sequence[Pair]) -> dict[str, float] | None:
-        return self.apply_update(
-            self.lengths(batch),
-            lambda index, tally: self.backward([batch[i] for i in index.tolist()], batch, tally),
-            lambda: [{"prompt_id": p.prompt.id, "chosen": p.chosen, "rejected": p.rejected} for p in batch],
-        )
+    def describe(self, index: Tensor, decode: Callable[[Sequence[int]], str]) -> Samples:
+        """Texts of the pairs that `index` names."""
+        picked = [self.pairs[i] for i in index.tolist()]
+        return [{"prompt_id": p.prompt.id, "chosen": p.chosen, "rejected": p.rejected} for p in picked]
 
-    def state(self) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        return {}, {}
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing: the data are there."""
+        return {}
 
-    def load_state(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """The counters of `Progress` say it all."""
+
+class Offline:
+    """Base of the algorithms that are a loss alone; a subclass names the sides it reads and the roles it trains."""
+
+    sides: Sequence[str] = BOTH
+    temperature = 1.0
+    reads_reference = False
+    trained: Mapping[str, Trained]
+
+    def __init__(self, run: LoopContext) -> None:
+        assert isinstance(run.config.method, OfflineConfig)
+        self.run, self.method = run, run.config.method
+
+    def collect(self, at: Progress) -> PairExamples:
+        """All pairs."""
+        return PairExamples(self.run.pairs, self.sides, self.run.chat.pad_id, self.run.accelerator.device)
+
+    def minibatch(self, at: Progress, n: int) -> Tensor:
+        """Pairs without replacement; the last minibatch of a pass is completed from the next one."""
+        size = self.method.batch_size
+        return torch.tensor(in_passes(n, at.update * size, size, self.run.config.seed, "pairs"))
+
+    def used_up(self, at: Progress, n: int, metrics: Mapping[str, float] | None) -> bool:
+        """Never; counts the passes over the pairs."""
+        at.rollout = at.update * self.method.batch_size // n
+        return False
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        """The loop's counters say it all."""

@@ -1,99 +1,202 @@
-"""PPO (arXiv 1707.06347) with a critic and rewards per token (arXiv 2203.02155).
+"""PPO (arXiv 1707.06347) on responses of a language model, a reward for every token (arXiv 2203.02155), in reading order.
 
-One update, in reading order: KL-shaped rewards -> GAE -> clipped policy loss and clipped value loss, each summed over
-the minibatch's response tokens and divided by their number. Details and their sources: arXiv 2403.17031 (N).
+Sample -> score -> credit -> KL -> advantages -> epochs over minibatches -> clipped losses. Optimizer, records and
+checkpoints are the loop's (align/loop). Details and their sources: arXiv 2403.17031, cited as N.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from align.algorithms.on_policy import OnPolicyTrainer, Scored
-from align.algorithms.passes import read
-from align.config.methods import PPOConfig, RatioLevel
-from align.engine.value_head import ValueHead
-from align.functional.advantages import explained_variance, gae
-from align.functional.batching import token_batches
-from align.functional.losses import aggregate, clipped_value_loss
+from align.algorithms.kl_control import KLControl
+from align.algorithms.rollout_metrics import (
+    Clock,
+    add_policy,
+    add_responses,
+    add_rewards,
+    add_truth,
+    add_update,
+    add_value_update,
+    add_values,
+    check_first_ratio,
+    describe,
+    refuse_not_finite,
+    with_speed,
+)
+from align.engine.passes import read_logprobs, read_values
+from align.engine.policy import TokenStats
+from align.engine.sampling import Noise
+from align.functional.credit import replace_truncated
 from align.functional.masked import masked_sum, whiten, zero_outside
 from align.loop.context import RunContext
+from align.loop.protocol import Loss, Progress, Stop, Trained
 from align.metrics import Tally
-from align.types import Experience, Rollout
+from align.rewards import load_state, reward_input, state
+from align.streams import in_passes, permutation
+from align.types import Batch, Experience, Rollout
 
 
-class PPOTrainer(OnPolicyTrainer):
-    method: PPOConfig
+class PPO:
+    """Sampled from the policy; credited by token rewards less KL, through a critic; trained with clipped losses."""
+
+    method: Any  # PPOConfig; a subclass has options of its own
+    samples_per_prompt = 1
+    reads_reference = False  # the rollout's columns hold the reference's log-probabilities
 
     def __init__(self, run: RunContext) -> None:
-        super().__init__(run)
-        if run.roles.critic is None:
-            raise TypeError("PPO needs a critic")
-        self.critic: ValueHead = run.roles.critic
+        self.run, self.config, self.method = run, run.config, run.config.method
+        self.temperature = run.config.rollout.temperature
+        self.kl = KLControl(self.method.kl, run.config.rollout.batch_size)
+        self.clip_low = self.clip_high = self.method.clip_range
+        self.trained = self.roles()
 
-    def learning_rates(self) -> dict[str, float]:
-        return {"policy": self.method.learning_rate, "critic": self.method.critic_learning_rate}
+    def roles(self) -> dict[str, Trained]:
+        critic, warmup = Trained(self.value_loss, self.method.critic_learning_rate), self.method.critic_warmup_steps
+        return {"policy": Trained(self.policy_loss, self.method.learning_rate, first_step=warmup), "critic": critic}
 
-    def learn_from(self, scored: Scored, tally: Tally) -> Experience:
-        mask = scored.rollout.response_mask
-        values = self._values(scored.rollout)
-        rewards = scored.penalised(self.kl_coef)
+    # 1. Sample, score, credit ----------------------------------------------------------------------------------------
+
+    def collect(self, at: Progress) -> Experience | Stop:
+        """Sample one rollout, ready for updates; Stop where its KL is over the budget."""
+        run, group, tally = self.run, self.samples_per_prompt, Tally()
+        clock = Clock(tally)
+        count = self.config.rollout.batch_size // group
+        chosen = in_passes(len(run.prompts), at.rollout * count, count, self.config.seed, "prompts")
+        prompts = [run.prompts[i] for i in chosen]
+        rollout = run.sample(prompts, Noise(self.config.seed, "rollout", at.rollout), group)
+        clock.lap("time/rollout")
+
+        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group)], run.chat)
+        scores = run.source.score(batch, run.credit.needs)  # a number for each response, ...
+        rewards = run.credit.assign(scores, rollout.response_mask)  # ... spread over its tokens
+        rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, self.method.missing_eos_penalty)
+        refuse_not_finite(batch, scores, rewards)
+        clock.lap("time/reward")
+
+        columns = self.columns(rollout)
+        columns |= self.advantages(rewards, columns, rollout.response_mask, tally)
+        clock.lap("time/advantage")
+
+        add_responses(tally, rollout)
+        add_rewards(tally, scores, rollout, self.method.missing_eos_penalty is not None)
+        add_truth(tally, run.world, batch, rewards)
+        logprobs, ref_logprobs = columns["logprobs"], columns["ref_logprobs"]
+        add_policy(tally, rollout, logprobs, ref_logprobs, self.kl.coef)
+        run.callbacks.on_rollout(at.step + 1, describe(batch, scores, rewards, log_ratio=logprobs - ref_logprobs))
+        metrics = with_speed(tally.result(), rollout)
+        return self.kl.adapt(metrics["kl/per_response_k1"]) or Experience(rollout, columns, metrics)
+
+    def columns(self, rollout: Rollout) -> dict[str, Tensor]:
+        """(B, T) each: log-probabilities of the policy that sampled and of the reference, and the critic's values."""
+        roles, budget = self.run.roles, self.run.micro_batch_tokens
+        ref_logprobs = read_logprobs(roles.reference, rollout, self.temperature, budget)
+        logprobs = read_logprobs(roles.policy, rollout, self.temperature, budget)
+        values = {} if roles.critic is None else {"values": read_values(roles.critic, rollout, budget)}
+        return {"logprobs": logprobs, "ref_logprobs": ref_logprobs, **values}
+
+    # 2. KL penalty and advantages ------------------------------------------------------------------------------------
+
+    def penalised(self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor) -> Tensor:
+        """r_t - beta * (log pi(y_t) - log pi_ref(y_t)): (B, T). InstructGPT, arXiv 2203.02155, eq. 2."""
+        return zero_outside(rewards - self.kl.coef * (columns["logprobs"] - columns["ref_logprobs"]), mask)
+
+    def advantages(
+        self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor, tally: Tally
+    ) -> dict[str, Tensor]:
+        """Rewards (B, T), KL not yet in them, to the columns that the losses read: advantages and returns (B, T)."""
+        method, values = self.method, columns["values"]
+        rewards = self.penalised(rewards, columns, mask)
         tally.observe("reward/total_mean", rewards.sum(1).tolist())
-        if self.method.whiten_rewards:
+        if method.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
-        advantages, returns = gae(rewards, values, mask, gamma=self.method.gamma, lam=self.method.lam)
-        counted = advantages[mask == 1].tolist()
-        for name in ("mean", "std", "min", "max"):
-            tally.observe(f"advantage/{name}", counted)
-        tally.add("value/mean", float(masked_sum(values, mask)), float(mask.sum()))
-        tally.add("value/explained_variance", explained_variance(values, returns, mask))
-        if self.method.whiten_advantages:
-            advantages = whiten(advantages, mask)
-        columns = {"logprobs": scored.sampler_logprobs, "values": values, "advantages": advantages, "returns": returns}
-        return Experience(scored.rollout, columns)
+        advantages, returns = gae(rewards, values, mask, gamma=method.gamma, lam=method.lam)
+        add_values(tally, advantages, mask, values, returns)
+        return {"advantages": whiten(advantages, mask) if method.whiten_advantages else advantages, "returns": returns}
 
-    def _values(self, rollout: Rollout) -> Tensor:
-        """(B, T) values before each response token, 0 outside the mask."""
-        parts = token_batches(rollout.attention_mask.sum(1), self.micro_batch_tokens)
-        if self.may_hold(rollout, passes=2):  # the policy's, and this
-            return self.holding.keep_values(rollout, parts, self._read_values)
-        with torch.no_grad():
-            return read(rollout, parts, self._read_values)
+    # 3. Epochs over minibatches --------------------------------------------------------------------------------------
 
-    def _read_values(self, part: Rollout) -> Tensor:
-        """(b, t)"""
-        return response_values(self.engines["critic"](part.input_ids, part.attention_mask), part)
+    def minibatch(self, at: Progress, n: int) -> Tensor:
+        """Every response once in each epoch, in an order of the epoch's own."""
+        size = self.method.minibatch_size
+        epoch, k = divmod(at.update, n // size)
+        order = permutation(n, self.config.seed, "minibatch", at.rollout, epoch)
+        return order[k * size : (k + 1) * size]
 
-    def backward(self, part: Experience, tokens: int, tally: Tally) -> float:
-        warming_up = self.progress.step < self.method.critic_warmup_steps
-        clip, mask = self.method.clip_range, part.rollout.response_mask
-        with torch.set_grad_enabled(not warming_up):
-            stats = self.policy_stats(part)
-            per_token = self.policy_loss(part, stats, clip, clip, RatioLevel.token, tally)
-            loss = aggregate(per_token, mask, tokens)
-        del stats, per_token  # and with them the logits, which backward would have beside their gradient
-        with self.run.roles.policy.active():  # gradient checkpointing runs forward again: with the same adapter
-            if not warming_up:
-                self.run.accelerator.backward(loss)
-        loss = loss.detach()  # of a graph that is used up, whose remains would lie in the critic's way
-        value_loss = self.method.vf_coef * self._value_loss(part, tokens, tally)
-        with self.critic.active():
-            self.run.accelerator.backward(value_loss)
-        return float(loss + value_loss.detach())
+    def used_up(self, at: Progress, n: int, metrics: Mapping[str, float] | None) -> bool:
+        """Whether all epochs are done, or the policy went farther than target_kl from the one that sampled."""
+        if at.update == 1 and metrics is not None:
+            check_first_ratio(metrics, self.run.roles.policy.dtype)
+        limit = self.method.target_kl
+        too_far = metrics is not None and limit is not None and metrics["policy/approx_kl"] > limit
+        return too_far or at.update == self.method.epochs * (n // self.method.minibatch_size)
 
-    def _value_loss(self, part: Experience, tokens: int, tally: Tally) -> Tensor:
-        mask, held = part.rollout.response_mask, self.holding.take_values()
-        values = zero_outside(self._read_values(part.rollout), mask) if held is None else held
-        old, returns = part.columns["values"], part.columns["returns"]
-        per_token = clipped_value_loss(values, old, returns, self.method.value_clip_range)
-        with torch.no_grad():
-            n = float(mask.sum())
-            clipped = (per_token > 0.5 * (values - returns) ** 2).float()
-            tally.add("value/loss", float(masked_sum(per_token, mask)), n)
-            tally.add("value/clip_fraction", float(masked_sum(clipped, mask)), n)
-        return aggregate(per_token, mask, tokens)
+    # 4. Losses -------------------------------------------------------------------------------------------------------
+
+    def policy_loss(self, batch: Batch, out: TokenStats) -> Loss:
+        """Clipped surrogate, summed over the minibatch's response tokens and divided by their number."""
+        tally = Tally()
+        return Loss(masked_sum(self.surrogate(batch, out, tally), batch.mask) / batch.size.tokens, tally)
+
+    def log_ratio(self, batch: Batch, logprobs: Tensor) -> Tensor:
+        """log pi - log pi_old: (B, T), exactly 0 outside the mask, so that the ratio is 1 there (N)."""
+        return torch.where(batch.mask == 1, logprobs - batch.columns["logprobs"], torch.zeros_like(logprobs))
+
+    def surrogate(self, batch: Batch, out: TokenStats, tally: Tally) -> Tensor:
+        """max(-A * ratio, -A * clip(ratio, 1 - low, 1 + high)): (B, T). PPO, arXiv 1707.06347, eq. 7."""
+        advantages = batch.columns["advantages"]
+        ratio = self.log_ratio(batch, out.logprobs).exp()
+        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        per_token = torch.max(-advantages * ratio, -advantages * clipped)
+        add_update(tally, batch, out, ratio, per_token)
+        return per_token
+
+    def value_loss(self, batch: Batch, scores: Tensor) -> Loss:
+        """Half the larger squared error of the new value and of one kept near the old (N, "value function clipping").
+
+        Args:
+            scores: (B, T + 1), the critic's of every prefix; the last has seen the whole response.
+        """
+        mask, method, old, returns = batch.mask, self.method, batch.columns["values"], batch.columns["returns"]
+        values, tally = zero_outside(scores[:, :-1], mask), Tally()
+        kept = old + (values - old).clamp(-method.value_clip_range, method.value_clip_range)
+        per_token = 0.5 * torch.max((values - returns) ** 2, (kept - returns) ** 2)
+        add_value_update(tally, mask, per_token, 0.5 * (values - returns) ** 2)
+        return Loss(method.vf_coef * (masked_sum(per_token, mask) / batch.size.tokens), tally)
+
+    # 5. What a checkpoint keeps --------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        return {"kl_coef": self.kl.coef, "source": state(self.run.source)}
+
+    def load_state(self, saved: Mapping[str, Any]) -> None:
+        self.kl.coef = saved["kl_coef"]
+        load_state(self.run.source, saved.get("source", {}))
 
 
-def response_values(scores: Tensor, rollout: Rollout) -> Tensor:
-    """(B, S) scores of every prefix -> (B, T) values before each response token: from the prompt's last token on."""
-    return scores[:, rollout.prompt_ids.shape[1] - 1 : -1]
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over response tokens.
+
+    The value after a response's last token is 0, whether it ended or was truncated: the episode is over either way, and
+    `missing_eos_penalty` judges a truncated response, not what it might have become.
+
+    Args:
+        rewards: (B, T), KL penalty included.
+        values: (B, T), the critic's estimate before token t is chosen.
+        mask: (B, T), 1 = counts.
+
+    Returns:
+        advantages (B, T) and returns = advantages + values (B, T); 0 outside mask.
+    """
+    rewards, values = zero_outside(rewards, mask), zero_outside(values, mask)
+    advantages = torch.zeros_like(rewards)
+    running = next_value = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        # Past the last token value and running are 0, and stay so: masked rewards and values are 0.
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        advantages[:, t] = running = delta + gamma * lam * running
+        next_value = values[:, t]
+    return zero_outside(advantages, mask), zero_outside(advantages + values, mask)

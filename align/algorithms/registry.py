@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.errors import InputError
 
+if TYPE_CHECKING:
+    from align.loop.context import RunContext
+    from align.loop.method import Method
+
 ALGORITHMS: dict[str, str] = {  # `module:class`; options of the same name are in align/config/groups.py
-    "ppo": "align.algorithms.ppo:PPOTrainer",
-    "grpo": "align.algorithms.grpo:GRPOTrainer",
-    "dpo": "align.algorithms.dpo:DPOTrainer",
-    "sft": "align.algorithms.sft:SFTTrainer",
+    "ppo": "align.algorithms.ppo:PPO",
+    "grpo": "align.algorithms.grpo:GRPO",
+    "dpo": "align.algorithms.dpo:DPO",
+    "sft": "align.algorithms.sft:SFT",
     "reward_model": "align.algorithms.reward_model_method:RewardModelMethod",
     "best_of_n": "align.algorithms.best_of_n:BestOfN",
     "trl_dpo": "align.algorithms.trl.pairs:TRLDPO",
@@ -21,8 +25,8 @@ ALGORITHMS: dict[str, str] = {  # `module:class`; options of the same name are i
 }
 
 
-def trainer_class(name: str) -> type[Any]:
-    """Import the algorithm of the method called `name`.
+def algorithm_class(name: str) -> type[Any]:
+    """Import the class of the method called `name`: an algorithm of the loop's, or a Method.
 
     Raises:
         InputError: No such method.
@@ -31,3 +35,11 @@ def trainer_class(name: str) -> type[Any]:
         raise InputError("method", name, ", ".join(ALGORITHMS))
     module, _, attribute = ALGORITHMS[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def build_method(run: RunContext) -> Method:
+    """Build the method that a run's configuration names, an algorithm on the loop included."""
+    from align.loop.method import Method, OnLoop
+
+    built = algorithm_class(run.config.method.name)(run)
+    return built if isinstance(built, Method) else OnLoop(run, built)

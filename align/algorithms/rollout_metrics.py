@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from align.engine.policy import TokenStats
+from align.errors import RunError
 from align.functional import kl
+from align.functional.advantages import explained_variance
 from align.functional.fidelity import segment_rewards, within_correlation
 from align.functional.masked import masked_sum
+from align.loop.protocol import NotFinite
 from align.metrics import Tally
-from align.types import RewardInput, RewardOutput, Rollout
+from align.types import Batch, RewardInput, RewardOutput, Rollout
 from align.worlds import Gold, World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
@@ -24,10 +30,10 @@ class Clock:
         self._tally = tally
         self._last = time.perf_counter()
 
-    def lap(self, name: str, less: float = 0.0) -> None:
-        """Seconds since the lap before, without `less` of them, which are another phase's."""
+    def lap(self, name: str) -> None:
+        """Seconds since the lap before."""
         now = time.perf_counter()
-        self._tally.add(name, now - self._last - less)
+        self._tally.add(name, now - self._last)
         self._last = now
 
 
@@ -105,6 +111,62 @@ def add_policy(tally: Tally, rollout: Rollout, logprobs: Tensor, ref_logprobs: T
         tally.add(f"kl/per_response_{name}", summed, mask.shape[0])
         tally.add(f"kl/per_token_{name}", summed, float(mask.sum()))
     tally.add("kl/coef", coef)
+
+
+def add_advantages(tally: Tally, advantages: Tensor, mask: Tensor) -> None:
+    """Spread of the advantages (B, T) that count."""
+    counted = advantages[mask == 1].tolist()
+    for name in ("mean", "std", "min", "max"):
+        tally.observe(f"advantage/{name}", counted)
+
+
+def add_values(tally: Tally, advantages: Tensor, mask: Tensor, values: Tensor, returns: Tensor) -> None:
+    """Advantages before whitening, and how well the critic's values foretold the returns; all (B, T)."""
+    add_advantages(tally, advantages, mask)
+    tally.add("value/mean", float(masked_sum(values, mask)), float(mask.sum()))
+    tally.add("value/explained_variance", explained_variance(values, returns, mask))
+
+
+@torch.no_grad()
+def add_update(tally: Tally, batch: Batch, out: TokenStats, ratio: Tensor, per_token: Tensor) -> None:
+    """How far an update's policy is from the one that sampled. `ratio` and the surrogate `per_token` are (B, T)."""
+    mask, advantages, n = batch.mask, batch.columns["advantages"], float(batch.mask.sum())
+    clipped = (per_token > -advantages * ratio).float()
+    moved = kl.k3(batch.columns["logprobs"], out.logprobs)  # old against new: the samples are the old policy's
+    tally.add("policy/loss", float(masked_sum(per_token, mask)), n)
+    tally.add("policy/ratio_mean", float(masked_sum(ratio, mask)), n)
+    tally.add("policy/ratio_max", float(ratio[mask == 1].max()))
+    tally.add("policy/clip_fraction", float(masked_sum(clipped, mask)), n)
+    tally.add("policy/approx_kl", float(masked_sum(moved, mask)), n)
+    tally.add("policy/entropy", float(masked_sum(out.entropy, mask)), n)
+
+
+@torch.no_grad()
+def add_value_update(tally: Tally, mask: Tensor, per_token: Tensor, unclipped: Tensor) -> None:
+    """The critic's loss (B, T), and where it is not the unclipped one."""
+    tally.add("value/loss", float(masked_sum(per_token, mask)), float(mask.sum()))
+    tally.add("value/clip_fraction", float(masked_sum((per_token > unclipped).float(), mask)), float(mask.sum()))
+
+
+def check_first_ratio(metrics: Mapping[str, float], dtype: torch.dtype) -> None:
+    """Assert that pi is pi_old on the first minibatch of a rollout: dropout, masks or positions differ by pass else.
+
+    Raises:
+        RunError: The mean ratio is not 1, or approx_kl, in which differences cannot cancel, not 0.
+    """
+    ratio, moved = metrics["policy/ratio_mean"], metrics["policy/approx_kl"]
+    ratio_off, kl_off = (1e-5, 1e-6) if dtype is torch.float32 else (2e-2, 1e-3)
+    if abs(ratio - 1) > ratio_off or moved > kl_off:
+        raise RunError(
+            f"on the first minibatch of a rollout the ratio is {ratio:.6f} and approx_kl {moved:.2e}; expected 1 and 0"
+        )
+
+
+def refuse_not_finite(batch: RewardInput, output: RewardOutput, token_rewards: Tensor) -> None:
+    """Raise NotFinite, with the samples, where a score or a token's reward (B, T) is infinite or not a number."""
+    bad = (~torch.isfinite(token_rewards)).any(1) | ~torch.isfinite(output.total)
+    if bool(bad.any()):
+        raise NotFinite("a reward was not finite", describe(batch, output, token_rewards, only=bad))
 
 
 def with_speed(metrics: dict[str, float], rollout: Rollout) -> dict[str, float]:

@@ -1,38 +1,30 @@
-"""Supervised fine-tuning on the chosen responses: the base line that a preference method must beat.
-
-On the same loop as the others rather than TRL's SFTTrainer, so that tokens, checkpoints and records are the same kind.
-"""
+"""Supervised fine-tuning on the chosen responses: the base line that a preference method must beat."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
-from torch import Tensor
-
-from align.algorithms.offline import OfflineTrainer
-from align.data.collate import collate
-from align.functional.losses import aggregate
+from align.algorithms.offline import CHOSEN, Offline
+from align.config import SFTConfig
+from align.engine.policy import TokenStats
 from align.functional.masked import masked_sum
+from align.loop.context import LoopContext
+from align.loop.protocol import Loss, Trained
 from align.metrics import Tally
-from align.types import Pair
+from align.types import Batch
 
 
-class SFTTrainer(OfflineTrainer):
-    """Mean negative log-likelihood of the chosen responses' tokens, the end token included."""
+class SFT(Offline):
+    """Sampled from nothing; credited by nothing; trained with the mean negative log-likelihood of response tokens."""
 
-    def lengths(self, pairs: Sequence[Pair]) -> Tensor:
-        return torch.tensor([len(p.prompt.input_ids) + len(p.chosen_ids) for p in pairs])
+    method: SFTConfig
+    sides = CHOSEN
 
-    def backward(self, pairs: Sequence[Pair], batch: Sequence[Pair], tally: Tally) -> float:
-        rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]
-        sequences = collate(rows, self.run.chat.pad_id, self.run.accelerator.device)
-        stats, mask = self.engines["policy"](sequences, 1.0), sequences.response_mask
-        tally.add("policy/entropy", float(masked_sum(stats.entropy, mask)), float(mask.sum()))
-        logprobs = stats.logprobs
-        del stats  # and with it the logits, which backward would have beside their gradient
-        loss = aggregate(-logprobs, mask, sum(len(p.chosen_ids) for p in batch))
-        with self.run.roles.policy.active():
-            self.run.accelerator.backward(loss)
-        tally.add("sft/loss", -float(masked_sum(logprobs.detach(), mask)), float(mask.sum()))
-        return float(loss.detach())
+    def __init__(self, run: LoopContext) -> None:
+        super().__init__(run)
+        self.trained = {"policy": Trained(self.loss, self.method.learning_rate)}
+
+    def loss(self, batch: Batch, out: TokenStats) -> Loss:
+        tally, tokens = Tally(), float(batch.mask.sum())
+        loss = masked_sum(-out.logprobs, batch.mask)
+        tally.add("sft/loss", float(loss.detach()), tokens)
+        tally.add("policy/entropy", float(masked_sum(out.entropy, batch.mask)), tokens)
+        return Loss(loss / batch.size.tokens, tally)

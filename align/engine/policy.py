@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
 from align.engine.cache import NAMES, cache_name, growing_cache
 from align.engine.fast.captured import FixedDecoder
@@ -58,6 +58,11 @@ class Policy(nn.Module):
         self.dtype = dtype  # of compute; weights keep theirs
         self._shared = shared
         self._adapter = adapter
+
+    @property
+    def model_config(self) -> PreTrainedConfig:
+        """The transformer's own configuration."""
+        return self.model.config
 
     @property
     def device(self) -> torch.device:

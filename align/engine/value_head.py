@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from align.engine.fast.cpu_attention import reads_packed
 from align.engine.fast.packed_rows import Packed, in_place
@@ -54,6 +54,11 @@ class ValueHead(nn.Module):
         self.dtype = dtype
         self._shared = shared
         self._adapter = adapter
+
+    @property
+    def model_config(self) -> PreTrainedConfig:
+        """The transformer's own configuration."""
+        return self.body.config
 
     @property
     def device(self) -> torch.device:

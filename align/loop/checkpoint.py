@@ -16,7 +16,39 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from align.engine.policy import Policy
+from align.loop.context import LoopContext
+from align.models.chat_tokenizer import ChatTokenizer
+
 STATE = "state.json"
+FORMAT = 2  # of what a checkpoint holds
+
+
+def save_modules(run: LoopContext, writer: CheckpointWriter) -> None:
+    """Write the trained modules: a policy as a folder that transformers or peft load, others as their parameters."""
+    for name, module in run.modules.items():
+        if isinstance(module, Policy):
+            save_policy(module, run.chat, writer.folder / "model")
+        else:
+            writer.tensors(name, module.trained_parameters())
+
+
+@torch.no_grad()
+def restore_modules(run: LoopContext, folder: Path) -> None:
+    """Put back the weights that `save_modules` wrote, bit for bit."""
+    for name, module in run.modules.items():
+        if isinstance(module, Policy):
+            module.restore(folder / "model")
+            continue
+        saved = read_tensors(folder, name)
+        for key, parameter in module.trained_parameters().items():
+            parameter.copy_(saved[key])
+
+
+def save_policy(policy: Policy, chat: ChatTokenizer, folder: Path) -> None:
+    """Write a policy and its tokenizer as transformers or peft load them."""
+    policy.save(folder)
+    chat.tokenizer.save_pretrained(folder)
 
 
 class CheckpointWriter:
@@ -57,8 +89,18 @@ def prune(run_folder: Path, method: str, keep: int, spare: Callable[[int], bool]
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The JSON part of a whole checkpoint."""
-    return dict(json.loads((folder / STATE).read_text()))
+    """The JSON part of a whole checkpoint, brought to today's format."""
+    state = dict(json.loads((folder / STATE).read_text()))
+    return state if "format" in state else _from_format_1(state, (folder / "experience.safetensors").is_file())
+
+
+def _from_format_1(state: dict[str, Any], in_rollout: bool) -> dict[str, Any]:
+    """Format 1 kept a rollout's metrics with the method, and began the next rollout where it was read."""
+    metrics = state["method"].pop("rollout_metrics", None)
+    progress = dict(state["progress"])
+    if metrics is not None and not in_rollout and progress["update"]:
+        progress |= {"rollout": progress["rollout"] + 1, "update": 0}
+    return state | {"progress": progress, "examples": metrics or {}}
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from align.engine.responder import Responder
+from align.loop.checkpoint import save_policy
 from align.loop.context import RunContext
+from align.loop.loop import Loop
+from align.loop.protocol import Algorithm
 
 
 class Method(ABC):
-    """One method on one run; `Trainer` (trainers/base.py) is the base of those on our loop."""
+    """One method on one run: training on the loop (`OnLoop`), on another library's, or none at all."""
 
     stopped: str | None = None  # why the run ended before max_steps
     micro_batch_tokens: int | None = None  # padded tokens of a forward and backward pass; None on no loop of ours
@@ -43,10 +46,24 @@ class Method(ABC):
 
     def save(self, folder: Path) -> None:
         """Write what the method made, as transformers or peft load it."""
-        save_model(self.run, folder)
+        save_policy(self.run.roles.policy, self.run.chat, folder)
 
 
-def save_model(run: RunContext, folder: Path) -> None:
-    """The policy as transformers or peft load it, with its tokenizer."""
-    run.roles.policy.save(folder)
-    run.chat.tokenizer.save_pretrained(folder)
+class OnLoop(Method):
+    """A method whose algorithm trains on the loop."""
+
+    def __init__(self, run: RunContext, algorithm: Algorithm) -> None:
+        super().__init__(run)
+        self.loop = Loop(run, algorithm)
+        self.micro_batch_tokens = self.loop.micro_batch_tokens
+
+    @property
+    def step(self) -> int:
+        return self.loop.step
+
+    def train(self) -> None:
+        self.loop.train()
+        self.stopped = self.loop.stopped
+
+    def resume(self, folder: Path) -> None:
+        self.loop.resume(folder)

@@ -1,6 +1,6 @@
 """Where a score comes from, and how it is spread over tokens."""
 
-from align.rewards.base import Source, frozen, reward_input
+from align.rewards.base import Source, frozen, load_state, reward_input, state
 from align.rewards.build import Builder, load_functions
 from align.rewards.credits import Credit, build_credit
 from align.rewards.gold import GoldSource
@@ -17,5 +17,7 @@ __all__ = [
     "build_credit",
     "frozen",
     "load_functions",
+    "load_state",
     "reward_input",
+    "state",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from align.algorithms.registry import trainer_class
+from align.algorithms.registry import build_method
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
@@ -20,7 +20,7 @@ from align.errors import InputError
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
-from align.loop.context import RunContext
+from align.loop.context import RunContext, modules_of
 from align.loop.method import Method
 from align.memory import pages_kept
 from align.models.hardware import one_process
@@ -135,7 +135,7 @@ class _Run:
 
     def _phases(self) -> dict[str, Any]:
         context = self._prepared(self.config.method.critic)
-        trainer: Method = trainer_class(self.config.method.name)(context)
+        trainer = build_method(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
@@ -172,6 +172,8 @@ class _Run:
             config=self.config,
             folder=self.folder,
             accelerator=one_process(self.site.device, self.site.dtype),
+            modules=modules_of(made.roles),
+            reference=made.roles.reference,
             roles=made.roles,
             chat=materials.chat,
             prompts=prompts_of(data.train),
@@ -209,7 +211,7 @@ class _Run:
     ) -> EvaluationResult | None:
         """The evaluation of what is compared with the start model; None where nothing is."""
         if not self.config.method.trains:
-            respond = trainer_class(self.config.method.name)(context).responder()
+            respond = build_method(context).responder()
             return None if respond is None else self._evaluate(before, respond)
         if weights is None:
             return None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from align.algorithms.dpo import DPOTrainer
+from align.algorithms.dpo import DPO
 from align.callbacks.base import Callback, CallbackList
 from align.config import CheckpointConfig, Config, ImplicitCredit, RewardConfig, SparseCredit
 from align.config.methods import DPOConfig
@@ -26,16 +26,16 @@ from align.engine.roles import build_roles
 from align.errors import InputError
 from align.functional.batching import token_batches
 from align.functional.masked import masked_sum
-from align.loop.context import RunContext
-from align.loop.method import save_model
+from align.loop.checkpoint import save_policy
+from align.loop.context import LoopContext
+from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.hardware import one_process
 from align.models.load import load_tokenizer
 from align.models.locate import fingerprint, locate
-from align.rewards import build_credit
 from align.run.record import RunRecord
 from align.stored.store import find_or_make
-from align.types import Pair, RewardInput, RewardOutput
+from align.types import Pair
 
 FORMAT = 1  # raised when a stored policy of an older version must not be reused
 CARD = "dpo_policy.json"
@@ -116,21 +116,18 @@ def train_dpo_policy(
         resume=None,
     )
     roles = build_roles(own, device=device, dtype=dtype, reward=None, critic_init=None)
-    run = RunContext(
+    run = LoopContext(
         config=own,
         folder=folder / "training",
         accelerator=one_process(device, dtype),
-        roles=roles,
+        modules={"policy": roles.policy},
+        reference=roles.reference,
         chat=chat,
-        prompts=(),
         pairs=train,
-        source=_NoReward(),
-        credit=build_credit(SparseCredit()),
         callbacks=CallbackList([_Lines(say, steps)]),
-        evaluate=lambda step: None,
     )
-    DPOTrainer(run).train()
-    save_model(run, folder)
+    Loop(run, DPO(run)).train()
+    save_policy(roles.policy, chat, folder)
     shutil.rmtree(run.folder)  # the checkpoint that every run ends with
     card = {
         "accuracy": log_ratio_accuracy(roles.policy, roles.reference, chat, held_out) if held_out else None,
@@ -178,13 +175,6 @@ def _given(path: Path, config: Config, chat: ChatTokenizer) -> Path:
     if load_tokenizer(settings, key=KEY).get_vocab() != chat.tokenizer.get_vocab():
         raise InputError(KEY, str(path), "a policy with this run's vocabulary")
     return folder
-
-
-class _NoReward:
-    """DPO learns from pairs."""
-
-    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        raise TypeError("a DPO policy in training asks for no reward")
 
 
 class _Lines(Callback):

@@ -1,0 +1,46 @@
+"""Passes without gradients over a rollout, in micro-batches of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from align.engine.policy import Policy
+from align.engine.value_head import ValueHead
+from align.functional.batching import token_batches
+from align.functional.masked import zero_outside
+from align.types import Rollout
+
+
+def read_logprobs(policy: Policy, rollout: Rollout, temperature: float, budget: int) -> Tensor:
+    """Compute the responses' log-probabilities under a role: (B, T) float32 nats, 0 outside the mask.
+
+    Args:
+        budget: Padded tokens of one forward pass, a prompt that rows share counted once.
+    """
+    shared = policy.shared_tokens(rollout.prompt_mask)
+    parts = token_batches(rollout.attention_mask.sum(1), budget, rollout.prompt_index, shared)
+    return _read(rollout, parts, lambda part: policy.response_logprobs(part, temperature))
+
+
+def read_values(critic: ValueHead, rollout: Rollout, budget: int) -> Tensor:
+    """Compute the value before each response token: (B, T) float32, 0 outside the mask."""
+    parts = token_batches(rollout.attention_mask.sum(1), budget)
+
+    def values(part: Rollout) -> Tensor:
+        return critic(part.input_ids, part.attention_mask)[:, part.prompt_ids.shape[1] - 1 : -1]
+
+    return _read(rollout, parts, values)
+
+
+@torch.no_grad()
+def _read(rollout: Rollout, parts: Sequence[Tensor], of: Callable[[Rollout], Tensor]) -> Tensor:
+    """(B, T) of what `of` gives, (b, t), for the rows that each of `parts` names."""
+    out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
+    for index in parts:
+        part = rollout.rows(index)
+        found = of(part)
+        out[index, : found.shape[1]] = zero_outside(found, part.response_mask)
+    return out

@@ -1,0 +1,107 @@
+"""One optimizer update: a minibatch in micro-batches, a loss of each trained role, gradients clipped and applied."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from align.config import LoopConfig
+from align.engine.policy import Policy
+from align.functional.batching import token_batches
+from align.loop.context import LoopContext
+from align.loop.optimization import Optimization
+from align.loop.protocol import Algorithm, Examples, Progress, Trained
+from align.memory import peak_memory_mib
+from align.metrics import Tally
+from align.types import Batch, Size
+
+MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
+FAMILIES = {"policy": "policy", "critic": "value"}  # of a role's metrics, where its own name is another
+
+
+class Updates:
+    """Applies updates to the modules that an algorithm trains."""
+
+    def __init__(self, run: LoopContext, algorithm: Algorithm) -> None:
+        assert isinstance(run.config.method, LoopConfig)
+        self._run, self._algorithm = run, algorithm
+        owned = {name: (run.modules[name], trained.learning_rate) for name, trained in algorithm.trained.items()}
+        # Prepared as modules, so that accelerate owns device, precision and gradient scaling.
+        self._prepared: dict[str, nn.Module] = {n: run.accelerator.prepare(module) for n, (module, _) in owned.items()}
+        parameters = {name: (module.trained_parameters(), rate) for name, (module, rate) in owned.items()}
+        self.optimization = Optimization(parameters, run.config.method, run.config.max_steps, run.accelerator)
+        self.overflowed = False  # whether a gradient scaler skipped the last update to lower its scale
+
+    def apply(self, examples: Examples, index: Tensor, at: Progress, tally: Tally) -> Tally | None:
+        """Learn from the rows that `index` (m,) names, and count the update in `at`.
+
+        Returns:
+            `tally` with the update's metrics; None where a loss or gradient was not finite and nothing was applied.
+        """
+        started = time.perf_counter()
+        lengths = examples.lengths[index]
+        size = Size(len(index), int(examples.response_tokens[index].sum()))
+        loss = sum(
+            self._backward(examples.rows(index[part], size), at.step, tally)
+            for part in self._micro_batches(examples, index, lengths)
+        )
+        rates = self.optimization.rates(at.step)
+        norms = self.optimization.apply(at.step) if math.isfinite(loss) else None
+        self.optimization.discard()
+        # In fp16 the gradient scaler finds its scale by overflowing a few times, and has lowered it by itself.
+        overflows = self.optimization.overflows
+        self.overflowed = norms is None and math.isfinite(loss) and 0 < overflows <= MAX_OVERFLOWS
+        if norms is None:
+            return None
+        tokens = int(lengths.sum())
+        at.step += 1
+        at.tokens += tokens
+        for role, norm in norms.items():
+            tally.add(f"{FAMILIES.get(role, role)}/grad_norm", norm)
+            tally.add(f"{FAMILIES.get(role, role)}/learning_rate", rates[role])
+        seconds = time.perf_counter() - started
+        tally.add("time/update", seconds)
+        tally.add("throughput/policy_tokens_per_second", tokens / seconds)
+        tally.add("tokens/policy", at.tokens)
+        tally.add("memory/peak_mib", peak_memory_mib(self._run.accelerator.device))
+        return tally
+
+    def _micro_batches(self, examples: Examples, index: Tensor, lengths: Tensor) -> list[Tensor]:
+        """Places in the minibatch of the rows that are read at once; rows that share a prompt stay together."""
+        together, shared = None, None
+        policy = self._run.modules.get("policy")
+        if examples.prompts is not None and isinstance(policy, Policy):
+            numbers, mask = examples.prompts
+            together, shared = numbers[index], policy.shared_tokens(mask[index])
+        return token_batches(lengths, self._run.micro_batch_tokens, together, shared)
+
+    def _backward(self, batch: Batch, step: int, tally: Tally) -> float:
+        """Forward and backward of one micro-batch, role by role so that one graph lives at a time."""
+        if self._algorithm.reads_reference and self._run.reference is not None:
+            ref_logprobs = self._run.reference.response_logprobs(batch.sequences, self._algorithm.temperature)
+            batch = Batch(batch.sequences, {**batch.columns, "ref_logprobs": ref_logprobs}, batch.size)
+        return sum(self._role(name, role, batch, step, tally) for name, role in self._algorithm.trained.items())
+
+    def _role(self, name: str, role: Trained, batch: Batch, step: int, tally: Tally) -> float:
+        learns = step >= role.first_step
+        with torch.set_grad_enabled(learns):
+            outputs = self._outputs(name, batch)
+            loss, metrics = role.loss(batch, outputs)
+        del outputs  # and with them the logits, which backward would have beside their gradient
+        tally.merge(metrics)
+        if learns:
+            with self._run.modules[name].active():  # recomputed activations run forward again: with the same adapter
+                self._run.accelerator.backward(loss)
+        return float(loss.detach())
+
+    def _outputs(self, name: str, batch: Batch) -> Any:
+        """What a role's loss reads: a policy's TokenStats, a value head's scores of every prefix (B, T + 1)."""
+        if isinstance(self._run.modules[name], Policy):
+            return self._prepared[name](batch.sequences, self._algorithm.temperature)
+        rows = batch.sequences
+        scores = self._prepared[name](rows.input_ids, rows.attention_mask)
+        return scores[:, rows.prompt_ids.shape[1] - 1 :]
