@@ -24,7 +24,9 @@ REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may diff
 ON_POLICY = ("ppo", "grpo")
 OFFLINE = ("dpo", "sft")
 TRAINED = (*ON_POLICY, *OFFLINE)
-TRL_PAIRS = ("trl_dpo", "trl_kto")  # TRL's own trainers: what they log is mapped in trainers/trl_metrics.py
+REWARD = ("reward_model", "reward_prefixes")  # models that are trained for a run, on ends and then on prefixes
+ON_LOOP = (*TRAINED, *REWARD)
+TRL_PAIRS = ("trl_dpo", "trl_kto")  # TRL's own trainers: what they log is mapped in algorithms/trl/metrics.py
 TRL_ON_POLICY = ("trl_grpo", "trl_rloo")
 TRL = (*TRL_PAIRS, *TRL_ON_POLICY)
 UPDATED = (*TRAINED, *TRL)
@@ -161,6 +163,19 @@ _ROWS: tuple[Metric, ...] = (
            "length of the responses that ended by themselves; 0 where none did", methods=TRL_ON_POLICY),
     Metric("response/ended_length_min", "tokens", "min", "rollout", "shortest of those", methods=TRL_ON_POLICY),
     Metric("response/ended_length_max", "tokens", "max", "rollout", "longest of those", methods=TRL_ON_POLICY),
+    Metric("reward_model/loss", "nats", "mean", "update",
+           "-log s(r_w - r_l) + c (r_w + r_l)^2 with the scores of a pair's responses and reward.source.center_coef",
+           methods=("reward_model",)),
+    Metric("reward_model/margin", "reward", "mean", "update",
+           "score of the chosen response less the rejected one's, mean over pairs", methods=("reward_model",)),
+    Metric("reward_model/accuracy", "share", "mean", "update",
+           "pairs of the update whose chosen response scores higher, ties half", methods=("reward_model",)),
+    Metric("reward_model/prefix_error", "reward^2", "mean", "update",
+           "(score of a prefix - score of its whole response before this stage)^2, mean over prefixes",
+           methods=("reward_prefixes",)),
+    Metric("reward_model/grad_norm", "1", "last", "update",
+           "L2 norm of the reward model's gradient before clipping", methods=REWARD),
+    Metric("reward_model/learning_rate", "1", "last", "update", "of its optimizer at this step", methods=REWARD),
     Metric("sft/loss", "nats/token", "mean", "update", "-log pi over the chosen responses' tokens", methods=("sft",)),
     Metric("policy/sampling_gap", "nats/token", "mean", "rollout",
            "|log pi while sampling - log pi recomputed for training| over tokens: how far the two passes disagree"),
@@ -175,24 +190,24 @@ _ROWS: tuple[Metric, ...] = (
     Metric("time/advantage", "s", "last", "rollout",
            "policy (where pi_old is asked for), reference and critic passes over the rollout, and the advantages; not "
            "the passes that the rollout's only update goes on from"),
-    Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=TRAINED),
+    Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=ON_LOOP),
     Metric("time/total", "s", "last", "update",
-           "since the previous record, all that lies between included", methods=UPDATED),
+           "since the previous record, all that lies between included", methods=(*UPDATED, *REWARD)),
     Metric("throughput/policy_tokens_per_second", "tokens/s", "last", "update",
-           "prompt and response tokens of this update / time/update", methods=TRAINED),
+           "prompt and response tokens of this update / time/update", methods=ON_LOOP),
     Metric("throughput/sampled_tokens_per_second", "tokens/s", "last", "rollout",
            "response tokens of the rollout / time/rollout"),
     Metric("tokens/policy", "tokens", "last", "run",
            "prompt and response tokens that went through the policy's forward and backward since the run began, "
            "without padding: the budget of a fair comparison; of trl_grpo and trl_rloo counted when they are sampled",
-           methods=UPDATED),
+           methods=(*UPDATED, *REWARD)),
     Metric("memory/peak_mib", "MiB", "max", "run",
-           "peak so far: allocated on the accelerator, else resident size of the process", methods=UPDATED),
+           "peak so far: allocated on the accelerator, else resident size of the process", methods=(*UPDATED, *REWARD)),
     Metric("event/bad_steps", "steps", "last", "run",
-           "updates or rollouts not used so far because something in them was not finite", methods=TRAINED),
+           "updates or rollouts not used so far because something in them was not finite", methods=ON_LOOP),
     Metric("event/overflows", "steps", "last", "run",
            "updates skipped so far by the gradient scaler of fp16, which then halves its scale; 0 without one",
-           methods=TRAINED),
+           methods=ON_LOOP),
 )
 # fmt: on
 

@@ -16,7 +16,7 @@ ALGORITHMS: dict[str, str] = {  # `module:class`; options of the same name are i
     "grpo": "align.algorithms.grpo:GRPO",
     "dpo": "align.algorithms.dpo:DPO",
     "sft": "align.algorithms.sft:SFT",
-    "reward_model": "align.algorithms.reward_model_method:RewardModelMethod",
+    "reward_model": "align.algorithms.measured_reward_model:MeasuredRewardModel",
     "best_of_n": "align.algorithms.best_of_n:BestOfN",
     "trl_dpo": "align.algorithms.trl.pairs:TRLDPO",
     "trl_kto": "align.algorithms.trl.pairs:TRLKTO",

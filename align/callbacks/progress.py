@@ -16,13 +16,22 @@ from align.callbacks.base import Callback, RunInfo
 from align.callbacks.console import before_after
 from align.numbers import clock, number
 
-SHOWN = (("reward/score_mean", "reward"), ("kl/per_response_k1", "KL"))
+SHOWN = (
+    ("reward/score_mean", "reward"),
+    ("kl/per_response_k1", "KL"),
+    ("reward_model/loss", "loss"),
+    ("reward_model/accuracy", "accuracy"),
+    ("reward_model/prefix_error", "squared error"),
+    ("dpo/accuracy", "accuracy"),
+)
 
 
 class ProgressCallback(Callback):
     """Reward, KL (nats per response), elapsed and remaining time on stderr; the closing table on stdout."""
 
-    def __init__(self, console: Console | None = None, out: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, out: Console | None = None, *, stage: str = "") -> None:
+        """`stage` names a model that is trained for a run: its lines begin with the name, and no table closes it."""
+        self._stage = stage
         self._console = console or Console(stderr=True)
         self._out = out or Console()
         self._bar: Progress | None = None
@@ -46,7 +55,7 @@ class ProgressCallback(Callback):
                 refresh_per_second=2,
                 transient=True,
             )
-            self._bar.add_task(run.method, total=run.max_steps, completed=run.start_step, status="")
+            self._bar.add_task(self._stage or run.method, total=run.max_steps, completed=run.start_step, status="")
             self._bar.start()
             atexit.register(self._stop)  # the cursor comes back whichever way the process ends
 
@@ -62,8 +71,8 @@ class ProgressCallback(Callback):
                 self._bar.task_ids[0], completed=step, total=total, status=f"{figures}  {clock(left)} left"
             )
         elif step >= self._next_line or step == total:
-            elapsed = clock(now - self._started)
-            self._line(f"step {step}/{total}  {figures}  {elapsed} elapsed, about {clock(left)} left")
+            elapsed, prefix = clock(now - self._started), f"{self._stage} " if self._stage else ""
+            self._line(f"{prefix}step {step}/{total}  {figures}  {elapsed} elapsed, about {clock(left)} left")
             self._next_line = step + math.ceil(total / 10)
 
     def _steps_in_all(self, record: Mapping[str, Any]) -> int:
@@ -86,6 +95,8 @@ class ProgressCallback(Callback):
     def on_end(self, result: Mapping[str, Any]) -> None:
         assert self._run is not None
         self._stop()
+        if self._stage:
+            return
         if result.get("before") and result.get("after"):
             self._out.print(before_after(result["before"], result["after"]))
         if result.get("stopped"):

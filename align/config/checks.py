@@ -131,7 +131,7 @@ def model_folder(key: str, path: str | None) -> None:
 def classifier_folder(key: str, path: str | None) -> None:
     """Raise InputError where `path` is a local model that says of itself that it is no reward model."""
     real = existing(key, path)
-    if real is None or not (real / "config.json").is_file():
+    if real is None or not (real / "config.json").is_file() or (real / "head.safetensors").is_file():
         return
     stated = json.loads((real / "config.json").read_text())
     kinds = stated.get("architectures") or []

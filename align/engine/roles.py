@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 from align.config import Config, CriticInit
 from align.engine.casting import cast_products
 from align.engine.policy import Policy
-from align.engine.value_head import ValueHead, body_of, linear_head, zero_head
+from align.engine.value_head import ValueHead, zero_head
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
-from align.models.load import load_causal_lm, load_sequence_classifier
-from align.models.reward_folder import is_adapter
+from align.models.load import body_of, load_causal_lm
+from align.models.locate import is_adapter
+from align.models.reward_folder import linear_head, load_reward_model, read_head
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,8 @@ def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
 
 
 def _classifier(plan: _Plan, folder: Path) -> ValueHead:
-    model = load_sequence_classifier(str(folder), dtype=torch.float32, device=plan.device)
-    head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear):
-        raise InputError("reward.source.path", str(folder), "a causal classifier with a linear `score` head")
-    return ValueHead(body_of(model), linear_head(head.weight).to(plan.device), plan.dtype)
+    body, head = load_reward_model(str(folder), dtype=torch.float32, device=plan.device, key="reward.source.path")
+    return ValueHead(body, head, plan.dtype)
 
 
 def _frozen_classifier(plan: _Plan, folder: Path) -> ValueHead:
@@ -181,7 +179,9 @@ def _frozen_classifier(plan: _Plan, folder: Path) -> ValueHead:
 
 
 def _adapter_scorer(plan: _Plan, shared: SharedBase, name: str, folder: Path, body: nn.Module) -> ValueHead:
-    weight = shared.load(name, folder)
-    if weight is None:
-        raise InputError("reward.source.path", str(folder), "an adapter with a scalar head (score.weight)")
-    return ValueHead(body, linear_head(weight).to(plan.device), plan.dtype, shared, name)
+    weight, head = shared.load(name, folder), read_head(folder)
+    if weight is not None:
+        head = linear_head(weight)
+    if head is None:
+        raise InputError("reward.source.path", str(folder), "an adapter with a scalar head")
+    return ValueHead(body, head.to(plan.device), plan.dtype, shared, name)

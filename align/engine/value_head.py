@@ -16,24 +16,11 @@ from align.errors import InputError
 from align.models.adapters import SharedBase, active
 
 
-def body_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformer without its language-model or classification head."""
-    return getattr(model, model.base_model_prefix)
-
-
 def zero_head(width: int) -> nn.Linear:
     """A head that scores everything 0: a critic that does not disturb the first advantages."""
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
-    return head
-
-
-def linear_head(weight: Tensor) -> nn.Linear:
-    """The bias-free head (1, d) of a sequence classifier as an fp32 layer with a bias of 0."""
-    head = zero_head(weight.shape[1])
-    with torch.no_grad():
-        head.weight.copy_(weight.float())
     return head
 
 
@@ -74,7 +61,7 @@ class ValueHead(nn.Module):
         body = dict(self.body.named_parameters())
         if self._shared is not None and self._adapter is not None:
             body = self._shared.parameters(self._adapter)
-        return body | {f"head.{name}": p for name, p in self.head.named_parameters()}
+        return body | {f"head.{name}": p for name, p in self.head.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def rescale(self, mean: float, std: float) -> None:

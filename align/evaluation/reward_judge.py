@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from align.config import ModelConfig
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.value_head import ValueHead
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import load_sequence_classifier, load_tokenizer
+from align.models.load import load_tokenizer
+from align.models.reward_folder import load_reward_model
 from align.rewards import RewardModelSource, Source
 from align.worlds import resolve
 
@@ -35,11 +36,8 @@ def load_scorer(
     """A stored reward model as a scorer of every prefix.
 
     Raises:
-        InputError: as `load_sequence_classifier`, or a head that is not linear; `key` is named.
+        InputError: as `load_reward_model`; `key` is named.
     """
-    model = load_sequence_classifier(folder, dtype=torch.float32, device=device, key=key, pad_id=pad_id)
-    model.requires_grad_(False)
-    head = getattr(model, "score", None)
-    if not isinstance(head, torch.nn.Linear):
-        raise InputError(key, folder, "a causal classifier with a linear `score` head")
-    return ValueHead(body_of(model), linear_head(head.weight).to(device), dtype)
+    body, head = load_reward_model(folder, dtype=torch.float32, device=device, key=key, pad_id=pad_id)
+    model = ValueHead(body, head, dtype)
+    return model.requires_grad_(False)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -75,15 +75,6 @@ class SharedBase:
             raise InputError("adapter", str(folder), f"an adapter of the same base and LoRA settings ({odd} differs)")
         set_peft_model_state_dict(self.model, weights, adapter_name=name)
         return heads[0] if heads else None
-
-    def store(self, name: str, head: Tensor, loaded_from: Path, folder: Path) -> None:
-        """Write an adapter and its scalar head (1, d) as they are now, in the form that `load` found them in."""
-        own = self.parameters(name)
-        weights = load_file(loaded_from / "adapter_model.safetensors")
-        for key in weights:
-            now = head if ".score." in key else own[key.replace(".weight", f".{name}.weight")]
-            weights[key] = now.detach().cpu().to(weights[key].dtype).contiguous()
-        save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
     def _check_settings(self, folder: Path) -> None:
         """The scale of the updates (alpha / r) is in no weight: with another alpha the scores would be others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -141,6 +142,14 @@ def make_chat_tokenizer(
         raise InputError("model.path", tokenizer.name_or_path, "a tokenizer with an end-of-text token")
     end_id = ends[0] if closing is None else closing
     return ChatTokenizer(tokenizer, ends, end_id, pad_id=_choose_pad(tokenizer, {*ends, end_id}, vocab_size))
+
+
+def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
+    """Copy a tokenizer, its pad token the chat tokenizer's PAD: without one TRL would take EOS, and then read the score
+    of the last token that is not EOS."""
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chat.pad_id)
+    return tokenizer
 
 
 def _read_template(path: Path) -> str:

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -28,12 +29,12 @@ from align.engine.fast.cpu_attention import use_cpu_attention
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
-from align.models.locate import Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
+from align.models.locate import HEAD, Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
 
 __all__ = [
     "fingerprint",
-    "has_score_head",
+    "has_linear_head",
     "hub_commit",
     "is_reward_model",
     "load_causal_lm",
@@ -68,6 +69,8 @@ def is_reward_model(path: str, revision: str | None = None, *, key: str = "model
         InputError: nothing loadable is there; `key` is named.
     """
     checkpoint = locate(path, revision, key=key)
+    if any((Path(place) / HEAD).is_file() for place in (checkpoint.adapter, checkpoint.base) if place is not None):
+        return True
     with one_line(key, path):
         if checkpoint.adapter is not None:
             return str(PeftConfig.from_pretrained(str(checkpoint.adapter)).task_type) == "SEQ_CLS"
@@ -112,6 +115,7 @@ def load_causal_lm(
     device: torch.device,
     quantization: QuantizationConfig | None = None,
     attn_implementation: str | None = None,
+    key: str = "model.path",
 ) -> PreTrainedModel:
     """A causal LM in eval mode, without dropout, on `device`.
 
@@ -124,13 +128,13 @@ def load_causal_lm(
     Raises:
         InputError: the model cannot be loaded or lacks weights; the key is named.
     """
-    checkpoint = locate(config.path, config.revision)
+    checkpoint = locate(config.path, config.revision, key=key)
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
         "attn_implementation": attn_implementation or config.attn_implementation,
         "trust_remote_code": config.trust_remote_code,
-        "key": "model.path",
+        "key": key,
     }
     quantized = quantization_config(quantization, dtype) if quantization is not None else None
     if quantized is None:
@@ -142,6 +146,26 @@ def load_causal_lm(
         whole = options | {"dtype": torch.float32, "device": torch.device("cpu"), "quantization_config": None}
         _load(AutoModelForCausalLM, checkpoint, **whole).save_pretrained(folder)
         return _load(AutoModelForCausalLM, Checkpoint(folder, None), **options)
+
+
+def body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformer of a model without its language-model or classification head.
+
+    Raises:
+        InputError: The model's architecture keeps no body apart from its head.
+    """
+    body = getattr(model, model.base_model_prefix or "", None)
+    if not isinstance(body, PreTrainedModel):
+        allowed = "an architecture whose transformer can be read without its head"
+        raise InputError("model.path", type(model).__name__, allowed)
+    return body
+
+
+def load_body(path: str, *, dtype: torch.dtype, device: torch.device, key: str) -> PreTrainedModel:
+    """A transformer that was stored without a head, in eval mode, without dropout, on `device`; raises InputError."""
+    checkpoint = locate(path, key=key)
+    options: dict[str, Any] = {"attn_implementation": None, "trust_remote_code": False, "key": key}
+    return _load(AutoModel, checkpoint, dtype=dtype, device=device, **options)
 
 
 def load_sequence_classifier(
@@ -194,8 +218,10 @@ def load_sequence_classifier(
     )
 
 
-def has_score_head(path: str, key: str) -> bool:
-    """Whether the sequence classifier at `path` has a linear `score` on a causal body, as transformers names it."""
+def has_linear_head(path: str, key: str) -> bool:
+    """Whether the reward model at `path` has a linear head: of its own file, or `score` as transformers names it."""
+    if (Path(path) / HEAD).is_file():
+        return True
     checkpoint = locate(path, key=key)
     with one_line(key, path):
         config = _load_config(checkpoint, trust_remote_code=False)

@@ -19,6 +19,7 @@ from align.hub import cached_where_unreachable
 from align.libraries import reason
 from align.worlds import resolve
 
+HEAD = "head.safetensors"  # the scalar head of a reward model that align stored
 _ALLOWED = "a Hugging Face model folder, a run's folder, align://pocket/model or a Hub id"
 _IDENTITY = ("config.json", "adapter_config.json", "generation_config.json", "*.safetensors", "chat_template*")
 _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model")
@@ -88,6 +89,11 @@ def hub_commit(path: str, revision: str | None = None) -> str | None:
     """
     checkpoint = locate(path, revision)
     return None if checkpoint.is_local else _hub_commit(checkpoint)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether `folder` holds an adapter rather than a whole model."""
+    return (folder / "adapter_config.json").is_file()
 
 
 def refuse_pickles(checkpoint: Checkpoint, key: str) -> None:

@@ -1,4 +1,8 @@
-"""A stored reward model: a folder with a sequence classifier, or an adapter and its head, and reward_model.json."""
+"""A stored reward model: a transformer's body or an adapter, a scalar head in a file of its own, and a card of figures.
+
+transformers has no class for a scalar head on any causal LM, so `load_reward_model` is the loader; it takes a sequence
+classifier of transformers, whole or as an adapter, as well.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from align.config import ModelConfig
+from align.errors import InputError
+from align.models.load import body_of, load_body, load_causal_lm, load_sequence_classifier
+from align.models.locate import HEAD, is_adapter
+
 CARD = "reward_model.json"
 
 
 @dataclass(frozen=True)
 class RewardCard:
-    """What was measured when a reward model was trained, and from what."""
+    """Figures of a reward model's training, and what it was trained from."""
 
     accuracy: float | None  # share of held-out pairs whose chosen response scores higher, ties counting half
     longer_wins: float | None  # the same for a judge that prefers the longer response (in tokens)
@@ -22,20 +36,67 @@ class RewardCard:
     seconds: float
     key: Mapping[str, Any] = field(default_factory=dict)  # what it was made from; the hash names the folder
     precision: str | None = None  # of compute in training
-    # How the scores of unfinished responses relate to the final one, on held-out pairs, by what was trained: `end`, and
-    # `prefixes` where there was a second stage (trainers/reward_model_prefix.py: prefix_figures)
+    # Correlation of the scores of unfinished responses with the final one, on held-out pairs, by what was trained:
+    # `end`, and `prefixes` where there was a second stage (rewards/pairs.py: prefix_figures)
     prefix_scores: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
+        """Write the card into `folder`."""
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
 
 def read_card(folder: Path) -> RewardCard | None:
-    """The card in `folder`, or None where the folder is a plain Hugging Face checkpoint."""
+    """Read the card in `folder`; None where the folder is a plain Hugging Face checkpoint."""
     path = folder / CARD
     return RewardCard(**json.loads(path.read_text())) if path.is_file() else None
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter rather than a whole model."""
-    return (folder / "adapter_config.json").is_file()
+def linear_head(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
+    """Build an fp32 head (d -> 1) of a weight (1, d) and a bias (1,), 0 where there is none."""
+    head = nn.Linear(weight.shape[1], 1)
+    with torch.no_grad():
+        head.weight.copy_(weight.float())
+        head.bias.zero_() if bias is None else head.bias.copy_(bias.float())
+    return head
+
+
+def write_head(head: nn.Linear, folder: Path) -> None:
+    """Store a scalar head beside its body or adapter."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.named_parameters()}
+    save_file(tensors, folder / HEAD, metadata={"format": "pt"})
+
+
+def read_head(folder: Path) -> nn.Linear | None:
+    """Read what `write_head` stored; None where there is no such file."""
+    path = folder / HEAD
+    if not path.is_file():
+        return None
+    tensors = load_file(path)
+    return linear_head(tensors["weight"], tensors.get("bias"))
+
+
+def load_reward_model(
+    path: str, *, dtype: torch.dtype, device: torch.device, key: str, pad_id: int | None = None
+) -> tuple[PreTrainedModel, nn.Linear]:
+    """Load a reward model as the body of a causal LM and the linear head on its states, weights in `dtype`.
+
+    Args:
+        path: A stored reward model, or a sequence classifier of transformers: a folder, an adapter's folder, a Hub id.
+        pad_id: Of a classifier without a pad token of its own; None = its chat tokenizer's.
+        key: The configuration's key that an error names.
+
+    Raises:
+        InputError: Nothing loadable is there, or its head is not linear.
+    """
+    head = read_head(Path(path))
+    if head is not None:
+        if is_adapter(Path(path)):
+            body = body_of(load_causal_lm(ModelConfig(path=path), dtype=dtype, device=device, key=key))
+        else:
+            body = load_body(path, dtype=dtype, device=device, key=key)
+        return body, head.to(device)
+    model = load_sequence_classifier(path, dtype=dtype, device=device, key=key, pad_id=pad_id)
+    score = getattr(model, "score", None)
+    if not isinstance(score, nn.Linear):
+        raise InputError(key, path, "a causal classifier with a linear `score` head")
+    return body_of(model), linear_head(score.weight, score.bias).to(device)

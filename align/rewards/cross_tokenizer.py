@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from align.config import ModelConfig
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.inputs import autocast
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.value_head import ValueHead
 from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
 from align.functional.masked import masked_sum
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import has_score_head, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
+from align.models.load import has_linear_head, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
+from align.models.reward_folder import load_reward_model
 from align.rewards.base import Source
 from align.rewards.reencode import Encoded, Reader, prefix_places, spread
 from align.types import RewardInput, RewardOutput
@@ -30,7 +31,7 @@ def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)), key=key)
     same = tokenizer.get_vocab() == chat.tokenizer.get_vocab()
     same = same and tokenizer.chat_template in (None, chat.tokenizer.chat_template)
-    return same and has_score_head(str(folder), key)
+    return same and has_linear_head(str(folder), key)
 
 
 def load_cross_tokenizer(
@@ -42,16 +43,14 @@ def load_cross_tokenizer(
         InputError: It cannot be loaded, or attention is needed of one that is no causal model with a linear head.
     """
     path = str(folder)
-    model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)
     tokenizer = load_tokenizer(ModelConfig(path=path), key=key)
-    head = getattr(model, "score", None)
-    if isinstance(head, nn.Linear) and _is_causal(model):
-        if tokenizer.chat_template is None:
-            tokenizer = load_chat_tokenizer(ModelConfig(path=path)).tokenizer  # with the plain template
-        scalar = linear_head(head.weight).to(device).requires_grad_(False)
-        if head.bias is not None:
-            scalar.bias.copy_(head.bias)
-        return CausalReader(ValueHead(body_of(model), scalar, dtype), model, Reader(tokenizer, key))
+    if has_linear_head(path, key):
+        body, head = load_reward_model(path, dtype=torch.float32, device=device, key=key)
+        if _is_causal(body):
+            if tokenizer.chat_template is None:
+                tokenizer = load_chat_tokenizer(ModelConfig(path=path)).tokenizer  # with the plain template
+            return CausalReader(ValueHead(body, head, dtype).requires_grad_(False), Reader(tokenizer, key))
+    model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)
     if "attention" in needs:
         allowed = f"one that does without attention: {type(model).__name__} is no causal model with a linear head"
         raise InputError("reward/credit", "attention", allowed)
@@ -59,10 +58,10 @@ def load_cross_tokenizer(
 
 
 @torch.no_grad()
-def _is_causal(model: PreTrainedModel) -> bool:
+def _is_causal(body: PreTrainedModel) -> bool:
     """Whether the last token leaves the states of those before it alone. Seen, since no configuration says it."""
-    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=model.device)
-    states = body_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
+    ids = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 9]], device=body.device)
+    states = body(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :-1]
     return torch.allclose(states[0], states[1], rtol=0, atol=1e-5)
 
 
@@ -71,10 +70,10 @@ class CausalReader:
     the score at the last token that stands for nothing behind it. The whole response's score is the classifier's own,
     read at the last token of the whole conversation that is not its PAD."""
 
-    def __init__(self, scorer: ValueHead, model: PreTrainedModel, reader: Reader) -> None:
+    def __init__(self, scorer: ValueHead, reader: Reader) -> None:
         self._scorer = scorer
-        self._pad = model.config.get_text_config().pad_token_id
-        self._limit = _context(model)
+        self._pad = scorer.body.config.get_text_config().pad_token_id
+        self._limit = _context(scorer.body)
         self._reader = reader
 
     @torch.no_grad()

@@ -17,9 +17,9 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, hub_commit, load_chat_tokenizer
 from align.models.reward_folder import read_card
 from align.rewards import load_functions
+from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
-from align.stored.dpo_policy import ensure_dpo_policy
-from align.stored.reward_model import ensure_reward_model
+from align.run.reward_models import ensure_reward_model
 from align.types import Pair
 
 

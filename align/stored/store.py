@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def find(kind: str, parts: Mapping[str, Any]) -> Path | None:
 def find_or_make(kind: str, parts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
     """The stored folder for `parts`; `make(folder)` fills it where there is none yet.
 
-    Jobs in parallel make it once: the others wait. A killed `make` leaves nothing behind that would be found.
+    Jobs in parallel make it once: the others wait. What a killed `make` left is not found, but handed to the next one.
     """
     found = find(kind, parts)
     if found is not None:
@@ -50,8 +49,7 @@ def find_or_make(kind: str, parts: Mapping[str, Any], make: Callable[[Path], Non
         if folder.is_dir():
             return folder
         partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        partial.mkdir(exist_ok=True)
         make(partial)
         os.replace(partial, folder)
     return folder

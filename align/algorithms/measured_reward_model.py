@@ -1,6 +1,6 @@
 """`method=reward_model`: the run's reward model alone, measured and left in the run's folder.
 
-The runner has trained it, or found it stored, before any method starts (trainers/reward_model.py); here it is measured
+The runner has trained it, or found it stored, before any method starts (run/reward_models.py); here it is measured
 on the held-out pairs. The policy stays the start model, and its evaluation says what the reward model makes of it.
 """
 
@@ -15,10 +15,10 @@ from align.loop.context import RunContext
 from align.loop.method import Method
 from align.models.locate import locate
 from align.models.reward_folder import read_card
-from align.stored.reward_model import longer_wins, pair_accuracy
+from align.rewards.pairs import longer_wins, pair_accuracy
 
 
-class RewardModelMethod(Method):
+class MeasuredRewardModel(Method):
     def __init__(self, run: RunContext) -> None:
         """Raises InputError where reward.source.path is no folder: what is on the Hub is stored there."""
         super().__init__(run)
@@ -52,5 +52,5 @@ class RewardModelMethod(Method):
         return {"reward_model": measured | training | {"folder": str(self._folder)}}
 
     def save(self, folder: Path) -> None:
-        """The stored folder as it is: a sequence classifier or an adapter, its tokenizer and its card."""
+        """The stored folder as it is: body or adapter, head, tokenizer and card."""
         shutil.copytree(self._folder, folder, dirs_exist_ok=True)
