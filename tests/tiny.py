@@ -27,8 +27,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from align.algorithms.ppo import PPOTrainer
-from align.callbacks.base import Callback, CallbackList
+from align.callbacks.base import Callback
 from align.config import (
     AdapterConfig,
     CheckpointConfig,
@@ -47,18 +46,17 @@ from align.config import (
 )
 from align.config.methods import PPOConfig
 from align.engine.policy import Policy
-from align.engine.roles import build_roles
 from align.engine.sampling import left_pad, right_pad
 from align.engine.value_head import ValueHead
-from align.loop.context import RunContext
+from align.loop.loop import Loop
 from align.models.adapters import lora_config
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
 from align.rewards import GoldSource as GoldScorer
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import Source, build_credit
+from align.rewards import Source
 from align.types import Pair, Prompt, Rollout, Sequences
 from align.worlds import Gold, Segment
+from tests.contexts import loop_of, run_context
 
 torch.set_num_threads(1)
 
@@ -265,36 +263,35 @@ class Recorder(Callback):
         return [record[name] for record in self.records]
 
 
-def ppo(
+def loop(
     path: Path,
     cfg: Config,
     *,
     source: Source | None = None,
     start: Iterable[Prompt] | None = None,
+    pairs: Sequence[Pair] = (),
     dtype: torch.dtype = torch.float32,
-) -> tuple[PPOTrainer, Recorder]:
-    """A trainer as the runner assembles it, in the run folder `path`."""
+    accelerator: Accelerator | None = None,
+) -> tuple[Loop, Recorder]:
+    """The configuration's method on the loop, in the run folder `path`; gold reward where no reward model is named."""
     named = cfg.reward.source
-    stored = Path(named.path) if isinstance(named, RewardModelSource) else None
-    torch.manual_seed(0)  # fresh adapters and heads
-    roles = build_roles(cfg, device=CPU, dtype=dtype, reward=stored, critic_init=cfg.method.critic)
-    if source is None:
-        source = GoldScorer(VowelWorld()) if roles.reward is None else ModelScorer(roles.reward)
+    stored = Path(str(named.path)) if isinstance(named, RewardModelSource) else None
+    if source is None and stored is None:
+        source = GoldScorer(VowelWorld())
     recorder = Recorder()
-    run = RunContext(
-        config=cfg,
-        folder=path,
-        accelerator=Accelerator(cpu=True),
-        roles=roles,
-        chat=chat(),
-        prompts=list(start) if start is not None else prompts(),
-        pairs=[],
+    run = run_context(
+        path,
+        cfg,
+        chat(),
+        reward=stored,
         source=source,
-        credit=build_credit(cfg.reward.credit),
-        callbacks=CallbackList([recorder]),
-        evaluate=lambda step: None,
+        prompts=list(start) if start is not None else prompts(),
+        pairs=pairs,
+        callbacks=[recorder],
+        dtype=dtype,
+        accelerator=accelerator,
     )
-    return PPOTrainer(run), recorder
+    return loop_of(run), recorder
 
 
 def split(ids: torch.Tensor, mask: torch.Tensor, length: int) -> Sequences:

@@ -6,8 +6,6 @@ tokens: a scheme that only redistributes a fixed sum would change nothing if it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from align.algorithms.ppo import PPO
@@ -43,9 +41,9 @@ class GRPO(PPO):
     def roles(self) -> dict[str, Trained]:
         return {"policy": Trained(self.policy_loss, self.method.learning_rate)}
 
-    def advantages(
-        self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor, tally: Tally
-    ) -> dict[str, Tensor]:
+    def advantages(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], Tally]:
+        """Rewards (B, T) to advantages (B, T): of a response within its group, or of each token of a dense reward."""
+        tally = Tally()
         method, size = self.method, self.method.group_size
         if method.kl.place is KLPlace.reward and method.kl.coef > 0:
             rewards = self.penalised(rewards, columns, mask)
@@ -59,7 +57,7 @@ class GRPO(PPO):
         else:
             advantages = group_centred(reward_to_go(rewards, mask), mask, size, scale_std=method.scale_std)
         add_advantages(tally, advantages, mask)
-        return {"advantages": advantages}
+        return {"advantages": advantages}, tally
 
     def log_ratio(self, batch: Batch, logprobs: Tensor) -> Tensor:
         """log pi - log pi_old: (B, T), a token's own or its response's mean."""

@@ -1,4 +1,4 @@
-"""PPO (arXiv 1707.06347) on responses of a language model, a reward for every token (arXiv 2203.02155), in reading order.
+"""PPO (arXiv 1707.06347) on a language model's responses, with token rewards (arXiv 2203.02155), in reading order.
 
 Sample -> score -> credit -> KL -> advantages -> epochs over minibatches -> clipped losses. Optimizer, records and
 checkpoints are the loop's (align/loop). Details and their sources: arXiv 2403.17031, cited as N.
@@ -16,9 +16,7 @@ from align.algorithms.kl_control import KLControl
 from align.algorithms.rollout_metrics import (
     Clock,
     add_policy,
-    add_responses,
-    add_rewards,
-    add_truth,
+    add_rollout,
     add_update,
     add_value_update,
     add_values,
@@ -49,7 +47,7 @@ class PPO:
 
     def __init__(self, run: RunContext) -> None:
         self.run, self.config, self.method = run, run.config, run.config.method
-        self.temperature = run.config.rollout.temperature
+        self.temperature = self.config.rollout.temperature
         self.kl = KLControl(self.method.kl, run.config.rollout.batch_size)
         self.clip_low = self.clip_high = self.method.clip_range
         self.trained = self.roles()
@@ -58,16 +56,14 @@ class PPO:
         critic, warmup = Trained(self.value_loss, self.method.critic_learning_rate), self.method.critic_warmup_steps
         return {"policy": Trained(self.policy_loss, self.method.learning_rate, first_step=warmup), "critic": critic}
 
-    # 1. Sample, score, credit ----------------------------------------------------------------------------------------
-
     def collect(self, at: Progress) -> Experience | Stop:
-        """Sample one rollout, ready for updates; Stop where its KL is over the budget."""
-        run, group, tally = self.run, self.samples_per_prompt, Tally()
+        """1. Sample, score, credit: one rollout, ready for updates, or Stop where its KL is over the budget."""
+        run, seed, group, tally = self.run, self.config.seed, self.samples_per_prompt, Tally()
         clock = Clock(tally)
         count = self.config.rollout.batch_size // group
-        chosen = in_passes(len(run.prompts), at.rollout * count, count, self.config.seed, "prompts")
-        prompts = [run.prompts[i] for i in chosen]
-        rollout = run.sample(prompts, Noise(self.config.seed, "rollout", at.rollout), group)
+        order = in_passes(len(run.prompts), at.rollout * count, count, seed, "prompts")
+        prompts = [run.prompts[i] for i in order]
+        rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group)
         clock.lap("time/rollout")
 
         batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group)], run.chat)
@@ -78,15 +74,14 @@ class PPO:
         clock.lap("time/reward")
 
         columns = self.columns(rollout)
-        columns |= self.advantages(rewards, columns, rollout.response_mask, tally)
+        advantages, figures = self.advantages(rewards, columns, rollout.response_mask)
+        columns |= advantages
         clock.lap("time/advantage")
 
-        add_responses(tally, rollout)
-        add_rewards(tally, scores, rollout, self.method.missing_eos_penalty is not None)
-        add_truth(tally, run.world, batch, rewards)
-        logprobs, ref_logprobs = columns["logprobs"], columns["ref_logprobs"]
-        add_policy(tally, rollout, logprobs, ref_logprobs, self.kl.coef)
-        run.callbacks.on_rollout(at.step + 1, describe(batch, scores, rewards, log_ratio=logprobs - ref_logprobs))
+        tally.merge(figures)
+        add_rollout(tally, batch, scores, rewards, self.method.missing_eos_penalty is not None, run.world)
+        add_policy(tally, rollout, columns["logprobs"], columns["ref_logprobs"], self.kl.coef)
+        run.callbacks.on_rollout(at.step + 1, describe(batch, scores, rewards, columns))
         metrics = with_speed(tally.result(), rollout)
         return self.kl.adapt(metrics["kl/per_response_k1"]) or Experience(rollout, columns, metrics)
 
@@ -98,29 +93,24 @@ class PPO:
         values = {} if roles.critic is None else {"values": read_values(roles.critic, rollout, budget)}
         return {"logprobs": logprobs, "ref_logprobs": ref_logprobs, **values}
 
-    # 2. KL penalty and advantages ------------------------------------------------------------------------------------
-
-    def penalised(self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor) -> Tensor:
-        """r_t - beta * (log pi(y_t) - log pi_ref(y_t)): (B, T). InstructGPT, arXiv 2203.02155, eq. 2."""
+    def penalised(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> Tensor:
+        """2. KL penalty: r_t - beta * (log pi(y_t) - log pi_ref(y_t)): (B, T). InstructGPT, arXiv 2203.02155, eq. 2."""
         return zero_outside(rewards - self.kl.coef * (columns["logprobs"] - columns["ref_logprobs"]), mask)
 
-    def advantages(
-        self, rewards: Tensor, columns: Mapping[str, Tensor], mask: Tensor, tally: Tally
-    ) -> dict[str, Tensor]:
-        """Rewards (B, T), KL not yet in them, to the columns that the losses read: advantages and returns (B, T)."""
-        method, values = self.method, columns["values"]
+    def advantages(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], Tally]:
+        """3. Rewards (B, T), KL not yet in them, to the columns that losses read: advantages and returns (B, T)."""
+        method, tally = self.method, Tally()
         rewards = self.penalised(rewards, columns, mask)
         tally.observe("reward/total_mean", rewards.sum(1).tolist())
         if method.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
-        advantages, returns = gae(rewards, values, mask, gamma=method.gamma, lam=method.lam)
-        add_values(tally, advantages, mask, values, returns)
-        return {"advantages": whiten(advantages, mask) if method.whiten_advantages else advantages, "returns": returns}
-
-    # 3. Epochs over minibatches --------------------------------------------------------------------------------------
+        advantages, returns = gae(rewards, columns["values"], mask, gamma=method.gamma, lam=method.lam)
+        add_values(tally, advantages, mask, columns["values"], returns)
+        advantages = whiten(advantages, mask) if method.whiten_advantages else advantages
+        return {"advantages": advantages, "returns": returns}, tally
 
     def minibatch(self, at: Progress, n: int) -> Tensor:
-        """Every response once in each epoch, in an order of the epoch's own."""
+        """4. Epochs over minibatches: every response once in each epoch, in an order of the epoch's own."""
         size = self.method.minibatch_size
         epoch, k = divmod(at.update, n // size)
         order = permutation(n, self.config.seed, "minibatch", at.rollout, epoch)
@@ -134,10 +124,8 @@ class PPO:
         too_far = metrics is not None and limit is not None and metrics["policy/approx_kl"] > limit
         return too_far or at.update == self.method.epochs * (n // self.method.minibatch_size)
 
-    # 4. Losses -------------------------------------------------------------------------------------------------------
-
     def policy_loss(self, batch: Batch, out: TokenStats) -> Loss:
-        """Clipped surrogate, summed over the minibatch's response tokens and divided by their number."""
+        """5. Clipped losses: the policy's surrogate, summed over the minibatch's tokens and divided by their number."""
         tally = Tally()
         return Loss(masked_sum(self.surrogate(batch, out, tally), batch.mask) / batch.size.tokens, tally)
 
@@ -155,11 +143,7 @@ class PPO:
         return per_token
 
     def value_loss(self, batch: Batch, scores: Tensor) -> Loss:
-        """Half the larger squared error of the new value and of one kept near the old (N, "value function clipping").
-
-        Args:
-            scores: (B, T + 1), the critic's of every prefix; the last has seen the whole response.
-        """
+        """Half the larger squared error of the new value and of one kept near the old (N); scores (B, T + 1) of prefixes."""
         mask, method, old, returns = batch.mask, self.method, batch.columns["values"], batch.columns["returns"]
         values, tally = zero_outside(scores[:, :-1], mask), Tally()
         kept = old + (values - old).clamp(-method.value_clip_range, method.value_clip_range)
@@ -167,9 +151,8 @@ class PPO:
         add_value_update(tally, mask, per_token, 0.5 * (values - returns) ** 2)
         return Loss(method.vf_coef * (masked_sum(per_token, mask) / batch.size.tokens), tally)
 
-    # 5. What a checkpoint keeps --------------------------------------------------------------------------------------
-
     def state(self) -> dict[str, Any]:
+        """6. What a checkpoint keeps."""
         return {"kl_coef": self.kl.coef, "source": state(self.run.source)}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
@@ -178,18 +161,10 @@ class PPO:
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over response tokens.
+    """Generalised advantage estimation (arXiv 1506.02438, eq. 16): advantages, and returns = advantages + values.
 
-    The value after a response's last token is 0, whether it ended or was truncated: the episode is over either way, and
-    `missing_eos_penalty` judges a truncated response, not what it might have become.
-
-    Args:
-        rewards: (B, T), KL penalty included.
-        values: (B, T), the critic's estimate before token t is chosen.
-        mask: (B, T), 1 = counts.
-
-    Returns:
-        advantages (B, T) and returns = advantages + values (B, T); 0 outside mask.
+    All are (B, T), 0 outside the mask; values[:, t] is the critic's estimate before token t is chosen. The value after
+    a response's last token is 0, whether it ended or was truncated: the episode is over either way.
     """
     rewards, values = zero_outside(rewards, mask), zero_outside(values, mask)
     advantages = torch.zeros_like(rewards)

@@ -37,6 +37,15 @@ class Clock:
         self._last = now
 
 
+def add_rollout(
+    tally: Tally, batch: RewardInput, output: RewardOutput, rewards: Tensor, penalised: bool, world: World | None
+) -> None:
+    """Responses, their scores, and what the world knows of both; `rewards` (B, T) are the credited tokens'."""
+    add_responses(tally, batch.rollout)
+    add_rewards(tally, output, batch.rollout, penalised)
+    add_truth(tally, world, batch, rewards)
+
+
 def add_responses(tally: Tally, rollout: Rollout) -> None:
     """Lengths and endings."""
     lengths = rollout.lengths.float().tolist()
@@ -179,12 +188,17 @@ def describe(
     batch: RewardInput,
     output: RewardOutput,
     token_rewards: Tensor,
+    columns: Mapping[str, Tensor] | None = None,
     *,
     only: Tensor | None = None,
-    log_ratio: Tensor | None = None,
 ) -> list[dict[str, Any]]:
-    """Responses as rows for completions.jsonl: the first few, or all that `only` (B,) marks."""
+    """Responses as rows for completions.jsonl: the first few, or all that `only` (B,) marks.
+
+    Args:
+        columns: With log-probabilities of the policy and the reference (B, T), whose difference is the KL.
+    """
     rollout = batch.rollout
+    log_ratio = None if columns is None else columns["logprobs"] - columns["ref_logprobs"]
     rows = range(min(LOGGED_SAMPLES, len(rollout))) if only is None else only.nonzero().squeeze(1).tolist()
     nats = masked_sum(log_ratio, rollout.response_mask, dim=1) if log_ratio is not None else None
     lengths = rollout.lengths.tolist()

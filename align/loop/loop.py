@@ -61,7 +61,7 @@ class Loop:
         self._started = time.perf_counter()
         try:
             while self.progress.step < self.config.max_steps and not self._ends_early():
-                if not self._advance():
+                if not self.advance():
                     break
         except RunError:
             if 0 < self.progress.step != self._saved_step:
@@ -70,8 +70,12 @@ class Loop:
         if self._saved_step != self.progress.step:
             self.save_checkpoint()
 
-    def _advance(self) -> bool:
-        """Try one update, and record, evaluate and save where it was applied; False where the algorithm stops."""
+    def advance(self) -> bool:
+        """Try one update, and record, evaluate and save where it was applied.
+
+        Returns:
+            False where the algorithm stops: nothing was tried.
+        """
         if self.examples is None:
             self.examples = self._collect()
         if self.examples is None:

@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
-from align.callbacks.base import CallbackList
 from align.config import (
     AdapterConfig,
     CheckpointConfig,
@@ -29,12 +26,11 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
-from align.engine.roles import build_roles
 from align.loop.context import RunContext
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import Source, build_credit
+from align.rewards import Source
 from align.types import Pair, Prompt
 from tests import tiny
+from tests.contexts import run_context
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)
 WORDS = ("say it", "do", "again and again", "hello you", "count", "be", "tell me", "zoo")
@@ -106,24 +102,17 @@ def context(
     dtype: torch.dtype = torch.float32,
 ) -> tuple[RunContext, tiny.Recorder]:
     """What a method is given, without a run around it."""
-    torch.manual_seed(0)
-    stored = Path(str(cfg.reward.source.path))
-    roles = build_roles(cfg, device=tiny.CPU, dtype=dtype, reward=stored, critic_init=None)
-    assert roles.reward is not None
-    AcceleratorState._reset_state(reset_partial_state=True)
-    recorder = tiny.Recorder()
-    run = RunContext(
-        config=cfg,
-        folder=path,
-        accelerator=Accelerator(cpu=True),
-        roles=roles,
-        chat=tiny.chat(),
-        prompts=list(prompts),
-        pairs=list(pairs),
-        source=source or ModelScorer(roles.reward),
-        credit=build_credit(cfg.reward.credit),
-        callbacks=CallbackList([recorder]),
-        evaluate=lambda step: None,
+    stored, recorder = Path(str(cfg.reward.source.path)), tiny.Recorder()
+    run = run_context(
+        path,
+        cfg,
+        tiny.chat(),
+        reward=stored,
+        source=source,
+        prompts=prompts,
+        pairs=pairs,
+        callbacks=[recorder],
+        dtype=dtype,
     )
     return run, recorder
 

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from align.algorithms.registry import trainer_class
-from align.callbacks.base import Callback, CallbackList
+from align.callbacks.base import Callback
 from align.config import (
     AdapterConfig,
     CheckpointConfig,
@@ -34,13 +32,12 @@ from align.config import (
     TrackingConfig,
 )
 from align.engine.policy import Policy
-from align.engine.roles import build_roles
-from align.loop.context import RunContext
-from align.loop.trainer import Trainer
+from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
 from align.rewards import build_credit
 from align.types import Pair, Prompt, RewardInput, RewardOutput
+from tests.contexts import loop_of, run_context
 from tests.oracle.tree import Tree, best, objective
 
 torch.set_num_threads(1)
@@ -168,7 +165,7 @@ class Records(Callback):
         self.rows.append(dict(record))
 
 
-def trainer(
+def loop(
     path: Path,
     method: MethodConfig,
     tables: Tables,
@@ -179,8 +176,8 @@ def trainer(
     pairs: Sequence[Pair] = (),
     adapter: AdapterConfig | None = None,
     seed: int = 0,
-) -> tuple[Trainer, Records]:
-    """A trainer as a run assembles it, on the table's reward."""
+) -> tuple[Loop, Records]:
+    """The method on the loop as a run assembles it, on the table's reward."""
     config = Config(
         method=method,
         model=ModelConfig(path=str(folder())),
@@ -197,27 +194,15 @@ def trainer(
         seed=seed,
     )
     method.check(config)
-    torch.manual_seed(0)
     records = Records()
-    run = RunContext(
-        config=config,
-        folder=path,
-        accelerator=Accelerator(cpu=True),
-        roles=build_roles(config, device=CPU, dtype=torch.float32, reward=None, critic_init=method.critic),
-        chat=chat(),
-        prompts=prompts(),
-        pairs=list(pairs),
-        source=TableSource(tables),
-        credit=build_credit(config.reward.credit),
-        callbacks=CallbackList([records]),
-        evaluate=lambda step: None,
-    )
-    return trainer_class(method.name)(run), records
+    source, callbacks = TableSource(tables), [records]
+    run = run_context(path, config, chat(), source=source, prompts=prompts(), pairs=pairs, callbacks=callbacks)
+    return loop_of(run), records
 
 
 def trained(path: Path, method: MethodConfig, tables: Tables, **settings: Any) -> Tensor:
     """The table (P, S, V) of the policy at the end of a run."""
-    made, _ = trainer(path, method, tables, **settings)
+    made, _ = loop(path, method, tables, **settings)
     made.train()
     return table_of(made.run.roles.policy).detach()
 

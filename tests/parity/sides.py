@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
-from align.algorithms.registry import trainer_class
-from align.callbacks.base import CallbackList
 from align.config import AdapterConfig, MethodConfig
-from align.engine.roles import build_roles
-from align.loop.context import RunContext
-from align.loop.trainer import Trainer
-from align.rewards import GoldSource, build_credit
+from align.loop.loop import Loop
+from align.rewards import GoldSource
 from align.types import Pair
 from tests import tiny
+from tests.contexts import loop_of, run_context
 
 RELATIVE = 1e-5
 
@@ -30,7 +26,7 @@ def pairs() -> list[Pair]:
     return [tiny.pair(p, *t) for p, t in zip(tiny.prompts(4), texts, strict=True)]
 
 
-def trainer(
+def loop(
     path: Path,
     method: MethodConfig,
     *,
@@ -39,28 +35,18 @@ def trainer(
     adapter: AdapterConfig | None = None,
     checkpointing: bool = False,
     **rollout: Any,
-) -> Trainer:
-    """An align trainer whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
+) -> Loop:
+    """The method on the loop, whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
     config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps, adapter=adapter)
     config.model.gradient_checkpointing = checkpointing
     config.method = method
     method.check(config)
-    run = RunContext(
-        config=config,
-        folder=path,
-        accelerator=Accelerator(cpu=True),
-        roles=build_roles(config, device=tiny.CPU, dtype=torch.float32, reward=None, critic_init=None),
-        chat=tiny.chat(),
-        prompts=tiny.prompts(),
-        pairs=pairs(),
-        source=GoldSource(tiny.VowelWorld()),
-        credit=build_credit(config.reward.credit),
-        callbacks=CallbackList([]),
-        evaluate=lambda step: None,
+    run = run_context(
+        path, config, tiny.chat(), source=GoldSource(tiny.VowelWorld()), prompts=tiny.prompts(), pairs=pairs()
     )
     if moved:
         tiny.nudge(run.roles.policy)
-    return trainer_class(method.name)(run)
+    return loop_of(run)
 
 
 def other_model() -> nn.Module:
