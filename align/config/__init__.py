@@ -23,10 +23,10 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
 from align.config.methods import (
     Baseline,
     BestOfNConfig,
-    CriticInit,
     DPOConfig,
     DPOLoss,
     GroupKLConfig,
@@ -35,13 +35,9 @@ from align.config.methods import (
     KLController,
     KLEstimator,
     KLPlace,
-    LoopConfig,
     LossLength,
-    LRSchedule,
-    MethodConfig,
     OfflineConfig,
     OnPolicyConfig,
-    OptimizedConfig,
     PPOConfig,
     RatioLevel,
     RewardModelMethodConfig,

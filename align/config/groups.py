@@ -15,11 +15,11 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.method_bases import MethodConfig
 from align.config.methods import (
     BestOfNConfig,
     DPOConfig,
     GRPOConfig,
-    MethodConfig,
     PPOConfig,
     RewardModelMethodConfig,
     SFTConfig,

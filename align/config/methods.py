@@ -1,4 +1,4 @@
-"""Options of the methods on our own loop, and what all methods share. Imports no torch."""
+"""Options of the methods on align's own training loop. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,86 +6,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from align.config.base import MISSING, Section
+from align.config.base import Section
 from align.config.checks import fraction, not_negative, open_fraction, positive
+from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
 from align.errors import InputError
 
 if TYPE_CHECKING:
     from align.config.schema import Config
-
-
-class KLController(Enum):
-    fixed = "fixed"
-    adaptive = "adaptive"
-
-
-class LRSchedule(Enum):
-    constant = "constant"
-    linear = "linear"  # to 0 at max_steps
-
-
-class CriticInit(Enum):
-    auto = "auto"  # the reward model where the run has one, else the policy
-    reward_model = "reward_model"
-    policy = "policy"  # the policy's body under a zero head
-
-
-@dataclass
-class MethodConfig(Section):
-    """Base of every method's options."""
-
-    name: str = MISSING
-
-    @property
-    def trains(self) -> bool:
-        """Whether the method updates the policy."""
-        return True
-
-    @property
-    def critic(self) -> CriticInit | None:
-        """How the method's critic starts; None where the method has none."""
-        return None
-
-    def check(self, config: Config) -> None:
-        """Raise InputError on values that cannot run; `config` is the whole composition."""
-
-
-@dataclass
-class OptimizedConfig(MethodConfig):
-    """Base of the methods that take gradient steps, whosever loop they are on."""
-
-    learning_rate: float = 1.0e-5
-    lr_schedule: LRSchedule = LRSchedule.constant
-    warmup_steps: int = 0
-    adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-
-    def check(self, config: Config) -> None:
-        super().check(config)
-        positive(self, "method", "learning_rate", "adam_eps", "max_grad_norm")
-        not_negative(self, "method", "warmup_steps", "weight_decay")
-        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
-        if self.warmup_steps >= config.max_steps:
-            allowed = f"fewer than max_steps={config.max_steps}"
-            raise InputError("method.warmup_steps", self.warmup_steps, allowed)
-        if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
-            allowed = "constant with max_policy_tokens, under which the last step is not known"
-            raise InputError("method.lr_schedule", "linear", allowed)
-
-
-@dataclass
-class LoopConfig(OptimizedConfig):
-    """Base of the methods on the loop of trainers/base.py."""
-
-    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
-    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
-
-    def check(self, config: Config) -> None:
-        super().check(config)
-        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
 
 
 @dataclass
@@ -169,11 +96,16 @@ class RatioLevel(Enum):
     sequence = "sequence"  # the mean log-ratio of the response's tokens: GSPO
 
 
+class KLController(Enum):
+    fixed = "fixed"
+    adaptive = "adaptive"
+
+
 @dataclass
 class KLConfig(Section):
     """The penalty -coef * (log pi - log pi_ref) per token, in the reward."""
 
-    coef: float = 0.05  # beta
+    coef: float = 0.1  # beta
     controller: KLController = KLController.fixed
     target: float = 6.0  # nats per response, adaptive controller only
     horizon: int = 10_000  # responses, adaptive controller only
@@ -207,6 +139,7 @@ class OnPolicyConfig(LoopConfig):
 @dataclass
 class PPOConfig(OnPolicyConfig):
     name: str = "ppo"
+    minibatch_size: int = 16  # responses per optimizer update
     critic_learning_rate: float = 1.0e-3
     value_clip_range: float = 0.2
     vf_coef: float = 0.1  # the critic has its own weights and Adam: felt only where its gradient is clipped
@@ -273,6 +206,7 @@ class KLEstimator(Enum):
 
 @dataclass
 class GroupKLConfig(KLConfig):
+    coef: float = 0.05  # beta
     place: KLPlace = KLPlace.loss
     estimator: KLEstimator = KLEstimator.k3  # with place=loss
 

@@ -42,6 +42,7 @@ class RuleConfig(Section):
 class WordLimitRule(RuleConfig):
     """1 up to the limit, falling to 0 at twice the limit; 1 for a row without limit."""
 
+    weight: float = 1.0  # the one rule of reward/source=rules that counts unless others are given a weight
     limit: int | None = None  # words; null = the row's own alone
     column: str = "word_limit"  # where a row has a limit of its own, which takes precedence
 

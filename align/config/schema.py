@@ -12,7 +12,7 @@ from typing import Any
 from align.config.base import MISSING, Section
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
-from align.config.methods import MethodConfig
+from align.config.method_bases import MethodConfig
 from align.config.sources import SourceConfig
 
 
@@ -115,7 +115,7 @@ class AdapterConfig(Section):
 @dataclass
 class RolloutConfig(Section):
     batch_size: int = 64  # responses per rollout
-    max_new_tokens: int = 64
+    max_new_tokens: int = 128  # longer responses are cut, and judged by method.missing_eos_penalty
     temperature: float = 1.0  # also divides the logits of every log-probability of the run
     decode_batch_size: int | None = None  # rows decoded at once; null = the whole rollout
     cuda_graphs: bool = True  # a GPU repeats a decoding step that it was told once; not for every kind of model

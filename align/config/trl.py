@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from align.config.checks import not_negative, open_fraction, positive
-from align.config.methods import OptimizedConfig
+from align.config.method_bases import OptimizedConfig
 from align.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class TRLKTOConfig(TRLPairsConfig):
 class TRLOnPolicyConfig(TRLConfig):
     """Methods that sample from the policy they train; one pass over each rollout."""
 
+    beta: float = 0.05  # of the KL to the start model: in the loss with trl_grpo, in the reward with trl_rloo
     group_size: int = 8  # responses to each prompt
     minibatch_size: int = 32  # responses per optimizer update
     clip_range: float = 0.2
