@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from align.config.methods import BestOfNConfig, DPOConfig
-from align.evaluate import main
+from align.cli.evaluate import main
 from align.run.runner import run
 from tests import tiny
 from tests.algorithms import runs
