@@ -11,10 +11,10 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from align.cli.convert import main
 from align.cli.groups import CONF
 from align.config import Config
 from align.config.io import build
-from align.cli.convert import main
 
 COMMON = {
     "model_name_or_path": "HuggingFaceTB/smollm2-135M-SFT-Only",

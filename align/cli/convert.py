@@ -1,6 +1,6 @@
-"""Run `python -m align.convert OLD.json`: print an older script's JSON configuration as a command line of align.
+"""Run the command `python -m align.convert`: print an older script's JSON configuration as a command line of align.
 
-What each key became is written to standard error; standard output is the command alone. Imports no torch.
+Standard output is the command alone; standard error lists what each key became. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _DESCRIPTION = "Print an older script's JSON configuration as a command line of 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert the file that the arguments (None = `sys.argv`) name; returns the exit code.
+    """Convert the file that the arguments (None = `sys.argv`) name; return the exit code.
 
-    0 = done, 2 = the file cannot be read, a key is unknown, or the result is no legal configuration.
+    The exit code is 0, or 2 where the file cannot be read, a key is unknown, or the result is no legal configuration.
     """
     parser = argparse.ArgumentParser(prog="python -m align.convert", description=_DESCRIPTION)
     parser.add_argument("file", type=Path, help="the JSON file")

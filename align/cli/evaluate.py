@@ -1,4 +1,4 @@
-"""Run `python -m align.evaluate TARGET`: measure a finished run or a model again, or report on a reward model.
+"""Run the command `python -m align.evaluate`: evaluate a finished run or a model, or report on a reward model.
 
 Exit codes: 0 done; 2 the input was refused; 1 the evaluation failed; 130 interrupted. Tracebacks only with
 ALIGN_TRACEBACK=1. Imports no torch before the input is accepted.
@@ -27,7 +27,7 @@ from align.config.io import build, load_unchecked
 from align.errors import InputError
 
 _SPEED = ("device", "precision", "threads", "rollout.decode_batch_size", "rollout.cuda_graphs")
-FREE = ("evaluation", *_SPEED)  # the keys that may change where a run is measured again
+FREE = ("evaluation", *_SPEED)  # keys that may change when a finished run is evaluated again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a
 model's folder or Hub id (on the data that the overrides choose; the embedded world's by default), or a reward model's
@@ -35,7 +35,7 @@ model's folder or Hub id (on the data that the overrides choose; the embedded wo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate what the arguments (None = `sys.argv`) name; returns the exit code."""
+    """Evaluate the target that the arguments (None = `sys.argv`) name; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _evaluate(parse(words))
@@ -106,7 +106,7 @@ def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:
 
 
 def _saved_by(run: Path, overrides: Sequence[str]) -> Config:
-    """Read the run's own configuration and apply overrides of the keys in FREE, which leave it the same run."""
+    """Read the run's own configuration and apply overrides, of keys in FREE only."""
     try:
         saved = load_unchecked(run / "config.yaml")
         for override in OverridesParser.create().parse_overrides(list(overrides)):

@@ -1,4 +1,4 @@
-"""`python -m align` and the console script `align`: compose the configuration, run, turn any failure into one line.
+"""Run the command `align` (also `python -m align`): compose the configuration, run it, end with one line on failure.
 
 Exit codes: 0 done; 2 the input was refused; 1 the run failed; 130 interrupted. Tracebacks only with ALIGN_TRACEBACK=1
 or HYDRA_FULL_ERROR=1.
@@ -29,7 +29,7 @@ from align.errors import InputError
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:
-    """One run; raises InputError before anything slow is imported where the configuration is refused."""
+    """Run one composition; raise InputError before torch is imported where the configuration is refused."""
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode is RunMode.MULTIRUN
@@ -51,7 +51,7 @@ def job(cfg: DictConfig) -> dict[str, Any]:
 
 
 class _Launch:
-    """One call of Hydra with this command line; keeps what a single job raised, since Hydra would print it."""
+    """The function that Hydra calls for each job. Keeps the exception of a single job, which Hydra would print."""
 
     def __init__(self) -> None:
         self.folder: Path | None = None  # of the job that started last
@@ -63,13 +63,13 @@ class _Launch:
             return job(cfg)
         except Exception as error:
             if HydraConfig.get().mode is RunMode.MULTIRUN:
-                raise  # launchers and sweepers count on it
+                raise  # launchers and sweepers handle it
             self.failure = error
             return None
 
 
 class _Filter:
-    """Standard error without the line that Hydra writes when it re-raises what a job raised."""
+    """Standard error without the line that Hydra prints before a job's exception."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -82,7 +82,7 @@ class _Filter:
 
 
 def main() -> int:
-    """Run the command line in `sys.argv`; returns the exit code."""
+    """Run the command line in `sys.argv`; return the exit code."""
     words = sys.argv[1:]
     if {"-h", "--help"} & set(words):
         print(help_text(), end="")
@@ -104,7 +104,7 @@ def main() -> int:
 
 
 def _report_end(launch: _Launch, words: list[str], trace: bool) -> int:
-    """Say what failed, if anything did; returns the exit code."""
+    """Print the failure, if there is one; return the exit code."""
     if trace and launch.failure is not None:
         traceback.print_exception(launch.failure)
     jobs = sweep.finish()
@@ -122,7 +122,7 @@ def _report_end(launch: _Launch, words: list[str], trace: bool) -> int:
 
 
 def _report_sweep(jobs: list[dict[str, Any]]) -> int:
-    """List the failed jobs of the sweep that just ended; 2 where every failure was bad input, else 1."""
+    """Print the failed jobs of a sweep; return 2 where every failure was bad input, else 1."""
     failed = [record for record in jobs if record["exit_code"]]
     for record in failed:
         print(f"job {record['job']} failed ({' '.join(record['overrides'])}): {record['error']}", file=sys.stderr)
@@ -131,7 +131,7 @@ def _report_sweep(jobs: list[dict[str, Any]]) -> int:
 
 
 def _report_interrupt(folder: Path | None) -> int:
-    """Say how to go on where a checkpoint was left."""
+    """Print how to resume where a checkpoint exists; return the exit code."""
     resumable = folder is not None and any(folder.glob("*_step_*"))
     print(f"interrupted{f', go on with: align resume={folder}' if resumable else ''}", file=sys.stderr)
     return 130

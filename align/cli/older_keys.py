@@ -1,4 +1,7 @@
-"""From the keys of older alignment scripts (one JSON object a run) to the words of align's command line."""
+"""Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ METHODS = ("dpo", "ppo", "grpo")
 _SAMPLE = ("ppo", "grpo")
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
-# The same thing under another name: the new key, and the methods that have it.
+# Keys with the same meaning: old name -> new name, and the methods that have the key.
 _RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "dataset_split": ("data.train_split", METHODS),
     "prompt_column": ("data.prompt_column", METHODS),
@@ -52,13 +55,13 @@ _REWARD_CONFIG = {"learning_rate": "learning_rate", "num_train_epochs": "epochs"
 }
 _LEFT_OUT = {
     "lora_dropout": "no model has dropout, or PPO's ratio would not be 1 on the first update",
-    "num_train_epochs": "align counts optimizer updates: say how many with max_steps",
+    "num_train_epochs": "align counts optimizer updates: set their number with max_steps",
     "generation_samples": "the older scripts did not read it",
 }
 
 
 class Conversion:
-    """What became of `old`: `words` compose the run, `lines` tell of every key (key, value, what it became)."""
+    """The conversion of `old`: `words` compose the run, `lines` lists (key, value, what it became) of every key."""
 
     def __init__(self, old: Mapping[str, Any], method: str) -> None:
         self.old, self.method = old, method
@@ -69,38 +72,40 @@ class Conversion:
 
     @property
     def words(self) -> list[str]:
-        """Groups first: a key's section is there once its group is chosen."""
+        """Words of the command line, groups before keys: a group's option defines which keys exist."""
         return [f"{key}={value}" for key, value in (self.groups | self.keys).items()]
 
-    def say(self, key: str, became: str) -> None:
+    def report(self, key: str, became: str) -> None:
+        """Record what became of `key` of the old file."""
         self.lines.append((key, self.old[key], became))
 
     def set(self, key: str, new: str, value: Any, note: str = "") -> None:
-        """`key` of the old file is `new` here."""
+        """Convert `key` of the old file to the key `new`."""
         self.keys[new] = quoted(value)
-        self.say(key, f"{new}={self.keys[new]}" + (f" ({note})" if note else ""))
+        self.report(key, f"{new}={self.keys[new]}" + (f" ({note})" if note else ""))
 
     def choose(self, key: str, group: str, option: str, note: str = "") -> None:
-        """`key` of the old file chooses an option of a group here."""
+        """Convert `key` of the old file to an option of a group."""
         self.groups[group] = option
-        self.say(key, f"{group}={option}" + (f" ({note})" if note else ""))
+        self.report(key, f"{group}={option}" + (f" ({note})" if note else ""))
 
     def refuse(self, key: str, why: str) -> None:
+        """Record that `key` of the old file cannot be converted."""
         self.unknown.append(key)
-        self.say(key, why)
+        self.report(key, why)
 
 
 def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
-    """What `old` says, in align's words.
+    """Convert the configuration `old`.
 
     Args:
-        method: dpo, ppo or grpo; None = what `old` says under `method`, or what its keys give away.
+        method: dpo, ppo or grpo; None = the value of `old["method"]`, else inferred from the keys of `old`.
 
     Raises:
-        InputError: nothing tells the method, or `old` contradicts itself.
+        InputError: the method cannot be inferred, or `old` contradicts itself.
     """
-    said = method or old.get("method")
-    if said is None:
+    name = method or old.get("method")
+    if name is None:
         marks = {
             "group_size": "grpo",
             "ppo_batch_size": "ppo",
@@ -108,15 +113,15 @@ def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
             "target_kl": "ppo",
             "beta": "dpo",
         }
-        said = next((name for mark, name in marks.items() if mark in old), None)
-    if said not in METHODS:
-        raise InputError("method", said, f"--method, one of {', '.join(METHODS)}")
+        name = next((found for mark, found in marks.items() if mark in old), None)
+    if name not in METHODS:
+        raise InputError("method", name, f"--method, one of {', '.join(METHODS)}")
     for key in _FLAGS:  # a text such as "false" would count as true
         if old.get(key) not in (True, False, None):
             raise InputError(key, old[key], "true or false")
     if old.get("load_in_8bit") and old.get("load_in_4bit"):
         raise InputError("load_in_4bit", True, "one of load_in_8bit and load_in_4bit")
-    out = Conversion(old, str(said))
+    out = Conversion(old, str(name))
     for key, value in old.items():
         try:
             _convert(out, key, value)
@@ -129,13 +134,13 @@ def _convert(out: Conversion, key: str, value: Any) -> None:
     if key in _SPECIAL:
         _SPECIAL[key](out, key, value)
     elif key in _LEFT_OUT:
-        out.say(key, f"left out: {_LEFT_OUT[key]}")
+        out.report(key, f"left out: {_LEFT_OUT[key]}")
     elif key not in _RENAMED:
         out.refuse(key, "unknown")
     elif out.method not in _RENAMED[key][1]:
         out.refuse(key, f"method={out.method} has no such thing")
     elif value is None:
-        out.say(key, "left out: null")
+        out.report(key, "left out: null")
     else:
         out.set(key, _RENAMED[key][0], value)
 
@@ -158,11 +163,11 @@ def _data(out: Conversion, key: str, value: str) -> None:
     out.choose(key, "data", known)
     if known == "orca_dpo":
         out.keys["data.system_column"] = "null"
-        out.say(key, "data.system_column=null (the older scripts read the question alone)")
+        out.report(key, "data.system_column=null (the older scripts read the question alone)")
 
 
 def _named(group: str, path: str) -> str | None:
-    """The option of `group` that stands for a Hub id; ids are compared without regard to case."""
+    """Find the option of `group` for a Hub id, whatever the id's case; None where there is none."""
     for name in options(group):
         found = OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "path", throw_on_missing=False)
         if str(found).lower() == path.lower():
@@ -181,7 +186,7 @@ def _length(out: Conversion, key: str, value: int) -> None:
 
 def _bits(out: Conversion, key: str, value: bool) -> None:
     if not value:
-        return out.say(key, "left out: false")
+        return out.report(key, "left out: false")
     out.groups.setdefault("adapter", "lora")
     out.choose(key, "quantization", {"load_in_8bit": "int8", "load_in_4bit": "nf4"}[key])
 
@@ -190,13 +195,13 @@ def _lora(out: Conversion, key: str, value: Any) -> None:
     if key == "use_lora":
         return out.choose(key, "adapter", "lora" if value else "none")
     if out.old.get("use_lora") is False:
-        return out.say(key, "left out: use_lora is false")
+        return out.report(key, "left out: use_lora is false")
     out.groups.setdefault("adapter", "lora")
     out.set(key, {"lora_r": "adapter.r", "lora_alpha": "adapter.alpha"}[key], value)
 
 
 def _batch(out: Conversion, key: str, value: int) -> None:
-    """Rows per optimizer update: rows per device times accumulation steps."""
+    """Convert the rows per optimizer update: rows per device times accumulation steps."""
     rows = _whole(out, "mini_batch_size") or _whole(out, "per_device_train_batch_size") or 1
     size = rows * (_whole(out, "gradient_accumulation_steps") or 1)
     if out.method == "dpo":
@@ -234,7 +239,7 @@ def _dense(out: Conversion, key: str, value: bool) -> None:
 
 
 def _reward_model(out: Conversion, key: str, value: Any) -> None:
-    """The nested settings of the reward model's training."""
+    """Convert the nested settings of the reward model's training."""
     given = value if isinstance(value, dict) else {}
     base = given.get("model_name_or_path") or out.old.get("model_name_or_path")
     odd = [k for k in given if k not in {*_REWARD_CONFIG, "model_name_or_path"}]
@@ -242,7 +247,7 @@ def _reward_model(out: Conversion, key: str, value: Any) -> None:
         return out.refuse(key, f"cannot be converted ({', '.join(odd) or 'a reward model on another base'})")
     new = {f"reward.source.{_REWARD_CONFIG[k]}": quoted(v) for k, v in given.items() if k in _REWARD_CONFIG}
     out.keys |= new
-    out.say(key, " ".join(f"{k}={v}" for k, v in new.items()) or "left out: nothing of its own")
+    out.report(key, " ".join(f"{k}={v}" for k, v in new.items()) or "left out: nothing of its own")
 
 
 def _tracking(out: Conversion, key: str, value: str | None) -> None:
@@ -253,14 +258,14 @@ def _tracking(out: Conversion, key: str, value: str | None) -> None:
 
 def _prompts(out: Conversion, key: str, value: str | None) -> None:
     if value is None:
-        return out.say(key, "left out: null")
+        return out.report(key, "left out: null")
     if "prompts_file" not in {f.name for f in fields(EvaluationConfig)}:
-        return out.say(key, "left out: the evaluation samples on held-out prompts of the data")
+        return out.report(key, "left out: the evaluation samples on held-out prompts of the data")
     out.set(key, "evaluation.prompts_file", value)
 
 
 _SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
-    "method": lambda out, key, value: out.say(key, f"method={out.method}"),
+    "method": lambda out, key, value: out.report(key, f"method={out.method}"),
     "model_name_or_path": _model,
     "dataset_name": _data,
     "max_prompt_length": _length,

@@ -1,4 +1,4 @@
-"""Write and order the words of a command line as Hydra's parser takes them. Imports no torch."""
+"""Quote and order the words of a command line for Hydra's parser. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hydra._internal.utils import get_args_parser
 
 from align.errors import InputError
 
-_PLAIN = re.compile(r"[\w./:@+-]+")  # what Hydra's grammar takes without quotes
+_PLAIN = re.compile(r"[\w./:@+-]+")  # text that Hydra's grammar accepts without quotes
 
 
 def quoted(value: Any) -> str:
-    """A value as Hydra's grammar takes it."""
+    """Quote a value for Hydra's grammar."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
@@ -26,7 +26,7 @@ def quoted(value: Any) -> str:
 
 
 def flags_first(words: list[str]) -> list[str]:
-    """The words in the order that Hydra's parser wants: it refuses `a=1 --multirun b=2`.
+    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; expand `~` in values.
 
     Raises:
         InputError: an unknown flag, or a flag without its value, for which argparse would print its usage and exit.
@@ -46,6 +46,6 @@ def flags_first(words: list[str]) -> list[str]:
 
 
 def _expand_home(word: str) -> str:
-    """`model.path=~/x` with the home folder in place: shells leave that to us, Hydra's grammar refuses it."""
+    """Expand `~` in `model.path=~/x`, which no shell expands and Hydra's grammar refuses."""
     key, _, value = word.partition("=")
     return f"{key}={os.path.expanduser(value)}" if value.startswith("~") else word

@@ -1,4 +1,4 @@
-"""What listens to a run: options of the callbacks. Imports no torch."""
+"""Define the options of a run's callbacks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from align.config.base import Section
 
 @dataclass
 class JsonlConfig(Section):
-    """The run's own files; the records themselves are always written."""
+    """Options of the files in the run's folder; step records are always written."""
 
     completions: bool = True  # false: no texts in completions.jsonl
 
 
 @dataclass
 class ProgressConfig(Section):
+    """Options of the live display on the console."""
+
     enabled: bool = True
 
 
 @dataclass
 class TensorboardConfig(Section):
+    """Options of the TensorBoard event files; needs the extra `tensorboard`."""
+
     enabled: bool = True
     completions: bool = True  # a few sampled responses as text
 
@@ -37,11 +41,11 @@ class EarlyStoppingConfig(Section):
 
 @dataclass
 class RetentionConfig(Section):
-    """Checkpoints that stay beside the newest `checkpoint.keep`."""
+    """Options that keep checkpoints beside the newest `checkpoint.keep`."""
 
-    every: int | None = None  # those of steps that it divides
-    best: str | None = "eval/reward/proxy_mean"  # the one with the best value of this evaluation metric
-    lowest: bool = False  # the best is the lowest
+    every: int | None = None  # keep the checkpoints of steps that this number divides
+    best: str | None = "eval/reward/proxy_mean"  # keep the one with the best value of this evaluation metric
+    lowest: bool = False  # true = the lowest value is the best
 
 
 @dataclass

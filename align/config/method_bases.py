@@ -1,4 +1,4 @@
-"""Options that methods share: name, optimizer, learning-rate schedule, micro-batches. Imports no torch."""
+"""Define the options that methods share: optimizer, learning-rate schedule, micro-batches. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class LRSchedule(Enum):
 
 
 class CriticInit(Enum):
+    """Weights that the critic starts from."""
+
     auto = "auto"  # the reward model where the run has one, else the policy
     reward_model = "reward_model"
     policy = "policy"  # the policy's body under a zero head
@@ -33,12 +35,12 @@ class MethodConfig(Section):
 
     @property
     def trains(self) -> bool:
-        """Whether the method updates the policy."""
+        """Whether the method updates the policy's parameters."""
         return True
 
     @property
     def critic(self) -> CriticInit | None:
-        """How the method's critic starts; None where the method has none."""
+        """Weights that the critic starts from; None for a method without a critic."""
         return None
 
     def check(self, config: Config) -> None:
@@ -51,11 +53,11 @@ class OptimizedConfig(MethodConfig):
 
     learning_rate: float = 3.0e-4  # peak; of the policy where a critic has its own
     lr_schedule: LRSchedule = LRSchedule.constant
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # updates in which the learning rate rises linearly
     adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
     adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # gradients are clipped to this norm
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -76,7 +78,7 @@ class LoopConfig(OptimizedConfig):
     """Base of the methods on align's own training loop."""
 
     micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
-    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
+    max_bad_steps: int = 3  # non-finite updates that are skipped in all before the run stops
 
     def check(self, config: Config) -> None:
         super().check(config)
