@@ -17,7 +17,6 @@ from align.config.io import register_schemas
 PRESETS = {"arm", "data", "experiment", "model"}  # choices for one purpose; their files hold values of their own
 
 CREDIT_OF_PRESET = {"dense": "attention", "sparse": "sparse"}
-BESIDE = {"reward/source": ["reward/credit=sparse"], "callbacks": [], "method": []}
 # What a group's option stands for, made of the dataclasses alone. Where an option is a name, its key is that name.
 HELD: dict[str, Callable[[str], Any]] = {
     "adapter": lambda option: cfg.AdapterConfig(name=option),
@@ -35,7 +34,7 @@ SECTIONS = {"early_stopping", "jsonl", "progress", "retention", "tensorboard"}
 
 
 def callbacks(option: str) -> cfg.CallbacksConfig:
-    """The callbacks of a run beside which this one is chosen: its section as it stands, the others' as they are."""
+    """The callbacks of a run that chooses this one: its section is the bare dataclass, all others are as by default."""
     held = cfg.CallbacksConfig()
     if option in SECTIONS:
         setattr(held, option, type(getattr(held, option))())
@@ -100,3 +99,10 @@ def test_the_keys_of_the_root_are_the_dataclasss():
 def test_callbacks_of_a_run_that_chooses_none():
     assert flat(composed("callbacks=[]").callbacks) == flat(OmegaConf.structured(cfg.CallbacksConfig()))
     assert flat(composed().callbacks) == flat(OmegaConf.structured(cfg.CallbacksConfig()))
+
+
+@pytest.mark.parametrize("section", [*METHODS.values(), *SOURCES.values(), *CREDITS.values(), cfg.EvaluationConfig])
+def test_a_section_inside_a_section_is_the_bare_one(section):
+    """Callbacks aside, which are off until they are chosen."""
+    inner = [value for value in vars(section()).values() if isinstance(value, cfg.Section)]
+    assert all(value == type(value)() for value in inner)
