@@ -1,4 +1,4 @@
-"""align from a notebook: `run("method=ppo", "reward=dense", folder="outputs/first")`."""
+"""Run align from a notebook: `run("method=ppo", "reward=dense", folder="outputs/first")`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from align.cli.compose import composed
 
 
 def run(*words: str, folder: str | Path) -> dict[str, Any]:
-    """Run what these words compose, as `align WORDS` does, and leave everything in `folder`.
+    """Run the configuration that the words compose, as `align WORDS` does; all files go to `folder`.
 
     Returns:
         As `align.run.runner.run`: evaluation summaries under `before` and `after`, `step`, `stopped` and `folder`.

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from align.__main__ import main
+from align.cli.main import main
 from align.config.groups import METHODS
 from align.errors import InputError, RunError
 
@@ -123,7 +123,7 @@ def test_a_mistake_is_one_line_exit_code_2_and_leaves_nothing_behind(align, file
 def test_a_mistake_is_answered_quickly_and_without_torch(folder):
     script = (
         "import sys; sys.argv = ['align', 'model.path=./nowhere']\n"
-        "from align.__main__ import main; code = main()\n"
+        "from align.cli.main import main; code = main()\n"
         "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
     start = resource.getrusage(resource.RUSAGE_CHILDREN)

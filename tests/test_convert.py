@@ -11,10 +11,10 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from align.cli.convert import main
 from align.cli.groups import CONF
 from align.config import Config
 from align.config.io import build
-from align.convert import main
 
 COMMON = {
     "model_name_or_path": "HuggingFaceTB/smollm2-135M-SFT-Only",
@@ -166,7 +166,7 @@ def test_no_torch_is_needed(tmp_path):
     (tmp_path / "old.json").write_text(json.dumps(PPO))
     (tmp_path / "prompts.txt").write_text("What is it?\n")
     script = (
-        "import sys; from align.convert import main; code = main(sys.argv[1:])\n"
+        "import sys; from align.cli.convert import main; code = main(sys.argv[1:])\n"
         "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from align.cli.evaluate import main
 from align.config.methods import BestOfNConfig, DPOConfig
-from align.evaluate import main
 from align.run.runner import run
 from tests import tiny
 from tests.algorithms import runs
@@ -116,3 +118,13 @@ def test_refusals_are_one_line(
     shown = [text for text in err if text.startswith("error: ")]
     assert len(shown) == 1
     assert line in shown[0] or (line == "an empty or" and "nothing is overwritten" in shown[0])
+
+
+def test_a_refusal_needs_no_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys; from align.evaluate import main; code = main(['./nowhere'])\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: TARGET: given './nowhere'")

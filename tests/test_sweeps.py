@@ -13,7 +13,7 @@ import pytest
 from datasets import load_dataset
 from rich.console import Console
 
-from align.__main__ import main
+from align.cli.main import main
 from align.cli.table import print_table
 from align.errors import RunError
 from align.report.summary import arm_names, arms

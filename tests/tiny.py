@@ -44,7 +44,7 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
-from align.config.methods import PPOConfig
+from align.config.methods import KLConfig, PPOConfig
 from align.engine.policy import Policy
 from align.engine.sampling import left_pad, right_pad
 from align.engine.value_head import ValueHead
@@ -211,6 +211,9 @@ class VowelWorld:
         return Gold(sum(p.credit for p in parts), tuple(parts))
 
 
+TINY_PPO: dict[str, Any] = {"minibatch_size": 8, "learning_rate": 1e-3, "missing_eos_penalty": None}
+
+
 def config(
     *,
     method: Mapping[str, Any] | None = None,
@@ -223,9 +226,7 @@ def config(
 ) -> Config:
     """A legal composition for a run of a few steps on a tiny model; gold reward, sparse, no LoRA unless told."""
     made = Config(
-        method=PPOConfig(
-            **({"minibatch_size": 8, "learning_rate": 1e-3, "missing_eos_penalty": None} | (method or {}))
-        ),
+        method=PPOConfig(**(TINY_PPO | {"kl": KLConfig(coef=0.05)} | (method or {}))),
         model=ModelConfig(path=str(folder(shape))),
         data=DataConfig(path="unused"),
         reward=reward or RewardConfig(source=GoldSource(), credit=SparseCredit()),

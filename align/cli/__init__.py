@@ -1,1 +1,1 @@
-"""What stands between the shell and a run: help, one-line errors, the summary of a sweep."""
+"""The command line: commands, composition of the configuration, one-line errors, the summary of a sweep."""

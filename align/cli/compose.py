@@ -1,4 +1,4 @@
-"""A configuration composed from the words of a command line, without a command line."""
+"""Compose a configuration from the words of a command line, inside this process. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from align.config.io import build, register_schemas
 
 
 def composed(words: Sequence[str]) -> Config:
-    """What `align WORDS` would run; raises InputError where it would refuse them."""
+    """Compose the configuration that `align WORDS` would run; raise InputError where the command would refuse WORDS."""
     register_schemas()
     GlobalHydra.instance().clear()
     try:

@@ -1,249 +1,55 @@
-"""From the keys of older alignment scripts (one JSON object a run) to the words of align's command line."""
+"""Run the command `python -m align.convert`: print an older script's JSON configuration as a command line of align.
+
+Standard output is the command alone; standard error lists what each key became. Imports no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+import argparse
+import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from align.cli.conversion import Conversion, quoted
-from align.cli.groups import CONF, options
-from align.config import EvaluationConfig
+from align.cli.compose import composed
+from align.cli.older_keys import METHODS, convert
 from align.errors import InputError
 
-METHODS = ("dpo", "ppo", "grpo")
-_SAMPLE = ("ppo", "grpo")
-_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
-
-# The same thing under another name: the new key, and the methods that have it.
-_RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "dataset_split": ("data.train_split", METHODS),
-    "prompt_column": ("data.prompt_column", METHODS),
-    "chosen_column": ("data.chosen_column", METHODS),
-    "rejected_column": ("data.rejected_column", METHODS),
-    "learning_rate": ("method.learning_rate", METHODS),
-    "max_steps": ("max_steps", METHODS),
-    "max_ppo_steps": ("max_steps", _SAMPLE),
-    "seed": ("seed", METHODS),
-    "output_dir": ("hydra.run.dir", METHODS),
-    "verbosity_word_limit": ("evaluation.verbosity_word_limit", METHODS),
-    "ppo_batch_size": ("rollout.batch_size", _SAMPLE),
-    "ppo_epochs": ("method.epochs", _SAMPLE),
-    "target_kl": ("method.target_kl", _SAMPLE),
-    "init_kl_coef": ("method.kl.coef", _SAMPLE),
-    "target": ("method.kl.target", _SAMPLE),
-    "horizon": ("method.kl.horizon", _SAMPLE),
-    "cliprange": ("method.clip_range", _SAMPLE),
-    "max_new_tokens": ("rollout.max_new_tokens", _SAMPLE),
-    "temperature": ("rollout.temperature", _SAMPLE),
-    "group_size": ("method.group_size", ("grpo",)),
-    "num_generations": ("method.group_size", ("grpo",)),
-    "max_grad_norm": ("method.max_grad_norm", METHODS),
-    "warmup_steps": ("method.warmup_steps", METHODS),
-    "weight_decay": ("method.weight_decay", METHODS),
-    "save_steps": ("checkpoint.every_steps", METHODS),
-}
-_FLAGS = ("load_in_8bit", "load_in_4bit", "use_lora", "adap_kl_ctrl", "dense_rewards")
-_REWARD_CONFIG = {"learning_rate": "learning_rate", "num_train_epochs": "epochs"} | {
-    "per_device_train_batch_size": "batch_size"
-}
-_LEFT_OUT = {
-    "lora_dropout": "no model has dropout, or PPO's ratio would not be 1 on the first update",
-    "num_train_epochs": "align counts optimizer updates: say how many with max_steps",
-    "generation_samples": "the older scripts did not read it",
-}
+_DESCRIPTION = "Print an older script's JSON configuration as a command line of align."
 
 
-def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
-    """What `old` says, in align's words.
+def main(arguments: list[str] | None = None) -> int:
+    """Convert the file that the arguments (None = `sys.argv`) name; return the exit code.
 
-    Args:
-        method: dpo, ppo or grpo; None = what `old` says under `method`, or what its keys give away.
-
-    Raises:
-        InputError: nothing tells the method, or `old` contradicts itself.
+    The exit code is 0, or 2 where the file cannot be read, a key is unknown, or the result is no legal configuration.
     """
-    said = method or old.get("method")
-    if said is None:
-        marks = {
-            "group_size": "grpo",
-            "ppo_batch_size": "ppo",
-            "dense_rewards": "ppo",
-            "target_kl": "ppo",
-            "beta": "dpo",
-        }
-        said = next((name for mark, name in marks.items() if mark in old), None)
-    if said not in METHODS:
-        raise InputError("method", said, f"--method, one of {', '.join(METHODS)}")
-    for key in _FLAGS:  # a text such as "false" would count as true
-        if old.get(key) not in (True, False, None):
-            raise InputError(key, old[key], "true or false")
-    if old.get("load_in_8bit") and old.get("load_in_4bit"):
-        raise InputError("load_in_4bit", True, "one of load_in_8bit and load_in_4bit")
-    out = Conversion(old, str(said))
-    for key, value in old.items():
-        try:
-            _convert(out, key, value)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(key, value, "text, a number, true, false or null, as the key has it") from error
-    return out
+    parser = argparse.ArgumentParser(prog="python -m align.convert", description=_DESCRIPTION)
+    parser.add_argument("file", type=Path, help="the JSON file")
+    parser.add_argument("--method", choices=METHODS, help="where the file does not name it")
+    parser.add_argument("--allow-unknown", action="store_true", help="leave out what cannot be converted, and go on")
+    options = parser.parse_args(arguments)
+    try:
+        done = convert(_read(options.file), options.method)
+        for key, value, became in done.lines:
+            print(f"{key} {json.dumps(value)} -> {became}", file=sys.stderr)
+        if done.unknown and not options.allow_unknown:
+            raise InputError(str(options.file), ", ".join(done.unknown), "keys that convert, or --allow-unknown")
+        composed(done.words)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(shlex.join(["align", *done.words]))
+    return 0
 
 
-def _convert(out: Conversion, key: str, value: Any) -> None:
-    if key in _SPECIAL:
-        _SPECIAL[key](out, key, value)
-    elif key in _LEFT_OUT:
-        out.say(key, f"left out: {_LEFT_OUT[key]}")
-    elif key not in _RENAMED:
-        out.refuse(key, "unknown")
-    elif out.method not in _RENAMED[key][1]:
-        out.refuse(key, f"method={out.method} has no such thing")
-    elif value is None:
-        out.say(key, "left out: null")
-    else:
-        out.set(key, _RENAMED[key][0], value)
-
-
-def _model(out: Conversion, key: str, value: str) -> None:
-    known = _named("model", value)
-    if known is not None:
-        return out.choose(key, "model", known)
-    out.choose(key, "model", "local", "model.path=" + value)
-    out.keys["model.path"] = quoted(value)
-
-
-def _data(out: Conversion, key: str, value: str) -> None:
-    known = _named("data", value)
-    if known is None:
-        option = _FORMATS.get(Path(value).suffix, "jsonl" if Path(value).is_dir() else "hub")
-        out.choose(key, "data", option, "data.path=" + value)
-        out.keys["data.path"] = quoted(value)
-        return
-    out.choose(key, "data", known)
-    if known == "orca_dpo":
-        out.keys["data.system_column"] = "null"
-        out.say(key, "data.system_column=null (the older scripts read the question alone)")
-
-
-def _named(group: str, path: str) -> str | None:
-    """The option of `group` that stands for a Hub id; ids are compared without regard to case."""
-    for name in options(group):
-        found = OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "path", throw_on_missing=False)
-        if str(found).lower() == path.lower():
-            return name
-    return None
-
-
-def _length(out: Conversion, key: str, value: int) -> None:
-    if key == "max_prompt_length":
-        out.keys["data.long_prompts"] = "truncate"
-        return out.set(key, "data.max_prompt_tokens", value, "data.long_prompts=truncate keeps the last, not the first")
-    if out.method in _SAMPLE:
-        out.keys["rollout.max_new_tokens"] = quoted(value)
-    out.set(key, "data.max_response_tokens", value, "and of samples: rollout.max_new_tokens")
-
-
-def _bits(out: Conversion, key: str, value: bool) -> None:
-    if not value:
-        return out.say(key, "left out: false")
-    out.groups.setdefault("adapter", "lora")
-    out.choose(key, "quantization", {"load_in_8bit": "int8", "load_in_4bit": "nf4"}[key])
-
-
-def _lora(out: Conversion, key: str, value: Any) -> None:
-    if key == "use_lora":
-        return out.choose(key, "adapter", "lora" if value else "none")
-    if out.old.get("use_lora") is False:
-        return out.say(key, "left out: use_lora is false")
-    out.groups.setdefault("adapter", "lora")
-    out.set(key, {"lora_r": "adapter.r", "lora_alpha": "adapter.alpha"}[key], value)
-
-
-def _batch(out: Conversion, key: str, value: int) -> None:
-    """Rows per optimizer update: rows per device times accumulation steps."""
-    rows = _whole(out, "mini_batch_size") or _whole(out, "per_device_train_batch_size") or 1
-    size = rows * (_whole(out, "gradient_accumulation_steps") or 1)
-    if out.method == "dpo":
-        return out.set(key, "method.batch_size", size, "pairs per update; micro-batches follow from their length")
-    sampled = _whole(out, "ppo_batch_size")
-    if sampled is None:
-        out.keys["rollout.batch_size"] = quoted(size)
-    out.set(key, "method.minibatch_size", min(size, sampled or size), "responses per update")
-
-
-def _whole(out: Conversion, name: str) -> int | None:
-    value = out.old.get(name)
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise InputError(name, value, "a whole number above 0")
-    return value
-
-
-def _beta(out: Conversion, key: str, value: float) -> None:
-    if out.method == "ppo":
-        return out.refuse(key, "unclear for PPO: the KL coefficient is init_kl_coef")
-    out.set(key, "method.beta" if out.method == "dpo" else "method.kl.coef", value)
-
-
-def _controller(out: Conversion, key: str, value: bool) -> None:
-    if out.method not in _SAMPLE:
-        return out.refuse(key, f"method={out.method} has no such thing")
-    out.set(key, "method.kl.controller", "adaptive" if value else "fixed")
-
-
-def _dense(out: Conversion, key: str, value: bool) -> None:
-    if out.method == "dpo":
-        return out.refuse(key, "method=dpo has no reward")
-    note = "attention credit; reward/credit=uniform spreads the score evenly" if value else ""
-    out.choose(key, "reward", "dense" if value else "sparse", note)
-
-
-def _reward_model(out: Conversion, key: str, value: Any) -> None:
-    """The nested settings of the reward model's training."""
-    given = value if isinstance(value, dict) else {}
-    base = given.get("model_name_or_path") or out.old.get("model_name_or_path")
-    odd = [k for k in given if k not in {*_REWARD_CONFIG, "model_name_or_path"}]
-    if odd or not isinstance(value, dict) or out.method == "dpo" or base != out.old.get("model_name_or_path"):
-        return out.refuse(key, f"cannot be converted ({', '.join(odd) or 'a reward model on another base'})")
-    new = {f"reward.source.{_REWARD_CONFIG[k]}": quoted(v) for k, v in given.items() if k in _REWARD_CONFIG}
-    out.keys |= new
-    out.say(key, " ".join(f"{k}={v}" for k, v in new.items()) or "left out: nothing of its own")
-
-
-def _tracking(out: Conversion, key: str, value: str | None) -> None:
-    if value not in (None, "wandb"):
-        return out.refuse(key, "wandb or null")
-    out.choose(key, "tracking", value or "none")
-
-
-def _prompts(out: Conversion, key: str, value: str | None) -> None:
-    if value is None:
-        return out.say(key, "left out: null")
-    if "prompts_file" not in {f.name for f in fields(EvaluationConfig)}:
-        return out.say(key, "left out: the evaluation samples on held-out prompts of the data")
-    out.set(key, "evaluation.prompts_file", value)
-
-
-_SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
-    "method": lambda out, key, value: out.say(key, f"method={out.method}"),
-    "model_name_or_path": _model,
-    "dataset_name": _data,
-    "max_prompt_length": _length,
-    "max_response_length": _length,
-    "load_in_8bit": _bits,
-    "load_in_4bit": _bits,
-    "use_lora": _lora,
-    "lora_r": _lora,
-    "lora_alpha": _lora,
-    "per_device_train_batch_size": _batch,
-    "mini_batch_size": _batch,
-    "gradient_accumulation_steps": _batch,
-    "beta": _beta,
-    "adap_kl_ctrl": _controller,
-    "dense_rewards": _dense,
-    "reward_config": _reward_model,
-    "log_with": _tracking,
-    "test_prompts_file": _prompts,
-}
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("file", str(path), f"a JSON file that can be read ({error})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}", error.msg, "well-formed JSON") from error
+    if not isinstance(content, dict):
+        raise InputError(str(path), type(content).__name__, "a JSON object")
+    return content

@@ -1,7 +1,7 @@
-"""Any failure as one line and an exit code: 2 = the user's input, 1 = the run, 130 = interrupted.
+"""Turn any failure into one line and an exit code: 2 = the user's input, 1 = the run, 130 = interrupted.
 
-Hydra and OmegaConf spread what went wrong over chained exceptions of several lines. `explain` picks the key, what was
-given and what is allowed out of them.
+Hydra and OmegaConf report a mistake as chained exceptions of several lines; `explain` reduces the chain to the key,
+what was given and what is allowed. Imports no torch.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from align.errors import InputError
 
 
 def exit_code(error: BaseException) -> int:
-    """The process's exit code for a failure inside a job."""
+    """Return the process's exit code for a failure inside a job."""
     return 2 if isinstance(error, InputError) else 1
 
 
 def one_line(error: BaseException) -> str:
-    """The failure on one line, its type in front unless it is bad input."""
+    """Return the failure on one line, behind its type unless the failure is an InputError."""
     message = " ".join(str(error).split())
     if isinstance(error, InputError):
         return message
@@ -36,10 +36,10 @@ def one_line(error: BaseException) -> str:
 
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:
-    """What a failed composition means: InputError with the key, what was given and what is allowed.
+    """Convert a failed composition to an InputError with the key, what was given and what is allowed.
 
     Args:
-        error: What Hydra raised.
+        error: The exception that Hydra raised.
         words: The command line, program name left out.
     """
     chain = list(_chain(error))
@@ -71,13 +71,13 @@ def _is_lookup(error: OmegaConfBaseException) -> bool:
 
 
 def _unknown_option(error: MissingConfigException) -> InputError:
-    """`method=ppoo`: the group's options."""
+    """Explain `method=ppoo` by the group's options."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     return InputError(group or "--config-name", option, ", ".join(error.options or options(group)) or "none")
 
 
 def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:
-    """`method.gama=1`: the nearest key, else where a key of that name is, else all keys of the section."""
+    """Explain `method.gama=1` by the nearest key, else by keys of that name elsewhere, else by the section's keys."""
     full_key, key = str(error.full_key), str(error.key)
     given = next((word for word in words if word.lstrip("+~").startswith(full_key)), key)
     if "/" in full_key:
@@ -96,7 +96,7 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
 
 
 def _keys_named(name: str, node: DictConfig, prefix: str = "") -> Iterator[str]:
-    """The full keys below `node` whose last part is `name`; Hydra's own left out."""
+    """Find the full keys below `node` whose last part is `name`, without Hydra's own."""
     for key in map(str, node):
         child = node._get_node(key)
         if key == name:
@@ -106,7 +106,7 @@ def _keys_named(name: str, node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 
 def _bad_value(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:
-    """`max_steps=abc`: what the key's type allows."""
+    """Explain `max_steps=abc` by what the key's type allows."""
     full_key = str(error.full_key)
     written = [word.partition("=")[2] for word in words if word.partition("=")[0].lstrip("+") == full_key]
     given = written[-1] if written else error.value
@@ -117,7 +117,7 @@ def _bad_value(error: OmegaConfBaseException, words: Sequence[str]) -> InputErro
 
 
 def _describe(hint: Any, key: str) -> str:
-    """What a key of type `hint` accepts."""
+    """Describe the values that a key of type `hint` accepts."""
     if isinstance(hint, types.UnionType):
         return " or ".join(_describe(part, key) for part in typing.get_args(hint))
     if typing.get_origin(hint) is list:
@@ -136,7 +136,7 @@ def _describe(hint: Any, key: str) -> str:
 
 
 def _other(error: BaseException, words: Sequence[str]) -> InputError:
-    """What carries no key: a group that was given a number, a list without --multirun, a flag's own trouble."""
+    """Explain an error without a key: a group given a number, a list without --multirun, a wrong flag."""
     message = " ".join(str(error).split()) or type(error).__name__
     for word in words:
         key, assigned, value = word.lstrip("+").partition("=")

@@ -1,38 +1,70 @@
-"""The command line of `python -m align.evaluate`: its words, and the configuration that they mean. Imports no torch."""
+"""Run the command `python -m align.evaluate`: evaluate a finished run or a model, or report on a reward model.
+
+Exit codes: 0 done; 2 the input was refused; 1 the evaluation failed; 130 interrupted. Tracebacks only with
+ALIGN_TRACEBACK=1. Imports no torch before the input is accepted.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import traceback
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from align.cli.errors import explain
-from align.cli.groups import CONF
+from align.cli.compose import composed
+from align.cli.errors import exit_code, explain, one_line
+from align.cli.words import quoted
 from align.config import Config
+from align.config.checks import model_folder
 from align.config.io import build, load_unchecked
 from align.errors import InputError
 
 _SPEED = ("device", "precision", "threads", "rollout.decode_batch_size", "rollout.cuda_graphs")
-FREE = ("evaluation", *_SPEED)  # of a run measured again
+FREE = ("evaluation", *_SPEED)  # keys that may change when a finished run is evaluated again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a
 model's folder or Hub id (on the data that the overrides choose; the embedded world's by default), or a reward model's
 (its report: accuracy, calibration, what moves its score)."""
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the target that the arguments (None = `sys.argv`) name; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _evaluate(parse(words))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("ALIGN_TRACEBACK") == "1":
+            traceback.print_exception(error)
+        code = exit_code(error)
+        print(f"{'error' if code == 2 else 'evaluation failed'}: {one_line(error)}", file=sys.stderr)
+        return code
+    return 0
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """target, overrides, out, against, by. Raises InputError where argparse would print its usage and exit."""
+    """Parse target, overrides, out, against, by.
+
+    Raises:
+        InputError: what argparse refuses, for which it would print its usage and exit.
+    """
     parser = argparse.ArgumentParser(prog="python -m align.evaluate", description=_DESCRIPTION)
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as of `align`; of a run: evaluation.*, ...")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder that the results go to")
     parser.add_argument("--against", metavar="MODEL", help="the start model that a model is compared with")
-    parser.add_argument("--by", action="append", metavar="COLUMN", help="tell a reward model's accuracy apart by it")
+    parser.add_argument(
+        "--by", action="append", metavar="COLUMN", help="a column to split a reward model's accuracy by"
+    )
 
     def refuse(message: str) -> NoReturn:
         raise InputError("command line", " ".join(words), message)
@@ -41,19 +73,40 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(words)
 
 
-def composed(model: str, overrides: Sequence[str]) -> Config:
-    """A composition whose start model is `model`."""
-    quoted = model.replace("\\", "\\\\").replace("'", "\\'")
-    words = ["model=local", f"model.path='{quoted}'", *overrides]
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return build(compose("config", words))
-    except Exception as error:
-        raise explain(error, words) from error
+def _evaluate(wanted: argparse.Namespace) -> None:
+    target = os.path.expanduser(wanted.target)
+    if (Path(target) / "config.yaml").is_file():
+        _evaluate_run(Path(target), wanted)
+        return
+    model_folder("TARGET", target)
+    start = target if wanted.against is None else os.path.expanduser(wanted.against)
+    config = composed(["model=local", f"model.path={quoted(start)}", *wanted.overrides])
+    out = wanted.out or Path("outputs") / "evaluate" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    from align.models.load import is_reward_model  # torch and everything behind it
+
+    if not is_reward_model(target, config.model.revision, key="TARGET"):
+        _refuse("--by", wanted.by, "of a reward model only")
+        _measure(config, _fresh(out), None if wanted.against is None else target)
+        return
+    _refuse("--against", wanted.against, "of a language model only")
+    _report(config, _fresh(out), wanted.by)
 
 
-def saved_by(run: Path, overrides: Sequence[str]) -> Config:
-    """The run's own configuration, with the changes that leave it the same run."""
+def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:
+    if not (run / "model").is_dir():
+        raise InputError("TARGET", wanted.target, "a finished run (this one has no model/ yet)")
+    _refuse("--against", wanted.against, "of a model only: a run is compared with its own start model")
+    config = _saved_by(run, wanted.overrides)
+    out = wanted.out or run / "evaluations" / str(_next(run / "evaluations"))
+    if config.method.name == "reward_model":
+        _report(config, _fresh(out), wanted.by, model=run / "model")
+        return
+    _refuse("--by", wanted.by, "of a reward model only")
+    _measure(config, _fresh(out), run)
+
+
+def _saved_by(run: Path, overrides: Sequence[str]) -> Config:
+    """Read the run's own configuration and apply overrides, of keys in FREE only."""
     try:
         saved = load_unchecked(run / "config.yaml")
         for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -65,3 +118,37 @@ def saved_by(run: Path, overrides: Sequence[str]) -> Config:
         return build(saved)
     except Exception as error:
         raise explain(error, list(overrides)) from error
+
+
+def _refuse(flag: str, given: object, allowed: str) -> None:
+    if given is not None:
+        raise InputError(flag, given, allowed)
+
+
+def _next(folder: Path) -> int:
+    return 1 + max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
+
+
+def _fresh(out: Path) -> Path:
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError("--out", str(out), "a folder that is empty or does not exist: nothing is overwritten")
+    return out
+
+
+def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from align.callbacks.console import before_after
+    from align.run.runner import measure
+
+    result = measure(config, out, weights=weights)
+    console = Console()
+    console.print(before_after(result["before"], result["after"] or {}))
+    console.print(Text(f"{out / 'evaluation.json'}"), soft_wrap=True)
+
+
+def _report(config: Config, out: Path, by: Sequence[str] | None, model: Path | None = None) -> None:
+    from align.evaluation.reward_run import report
+
+    report(config, out, by, config.model.path if model is None else str(model))

@@ -1,4 +1,4 @@
-"""The config groups and their options, read from the folders under `conf/`, and the help made of them."""
+"""List the configuration groups and their options from the folders under `conf/`, and make the help text."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ flags:
 
 @cache
 def groups() -> list[str]:
-    """Every group by the name that the command line uses; Hydra's own left out."""
+    """List every group by its name on the command line, without Hydra's own."""
     folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*.yaml")}
     return sorted(name for name in folders if name != "." and not name.startswith("hydra"))
 
 
 def options(group: str) -> list[str]:
-    """The options of `group`, none where there is no such group."""
+    """List the options of `group`; empty where the group does not exist."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def help_text() -> str:
-    """What `align --help` prints."""
+    """Return the text that `align --help` prints."""
     width = max(map(len, groups()), default=0)
     return _HELP.format(groups="\n".join(f"  {name:<{width}}  {', '.join(options(name))}" for name in groups()))

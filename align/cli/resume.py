@@ -1,4 +1,4 @@
-"""The configuration of a run that goes on: the one it saved, with the few changes that leave its records comparable.
+"""Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable.
 
 Imports no torch.
 """
@@ -16,16 +16,16 @@ from align.config import Config
 from align.config.io import build, load_unchecked
 from align.errors import InputError
 
-# A section stands for its keys as well.
+# Keys that may change; a section includes its keys.
 FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callbacks")
 
 
 def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
-    """What the command line of a resumed run changes: full key -> value, sections as mappings.
+    """Collect what the command line of a resumed run changes: full key -> value, sections as mappings.
 
     Args:
-        cfg: The composition of that command line, from which the values are taken.
-        overrides: Its `key=value` words.
+        cfg: The composition of the command line, which holds the values.
+        overrides: The command line's `key=value` words.
 
     Raises:
         InputError: a word other than `resume=` and what FREE allows.
@@ -45,11 +45,11 @@ def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def resumed_config(folder: Path, changed: Mapping[str, Any]) -> Config:
-    """The configuration saved in `folder` with `changed` applied; its `resume` is `folder`.
+    """Apply `changed` to the configuration saved in `folder`, and set `resume` to `folder`.
 
     Raises:
         InputError: no run in `folder`, a change that is not allowed, or fewer steps or policy tokens than the run
-            was meant to take.
+            was configured for.
     """
     saved = load_unchecked(folder / "config.yaml")
     planned = {limit: saved[limit] for limit in ("max_steps", "max_policy_tokens")}

@@ -1,8 +1,8 @@
-"""What a sweep leaves beside its jobs' folders: `summary.jsonl`, a line per job, failed ones too, `summary.md`
+"""Write a sweep's summary beside its jobs' folders: `summary.jsonl` (a line per job, failed jobs too), `summary.md`
 and `report.html`.
 
-Hydra calls `SweepSummary` in the process that ran the job, whichever launcher started it, also when the job failed.
-The table is made at the end, by `finish` in the process that started the sweep.
+Hydra calls `SweepSummary` in the process that ran the job, under any launcher, also after a failure. `finish`, in the
+process that started the sweep, makes table and report. Imports no torch.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TABLE = "summary.md"
 
 
 _folder: Path | None = None  # of the sweep that this process started
-_earlier = 0  # lines that a sweep before it left in the same folder
+_earlier = 0  # lines of an earlier sweep in the same folder's summary
 
 
 class SweepSummary(Callback):
-    """Records what every job of a sweep came to, and removes run folders that a refused configuration left empty."""
+    """Hydra callback that records every job's outcome, and removes folders that a refused configuration left empty."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -68,31 +68,31 @@ class SweepSummary(Callback):
 
 
 def grouped(config: Config, folder: Path) -> Config:
-    """A job's configuration; what tracks it groups it under the name of the sweep's folder, unless a group is given."""
+    """Set a tracked job's group to the name of the sweep's folder, unless the user gave a group."""
     if config.tracking.group is not None or config.tracking.name == "none":
         return config
     return replace(config, tracking=replace(config.tracking, group=folder.name))
 
 
 def reset() -> None:
-    """Forget the sweep of an earlier call in this process."""
+    """Clear the state of an earlier call in this process."""
     global _folder, _earlier
     _folder, _earlier = None, 0
 
 
 def summary_file() -> Path | None:
-    """The summary of the sweep that this process started, if it started one."""
+    """Return the path of the summary of this process's sweep; None where no sweep was started."""
     return _folder / FILE if _folder else None
 
 
 def outcomes() -> list[dict[str, Any]]:
-    """What the jobs of this process's sweep came to, by job number; empty where there was no sweep."""
+    """Read the outcomes of the jobs of this process's sweep, by job number; empty where no sweep was started."""
     path = summary_file()
     return sorted(list(read_lines(path))[_earlier:], key=lambda record: record["job"]) if path else []
 
 
 def finish() -> list[dict[str, Any]]:
-    """Close this process's sweep: the summary by job number, the table beside it and on stdout; returns `outcomes`."""
+    """End this process's sweep: sort the summary by job number, write and print the table; return `outcomes`."""
     global _earlier
     jobs = outcomes()
     if jobs and _folder is not None:
@@ -108,7 +108,7 @@ def finish() -> list[dict[str, Any]]:
 
 
 def _report(folder: Path, *, announce: bool) -> None:
-    """The page beside the table; a sweep whose files cannot be read still has its table."""
+    """Write the HTML report; on failure print why, since the sweep still has its table."""
     from align.report import write_report
 
     try:
@@ -120,14 +120,14 @@ def _report(folder: Path, *, announce: bool) -> None:
 
 
 def discard() -> None:
-    """Remove the folder of a sweep that was refused before any job ran: Hydra has put its own file there already."""
+    """Remove the folder of a sweep that was refused before any job ran, which holds Hydra's own file alone."""
     if _folder is not None and [path.name for path in _folder.glob("*")] == ["multirun.yaml"]:
         (_folder / "multirun.yaml").unlink()
         _remove_if_empty(_folder)
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove `folder`, and those around it below the working directory, where nothing was written into them."""
+    """Remove `folder`, and its parents below the working directory, as far as they are empty."""
     for path in (folder, *folder.parents):
         if path != folder and Path.cwd() not in path.parents:
             return

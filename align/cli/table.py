@@ -1,4 +1,4 @@
-"""The table of a sweep on the console."""
+"""Print the table of a sweep on the console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align.report.tables import NOTE, cell, count, shown
 
 
 def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> bool:
-    """The arms' figures, intervals below their means; False, and nothing, where no job has a figure."""
+    """Print the arms' means with intervals below; return False, and print nothing, where no job has a figure."""
     console = console or Console()
     found = arms(records)
     columns = [column for column in shown(found) if column.console]

@@ -1,6 +1,7 @@
-"""The typed configuration of a run. What is defined here is the one place of a default; YAML files under conf/ explain.
+"""Define the configuration of a run as typed dataclasses: the one place of a default, which YAML files only explain.
 
-Reading, composing and writing it is `align.config.io`'s, the only module that knows Hydra. Imports no torch.
+`align.config.io` composes, reads and writes configurations and is the only module here that imports Hydra. None
+imports torch.
 """
 
 from align.config.base import Section
@@ -23,10 +24,10 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
 from align.config.methods import (
     Baseline,
     BestOfNConfig,
-    CriticInit,
     DPOConfig,
     DPOLoss,
     GroupKLConfig,
@@ -35,13 +36,9 @@ from align.config.methods import (
     KLController,
     KLEstimator,
     KLPlace,
-    LoopConfig,
     LossLength,
-    LRSchedule,
-    MethodConfig,
     OfflineConfig,
     OnPolicyConfig,
-    OptimizedConfig,
     PPOConfig,
     RatioLevel,
     RewardModelMethodConfig,

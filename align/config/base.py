@@ -1,4 +1,4 @@
-"""Base of every section of the configuration. Imports no torch."""
+"""Define the base of every section of the configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MISSING: Any = "???"  # OmegaConf's mark of a key that must be given
 
 
 class Section:
-    """Base of every config section: an ordinary mutable dataclass for Hydra until `freeze`, constant afterwards."""
+    """Base of every section: a mutable dataclass, as Hydra needs it, until `freeze`; constant afterwards."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if self.__dict__.get("_frozen"):
@@ -17,6 +17,7 @@ class Section:
         super().__setattr__(name, value)
 
     def freeze(self) -> None:
+        """Make this section, and those inside, constant."""
         for value in list(vars(self).values()):
             for part in value.values() if isinstance(value, dict) else [value]:
                 if isinstance(part, Section):

@@ -1,4 +1,4 @@
-"""What listens to a run: options of the callbacks. Imports no torch."""
+"""Define the options of a run's callbacks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,47 +10,56 @@ from align.config.base import Section
 
 @dataclass
 class JsonlConfig(Section):
-    """The run's own files; the records themselves are always written."""
+    """Options of the files in the run's folder; step records are always written."""
 
     completions: bool = True  # false: no texts in completions.jsonl
 
 
 @dataclass
 class ProgressConfig(Section):
+    """Options of the live display on the console."""
+
     enabled: bool = True
 
 
 @dataclass
 class TensorboardConfig(Section):
-    enabled: bool = False
+    """Options of the TensorBoard event files; needs the extra `tensorboard`."""
+
+    enabled: bool = True
     completions: bool = True  # a few sampled responses as text
 
 
 @dataclass
 class EarlyStoppingConfig(Section):
-    """Off until a limit is given. Measured on rollouts; with methods that draw none, on evaluations."""
+    """Limits at which a run ends, measured on rollouts; with methods that draw none, on evaluations."""
 
-    kl_above: float | None = None  # nats per response, k1
-    reward_drop: float | None = None  # below the best mean so far
+    kl_above: float | None = 20.0  # nats per response, k1; null = no limit
+    reward_drop: float | None = 0.5  # below the best mean so far; null = no limit
     window: int = 5  # rollouts or evaluations in a row whose mean is judged
 
 
 @dataclass
 class RetentionConfig(Section):
-    """Checkpoints that stay beside the newest `checkpoint.keep`."""
+    """Options that keep checkpoints beside the newest `checkpoint.keep`."""
 
-    every: int | None = None  # those of steps that it divides
-    best: str | None = None  # the one with the best figure of the evaluation, such as eval/reward/gold_mean
-    lowest: bool = False  # the best is the lowest
+    every: int | None = None  # keep the checkpoints of steps that this number divides
+    best: str | None = "eval/reward/proxy_mean"  # keep the one with the best value of this evaluation metric
+    lowest: bool = False  # true = the lowest value is the best
 
 
 @dataclass
 class CallbacksConfig(Section):
-    """What listens to a run. Weights & Biases has a section of its own, `tracking`."""
+    """Callbacks of a run. TensorBoard, early stopping and retention are off until `callbacks=[...]` chooses them.
+
+    Weights & Biases has a section of its own, `tracking`.
+    """
 
     jsonl: JsonlConfig = field(default_factory=JsonlConfig)
     progress: ProgressConfig = field(default_factory=ProgressConfig)
-    tensorboard: TensorboardConfig = field(default_factory=TensorboardConfig)
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    tensorboard: TensorboardConfig = field(default_factory=lambda: TensorboardConfig(enabled=False))
+    early_stopping: EarlyStoppingConfig = field(
+        default_factory=lambda: EarlyStoppingConfig(kl_above=None, reward_drop=None)
+    )
+    retention: RetentionConfig = field(default_factory=lambda: RetentionConfig(best=None))
     own: dict[str, Any] = field(default_factory=dict)  # name: {_target_: module.Class, its arguments}

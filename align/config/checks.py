@@ -1,7 +1,7 @@
-"""Validators of single values; each raises InputError that names the key. Import no torch.
+"""Validate single values; raise InputError that names the key, what was given and what is allowed. Imports no torch.
 
-Each takes a section, the dotted name that the section has in the configuration, and the names of its fields; a field
-that is None is left alone.
+Most functions take a section, its dotted name in the configuration, and names of its fields; a field that is None is
+accepted.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def _each(section: object, prefix: str, names: Collection[str], good: Callable[[
 
 
 def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
-    """The real path behind `path`, or None where it is not a local one (None itself, a Hub id).
+    """Return the real path behind `path`, or None where `path` is no local one (None itself, a Hub id).
 
     A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists.
 
     Raises:
-        InputError: `path` is local and nothing is there, or it is empty.
+        InputError: `path` is empty, or local and nothing exists there.
     """
     if path is None:
         return None
@@ -129,7 +129,7 @@ def model_folder(key: str, path: str | None) -> None:
 
 
 def classifier_folder(key: str, path: str | None) -> None:
-    """Raise InputError where `path` is a local model that says of itself that it is no reward model."""
+    """Raise InputError where `path` is a local model whose config.json names another kind than a reward model."""
     real = existing(key, path)
     if real is None or not (real / "config.json").is_file() or (real / "head.safetensors").is_file():
         return

@@ -1,4 +1,4 @@
-"""What must hold across the keys of a composition. Imports no torch."""
+"""Check a whole configuration, key by key and across keys. Imports no torch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from align.config.schema import Config
 from align.errors import InputError
 from align.metrics import METRICS
 
-TRAIN = "train"  # evaluation.reward_model: trained on pairs set aside for it
+TRAIN = "train"  # the value of evaluation.reward_model that trains one on pairs set aside
 
 
 def check_all(config: Config) -> None:
-    """Raise InputError on the first value of `config` that cannot run, alone or together with the others."""
+    """Raise InputError on the first value that cannot run, alone or together with others."""
     positive(config, "", "max_steps", "max_policy_tokens", "threads")
     not_negative(config, "", "seed")
     not_negative(config.checkpoint, "checkpoint", "every_steps")

@@ -1,4 +1,4 @@
-"""Credit schemes: how a score is spread over the response's tokens. Imports no torch."""
+"""Define the options of the credit schemes, which spread a response's score over its tokens. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class CreditConfig(Section):
-    """Base of credit schemes (they are in config_credits.py). `needs` names the signals that the source must offer,
-    `adds` those that the run adds to any source's (rewards/signals.py)."""
+    """Base of the credit schemes.
+
+    A signal is what a scheme reads beside the score, such as a score per token. `needs` names the signals that the
+    reward source must offer, `adds` those that the run computes itself, whatever the source.
+    """
 
     name: str = MISSING
 
@@ -48,18 +51,22 @@ class PrefixStep(Enum):
 
 @dataclass
 class SparseCredit(CreditConfig):
+    """Pay the whole score at the last token."""
+
     name: str = "sparse"
 
 
 @dataclass
 class UniformCredit(CreditConfig):
-    """R / T at every token. Moves the KL-regularised optimum (functional/credit.py)."""
+    """Pay R / T at each of the T tokens of a response with score R. Moves the KL-regularised optimum."""
 
     name: str = "uniform"
 
 
 @dataclass
 class PrefixCredit(CreditConfig):
+    """Pay the differences of the scores of successive prefixes. Keeps the KL-regularised optimum."""
+
     name: str = "prefix"
     step: PrefixStep = PrefixStep.token
     k: int = 8  # tokens of a step, with step=k
@@ -79,7 +86,10 @@ class PrefixCredit(CreditConfig):
 
 @dataclass
 class AttentionCredit(CreditConfig):
-    """ABC. Moves the KL-regularised optimum (functional/credit.py)."""
+    """Spread the score by the reward model's attention from the last token: ABC (arXiv 2402.00782).
+
+    Moves the KL-regularised optimum.
+    """
 
     name: str = "attention"
     mix: float = 0.8  # b of ABC: share of the score that attention spreads; the rest is paid at the last token
@@ -95,8 +105,10 @@ class AttentionCredit(CreditConfig):
 
 @dataclass
 class SpansCredit(CreditConfig):
-    """Fine-grained RLHF: labelled segments, each paid at its last token. Of a sum, those of its parts; a part without
-    any is paid at the last token."""
+    """Pay labelled segments, each at its last token: fine-grained RLHF (arXiv 2306.01693).
+
+    A composite source's segments are those of its parts; a part without segments is paid at the last token.
+    """
 
     name: str = "spans"
 
@@ -107,8 +119,11 @@ class SpansCredit(CreditConfig):
 
 @dataclass
 class TruthCredit(CreditConfig):
-    """The world's own credit, with reward/source=gold: an upper bound. In a sum gold's part has it, and the others are
-    paid as `spans` pays them. (Hydra takes `true` for a bool.)"""
+    """Pay where the embedded world's gold reward arises, an upper bound for other schemes; needs reward/source=gold.
+
+    In a composite source the gold part is paid so, and the others as SpansCredit pays them. Named `truth` because
+    Hydra parses `true` as a bool.
+    """
 
     name: str = "truth"
 
@@ -125,17 +140,20 @@ class TruthCredit(CreditConfig):
 
 @dataclass
 class ImplicitCredit(CreditConfig):
-    """RTO: the log-ratio of a DPO policy as a reward per token. Moves the optimum (functional/credit.py)."""
+    """Pay each token the log-ratio of a DPO policy to the reference, beside the score: RTO (arXiv 2404.18922).
+
+    Moves the KL-regularised optimum.
+    """
 
     name: str = "implicit"
     scale: float = 0.05  # b1 of RTO: reward per nat of log pi_dpo - log pi_ref
     clip: float = 0.05  # bound of a token's reward, either way
     path: str | None = None  # a finished DPO run on the same start model; null = trained from the run's data, once
-    learning_rate: float = 3.0e-4  # of that training, as all below
-    epochs: int = 1
-    batch_size: int = 32  # pairs
+    learning_rate: float = 3.0e-4  # of the DPO training, as are the keys below
+    epochs: int = 1  # passes over the training pairs
+    batch_size: int = 32  # pairs per optimizer update
     beta: float = 0.1
-    seed: int = 0  # apart from the run's seed so that sweeps share it
+    seed: int = 0  # not the run's seed, so that a sweep over seeds shares one trained policy
 
     @property
     def adds(self) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The options of every group whose sections differ: methods, reward sources and credit schemes by name. No torch."""
+"""Map every method, reward source and credit scheme to its dataclass, by the option's name. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.method_bases import MethodConfig
 from align.config.methods import (
     BestOfNConfig,
     DPOConfig,
     GRPOConfig,
-    MethodConfig,
     PPOConfig,
     RewardModelMethodConfig,
     SFTConfig,

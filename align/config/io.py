@@ -1,4 +1,4 @@
-"""From Hydra's composition to one checked, frozen configuration, and to a file and back. Imports no torch."""
+"""Build a checked, frozen configuration from Hydra's composition, write it and read it back. Imports no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from align.files import write_atomic
 
 
 def register_schemas() -> None:
-    """Hand every schema to Hydra: `config_schema` for the root, `/_schema/<group>/<name>` where the options differ."""
+    """Register every schema with Hydra: `config_schema` for the root, `/_schema/<group>/<name>` of polymorphic ones."""
     store = ConfigStore.instance()
     store.store(name="config_schema", node=Config)
     for key, classes in POLYMORPHIC.items():
@@ -35,7 +35,7 @@ def register_schemas() -> None:
 
 
 def _run_folder(resume: str | None, fresh: str) -> str:
-    """Hydra's run folder: the resumed run's own, else a new one."""
+    """Return the run's folder: the resumed run's own, else the fresh one."""
     if resume is None:
         return fresh
     if not (Path(resume) / "config.yaml").is_file():
@@ -44,7 +44,7 @@ def _run_folder(resume: str | None, fresh: str) -> str:
 
 
 def build(cfg: DictConfig) -> Config:
-    """The checked and frozen configuration of a composition.
+    """Convert a composition to a checked and frozen configuration.
 
     Raises:
         InputError: a mandatory key is not set, a value is out of its range, or values exclude each other.
@@ -55,7 +55,7 @@ def build(cfg: DictConfig) -> Config:
             raise InputError(missing[0], "nothing", f"it has no default: set {missing[0]}=VALUE")
         refuse_added_keys(cfg)
         config = OmegaConf.to_object(cfg)
-    except OmegaConfBaseException as error:  # an interpolation that leads nowhere
+    except OmegaConfBaseException as error:  # an interpolation without a target
         key = error.full_key or "configuration"
         raise InputError(key, _raw(cfg, key), f"what resolves ({str(error).splitlines()[0]})") from error
     if not isinstance(config, Config):
@@ -87,7 +87,7 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
 
 
 def _expand_home(config: Config) -> None:
-    """Put the home folder in place of `~`, which YAML files may hold."""
+    """Replace `~` by the home folder in every path, since YAML files may hold it."""
     sections: tuple[tuple[Section, Sequence[str]], ...] = (
         (config.model, ("path", "chat_template")),
         (config.data, ("path", "held_out_path")),
@@ -105,7 +105,7 @@ def _expand_home(config: Config) -> None:
 
 
 def _raw(cfg: DictConfig, key: str) -> object:
-    """The value at `key` as it was written, interpolations unresolved."""
+    """Return the value at `key` as written, interpolations unresolved."""
     node: object = OmegaConf.to_container(cfg, resolve=False)
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
@@ -113,32 +113,32 @@ def _raw(cfg: DictConfig, key: str) -> object:
 
 
 def save(config: Config, path: Path, command: str | None = None) -> None:
-    """Write `config` as YAML that `load` reads, under a comment with the command line (None = this process's)."""
+    """Write `config` as YAML for `load`, under a comment with the command line (None = this process's)."""
     line = " ".join((command or command_line()).split())
     write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
 
 
 def command_line() -> str:
-    """This process's command line, as it would be typed."""
+    """Return this process's command line, quoted for a shell."""
     program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
     return " ".join([program, *map(shlex.quote, sys.argv[1:])])
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """`config` as nested dictionaries of plain values, for JSON and trackers."""
+    """Convert `config` to nested dictionaries of plain values, for JSON and trackers."""
     content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 
 
 def command_of(path: Path) -> str | None:
-    """The command line in the comment that heads a saved configuration; None where there is none."""
+    """Read the command line from the first comment of a saved configuration; None where there is none."""
     first = path.read_text().partition("\n")[0] if path.is_file() else ""
     return first.removeprefix("# ") if first.startswith("# ") else None
 
 
 def load(path: Path) -> Config:
-    """The checked and frozen configuration that `save` wrote to `path`.
+    """Read the checked and frozen configuration that `save` wrote to `path`.
 
     Raises:
         InputError: no such file, not such a file, or values that are not allowed (any more).
@@ -147,7 +147,7 @@ def load(path: Path) -> Config:
 
 
 def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: Path) -> DictConfig:
-    """The schema that the saved section at `key` names, with those of the sections in its `parts`."""
+    """Find the schema that the saved section at `key` names, with those of the sections in its `parts`."""
     name = OmegaConf.select(raw, f"{key}.name")
     if name not in classes:
         raise InputError(f"{path}: {key}.name", name, ", ".join(classes))
@@ -159,7 +159,7 @@ def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: P
 
 
 def load_unchecked(path: Path) -> DictConfig:
-    """What `save` wrote, typed but not yet checked across fields; raises InputError as `load` does."""
+    """Read what `save` wrote, typed but not checked across fields; raises InputError as `load` does."""
     expected = "the config.yaml of a run"
     try:
         raw = OmegaConf.load(path)

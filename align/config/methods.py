@@ -1,4 +1,4 @@
-"""Options of the methods on our own loop, and what all methods share. Imports no torch."""
+"""Define the options of the methods on align's own training loop. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,90 +6,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from align.config.base import MISSING, Section
+from align.config.base import Section
 from align.config.checks import fraction, not_negative, open_fraction, positive
+from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
 from align.errors import InputError
 
 if TYPE_CHECKING:
     from align.config.schema import Config
 
 
-class KLController(Enum):
-    fixed = "fixed"
-    adaptive = "adaptive"
-
-
-class LRSchedule(Enum):
-    constant = "constant"
-    linear = "linear"  # to 0 at max_steps
-
-
-class CriticInit(Enum):
-    auto = "auto"  # the reward model where the run has one, else the policy
-    reward_model = "reward_model"
-    policy = "policy"  # the policy's body under a zero head
-
-
-@dataclass
-class MethodConfig(Section):
-    """Base of every method's options."""
-
-    name: str = MISSING
-
-    @property
-    def trains(self) -> bool:
-        """Whether the method updates the policy."""
-        return True
-
-    @property
-    def critic(self) -> CriticInit | None:
-        """How the method's critic starts; None where the method has none."""
-        return None
-
-    def check(self, config: Config) -> None:
-        """Raise InputError on values that cannot run; `config` is the whole composition."""
-
-
-@dataclass
-class OptimizedConfig(MethodConfig):
-    """Base of the methods that take gradient steps, whosever loop they are on."""
-
-    learning_rate: float = 1.0e-5
-    lr_schedule: LRSchedule = LRSchedule.constant
-    warmup_steps: int = 0
-    adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
-    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-
-    def check(self, config: Config) -> None:
-        super().check(config)
-        positive(self, "method", "learning_rate", "adam_eps", "max_grad_norm")
-        not_negative(self, "method", "warmup_steps", "weight_decay")
-        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
-            raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
-        if self.warmup_steps >= config.max_steps:
-            allowed = f"fewer than max_steps={config.max_steps}"
-            raise InputError("method.warmup_steps", self.warmup_steps, allowed)
-        if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
-            allowed = "constant with max_policy_tokens, under which the last step is not known"
-            raise InputError("method.lr_schedule", "linear", allowed)
-
-
-@dataclass
-class LoopConfig(OptimizedConfig):
-    """Base of the methods on the loop of trainers/base.py."""
-
-    micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
-    max_bad_steps: int = 3  # non-finite updates skipped before the run stops
-
-    def check(self, config: Config) -> None:
-        super().check(config)
-        positive(self, "method", "micro_batch_tokens", "max_bad_steps")
-
-
 @dataclass
 class OfflineConfig(LoopConfig):
+    """Base of the methods that learn from given preference pairs."""
+
     batch_size: int = 32  # pairs per optimizer update
 
     def check(self, config: Config) -> None:
@@ -99,10 +28,14 @@ class OfflineConfig(LoopConfig):
 
 @dataclass
 class SFTConfig(OfflineConfig):
+    """Supervised fine-tuning on the chosen responses."""
+
     name: str = "sft"
 
 
 class DPOLoss(Enum):
+    """Loss of a pair's margin: the chosen response's log-ratio to the reference minus the rejected one's."""
+
     sigmoid = "sigmoid"  # DPO; with label_smoothing cDPO
     robust = "robust"  # unbiased under flipped labels; needs label_smoothing
     ipo = "ipo"
@@ -111,8 +44,10 @@ class DPOLoss(Enum):
 
 @dataclass
 class DPOConfig(OfflineConfig):
+    """Direct preference optimisation (arXiv 2305.18290)."""
+
     name: str = "dpo"
-    beta: float = 0.1
+    beta: float = 0.1  # scale of the log-ratios
     loss: DPOLoss = DPOLoss.sigmoid
     label_smoothing: float = 0.0  # share of pairs whose label is taken to be flipped
     reference_free: bool = False  # without a reference; with length_normalised and margin: SimPO
@@ -135,6 +70,8 @@ class DPOConfig(OfflineConfig):
 
 @dataclass
 class RewardModelMethodConfig(MethodConfig):
+    """Train the reward model that `reward.source` describes, and no policy."""
+
     name: str = "reward_model"
 
     @property
@@ -150,8 +87,10 @@ class RewardModelMethodConfig(MethodConfig):
 
 @dataclass
 class BestOfNConfig(MethodConfig):
+    """Sample n responses to each held-out prompt and keep the one with the highest score; trains nothing."""
+
     name: str = "best_of_n"
-    n: int = 8  # responses to each held-out prompt, of which the reward source chooses one
+    n: int = 8  # responses to each held-out prompt
 
     @property
     def trains(self) -> bool:
@@ -163,21 +102,28 @@ class BestOfNConfig(MethodConfig):
 
 
 class RatioLevel(Enum):
-    """Of what pi / pi_old is clipped."""
+    """Level at which the ratio pi / pi_old is taken and clipped."""
 
     token = "token"
     sequence = "sequence"  # the mean log-ratio of the response's tokens: GSPO
+
+
+class KLController(Enum):
+    """How the coefficient of the KL penalty moves."""
+
+    fixed = "fixed"
+    adaptive = "adaptive"
 
 
 @dataclass
 class KLConfig(Section):
     """The penalty -coef * (log pi - log pi_ref) per token, in the reward."""
 
-    coef: float = 0.05  # beta
+    coef: float = 0.1  # beta
     controller: KLController = KLController.fixed
     target: float = 6.0  # nats per response, adaptive controller only
     horizon: int = 10_000  # responses, adaptive controller only
-    budget: float | None = None  # nats per response; the run ends, as it then is, when a rollout's mean KL exceeds it
+    budget: float | None = None  # nats per response; the run ends once a rollout's mean KL exceeds it
 
 
 @dataclass
@@ -186,7 +132,7 @@ class OnPolicyConfig(LoopConfig):
 
     epochs: int = 1  # passes over each rollout
     minibatch_size: int = 32  # responses per optimizer update
-    clip_range: float = 0.2
+    clip_range: float = 0.2  # the ratio pi / pi_old is clipped to 1 -+ this
     kl: KLConfig = field(default_factory=KLConfig)
     target_kl: float | None = None  # nats per token, old -> new policy: ends a rollout's updates early
     missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
@@ -206,13 +152,16 @@ class OnPolicyConfig(LoopConfig):
 
 @dataclass
 class PPOConfig(OnPolicyConfig):
+    """Proximal policy optimisation (arXiv 1707.06347), with a critic."""
+
     name: str = "ppo"
+    minibatch_size: int = 16  # responses per optimizer update
     critic_learning_rate: float = 1.0e-3
     value_clip_range: float = 0.2
-    vf_coef: float = 0.1  # the critic has its own weights and Adam: felt only where its gradient is clipped
-    gamma: float = 1.0
-    lam: float = 0.95
-    whiten_rewards: bool = False  # by the deviation only, the mean stays
+    vf_coef: float = 0.1  # felt only where the critic's gradient is clipped, since the critic has its own Adam
+    gamma: float = 1.0  # discount per token
+    lam: float = 0.95  # lambda of GAE
+    whiten_rewards: bool = False  # divide by the deviation; the mean stays
     whiten_advantages: bool = True
     critic_init: CriticInit = CriticInit.auto
     critic_warmup_steps: int = 0  # updates of the critic alone at the start
@@ -238,14 +187,14 @@ class PPOConfig(OnPolicyConfig):
 
 
 class Baseline(Enum):
-    """What a response's score is compared with."""
+    """Score that a response's own is compared with."""
 
     group = "group"  # the group's mean, GRPO
     leave_one_out = "leave_one_out"  # the mean of the others, RLOO
 
 
 class LossLength(Enum):
-    """How a response's token losses become one number."""
+    """How a response's token losses are reduced to one number."""
 
     response = "response"  # their mean: GRPO
     token = "token"  # every token of the update counts the same: DAPO
@@ -253,16 +202,17 @@ class LossLength(Enum):
 
 
 class KLPlace(Enum):
-    """Where the KL penalty stands. Only in the reward does it keep the KL-regularised optimum."""
+    """Place of the KL penalty. Only the penalty in the reward keeps the KL-regularised optimum."""
 
     reward = "reward"
     loss = "loss"
 
 
 class KLEstimator(Enum):
-    """Of the KL in the loss; each moves the optimum (share of the value gap closed by exact gradients, by problem).
+    """Estimator of the KL in the loss. Each moves the optimum, because none counts how a token changes the KL of the
+    tokens after it, as the penalty in the reward does.
 
-    None counts what a token does to the KL of the tokens after it; only the KL in the reward does.
+    In brackets: share of the value gap to the optimum that exact gradients close, over several problems.
     """
 
     k1 = "k1"  # its expected gradient is 0: no penalty at all on fresh samples
@@ -273,16 +223,21 @@ class KLEstimator(Enum):
 
 @dataclass
 class GroupKLConfig(KLConfig):
+    """The KL penalty of GRPO, in the loss or in the reward."""
+
+    coef: float = 0.05  # beta
     place: KLPlace = KLPlace.loss
     estimator: KLEstimator = KLEstimator.k3  # with place=loss
 
 
 @dataclass
 class GRPOConfig(OnPolicyConfig):
+    """Group-relative policy optimisation (arXiv 2402.03300): PPO without a critic."""
+
     name: str = "grpo"
     group_size: int = 8  # responses to each prompt
     baseline: Baseline = Baseline.group
-    scale_std: bool = True  # divide by the group's deviation: moves the optimum of KL in the loss; false for Dr. GRPO
+    scale_std: bool = True  # divide by the group's deviation, moving the optimum of KL in the loss; false: Dr. GRPO
     loss_length: LossLength = LossLength.response
     clip_high: float | None = None  # null = clip_range on both sides; DAPO: 0.28
     ratio: RatioLevel = RatioLevel.token

@@ -1,7 +1,4 @@
-"""The rules of `reward/source=rules`: a section each. What they compute stands in rewards/text_rules.py.
-
-Imports no torch.
-"""
+"""Define the options of the rules of `reward/source=rules`; rewards/text_rules.py computes them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from align.errors import InputError
 
 
 class Format(Enum):
-    """Shapes of an answer that `format` knows by name; others are a `regex`."""
+    """Named shapes of an answer; any other shape is a RegexRule."""
 
     gsm8k = "gsm8k"  # ends in the only line `#### NUMBER`
     boxed = "boxed"  # one \\boxed{...}
@@ -30,7 +27,7 @@ class RuleConfig(Section):
     weight: float = 0.0  # in the sum; 0 = the rule does not count
 
     def columns(self) -> dict[str, str]:
-        """Columns of the data that the rule cannot do without, by the field that names them."""
+        """Columns of the data that the rule needs, by the field that names them."""
         return {}
 
     def check(self, key: str) -> None:
@@ -42,6 +39,7 @@ class RuleConfig(Section):
 class WordLimitRule(RuleConfig):
     """1 up to the limit, falling to 0 at twice the limit; 1 for a row without limit."""
 
+    weight: float = 1.0  # the one rule of reward/source=rules that counts unless others are given a weight
     limit: int | None = None  # words; null = the row's own alone
     column: str = "word_limit"  # where a row has a limit of its own, which takes precedence
 
@@ -73,7 +71,7 @@ class RegexRule(RuleConfig):
     """1 where the pattern is found, else 0."""
 
     pattern: str = ""  # Python's; flags inside: (?is)...
-    full: bool = False  # true = it must match the whole response
+    full: bool = False  # true = the pattern must match the whole response
 
     def check(self, key: str) -> None:
         super().check(key)
@@ -129,7 +127,7 @@ class ExactRule(RuleConfig):
 class NumericRule(RuleConfig):
     """1 where the number in the response is that in the row's answer, else 0."""
 
-    column: str = "answer"  # text or a number; of a text with the marker, the number behind it
+    column: str = "answer"  # a number, or text whose number counts (behind the marker, where there is one)
     marker: str | None = "####"  # before the answer, as in GSM8K; null = the last number counts
     tolerance: float = 0.0  # largest difference that still counts as equal
 

@@ -1,6 +1,6 @@
-"""The configuration of a run: its sections, which are Hydra's schemas. Imports no torch.
+"""Define the configuration of a run and its sections, which are Hydra's schemas. Imports no torch.
 
-Enums instead of Literals and mutable until `freeze`, because OmegaConf takes neither Literal nor frozen schemas.
+Enums instead of Literals, and mutable until `freeze`: OmegaConf accepts neither Literal nor frozen dataclasses.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from align.config.base import MISSING, Section
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
-from align.config.methods import MethodConfig
+from align.config.method_bases import MethodConfig
 from align.config.sources import SourceConfig
 
 
 class Precision(Enum):
-    """Compute precision; masters and adapters stay in fp32."""
+    """Precision of forward and backward; master weights and adapters stay in fp32."""
 
     auto = "auto"
     fp32 = "fp32"
@@ -33,12 +33,16 @@ class Device(Enum):
 
 
 class PromptOverflow(Enum):
+    """What is done with prompts of more than data.max_prompt_tokens tokens."""
+
     drop = "drop"
     truncate = "truncate"  # keep the last max_prompt_tokens tokens
     error = "error"
 
 
 class BadRows(Enum):
+    """What is done with rows whose cells are no prompt and responses."""
+
     error = "error"
     drop = "drop"  # and count
 
@@ -51,7 +55,7 @@ class TrackingMode(Enum):
 
 @dataclass
 class ModelConfig(Section):
-    """Where the start model comes from: `align://pocket/model`, a folder, a run's folder or a Hub id."""
+    """The start model: `align://pocket/model`, a folder, a run's folder or a Hub id."""
 
     path: str = MISSING
     revision: str | None = None  # Hub ids only
@@ -73,14 +77,12 @@ class DataConfig(Section):
     train_split: str = "train"  # slices allowed: train[:1000]
     held_out_split: str | None = None
     held_out_fraction: float = 0.1  # by prompt, so that no prompt is on both sides
-    # Rows by their columns, {column: value or list of values}; empty = all. Chosen after the two sides are parted, so
-    # that no choice moves a prompt to the other side: +data.held_out_where.split=tune
-    train_where: dict[str, Any] = field(
-        default_factory=dict
-    )  # pairs that the method learns from, prompts it samples on
-    held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts that it is evaluated on
-    # What the reward's own models (reward model, DPO policy of implicit credit) are trained on: empty = every training
-    # row, whatever train_where says, so that runs on other prompts share the stored one. Measured on all held-out rows.
+    # The next three select rows by columns, {column: value or list of values}; empty = all. Rows are selected after the
+    # split into training and held-out, so that no selection moves a prompt across: +data.held_out_where.split=tune
+    train_where: dict[str, Any] = field(default_factory=dict)  # training pairs, and prompts of on-policy methods
+    held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts of the evaluation
+    # Training rows of the reward model and of implicit credit's DPO policy. Independent of train_where, so that runs on
+    # other prompts share the stored one; measured on all held-out rows.
     reward_where: dict[str, Any] = field(default_factory=dict)
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
@@ -89,78 +91,92 @@ class DataConfig(Section):
     max_prompt_tokens: int = 512
     max_response_tokens: int = 512  # longer chosen/rejected are cut and counted
     long_prompts: PromptOverflow = PromptOverflow.drop
-    bad_rows: BadRows = BadRows.error  # cells that are no prompt and responses
-    world: str | None = None  # whose gold reward scores these rows
+    bad_rows: BadRows = BadRows.error  # rows whose cells are no prompt and responses
+    world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
 
 
 @dataclass
 class RewardConfig(Section):
+    """The reward: a source of scores, and a credit scheme that spreads a score over tokens."""
+
     source: SourceConfig = MISSING
     credit: CreditConfig = MISSING
 
 
 @dataclass
 class QuantizationConfig(Section):
+    """Quantization of the frozen base model; needs LoRA."""
+
     name: str = "none"  # none, int8, nf4
 
 
 @dataclass
 class AdapterConfig(Section):
+    """Which parameters are trained: LoRA adapters on a frozen base, or all."""
+
     name: str = "none"  # none = every weight is trained; lora
-    r: int = 16
-    alpha: int = 32
+    r: int = 16  # rank
+    alpha: int = 32  # the update is scaled by alpha / r
     target_modules: str = "all-linear"
 
 
 @dataclass
 class RolloutConfig(Section):
+    """Sampling from the policy, with temperature only: top-k or top-p would bias the KL estimate."""
+
     batch_size: int = 64  # responses per rollout
-    max_new_tokens: int = 64
-    temperature: float = 1.0  # also divides the logits of every log-probability of the run
-    decode_batch_size: int | None = None  # rows decoded at once; null = the whole rollout
-    cuda_graphs: bool = True  # a GPU repeats a decoding step that it was told once; not for every kind of model
+    max_new_tokens: int = 128  # longer responses are cut, and judged by method.missing_eos_penalty
+    temperature: float = 1.0  # divides the logits, also of every log-probability of the run
+    decode_batch_size: int | None = None  # responses decoded at once; null = the whole rollout
+    cuda_graphs: bool = True  # on a GPU, replay a captured decoding step where the model can be captured
 
 
 @dataclass
 class TrackingConfig(Section):
+    """Tracking in Weights & Biases, beside the files in the run's folder."""
+
     name: str = "none"  # none, wandb
     mode: TrackingMode = TrackingMode.online
     project: str = "align"
-    entity: str | None = None
-    group: str | None = None  # null = of a sweep's jobs the name of its folder
+    entity: str | None = None  # null = the user's own
+    group: str | None = None  # null = none; in a sweep, the name of its folder
     tags: list[str] = field(default_factory=list)
 
 
 @dataclass
 class EvaluationConfig(Section):
-    """The same for every method, on held-out prompts, with the same noise before and after."""
+    """Evaluation on held-out prompts, the same for every method, with the same sampling noise before and after."""
 
     num_prompts: int = 128  # held-out prompts, one sampled response each
     num_pairs: int = 256  # held-out chosen responses for perplexity
     num_texts: int = 128  # lines of general text for forgetting
     general_text: str = "align://pocket/general.jsonl"  # a JSONL file with a `text` column
     num_probes: int = 10  # prompts whose perturbations are answered and scored; 0 = no probes
-    prompts_file: str | None = None  # of the probes; null = what the world ships, else held-out prompts
-    reward_model: str | None = None  # that only judges: a folder or Hub id, or `train` = on pairs set aside for it
-    reward_model_fraction: float = 0.3  # of the training prompts, that `train` sets aside from all training
+    prompts_file: str | None = None  # prompts of the probes; null = the embedded world's, else held-out prompts
+    reward_model: str | None = None  # one that judges only: a folder, a Hub id, or `train` = on pairs set aside
+    reward_model_fraction: float = 0.3  # share of the training prompts that reward_model=train sets aside
     lm_eval: list[str] = field(default_factory=list)  # tasks of lm-evaluation-harness
-    lm_eval_path: str | None = None  # a folder with task definitions of one's own
+    lm_eval_path: str | None = None  # a folder with the user's own task definitions
     lm_eval_limit: int | None = None  # documents of each task; null = all
     verbosity_word_limit: int = 50  # words; a row's own `word_limit` takes precedence
     every_steps: int = 0  # 0 = before and after only
     batch_size: int = 64  # sequences per forward pass
     confidence: float = 0.95  # of the win rate's bootstrap interval
-    seed: int = 1234
+    seed: int = 1234  # of its sampling noise and choices
 
 
 @dataclass
 class CheckpointConfig(Section):
+    """When checkpoints are written, and how many stay."""
+
     every_steps: int = 20  # 0 = at the end only
     keep: int = 2  # newest whole checkpoints that stay on disk
 
 
 @dataclass
 class Config(Section):
+    """The configuration of a run."""
+
     method: MethodConfig = MISSING
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
@@ -174,8 +190,8 @@ class Config(Section):
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     seed: int = 0
     max_steps: int = 100  # optimizer updates
-    max_policy_tokens: int | None = None  # prompt and response tokens through the policy's updates; the run ends there
+    max_policy_tokens: int | None = None  # prompt and response tokens in the policy's updates, at which the run ends
     precision: Precision = Precision.auto
     device: Device = Device.auto
     threads: int | None = None  # CPU threads; null = PyTorch's choice
-    resume: str | None = None  # a run's folder
+    resume: str | None = None  # folder of the run to continue

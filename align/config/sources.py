@@ -1,4 +1,4 @@
-"""Reward sources: where a score comes from. Imports no torch."""
+"""Define the options of the reward sources, which give a response its score. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ if TYPE_CHECKING:
 
 
 class TrainedOn(Enum):
-    """Which scores of a reward model are trained."""
+    """Positions at which a reward model's scores are trained."""
 
-    end = "end"  # of whole responses
-    prefixes = "prefixes"  # then every prefix's too, on the score that the whole response got
+    end = "end"  # the end of whole responses
+    prefixes = "prefixes"  # and, in a second stage, every prefix, towards the whole response's score
 
 
 class Normalise(Enum):
-    """What a source's scores are measured from, and in what unit."""
+    """Zero and unit of a source's scores."""
 
     none = "none"
     reference = "reference"  # mean and deviation of the scores of the start model's responses, once
-    running = "running"  # those of all scores in training so far
+    running = "running"  # mean and deviation of all scores in training so far
 
 
 @dataclass
 class SourceConfig(Section):
-    """Base of reward sources (the others are in config_sources.py)."""
+    """Base of the reward sources."""
 
     name: str = MISSING
     normalise: Normalise = Normalise.none
-    clip: float | None = None  # scores, normalised as above, are cut at -clip and clip; null = they are not
+    clip: float | None = None  # normalised scores are clipped to [-clip, clip]; null = no clipping
     reference_responses: int = 256  # sampled from the start model to set the zero and unit of normalise=reference
 
     @property
     def offers(self) -> frozenset[str]:
-        """The signals beyond one score per response (fields of RewardOutput)."""
+        """Signals that the source gives beyond one score per response (fields of RewardOutput)."""
         return frozenset()
 
     def models(self) -> list[RewardModelSource]:
-        """The reward models that must be there before the source can score, in the order in which it takes them."""
+        """Reward models that the source scores with, in the order in which the source is given them."""
         return []
 
     def path_fields(self) -> list[str]:
@@ -63,11 +63,11 @@ class SourceConfig(Section):
         return []
 
     def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
-        """This source and all that it is made of, by their keys."""
+        """This source and its parts, by their keys."""
         return {key: self}
 
     def paid(self) -> list[SourceConfig]:
-        """What the score is a sum of: this source, or its parts whose weight is not 0."""
+        """Summands of the score: this source, or its parts with a weight other than 0."""
         return [self]
 
     def check(self, config: Config, key: str) -> None:
@@ -77,26 +77,30 @@ class SourceConfig(Section):
 
 @dataclass
 class RewardModelTraining(SourceConfig):
-    """Base of the sources that are trained from the run's preference data."""
+    """Base of the sources whose reward models are trained on the run's preference pairs."""
 
     normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
-    epochs: int = 1
-    batch_size: int = 16  # pairs
+    epochs: int = (
+        2  # over the training pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
+    )
+    batch_size: int = 16  # pairs per optimizer update
     micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
-    seed: int = 0  # of its training, apart from the run's seed so that sweeps share it
+    seed: int = 0  # not the run's seed, so that a sweep over seeds shares one reward model
     trained_on: TrainedOn = TrainedOn.end
-    prefix_steps: int = 80  # updates of the second stage, of batch_size pairs each; prefixes only
-    prefix_learning_rate: float = 1.0e-3  # its peak
+    prefix_steps: int = 80  # updates of the second stage of trained_on=prefixes, of batch_size pairs each
+    prefix_learning_rate: float = 1.0e-3  # peak, of the second stage
 
     @property
     def offers(self) -> frozenset[str]:
         return frozenset({"prefix_scores", "attention"})
 
     def training(self) -> dict[str, Any]:
-        """What the trained weights depend on, as plain values. Options that change nothing are left out, so that what
-        was stored before they existed is still found."""
+        """Collect the options that the trained weights depend on, as plain values: a part of the stored model's key.
+
+        Options without effect are left out, so that models stored before those options existed are still found.
+        """
         names = ["learning_rate", "epochs", "batch_size", "center_coef", "seed"]
         if self.trained_on is not TrainedOn.end:
             names += ["prefix_steps", "prefix_learning_rate"]
@@ -112,8 +116,10 @@ class RewardModelTraining(SourceConfig):
 
 @dataclass
 class RewardModelSource(RewardModelTraining):
+    """One reward model, given by path or trained on the run's preference pairs."""
+
     name: str = "reward_model"
-    path: str | None = None  # a stored reward model or sequence classifier; null = trained from the run's data, once
+    path: str | None = None  # a stored reward model or sequence classifier; null = trained once, then reused
 
     def models(self) -> list[RewardModelSource]:
         return [self]
@@ -131,7 +137,7 @@ class RewardModelSource(RewardModelTraining):
 
 @dataclass
 class GoldSource(SourceConfig):
-    """The world's own reward, known exactly (`data.world`)."""
+    """The exactly known reward of the embedded world that `data.world` names."""
 
     name: str = "gold"
 
@@ -147,7 +153,7 @@ class GoldSource(SourceConfig):
 
 
 class Combine(Enum):
-    """How the scores of an ensemble's members become one (Coste et al., arXiv 2310.02743, and a variant)."""
+    """How the scores of an ensemble's members are combined (Coste et al., arXiv 2310.02743, and a variant)."""
 
     mean = "mean"
     minimum = "minimum"  # worst-case optimisation
@@ -157,17 +163,17 @@ class Combine(Enum):
 
 @dataclass
 class EnsembleSource(RewardModelTraining):
-    """Several reward models as one, each put on the scale of the start model's responses first.
+    """Several reward models combined, each first normalised by the scores of the start model's responses.
 
-    Trained members differ in their seed, and so in the head they start from and the order of their data; member i is
-    the single reward model of seed + i, and is stored and found as such.
+    Trained members differ in their seed: in the initial head and in the order of the data. Member i equals the single
+    reward model of seed + i, and shares its stored copy.
     """
 
     name: str = "ensemble"
-    members: int = 3  # trained from the run's data, beside those given by path
+    members: int = 3  # trained ones, beside those of `paths`
     paths: list[str] = field(default_factory=list)  # stored reward models or sequence classifiers
     combine: Combine = Combine.mean
-    penalty: float = 0.5  # of the members' variance or deviation, over all members (divided by their number)
+    penalty: float = 0.5  # weight of the members' variance or deviation (population, not sample)
 
     def models(self) -> list[RewardModelSource]:
         shared = {f.name: getattr(self, f.name) for f in fields(RewardModelTraining) if f.name != "name"}
@@ -190,7 +196,7 @@ class EnsembleSource(RewardModelTraining):
 
 @dataclass
 class RulesSource(SourceConfig):
-    """A weighted sum of rules about the text; those with a weight other than 0 count (rewards/text_rules.py)."""
+    """A weighted sum of rules about the text; rules of weight 0 are not computed."""
 
     name: str = "rules"
     word_limit: WordLimitRule = field(default_factory=WordLimitRule)
@@ -203,7 +209,7 @@ class RulesSource(SourceConfig):
     numeric: NumericRule = field(default_factory=NumericRule)
 
     def rules(self) -> dict[str, RuleConfig]:
-        """Those that count."""
+        """Rules with a weight other than 0, by field."""
         every = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: rule for name, rule in every.items() if isinstance(rule, RuleConfig) and rule.weight != 0}
 
@@ -216,7 +222,7 @@ class RulesSource(SourceConfig):
 
 
 class Returns(Enum):
-    """What a user's function gives for each response."""
+    """What a user's function returns for each response."""
 
     response = "response"  # a number
     tokens = "tokens"  # a number for each token
@@ -225,7 +231,7 @@ class Returns(Enum):
 
 @dataclass
 class FunctionSource(SourceConfig):
-    """The user's own Python function (rewards/function.py says what it is given)."""
+    """The user's own Python function; rewards/function.py documents its arguments."""
 
     name: str = "function"
     path: str = MISSING  # FILE.py:NAME
@@ -245,9 +251,9 @@ class FunctionSource(SourceConfig):
 
 @dataclass
 class CompositeSource(SourceConfig):
-    """A weighted sum of sources, each normalised and clipped as it says itself.
+    """A weighted sum of sources, each with its own normalisation and clipping.
 
-    A part that offers nothing finer than one score is paid at the last token where the credit wants more.
+    Under a credit scheme that needs more than one score per response, a part without more is paid at the last token.
     """
 
     name: str = "composite"
@@ -256,7 +262,7 @@ class CompositeSource(SourceConfig):
 
     @property
     def offers(self) -> frozenset[str]:
-        """Not attention: the parts' weights would not be those of one score."""
+        """Signals of any part, except attention, whose weights belong to one score and not to a sum."""
         return frozenset().union(*(part.offers for part in self.parts.values())) - {"attention"}
 
     def models(self) -> list[RewardModelSource]:

@@ -1,6 +1,6 @@
-"""Options of the methods that TRL's own trainers run: trl_dpo, trl_kto, trl_grpo, trl_rloo. Torch-free.
+"""Define the options of the methods that TRL's trainers run: trl_dpo, trl_kto, trl_grpo, trl_rloo. Imports no torch.
 
-Values of enums are TRL's names. What is not an option here stays at TRL's default.
+Values of enums are TRL's names. Settings of TRL without an option here stay at TRL's default.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from align.config.checks import not_negative, open_fraction, positive
-from align.config.methods import OptimizedConfig
+from align.config.method_bases import OptimizedConfig
 from align.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class TRLConfig(OptimizedConfig):
-    """Base of them all."""
+    """Base of the methods that TRL's trainers run."""
 
-    beta: float = 0.1  # of the KL to the start model, as the method defines it
+    beta: float = 0.1  # coefficient of the KL to the start model
     micro_batch_size: int | None = None  # pairs or responses per forward and backward; null = the whole update
 
     def check(self, config: Config) -> None:
@@ -59,7 +59,7 @@ SMOOTHED = (TRLDPOLoss.robust, TRLDPOLoss.exo_pair, TRLDPOLoss.aot, TRLDPOLoss.a
 
 @dataclass
 class TRLPairsConfig(TRLConfig):
-    """Methods that learn from given responses."""
+    """Base of TRL's methods that learn from given preference pairs."""
 
     batch_size: int = 32  # pairs per optimizer update
 
@@ -71,6 +71,8 @@ class TRLPairsConfig(TRLConfig):
 
 @dataclass
 class TRLDPOConfig(TRLPairsConfig):
+    """Options of TRL's DPOTrainer."""
+
     name: str = "trl_dpo"
     loss: TRLDPOLoss = TRLDPOLoss.sigmoid
     label_smoothing: float = 0.0  # share of pairs whose label is taken to be flipped
@@ -93,6 +95,8 @@ class TRLKTOLoss(Enum):
 
 @dataclass
 class TRLKTOConfig(TRLPairsConfig):
+    """Options of TRL's KTOTrainer."""
+
     name: str = "trl_kto"
     loss: TRLKTOLoss = TRLKTOLoss.kto
     desirable_weight: float = 1.0  # of the chosen responses
@@ -110,11 +114,12 @@ class TRLKTOConfig(TRLPairsConfig):
 
 @dataclass
 class TRLOnPolicyConfig(TRLConfig):
-    """Methods that sample from the policy they train; one pass over each rollout."""
+    """Base of TRL's methods that sample from the trained policy; one pass over each rollout."""
 
+    beta: float = 0.05  # of the KL to the start model: in the loss with trl_grpo, in the reward with trl_rloo
     group_size: int = 8  # responses to each prompt
     minibatch_size: int = 32  # responses per optimizer update
-    clip_range: float = 0.2
+    clip_range: float = 0.2  # the ratio pi / pi_old is clipped to 1 -+ this
     missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
 
     def check(self, config: Config) -> None:
@@ -135,7 +140,7 @@ class TRLOnPolicyConfig(TRLConfig):
 
 
 class TRLGRPOLoss(Enum):
-    """How token losses become one number."""
+    """How token losses are reduced to one number."""
 
     grpo = "grpo"
     bnpo = "bnpo"
@@ -144,7 +149,7 @@ class TRLGRPOLoss(Enum):
 
 
 class TRLScale(Enum):
-    """By which deviation advantages are divided."""
+    """Deviation that advantages are divided by."""
 
     group = "group"
     batch = "batch"
@@ -153,6 +158,8 @@ class TRLScale(Enum):
 
 @dataclass
 class TRLGRPOConfig(TRLOnPolicyConfig):
+    """Options of TRL's GRPOTrainer."""
+
     name: str = "trl_grpo"
     loss: TRLGRPOLoss = TRLGRPOLoss.dapo
     scale_rewards: TRLScale = TRLScale.group
@@ -161,5 +168,7 @@ class TRLGRPOConfig(TRLOnPolicyConfig):
 
 @dataclass
 class TRLRLOOConfig(TRLOnPolicyConfig):
+    """Options of TRL's RLOOTrainer."""
+
     name: str = "trl_rloo"
     normalize_advantages: bool = False  # over the rollout

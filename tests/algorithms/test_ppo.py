@@ -388,8 +388,8 @@ def test_critic_warm_up_leaves_the_policy_untouched(tmp_path):
 
 
 def test_defaults_are_the_ones_that_work():
-    """'Gamma 1, lambda 0.95'; '`vf_coef` 0.1'; 'Adam eps 1e-5'; a reward model is trained for one epoch."""
+    """'Gamma 1, lambda 0.95'; '`vf_coef` 0.1'; 'Adam eps 1e-5'; a reward model is trained for two epochs."""
     method = PPOConfig()
     assert (method.gamma, method.lam, method.vf_coef, method.adam_eps) == (1.0, 0.95, 0.1, 1e-5)
     assert method.whiten_advantages and method.missing_eos_penalty is not None
-    assert RewardModelSource().epochs == 1
+    assert RewardModelSource().epochs == 2

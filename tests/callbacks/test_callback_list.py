@@ -108,7 +108,7 @@ def test_default_callbacks():
         progress=ProgressConfig(enabled=False),
         tensorboard=TensorboardConfig(enabled=True),
         early_stopping=EarlyStoppingConfig(kl_above=3.0),
-        retention=RetentionConfig(every=10),
+        retention=RetentionConfig(every=10, best=None),
         own={"mine": {"_target_": f"{__name__}.Recorder", "every": 3}},
     )
     assert kinds(callbacks=chosen) == ["Jsonl", "EarlyStopping", "Retention", "callbacks.own.mine", "tensorboard"]

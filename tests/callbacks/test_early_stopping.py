@@ -24,7 +24,7 @@ from tests import tiny
 
 
 def stopping(method="ppo", **settings):
-    callback = EarlyStoppingCallback(EarlyStoppingConfig(**settings))
+    callback = EarlyStoppingCallback(EarlyStoppingConfig(**({"kl_above": None, "reward_drop": None} | settings)))
     callback.on_run_start(RunInfo(None, {}, method, 100, 0, 0))
     return callback
 
@@ -74,7 +74,7 @@ def test_methods_without_rollouts_are_judged_at_evaluations():
 
 
 def run(path, max_steps, resume=None, every=4):
-    limit = EarlyStoppingConfig(kl_above=1e-4, window=2)
+    limit = EarlyStoppingConfig(kl_above=1e-4, reward_drop=None, window=2)
     config = tiny.config(
         max_steps=max_steps,
         rollout={"batch_size": 8},
@@ -133,7 +133,9 @@ def test_retention_keeps_the_best_and_every_nth(tmp_path):
 
 
 def test_checkpoints_that_a_callback_keeps_are_not_pruned(tmp_path):
-    config = tiny.config(max_steps=6, checkpoint_every=1, callbacks=CallbacksConfig(retention=RetentionConfig(every=2)))
+    config = tiny.config(
+        max_steps=6, checkpoint_every=1, callbacks=CallbacksConfig(retention=RetentionConfig(every=2, best=None))
+    )
     config.checkpoint = CheckpointConfig(every_steps=1, keep=1)
     trainer, _ = tiny.ppo(tmp_path, config)
     callback = RetentionCallback(config.callbacks.retention)
@@ -149,7 +151,7 @@ def test_checkpoints_that_a_callback_keeps_are_not_pruned(tmp_path):
         ({"early_stopping": EarlyStoppingConfig(kl_above=-1.0)}, {}, r"callbacks\.early_stopping\.kl_above: given -1"),
         ({"early_stopping": EarlyStoppingConfig(window=0)}, {}, r"callbacks\.early_stopping\.window: given 0"),
         (
-            {"early_stopping": EarlyStoppingConfig(reward_drop=1.0)},
+            {"early_stopping": EarlyStoppingConfig(kl_above=None, reward_drop=1.0)},
             {"method": DPOConfig()},
             r"reward_drop: given 1\.0; allowed: null, or evaluation\.every_steps=N: dpo measures it at eval",
         ),

@@ -23,6 +23,7 @@ from align.config import (
     RulesSource,
     SourceConfig,
     SpansCredit,
+    WordLimitRule,
 )
 from align.config.composition import check_all
 from align.config.methods import GRPOConfig, OnPolicyConfig, PPOConfig
@@ -70,7 +71,7 @@ def test_a_sum_of_models_a_function_and_rules(tmp_path: Path, method: str, credi
         "one": model(1),
         "two": model(2),
         "own": FunctionSource(path=f"{file}:vowels", returns=Returns.spans, normalise=Normalise.running),
-        "rules": RulesSource(repetition=RepetitionRule(weight=1.0, size=1)),
+        "rules": RulesSource(word_limit=WordLimitRule(weight=0.0), repetition=RepetitionRule(weight=1.0, size=1)),
     }
     folder = finished(tmp_path, METHODS[method], CompositeSource(parts=parts), CREDITS[credit])
     record = runs.lines(folder / f"{method}_metrics.jsonl")[-1]

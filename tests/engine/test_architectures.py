@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from align.algorithms.registry import trainer_class
 from align.callbacks.base import CallbackList
 from align.config import AdapterConfig, MethodConfig, RewardConfig, RewardModelSource, SparseCredit
-from align.config.methods import DPOConfig, GRPOConfig, PPOConfig, SFTConfig
+from align.config.methods import DPOConfig, GRPOConfig, KLConfig, PPOConfig, SFTConfig
 from align.engine.roles import build_roles
 from align.engine.sampling import Noise, sample
 from align.loop.context import RunContext
@@ -82,7 +82,7 @@ def test_logprobs_while_sampling_equal_recomputed_ones(shape):
 
 
 METHODS: dict[str, MethodConfig] = {
-    "ppo": PPOConfig(learning_rate=RATE, minibatch_size=8, missing_eos_penalty=None),
+    "ppo": PPOConfig(learning_rate=RATE, minibatch_size=8, missing_eos_penalty=None, kl=KLConfig(coef=0.05)),
     "grpo": GRPOConfig(learning_rate=RATE, minibatch_size=8, group_size=4, missing_eos_penalty=None),
     "dpo": DPOConfig(learning_rate=RATE, batch_size=4),
     "sft": SFTConfig(learning_rate=RATE, batch_size=4),

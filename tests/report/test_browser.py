@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from align.__main__ import main
+from align.cli.main import main
 from align.report import write_report
 from tests import tiny
 from tests.algorithms import runs

@@ -23,6 +23,7 @@ from align.config import (
     SpansCredit,
     SparseCredit,
     TruthCredit,
+    WordLimitRule,
 )
 from align.config.composition import check_all
 from align.engine.roles import build_roles
@@ -32,7 +33,8 @@ from align.rewards.base import load_state, state
 from tests import tiny
 
 SPANS = FunctionSource(path="tests/tiny.py:prompt", returns=Returns.spans)
-RULES = RulesSource(repetition=RepetitionRule(weight=1.0, size=1))
+NO_LIMIT = WordLimitRule(weight=0.0)
+RULES = RulesSource(word_limit=NO_LIMIT, repetition=RepetitionRule(weight=1.0, size=1))
 
 
 def built(source, **kwargs):
@@ -92,9 +94,7 @@ def test_signals_per_token_add_up_and_a_part_without_any_is_paid_at_the_end(batc
 
 
 def test_inner_parts_are_logged_by_name(batch):
-    two = RulesSource(
-        repetition=RepetitionRule(weight=1.0, size=1), word_limit=type(RULES.word_limit)(weight=2.0, limit=1)
-    )
+    two = RulesSource(repetition=RepetitionRule(weight=1.0, size=1), word_limit=WordLimitRule(weight=2.0, limit=1))
     out = built(CompositeSource(parts={"text": two}))[0].score(batch)
     assert set(out.parts) == {"text"}
     assert set(out.raw_parts) == {"text", "text.repetition", "text.word_limit"}
@@ -134,7 +134,11 @@ def test_reward_models_are_taken_in_order(batch):
         (CompositeSource(parts={"a": RULES}, weights={"b": 1.0}), None, r"reward\.source\.weights\.b: .*of a$"),
         (CompositeSource(parts={"a": RULES}, weights={"a": float("nan")}), None, r"weights\.a: .*finite"),
         (CompositeSource(parts={"a/b": RULES}), None, r"parts: given 'a/b'"),
-        (CompositeSource(parts={"a": RulesSource()}), None, r"reward\.source\.parts\.a: given 'no rule with a weight'"),
+        (
+            CompositeSource(parts={"a": RulesSource(word_limit=NO_LIMIT)}),
+            None,
+            r"reward\.source\.parts\.a: given 'no rule with a weight'",
+        ),
         (CompositeSource(parts={"a": GoldSource(clip=0.0)}), None, r"reward\.source\.parts\.a\.clip: given 0\.0"),
         (CompositeSource(parts={"a": RULES}), PrefixCredit(), "prefix_scores: composite offers none"),
         (CompositeSource(parts={"a": RewardModelSource()}), AttentionCredit(), "attention: composite offers none"),

@@ -166,6 +166,9 @@ def batch(responses: list[str], rows: list[dict]):
     return type(out)(**vars(out) | {"responses": responses, "rows": rows})
 
 
+NO_LIMIT = WordLimitRule(weight=0.0)
+
+
 def test_the_sum_and_its_parts():
     """A row's own limit takes precedence; what has no weight is neither computed nor logged."""
     source = RulesSource(
@@ -183,7 +186,9 @@ def test_the_sum_and_its_parts():
 
 def test_gsm8k_as_a_run_scores_it():
     rows = list(pairs(OWN.read_text().splitlines()))
-    source = RulesScorer(RulesSource(numeric=NumericRule(weight=1.0), format=FormatRule(weight=0.2)))
+    source = RulesScorer(
+        RulesSource(word_limit=NO_LIMIT, numeric=NumericRule(weight=1.0), format=FormatRule(weight=0.2))
+    )
     for side, right in (("chosen", 1.0), ("rejected", 0.0)):
         out = source.score(batch([row[side] for row in rows], rows))
         assert set(out.raw_parts["numeric"].tolist()) == {right} and set(out.raw_parts["format"].tolist()) == {1.0}
@@ -208,7 +213,7 @@ def test_rows_that_a_rule_cannot_read_are_refused_before_the_run(rule, row, mess
     first = tiny.prompts(1)[0]
     prompt = type(first)(**vars(first) | {"row": row})
     with pytest.raises(InputError, match=message):
-        check_rows(RulesSource(**rule), [prompt], "s")
+        check_rows(RulesSource(**({"word_limit": NO_LIMIT} | rule)), [prompt], "s")
 
 
 def test_a_column_that_need_not_be_there():

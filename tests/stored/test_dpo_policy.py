@@ -15,7 +15,7 @@ from align.algorithms.registry import trainer_class
 from align.callbacks.base import CallbackList
 from align.config import AdapterConfig, Config, GoldSource, ImplicitCredit, ModelConfig, RewardConfig
 from align.config.io import save as save_config
-from align.config.methods import DPOConfig, GRPOConfig, PPOConfig, SFTConfig
+from align.config.methods import DPOConfig, GRPOConfig, KLConfig, PPOConfig, SFTConfig
 from align.engine.policy import Policy
 from align.engine.roles import build_roles
 from align.errors import InputError
@@ -136,7 +136,10 @@ def test_in_its_place_it_is_the_stored_policy_and_stays_so(stored, adapter, kind
 
 @pytest.mark.parametrize(
     "method",
-    [PPOConfig(minibatch_size=8, learning_rate=3e-3), GRPOConfig(group_size=4, minibatch_size=8, learning_rate=3e-3)],
+    [
+        PPOConfig(minibatch_size=8, learning_rate=3e-3, kl=KLConfig(coef=0.05)),
+        GRPOConfig(group_size=4, minibatch_size=8, learning_rate=3e-3),
+    ],
     ids=["ppo", "grpo"],
 )
 def test_methods_learn_from_it(stored, tmp_path, method):

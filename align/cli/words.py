@@ -1,0 +1,51 @@
+"""Quote and order the words of a command line for Hydra's parser. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from align.errors import InputError
+
+_PLAIN = re.compile(r"[\w./:@+-]+")  # text that Hydra's grammar accepts without quotes
+
+
+def quoted(value: Any) -> str:
+    """Quote a value for Hydra's grammar."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
+        return str(value)
+    if not isinstance(value, str):
+        raise TypeError(f"no text, number, true, false or null: {value!r}")
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; expand `~` in values.
+
+    Raises:
+        InputError: an unknown flag, or a flag without its value, for which argparse would print its usage and exit.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError("command line", " ".join(words), message)
+
+    parser.error = refuse  # type: ignore[method-assign]
+    known, rest = parser.parse_known_args(words)
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise InputError("command line", " ".join(unknown), "the flags that align --help and align --hydra-help list")
+    overrides = [*known.overrides, *rest]
+    return [word for word in words if word not in overrides] + [_expand_home(word) for word in overrides]
+
+
+def _expand_home(word: str) -> str:
+    """Expand `~` in `model.path=~/x`, which no shell expands and Hydra's grammar refuses."""
+    key, _, value = word.partition("=")
+    return f"{key}={os.path.expanduser(value)}" if value.startswith("~") else word
