@@ -24,3 +24,8 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on (non-finite losses, a reward that raised); names the sample where there is one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, the name of its class where the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may diff
 ON_POLICY = ("ppo", "grpo")
 OFFLINE = ("dpo", "sft")
 TRAINED = (*ON_POLICY, *OFFLINE)
-TRL_PAIRS = ("trl_dpo", "trl_kto")  # TRL's own trainers: what they log is mapped in trainers/trl_metrics.py
+TRL_PAIRS = ("trl_dpo", "trl_kto")  # TRL's own trainers: what they log is mapped in algorithms/trl/metrics.py
 TRL_ON_POLICY = ("trl_grpo", "trl_rloo")
 TRL = (*TRL_PAIRS, *TRL_ON_POLICY)
 UPDATED = (*TRAINED, *TRL)
@@ -343,18 +343,23 @@ METRICS: dict[str, Metric] = (
 _FAMILIES = tuple(name[:-1] for name in METRICS if name.endswith("*"))
 
 
+def find(name: str) -> Metric | None:
+    """Return the table's row for a metric, None without one; `reward/part_length` has the row `reward/part_*`."""
+    if name not in METRICS:
+        name = next((f"{p}*" for p in _FAMILIES if name.startswith(p) and len(name) > len(p)), name)
+    return METRICS.get(name)
+
+
 def lookup(name: str) -> Metric:
-    """The table's row for a metric; `reward/part_length` is found under `reward/part_*`.
+    """Return the table's row for a metric.
 
     Raises:
         KeyError: The table has no such metric.
     """
-    if name in METRICS:
-        return METRICS[name]
-    for prefix in _FAMILIES:
-        if name.startswith(prefix) and len(name) > len(prefix):
-            return METRICS[prefix + "*"]
-    raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+    found = find(name)
+    if found is None:
+        raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+    return found
 
 
 def evaluation_definitions(method: str) -> dict[str, str]:
@@ -367,14 +372,9 @@ def compare(record: Mapping[str, Any], method: str) -> tuple[set[str], set[str]]
     known = {n: m for n, m in METRICS.items() if method in m.methods and m.level != "evaluation"}
     names = set(record) - set(RECORD_FIELDS)
     required = {n for n, m in known.items() if not m.optional}
-    return (required | set(RECORD_FIELDS)) - set(record), {n for n in names if _row_name(n) not in known}
-
-
-def _row_name(name: str) -> str:
-    try:
-        return lookup(name).name
-    except KeyError:
-        return name
+    return (required | set(RECORD_FIELDS)) - set(record), {
+        n for n in names if (row := find(n)) is None or row.name not in known
+    }
 
 
 def repeatable(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,6 +395,17 @@ def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float
         elif isinstance(value, (int, float)) and not isinstance(value, bool):
             flat[name] = float(value)
     return flat
+
+
+def headline(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[tuple[str, str, float | None, float | None, float | None]]:
+    """Yield name, label, before, after and change of the HEADLINE figures that either evaluation summary holds."""
+    old, new = flatten(before), flatten(after)
+    for name, label in HEADLINE:
+        a, b = old.get(name), new.get(name)
+        if a is not None or b is not None:
+            yield name, label, a, b, None if a is None or b is None else b - a
 
 
 PAGE = "docs/metrics.md"  # what `page` says; `python scripts/metrics_page.py` writes it

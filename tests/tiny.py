@@ -54,9 +54,7 @@ from align.loop.context import RunContext
 from align.models.adapters import lora_config
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.rewards import GoldSource as GoldScorer
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import Source, build_credit
+from align.rewards import GoldScorer, RewardModelScorer, Source, build_credit
 from align.types import Pair, Prompt, Rollout, Sequences
 from align.worlds import Gold, Segment
 
@@ -279,7 +277,7 @@ def ppo(
     torch.manual_seed(0)  # fresh adapters and heads
     roles = build_roles(cfg, device=CPU, dtype=dtype, reward=stored, critic_init=cfg.method.critic)
     if source is None:
-        source = GoldScorer(VowelWorld()) if roles.reward is None else ModelScorer(roles.reward)
+        source = GoldScorer(VowelWorld()) if roles.reward is None else RewardModelScorer(roles.reward)
     recorder = Recorder()
     run = RunContext(
         config=cfg,

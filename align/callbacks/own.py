@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from align.callbacks.base import Callback, Guest
-from align.errors import InputError
+from align.errors import InputError, first_line
 
 
 def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
@@ -26,8 +26,7 @@ def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
     try:
         return Guest(key, found(**arguments))
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(key, arguments, f"arguments that {target} takes ({reason})") from error
+        raise InputError(key, arguments, f"arguments that {target} takes ({first_line(error)})") from error
 
 
 def _import(key: str, target: str) -> Any:
@@ -39,8 +38,8 @@ def _import(key: str, target: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(key, target, f"module.Class, of a class that can be imported ({reason})") from error
+        allowed = f"module.Class, of a class that can be imported ({first_line(error)})"
+        raise InputError(key, target, allowed) from error
     finally:
         if added:
             sys.path.remove(here)

@@ -17,6 +17,7 @@ from typing import Any
 from align import metrics
 from align.callbacks.base import Callback, RunInfo, Stopwatch
 from align.config import TrackingConfig
+from align.errors import first_line
 from align.files import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,6 @@ def _reason(error: Exception) -> str:
     """The error's first line, without the API key should a message carry it."""
     if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
         return "it is not installed: pip install 'align[wandb]'"
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "***") if key else text

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from align.config import BadRows, DataConfig, PromptOverflow
 from align.data.conversations import Columns, Example, Message, is_conversation, read_example
 from align.data.prompts import prompts_of
+from align.data.row_filter import matching
 from align.data.sources import Row, load_rows
-from align.data.where import matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
@@ -165,7 +165,7 @@ class _Reader:
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
         self._config = config
-        self._codec = chat
+        self._chat = chat
         self._columns = Columns(
             config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
         )
@@ -198,7 +198,7 @@ class _Reader:
         """The pair of each row, or the count under which it is dropped."""
         items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
         texts = [text for item in items if not isinstance(item, str) for text in (item[1].chosen, item[1].rejected)]
-        responses = map(self._response, texts, self._codec.encode_responses(texts))
+        responses = map(self._response, texts, self._chat.encode_responses(texts))
         return [
             item if isinstance(item, str) else self._pair(item[0], next(responses), next(responses)) for item in items
         ]
@@ -236,7 +236,7 @@ class _Reader:
 
     def _prompt(self, number: int, messages: tuple[Message, ...], row: Row, where: str) -> Prompt | None:
         try:
-            ids = self._codec.encode_prompt(messages)
+            ids = self._chat.encode_prompt(messages)
         except InputError as error:
             raise InputError(where, error.given, error.allowed) from error
         limit = self._config.max_prompt_tokens
@@ -255,7 +255,7 @@ class _Reader:
         limit = self._config.max_response_tokens
         if len(ids) <= limit:
             return text, tuple(ids)
-        return self._codec.decode(ids[:limit]), tuple(ids[:limit])
+        return self._chat.decode(ids[:limit]), tuple(ids[:limit])
 
 
 def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:

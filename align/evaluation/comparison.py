@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.streams import generator
 
@@ -48,12 +49,24 @@ def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[
 
 
 def bootstrap(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` under resampling with replacement."""
+    """Compute the percentile interval of the mean of `values` under resampling with replacement."""
     data = torch.tensor(values, dtype=torch.float64)
     rows = torch.randint(len(data), (RESAMPLES, len(data)), generator=generator(seed, "bootstrap"))
+    return percentile_interval(data[rows].mean(1), confidence)
+
+
+def percentile_interval(resampled: Tensor, confidence: float) -> tuple[float, float]:
+    """Compute the central interval that holds the share `confidence` of the values (R,) float64."""
     tail = (1 - confidence) / 2
-    low, high = data[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Compute the standard error of the mean; None of a single value, or where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def words(text: str) -> int:

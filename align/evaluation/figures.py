@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.config import EvaluationConfig
-from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, verbosity, win_rate
+from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, standard_error, verbosity, win_rate
 from align.evaluation.diversity import distinct, repetition, self_bleu
 from align.evaluation.judge import Judge, value
 from align.evaluation.length_control import length_controlled
@@ -44,15 +44,9 @@ def figures_of(
             "responses": statistics.fmean(share > 0 for share in repeats),
         },
         "eos_rate": statistics.fmean(s["ended"] for s in samples),
-        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in _judges(judge)},
+        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
         "proxy_gold_gap": gap(samples, baseline, judge),
     }
-
-
-def _judges(judge: Judge) -> list[str]:
-    """Those that score: proxy, and gold and the evaluation's reward model where there are such."""
-    known = {"proxy": True, "gold": judge.world is not None, "evaluation": judge.evaluation is not None}
-    return [name for name, there in known.items() if there]
 
 
 def _column(samples: Samples, judge: str) -> list[float]:
@@ -61,17 +55,10 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
     """Means by judge, with their standard errors over prompts; gold is null where it is unknown."""
-    columns = {name: _column(samples, name) for name in _judges(judge)}
+    columns = {name: _column(samples, name) for name in judge.names}
     means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
-    errors = {f"{name}_se": _standard_error(values) for name, values in columns.items()}
+    errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
     return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means, **errors}
-
-
-def _standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None of a single value, or where one is missing."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def by_length(

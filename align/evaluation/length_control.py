@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.evaluation.comparison import percentile_interval
 from align.streams import generator
 
 STEPS = 50  # of Newton's method, at most
@@ -44,8 +45,7 @@ def length_controlled(
     rows = torch.cat([torch.arange(n).unsqueeze(0), rows])  # the prompts themselves first
     theta, phi = fit(y[rows], x[rows])
     rate = torch.where(theta.abs() < THETA, torch.sigmoid(theta), (theta > 0).double())
-    tail = (1 - confidence) / 2
-    low, high = rate[1:].quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = percentile_interval(rate[1:], confidence)
     return {"mean": float(rate[0]), "low": low, "high": high, "length_effect": float(phi[0])}
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from align.engine.sampling import Noise
-from align.evaluation.given import given_input
+from align.evaluation.comparison import standard_error
 from align.evaluation.judge import Judge, value
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.sets import Probe
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import reward_input
+from align.rewards import given_input, reward_input
 from align.types import Prompt, RewardInput, Rollout
 
 ORIGINAL = "original"  # the kind of what is not perturbed
@@ -124,8 +124,8 @@ def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, 
             moved = [value(new, judge) - value(old, judge) for old, new in pairs if _both(old, new, judge)]
             if moved:
                 figures.setdefault(f"{judge}_shift", {})[kind] = statistics.fmean(moved)
-            if len(moved) > 1 and all(map(math.isfinite, moved)):
-                figures.setdefault(f"{judge}_shift_se", {})[kind] = statistics.stdev(moved) / math.sqrt(len(moved))
+            if (error := standard_error(moved)) is not None:
+                figures.setdefault(f"{judge}_shift_se", {})[kind] = error
     for kind, pairs in by_kind.items():
         figures.setdefault("proxy_rises", {})[kind] = statistics.fmean(_rises(old, new, "proxy") for old, new in pairs)
         judged = [(old, new) for old, new in pairs if quality is not None and _both(old, new, quality)]

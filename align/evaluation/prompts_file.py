@@ -23,7 +23,7 @@ from align.evaluation.perturbations import perturbations_of
 from align.worlds import resolve
 
 KEY = "evaluation.prompts_file"
-_TWIN = re.compile(r"([a-z][a-z0-9_]*):\s*(.*)")
+_PERTURBATION = re.compile(r"([a-z][a-z0-9_]*):\s*(.*)")
 _ESCAPES = {"n": "\n", "#": "#", "\\": "\\"}
 
 
@@ -92,7 +92,7 @@ def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
 def _add_perturbation(found: dict[str, dict[str, str]], prompt: str | None, line: str, where: str) -> None:
     if prompt is None:
         raise InputError(where, line, "a prompt first: a line that begins in the first column")
-    match = _TWIN.fullmatch(line)
+    match = _PERTURBATION.fullmatch(line)
     if match is None:
         raise InputError(
             where, line, "a perturbation as `kind: text` (kind in lower case), or a prompt in the first column"

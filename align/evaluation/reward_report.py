@@ -11,11 +11,10 @@ import torch
 
 from align.evaluation.comparison import bootstrap
 from align.evaluation.figures import correlation
-from align.evaluation.given import given_input
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.probes import ORIGINAL, shifts
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import Source
+from align.rewards import Source, given_input
 from align.streams import permutation
 from align.types import Pair
 from align.worlds import World

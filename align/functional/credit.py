@@ -51,6 +51,11 @@ def prefix(prefix_scores: Tensor, mask: Tensor, steps: Tensor | None = None) -> 
     return zero_outside(prefix_scores[:, 1:] - prefix_scores.gather(1, before), ends.long())
 
 
+def prefix_sums(token_scores: Tensor) -> Tensor:
+    """Compute the sum of the first 0..T token scores (B, T): (B, T + 1)."""
+    return torch.nn.functional.pad(token_scores.cumsum(1), (1, 0))
+
+
 def every_k(mask: Tensor, k: int) -> Tensor:
     """(B, T), 1 at every k-th token of a response: the ends of steps of k tokens."""
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device)

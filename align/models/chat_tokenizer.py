@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from align.errors import InputError
+from align.errors import InputError, first_line
 from align.models.offsets import TokenSpans
 
 # For tokenizers without a chat template: each turn under its role's name, the assistant's closed by EOS.
@@ -161,8 +161,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation
         raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
     except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
         roles = ", ".join(str(m.get("role")) for m in messages)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("model.chat_template", f"turns of {roles}", f"what the template takes ({reason})") from error
+        allowed = f"what the template takes ({first_line(error)})"
+        raise InputError("model.chat_template", f"turns of {roles}", allowed) from error
 
 
 def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:

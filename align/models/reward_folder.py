@@ -23,7 +23,7 @@ class RewardCard:
     key: Mapping[str, Any] = field(default_factory=dict)  # what it was made from; the hash names the folder
     precision: str | None = None  # of compute in training
     # How the scores of unfinished responses relate to the final one, on held-out pairs, by what was trained: `end`, and
-    # `prefixes` where there was a second stage (trainers/reward_model_prefix.py: prefix_figures)
+    # `prefixes` where there was a second stage (stored/prefix_stage.py: prefix_figures)
     prefix_scores: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from align.files import write_atomic
 from align.report import tables
 from align.report.jobs import Arm, Job, arms_of, load_jobs
-from align.report.page import figures_of
+from align.report.page import draw
 from align.report.probes import probes
 from align.report.svg import svg
 
@@ -24,7 +24,7 @@ def export(folders: Sequence[Path], target: Path) -> Path:
     """
     jobs = load_jobs(folders)
     _, arms = arms_of(jobs)
-    for one in figures_of(arms).every:
+    for one in draw(arms).every:
         for axis in one.axes:
             suffix = f"_by_{axis}" if len(one.axes) > 1 else ""
             write_atomic(target / f"{_slug(one.title)}{suffix}.svg", svg(one, axis))

@@ -11,19 +11,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from align.files import write_atomic
 from align.numbers import number
-from align.report import facts, outcomes, tables
+from align.report import facts, outcome_charts, tables
 from align.report.charts import Chart, pack
 from align.report.completions import completions
-from align.report.curves import Curves
 from align.report.jobs import Arm, Job, arms_of, config_differences, load_jobs
 from align.report.load import at
 from align.report.probes import probes
+from align.report.training_charts import Curves
 
 REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Figures:
+class Drawings:
     """All drawings of a report by section."""
 
     outcome: list[Chart]
@@ -53,16 +53,16 @@ def write_report(*folders: Path, output: Path | None = None) -> Path:
     return path
 
 
-def figures_of(arms: Sequence[Arm]) -> Figures:
+def draw(arms: Sequence[Arm]) -> Drawings:
     """Every drawing of these arms."""
     curves = Curves(arms)
     several = len(arms) > 1 or sum(len(arm.runs) for arm in arms) > 1
-    trails = outcomes.frontiers(arms)
+    trails = outcome_charts.frontiers(arms)
     if not several:  # a run's two ends are in the table; a path needs evaluations between them
         trails = [chart for chart in trails if any(len(curve.y) > 2 for curve in chart.curves)]
-    fixed = [outcomes.forgetting(arms) if several else None, outcomes.lengths(arms)]
+    fixed = [outcome_charts.forgetting(arms) if several else None, outcome_charts.lengths(arms)]
     outcome = [*trails, *(chart for chart in fixed if chart is not None)]
-    return Figures(outcome, [*curves.training(), *curves.held_out()], curves.others(), curves.thinned())
+    return Drawings(outcome, [*curves.training(), *curves.held_out()], curves.others(), curves.thinned())
 
 
 def render(jobs: Sequence[Job], name: str) -> str:
@@ -77,7 +77,7 @@ def render(jobs: Sequence[Job], name: str) -> str:
     environment.filters["number"] = number
     heading, arms = arms_of(jobs)
     runs = [run for arm in arms for run in arm.runs]
-    figures = figures_of(arms)
+    drawings = draw(arms)
     shown = completions(arms)
     return environment.get_template("report.html").render(
         title=_title(jobs, arms, heading),
@@ -85,8 +85,8 @@ def render(jobs: Sequence[Job], name: str) -> str:
         status=_status(jobs),
         single=len(jobs) == 1,
         arms=[arm.name for arm in arms],
-        figures=figures,
-        charts=pack(figures.every),
+        figures=drawings,
+        charts=pack(drawings.every),
         headline=tables.headline(runs[0].evaluation) if len(jobs) == 1 and runs else [],
         comparison=tables.comparison([job.record for job in jobs]),
         note=tables.NOTE,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align.intervals import mean_interval
-from align.numbers import number as text_of
+from align.numbers import number
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Value, number
+from align.report.series import Value, finite
 
 PERTURBED = (("prompts", "prompt"), ("responses", "response"))  # as evaluation.json has them under `probes`
 SHIFTS = (("proxy_shift", "proxy"), ("gold_shift", "gold"), ("evaluation_shift", "evaluation model"))
@@ -28,11 +28,11 @@ class Cell:
 
     @property
     def text(self) -> str:
-        return text_of(self.value, signed=self.kind != PAYS)
+        return number(self.value, signed=self.kind != PAYS)
 
     @property
     def error(self) -> str:
-        return "" if self.half is None else f"± {text_of(self.half)}"
+        return "" if self.half is None else f"± {number(self.half)}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _mean(arm: Arm, on: str, figure: str, kind: str) -> Figure:
 
 
 def _of(run: Run, on: str, figure: str, kind: str) -> Value:
-    return number(at(run.evaluation, "after", "probes", on, figure, kind))
+    return finite(at(run.evaluation, "after", "probes", on, figure, kind))
 
 
 def _cell(figure: Figure, name: str, largest: float) -> Cell:
@@ -116,5 +116,5 @@ def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
         moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]
         if moves and max(moves)[0] > 0:
             value, kind = max(moves)
-            told.append(f"{name}: {kind} ({text_of(value, signed=True)})")
+            told.append(f"{name}: {kind} ({number(value, signed=True)})")
     return told

@@ -48,7 +48,7 @@ class Grid:
         """The mean over runs of what each had reached at a point's end; never falling, though runs end apart."""
         reached: list[list[float]] = [[] for _ in range(self.points)]
         for cells in self._cells:
-            ends = {i: number(record.get(name)) for i, record in cells}
+            ends = {i: finite(record.get(name)) for i, record in cells}
             for i, value in ends.items():
                 if value is not None:
                     reached[i].append(value)
@@ -65,7 +65,7 @@ class Grid:
         low, high = [math.inf] * self.points, [-math.inf] * self.points
         for cells in self._cells:
             for i, record in cells:
-                value = number(record.get(name))
+                value = finite(record.get(name))
                 if value is None:
                     continue
                 value = value if floor is None else max(value, floor)
@@ -84,7 +84,7 @@ def _finite(values: Iterable[float]) -> list[Value]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def number(value: Any) -> Value:
+def finite(value: Any) -> Value:
     """A finite number, or None."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
@@ -98,7 +98,7 @@ def evaluation_curve(runs: Sequence[Run], name: str, label: str, colour: int = 0
     x: dict[str, list[Value]] = {axis: [] for axis in AXES}
     for i in range(max(map(len, rows), default=0)):
         here = [row[i] for row in rows if i < len(row)]
-        values = [v for record, _ in here if (v := number(record.get(name))) is not None]
+        values = [v for record, _ in here if (v := finite(record.get(name))) is not None]
         if not values:
             continue
         y.append(sum(values) / len(values))
@@ -118,4 +118,4 @@ def _axes(run: Run, evaluation: Record) -> dict[str, Value]:
     if step == 0:
         return dict.fromkeys(AXES, 0.0)
     record: Record = next((r for r in reversed(run.steps) if r["step"] <= step), {})
-    return {"step": float(step), "tokens": number(record.get(TOKENS)), "seconds": number(record.get("seconds"))}
+    return {"step": float(step), "tokens": finite(record.get(TOKENS)), "seconds": finite(record.get("seconds"))}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from align.intervals import Interval, mean_interval
-from align.report.load import Run, load_run
+from align.report.load import Run, at, is_run, load_run
 from align.report.peak import gold_peak
 
 Record = Mapping[str, Any]
@@ -25,7 +25,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
         "before", "after": evaluation summaries, "peak": where gold peaked (align.report.peak)}.
     """
-    if not (folder / "config.yaml").is_file():
+    if not is_run(folder):
         return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
     return figures(load_run(folder))
 
@@ -44,11 +44,11 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def _evaluated(*path: str) -> Callable[[Record], Any]:
-    return lambda record: _at(record, "after", *path)
+    return lambda record: at(record, "after", *path)
 
 
 def _forgetting(record: Record) -> float | None:
-    before, after = (_at(record, phase, "forgetting_perplexity") for phase in ("before", "after"))
+    before, after = (at(record, phase, "forgetting_perplexity") for phase in ("before", "after"))
     return None if before is None or after is None else after - before
 
 
@@ -59,14 +59,8 @@ def _seconds(record: Record) -> float | None:
 
 
 def _thousand_tokens(record: Record) -> float | None:
-    tokens = _at(record, "metrics", "tokens/policy")
+    tokens = at(record, "metrics", "tokens/policy")
     return None if tokens is None else tokens / 1000
-
-
-def _at(tree: Any, *path: str) -> Any:
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,9 @@ COLUMNS = (
     Column("KL", "to the start model, nats per response; of best-of-n an upper bound", _evaluated("kl_per_response")),
     Column("KL, short", "of the embedded world's short tasks", _evaluated("kl_by", "short"), console=False),
     Column("KL, long", "of its long tasks", _evaluated("kl_by", "long"), console=False),
-    Column("gold peak", "the highest gold reward on the way", lambda record: _at(record, "peak", "gold")),
-    Column("KL at peak", "the KL at which gold peaked", lambda record: _at(record, "peak", "kl")),
-    Column("proxy at peak", "the proxy reward there", lambda record: _at(record, "peak", "proxy")),
+    Column("gold peak", "the highest gold reward on the way", lambda record: at(record, "peak", "gold")),
+    Column("KL at peak", "the KL at which gold peaked", lambda record: at(record, "peak", "kl")),
+    Column("proxy at peak", "the proxy reward there", lambda record: at(record, "peak", "proxy")),
     Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
     Column("forgetting", "perplexity on general text, after - before", _forgetting),
     Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),
@@ -99,7 +93,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmFigures:
     """One arm's figures over the jobs that finished."""
 
     overrides: tuple[str, ...]  # those that it does not share with all others
@@ -108,7 +102,7 @@ class Arm:
     figures: dict[str, Interval | None]  # by column; None where no job has the figure
 
 
-def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[Arm]:
+def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[ArmFigures]:
     """The arms in the order of their first jobs. A value that is missing or not finite counts for no mean.
 
     Args:
@@ -127,14 +121,14 @@ def members(records: Sequence[Record]) -> list[list[int]]:
     return list(by_arm.values())
 
 
-def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
+def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> ArmFigures:
     done = [job for job in jobs if job["exit_code"] == 0]
     figures: dict[str, Interval | None] = {}
     for column in columns:
         found = [column.read(job) for job in done]
         values = [value for value in found if value is not None and math.isfinite(value)]
         figures[column.label] = mean_interval(values) if values else None
-    return Arm(overrides, len(jobs), len(done), figures)
+    return ArmFigures(overrides, len(jobs), len(done), figures)
 
 
 def common_overrides(records: Sequence[Record]) -> list[str]:
@@ -148,7 +142,7 @@ def seedless(record: Record) -> tuple[str, ...]:
     return tuple(word for word in record["overrides"] if not word.lstrip("+").startswith("seed="))
 
 
-def arm_names(found: Sequence[Arm]) -> tuple[str, list[str]]:
+def arm_names(found: Sequence[ArmFigures]) -> tuple[str, list[str]]:
     """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides.
 
     `method.name=ppo` is `method=ppo` there: every section of a configuration has its name in a key of its own.

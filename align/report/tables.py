@@ -10,8 +10,8 @@ from typing import Any
 from align import metrics
 from align.intervals import Interval, mean_interval
 from align.numbers import number
-from align.report.jobs import Arm as Group
-from align.report.summary import COLUMNS, Arm, Column, Record, arm_names, arms, common_overrides
+from align.report.jobs import Arm
+from align.report.summary import COLUMNS, ArmFigures, Column, Record, arm_names, arms, common_overrides
 
 _ERRORS = {f"eval/reward/{judge}_mean": f"eval/reward/{judge}_se" for judge in ("proxy", "gold", "evaluation")}
 _ERRORS |= {"eval/kl_per_response": "eval/kl/per_response_k1_se"}
@@ -32,14 +32,11 @@ class Row:
 
 def headline(evaluation: Mapping[str, Any]) -> list[Row]:
     """The figures of `metrics.HEADLINE`, before and after; those that neither evaluation has are left out."""
-    old, new = metrics.flatten(evaluation.get("before") or {}), metrics.flatten(evaluation.get("after") or {})
+    start, end = evaluation.get("before") or {}, evaluation.get("after") or {}
+    figures, confidence = metrics.flatten(end), (evaluation.get("settings") or {}).get("confidence", 0.95)
     rows = []
-    for name, label in metrics.HEADLINE:
-        before, after = old.get(name), new.get(name)
-        if before is None and after is None:
-            continue
-        change = after - before if after is not None and before is not None else None
-        interval = _interval(name, new, (evaluation.get("settings") or {}).get("confidence", 0.95))
+    for name, label, before, after, change in metrics.headline(start, end):
+        interval = _interval(name, figures, confidence)
         definition = metrics.lookup(name).definition
         rows.append(Row(label, definition, number(before), number(after), interval, number(change, signed=True)))
     return rows
@@ -88,7 +85,7 @@ def _start(records: Sequence[Record], column: Column) -> str:
     return number(statistics.fmean(values))
 
 
-def all_figures(groups: Sequence[Group]) -> list[tuple[str, str, list[str]]]:
+def all_figures(groups: Sequence[Arm]) -> list[tuple[str, str, list[str]]]:
     """Every figure of the evaluation at the end: name, definition, and `mean ± half` of each arm."""
     flat = [[metrics.flatten(run.evaluation.get("after") or {}) for run in group.runs] for group in groups]
     names = dict.fromkeys(name for group in flat for one in group for name in one)
@@ -96,19 +93,13 @@ def all_figures(groups: Sequence[Group]) -> list[tuple[str, str, list[str]]]:
     for name in names:
         values = [[one[name] for one in group if name in one] for group in flat]
         cells = [_plain(mean_interval(v)) if v else "-" for v in values]
-        rows.append((name.removeprefix("eval/"), _definition(name), cells))
+        row = metrics.find(name)
+        rows.append((name.removeprefix("eval/"), row.definition if row else "", cells))
     return rows
 
 
 def _plain(figure: Interval) -> str:
     return number(figure.mean) + ("" if figure.half is None else f" ± {number(figure.half)}")
-
-
-def _definition(name: str) -> str:
-    try:
-        return metrics.lookup(name).definition
-    except KeyError:
-        return ""
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -141,29 +132,29 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[s
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def shown(found: Sequence[Arm]) -> list[Column]:
+def shown(found: Sequence[ArmFigures]) -> list[Column]:
     """The columns in which some arm has a figure."""
     return [column for column in COLUMNS if any(arm.figures[column.label] is not None for arm in found)]
 
 
-def count(arm: Arm) -> str:
+def count(arm: ArmFigures) -> str:
     """How many jobs finished, and of how many where some did not."""
     return str(arm.finished) if arm.finished == arm.jobs else f"{arm.finished} of {arm.jobs}"
 
 
-def cell(arm: Arm, column: Column, between: str) -> str:
+def cell(arm: ArmFigures, column: Column, between: str) -> str:
     """`0.512 ± 0.031`; with its own n where some finished job lacks the figure."""
     half = half_of(arm, column)
     return number_of(arm, column) + (f"{between}{half.replace(' (', f'{between}(')}" if half else "")
 
 
-def number_of(arm: Arm, column: Column) -> str:
+def number_of(arm: ArmFigures, column: Column) -> str:
     """The mean over finished jobs; a dash where none has the figure."""
     figure = arm.figures[column.label]
     return "-" if figure is None else number(figure.mean)
 
 
-def half_of(arm: Arm, column: Column) -> str:
+def half_of(arm: ArmFigures, column: Column) -> str:
     """`± 0.031`, with its own n where some finished job lacks the figure; nothing for one job."""
     figure = arm.figures[column.label]
     if figure is None:

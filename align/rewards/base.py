@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from align.data.collate import collate
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Prompt, RewardInput, RewardOutput, Rollout
 
@@ -71,3 +72,24 @@ def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenize
         rows=[p.row for p in prompts],
         messages=[p.messages for p in prompts],
     )
+
+
+def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], chat: ChatTokenizer, device: torch.device) -> RewardInput:
+    """Build the input of a reward source from given responses, as if each had ended by itself.
+
+    Args:
+        rows: Prompts with the token ids of a response each, end token included.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+    prompts = [prompt for prompt, _ in rows]
+    batch = collate([(prompt.input_ids, ids) for prompt, ids in rows], chat.pad_id, device)
+    rollout = Rollout(
+        **batch.tensors(),
+        ended=torch.ones(len(rows), dtype=torch.bool, device=device),
+        prompt_index=torch.tensor([prompt.id for prompt in prompts], device=device),
+        sample_index=torch.zeros(len(rows), dtype=torch.long, device=device),
+        sampling_logprobs=torch.zeros(batch.response_ids.shape, device=device),
+    )
+    return reward_input(rollout, prompts, chat)

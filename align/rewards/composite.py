@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from align.functional.credit import last_token
+from align.functional.credit import last_token, prefix_sums
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput
 
@@ -68,6 +67,4 @@ def _tokens(out: RewardOutput, mask: Tensor) -> Tensor:
 
 def _prefixes(out: RewardOutput, mask: Tensor) -> Tensor:
     """(B, T + 1)."""
-    if out.prefix_scores is not None:
-        return out.prefix_scores
-    return pad(_tokens(out, mask).cumsum(1), (1, 0))
+    return prefix_sums(_tokens(out, mask)) if out.prefix_scores is None else out.prefix_scores

@@ -18,7 +18,7 @@ from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput
 
 
-class EnsembleSource:
+class EnsembleScorer:
     """Members must score on one scale: they are normalised before they come here.
 
     Prefix scores are combined prefix by prefix, exactly as the scores of whole responses are. Attention is the mean of

@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from align.config import Returns
 from align.errors import InputError, RunError
+from align.functional.credit import prefix_sums
 from align.functional.credit import spans as span_rewards
 from align.rewards.returned import Returned, Span
 from align.types import RewardInput, RewardOutput
@@ -127,7 +127,7 @@ class FunctionScorer:
 def _dense(tokens: Tensor, spans: Sequence[Sequence[tuple[int, int, float]]] | None = None) -> RewardOutput:
     """Scores per token (B, T) as an output: their sum is the score, their sums so far are those of the prefixes."""
     total = tokens.sum(1)
-    prefixes = pad(tokens.cumsum(1), (1, 0))
+    prefixes = prefix_sums(tokens)
     return RewardOutput(total, {"function": total}, token_scores=tokens, prefix_scores=prefixes, spans=spans)
 
 

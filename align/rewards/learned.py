@@ -13,7 +13,7 @@ from align.functional.masked import masked_sum
 from align.types import RewardInput, RewardOutput, Rollout
 
 
-class RewardModelSource:
+class RewardModelScorer:
     """Reads the score at the last token of each response; one causal forward also scores every prefix."""
 
     def __init__(self, scorer: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:

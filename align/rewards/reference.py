@@ -39,7 +39,7 @@ class References:
         rollout: RolloutConfig,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._start, self._codec, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
+        self._start, self._chat, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
         self._batches: dict[tuple[int, int], RewardInput] = {}
 
     def batch(self, seed: int, wanted: int) -> RewardInput:
@@ -51,7 +51,7 @@ class References:
                 self._say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
             rollout = sample(
                 self._start,
-                self._codec,
+                self._chat,
                 prompts,
                 noise=Noise(seed, "reference"),
                 max_new_tokens=self._rollout.max_new_tokens,
@@ -59,5 +59,5 @@ class References:
                 decode_batch_size=self._rollout.decode_batch_size or self._rollout.batch_size,
                 cuda_graphs=self._rollout.cuda_graphs,
             )
-            self._batches[seed, wanted] = reward_input(rollout, prompts, self._codec)
+            self._batches[seed, wanted] = reward_input(rollout, prompts, self._chat)
         return self._batches[seed, wanted]

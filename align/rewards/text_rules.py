@@ -47,9 +47,7 @@ def gsm8k(text: str) -> float:
 
 def boxed(text: str) -> float:
     r"""1 where the text holds exactly one `\boxed{...}`, closed and not empty, else 0."""
-    return float(
-        text.count(r"\boxed{") == 1 and re.search(r"\\boxed\{\s*[^\s{}](?:[^{}]|\{[^{}]*\})*\}", text) is not None
-    )
+    return float(text.count(r"\boxed{") == 1 and _BOXED.search(text) is not None)
 
 
 def think(text: str) -> float:

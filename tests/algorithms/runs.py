@@ -31,8 +31,7 @@ from align.config import (
 )
 from align.engine.roles import build_roles
 from align.loop.context import RunContext
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import Source, build_credit
+from align.rewards import RewardModelScorer, Source, build_credit
 from align.types import Pair, Prompt
 from tests import tiny
 
@@ -120,7 +119,7 @@ def context(
         chat=tiny.chat(),
         prompts=list(prompts),
         pairs=list(pairs),
-        source=source or ModelScorer(roles.reward),
+        source=source or RewardModelScorer(roles.reward),
         credit=build_credit(cfg.reward.credit),
         callbacks=CallbackList([recorder]),
         evaluate=lambda step: None,

@@ -17,7 +17,7 @@ from align.config import AdapterConfig, MethodConfig
 from align.engine.roles import build_roles
 from align.loop.context import RunContext
 from align.loop.trainer import Trainer
-from align.rewards import GoldSource, build_credit
+from align.rewards import GoldScorer, build_credit
 from align.types import Pair
 from tests import tiny
 
@@ -53,7 +53,7 @@ def trainer(
         chat=tiny.chat(),
         prompts=tiny.prompts(),
         pairs=pairs(),
-        source=GoldSource(tiny.VowelWorld()),
+        source=GoldScorer(tiny.VowelWorld()),
         credit=build_credit(config.reward.credit),
         callbacks=CallbackList([]),
         evaluate=lambda step: None,

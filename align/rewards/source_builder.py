@@ -24,10 +24,10 @@ from align.errors import InputError
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
 from align.rewards.cross_tokenizer import load_cross_tokenizer
-from align.rewards.ensemble import EnsembleSource as EnsembleScorer
+from align.rewards.ensemble import EnsembleScorer
 from align.rewards.function import FunctionScorer, load_function
-from align.rewards.gold import GoldSource as GoldScorer
-from align.rewards.learned import RewardModelSource as ModelScorer
+from align.rewards.gold import GoldScorer
+from align.rewards.learned import RewardModelScorer
 from align.rewards.normalise import Fixed, Running, Scaled, folded
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
@@ -96,27 +96,33 @@ class Builder:
         return self.functions[key] if key in self.functions else load_function(config.path, f"{key}.path")
 
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
-        """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
+        """Build the scorer of one reward model.
+
+        normalise=reference is folded into the model's head, and into that of a critic that starts as this model.
+        """
         place, self._taken = self._taken, self._taken + 1
         if place in self.cross_tokenizer:
-            policy = self.roles.policy
-            on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
-            return self._on_scale(load_cross_tokenizer(self.cross_tokenizer[place], f"{key}.path", **on), config, key)
-        scorer = next(self._models)
-        source: Source = ModelScorer(scorer)
-        if config.normalise is Normalise.reference:
-            mean, std = self._reference(source, config, key)
-            scorer.rescale(mean, std)
-            if self._critic_is(scorer) and self.roles.critic is not None:
-                self.roles.critic.rescale(mean, std)
-            source = _Folded(source, mean, std)
-        scale = Running() if config.normalise is Normalise.running else None
-        return source if scale is None and config.clip is None else Scaled(source, scale, config.clip)
+            policy, folder = self.roles.policy, self.cross_tokenizer[place]
+            other = load_cross_tokenizer(
+                folder, f"{key}.path", needs=self.needs, device=policy.device, dtype=policy.dtype
+            )
+            return self._on_scale(other, config, key)
+        head = next(self._models)
+        source: Source = RewardModelScorer(head)
+        if config.normalise is not Normalise.reference:
+            return self._on_scale(source, config, key)
+        mean, std = self._reference(source, config, key)
+        head.rescale(mean, std)
+        if self.roles.critic is not None and self._starts_critic(head):
+            self.roles.critic.rescale(mean, std)
+        source = _Folded(source, mean, std)
+        return source if config.clip is None else Scaled(source, None, config.clip)
 
-    def _critic_is(self, scorer: ValueHead) -> bool:
-        return scorer is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
+    def _starts_critic(self, head: ValueHead) -> bool:
+        return head is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
 
     def _on_scale(self, source: Source, config: SourceConfig, key: str) -> Source:
+        """Wrap `source` in the normalisation and the clip of its configuration."""
         scale: Fixed | Running | None = None
         if config.normalise is Normalise.reference:
             scale = Fixed(*self._reference(source, config, key))

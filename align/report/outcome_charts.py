@@ -9,7 +9,7 @@ from align.intervals import mean_interval
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Curve, Value, number
+from align.report.series import Curve, Value, finite
 
 BINS = 24  # of a length histogram, at most
 START = "start model"
@@ -39,10 +39,10 @@ def frontiers(arms: Sequence[Arm]) -> list[Chart]:
 def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
     phases = [run.evaluation.get("before") or {}]
     middle = [r for r in run.evaluations if r.get("phase") == "during"]
-    points = [(number(at(p, "kl_per_response")), number(at(p, "reward", name))) for p in phases]
-    points += [(number(r.get("eval/kl_per_response")), number(r.get(f"eval/reward/{name}"))) for r in middle]
+    points = [(finite(at(p, "kl_per_response")), finite(at(p, "reward", name))) for p in phases]
+    points += [(finite(r.get("eval/kl_per_response")), finite(r.get(f"eval/reward/{name}"))) for r in middle]
     end = run.evaluation.get("after") or {}
-    points.append((number(at(end, "kl_per_response")), number(at(end, "reward", name))))
+    points.append((finite(at(end, "kl_per_response")), finite(at(end, "reward", name))))
     known = [(x, y) for x, y in points if x is not None and y is not None]
     if not known:
         return None
@@ -78,7 +78,7 @@ def forgetting(arms: Sequence[Arm]) -> Chart | None:
 
 
 def _forgotten(run: Run) -> Value:
-    old, new = (number(at(run.evaluation, phase, "forgetting_perplexity")) for phase in ("before", "after"))
+    old, new = (finite(at(run.evaluation, phase, "forgetting_perplexity")) for phase in ("before", "after"))
     return None if old is None or new is None else new - old
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from align import metrics
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
-from align.report.series import Curve, Grid, evaluation_curve, number
+from align.report.series import Curve, Grid, evaluation_curve, finite
 
 EXPLAINED_FLOOR = -1.0  # explained variance can be arbitrarily negative while the critic is new
 POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves of a chart together
@@ -100,7 +100,7 @@ class Curves:
             if longest < (3 if len(self.arms) == 1 else 2):  # the table shows before and after
                 continue
             one = len(self.arms) == 1
-            charts.append(chart(title, _unit(name), curves, note=self._note(name), keyed=not one))
+            charts.append(chart(title, _unit(name), curves, note=_note(name), keyed=not one))
         return [c for c in charts if c is not None]
 
     def others(self) -> list[Chart]:
@@ -111,7 +111,7 @@ class Curves:
         found = []
         for name in sorted(names - skipped, key=_table_order):
             if not name.startswith(DULL) and self._moves(name):
-                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=self._note(name))))
+                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=_note(name))))
         return [c for c in found if c is not None]
 
     def _of(self, spec: Spec) -> Chart | None:
@@ -128,27 +128,20 @@ class Curves:
         return chart(spec.title, spec.unit, curves, note=spec.note, missing=missing, reach=spec.reach)
 
     def _moves(self, name: str) -> bool:
-        values = {number(record.get(name)) for arm in self.arms for run in arm.runs for record in run.steps}
+        values = {finite(record.get(name)) for arm in self.arms for run in arm.runs for record in run.steps}
         return len(values - {None}) > 1
-
-    @staticmethod
-    def _note(name: str) -> str:
-        try:
-            return metrics.lookup(name).definition
-        except KeyError:
-            return ""
 
 
 def _table_order(name: str) -> tuple[int, str]:
-    order = list(metrics.METRICS)
-    try:
-        return order.index(metrics.lookup(name).name), name
-    except KeyError:
-        return len(order), name
+    order, row = list(metrics.METRICS), metrics.find(name)
+    return (order.index(row.name) if row else len(order)), name
 
 
 def _unit(name: str) -> str:
-    try:
-        return metrics.lookup(name).unit
-    except KeyError:
-        return ""
+    row = metrics.find(name)
+    return row.unit if row else ""
+
+
+def _note(name: str) -> str:
+    row = metrics.find(name)
+    return row.definition if row else ""
