@@ -1,4 +1,4 @@
-"""The two ways a run can fail: the user's input (exit code 2) or the run itself (exit code 1)."""
+"""The two failures of a run: the user's input (exit code 2) or the run itself (exit code 1)."""
 
 from __future__ import annotations
 

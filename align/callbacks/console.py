@@ -1,4 +1,4 @@
-"""The table that ends a run on the console."""
+"""Table of a run's results on the console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align.numbers import number
 
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """Headline figures of two evaluation summaries; a figure that neither has is left out."""
+    """Build a table of the headline figures of two evaluation summaries; figures that neither has are left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in ("before", "after", "change"):

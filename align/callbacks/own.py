@@ -1,4 +1,4 @@
-"""The user's own listeners, by the name of their class."""
+"""The user's own callbacks, by the name of their class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from align.errors import InputError, first_line
 
 
 def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
-    """The callback that `callbacks.own.<name>` describes: `_target_` is its class, the rest are its arguments.
+    """Build the callback of `callbacks.own.<name>`: `_target_` names its class, all other keys are its arguments.
 
     Raises:
         InputError: There is no such class, it is no `Callback`, or it does not take these arguments.
@@ -33,7 +33,7 @@ def _import(key: str, target: str) -> Any:
     module, _, attribute = target.rpartition(".")
     here = os.getcwd()
     added = here not in sys.path and "" not in sys.path
-    if added:  # a console script does not look where it is called, `python -m` does
+    if added:  # `python -m` imports from the working directory, a console script does not
         sys.path.append(here)
     try:
         return getattr(import_module(module), attribute)

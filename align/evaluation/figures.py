@@ -1,4 +1,4 @@
-"""All that follows from an evaluation's samples alone: rewards, win rate, lengths, variety, and what length buys."""
+"""Figures that follow from an evaluation's samples alone: rewards, win rate, lengths, diversity, length effects."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Samples = Sequence[Mapping[str, Any]]
 def figures_of(
     samples: Samples, baseline: Samples, prompts: Sequence[Prompt], judge: Judge, config: EvaluationConfig
 ) -> dict[str, Any]:
-    """Figures of `samples` against those of the start model, `baseline`.
+    """Compute the figures of `samples`, compared with the start model's samples, `baseline`.
 
     Raises:
-        ValueError: `baseline` is about other prompts.
+        ValueError: `baseline` has samples of other prompts.
     """
     if [s["prompt_id"] for s in samples] != [s["prompt_id"] for s in baseline]:
         raise ValueError("the start model's samples are of other prompts: evaluate it again")
@@ -54,7 +54,7 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
-    """Means by judge, with their standard errors over prompts; gold is null where it is unknown."""
+    """Compute mean scores by judge, with standard errors over prompts; gold is null where it is unknown."""
     columns = {name: _column(samples, name) for name in judge.names}
     means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
     errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
@@ -64,7 +64,7 @@ def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
 def by_length(
     name: str, values: Sequence[float], prompts: Sequence[Prompt], judge: Judge
 ) -> dict[str, dict[str, float]]:
-    """Means over the world's short and its long tasks under `name`; nothing on data that is of no world."""
+    """Compute means over the world's short and long tasks, under `name`; empty on data that is of no world."""
     rows = [prompt.row for prompt in prompts]
     if judge.world is None or not any("length" in row for row in rows):
         return {}
@@ -72,7 +72,7 @@ def by_length(
 
 
 def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
-    """The raw win rate, and the length-controlled one beside it."""
+    """Compute the win rate, raw and length-controlled."""
     new, old = _column(samples, judge.name), _column(baseline, judge.name)
     pairs = list(zip(samples, baseline, strict=True))
     won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
@@ -90,21 +90,21 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
 
 
 def one_response(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two samples are one to a reader: text, length in tokens, and whether it ended, by whichever token."""
+    """Return whether two samples look the same to a reader: text, length in tokens, and whether the response ended."""
     return all(a[key] == b[key] for key in ("response", "tokens", "ended"))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Pearson's; None where one of them does not vary, or a value is missing."""
+    """Compute Pearson's correlation; None where a side does not vary or a value is missing."""
     if len(a) < 2 or not all(map(math.isfinite, (*a, *b))) or len(set(a)) == 1 or len(set(b)) == 1:
         return None
     return statistics.correlation(a, b)
 
 
 def gap(samples: Samples, baseline: Samples, judge: Judge) -> dict[str, float | None]:
-    """How far the proxy has risen since the start beyond what quality did, each in deviations of the start's scores.
+    """Compute the rise of the proxy since the start less that of quality, in deviations of the start's scores.
 
-    0 at the start and as long as both rise alike; over-optimisation (Gao et al., arXiv 2210.10760) opens it.
+    The gap is 0 at the start and while both rise alike; over-optimisation widens it (Gao et al., arXiv 2210.10760).
     """
     quality = judge.quality
     proxy = _rise(_column(samples, "proxy"), _column(baseline, "proxy"))

@@ -28,9 +28,9 @@ class Judge:
     """Everything that puts a number on a response. Only `score` is trained against."""
 
     score: Callable[[RewardInput], RewardOutput]  # the run's reward source: the proxy
-    credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # its rewards per token, to be shown
-    world: World | None = None  # whose gold reward is known
-    evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that nothing is trained against
+    credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # token rewards of `score`, for display
+    world: World | None = None  # the source of the gold reward
+    evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that only judges
     total: Callable[[RewardInput], RewardOutput] | None = None  # `score` without the signals that credit needs; cheaper
 
     @property

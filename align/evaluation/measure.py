@@ -1,4 +1,4 @@
-"""One evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, variety, and the probes."""
+"""Evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, diversity, and probes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ from align.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class EvaluationResult:
+    """Figures, samples and probes of one evaluation."""
+
     summary: dict[str, Any]  # nested figures, as in evaluation.json; null where there was nothing to measure
     samples: list[dict[str, Any]]  # one per prompt, in the set's order
-    probes: list[dict[str, Any]] = field(default_factory=list)  # every probe: what was asked, answered and scored
+    probes: list[dict[str, Any]] = field(default_factory=list)  # one per probe: prompt, response and scores
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,10 @@ def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt],
 def settings(
     data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
 ) -> dict[str, Any]:
-    """Under which conditions the figures hold, for evaluation.json; `method` may have figures of its own."""
+    """Return the conditions under which the figures hold, for evaluation.json.
+
+    `method` names the method, which may have figures of its own.
+    """
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),

@@ -6,8 +6,8 @@
       typos: Waht is the captial of France?
     Name the opposite of hot.
 
-A prompt is a line that begins in the first column; its perturbations follow, indented, each under a kind of the writer's
-choosing. A prompt without perturbations gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
+A prompt is a line that begins in the first column; its perturbations follow, indented, each under a kind of any name.
+A prompt without perturbations gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
 for a `#` that begins a prompt, `\\\\` for a backslash. Standard library only.
 """
 
@@ -36,12 +36,12 @@ class ProbePrompt:
 
 
 def made_perturbations(prompts: Iterable[str], seed: int = 0) -> list[ProbePrompt]:
-    """Prompts with the perturbations that the package makes."""
+    """Make the package's perturbations of prompts."""
     return [ProbePrompt(text, perturbations_of(text, seed)) for text in prompts]
 
 
 def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
-    """The content of a prompts file that `parse_prompts` reads back."""
+    """Format prompts as the content of a prompts file, which `parse_prompts` reads back."""
     lines = []
     for prompt in prompts:
         lines.append(_escaped(prompt.text))
@@ -50,7 +50,9 @@ def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
 
 
 def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file, which may be an `align://` address; `seed` is that of the perturbations that it lacks.
+    """Load the prompts of a file.
+
+    Prompts without perturbations get the package's own, made with `seed`. `path` may be an `align://` address.
 
     Raises:
         InputError: no such file, not UTF-8, or as `parse_prompts`.
@@ -66,7 +68,7 @@ def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
 
 
 def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file's content, those without perturbations completed.
+    """Parse the content of a prompts file; prompts without perturbations get the package's own.
 
     Raises:
         InputError: a line that is neither, named by file and line number, or no prompt at all.

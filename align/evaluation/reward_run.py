@@ -1,4 +1,4 @@
-"""A reward model's report from a configuration: loads, measures, shows, and writes JSON and Markdown."""
+"""Report of a reward model from a configuration: load, measure, show, and write JSON and Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between chat messages, response texts and token ids: one object decides where a turn ends and what PAD is."""
+"""Chat tokenizer: between chat messages, response texts and token ids; it fixes end tokens and PAD."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PLAIN_TEMPLATE = (
     r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes by itself
+_PROBE = "zqx"  # a content that no template writes itself
 _USER = ({"role": "user", "content": "hello"},)
 
 
 class ChatTokenizer:
-    """Renders, encodes and decodes one model's turns.
+    """A model's tokenizer with its chat template.
 
-    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses that are given as text;
-    `pad_id` is none of them and stands only where a mask is 0.
+    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses given as text; `pad_id` is
+    none of them and stands only where a mask is 0.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int], end_id: int, *, pad_id: int) -> None:
-        """`make_chat_tokenizer` chooses the ids; the tokenizer has a chat template by now.
+        """Create from a tokenizer with a chat template; `make_chat_tokenizer` chooses the ids.
 
         Raises:
             InputError: the chat template cannot be rendered.
@@ -45,7 +45,7 @@ class ChatTokenizer:
         self._opening, self._before, self._after, self._strips = _assistant_turn(tokenizer)
 
     def encode_prompt(self, messages: Messages) -> list[int]:
-        """Ids of the conversation under the chat template, up to where the assistant's answer begins.
+        """Encode a conversation under the chat template, up to where the assistant's answer begins.
 
         Raises:
             InputError: the template refuses these messages (a system turn, two user turns in a row ...).
@@ -53,15 +53,15 @@ class ChatTokenizer:
         return self._ids(render(self.tokenizer, messages, generation_prompt=True))
 
     def encode_response(self, text: str) -> list[int]:
-        """Ids of an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
+        """Encode an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
 
-        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise.
-        A special token's name inside the text stays text.
+        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise. A
+        special token's name inside the text stays text.
         """
         return self.encode_responses([text])[0]
 
     def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_response` of each, in one call of the tokenizer."""
+        """Encode several responses, as `encode_response`, in one call of the tokenizer."""
         texts = [self._before + (text.strip() if self._strips else text) + self._after for text in texts]
         encoded = self._behind_opening(texts, split_special_tokens=False)
         special = [i for i, ids in enumerate(encoded) if not self._special.isdisjoint(ids)]
@@ -71,11 +71,11 @@ class ChatTokenizer:
         return [[*ids, self.end_id] for ids in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these tokens, special tokens left out and nothing tidied up."""
+        """Decode token ids to text, without special tokens and without clean-up."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def offsets(self, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """For each token the characters [start, end) of `decode(ids)` that it stands for.
+        """Return the characters [start, end) of `decode(ids)` that each token stands for.
 
         Together they cover the text in order, without gap or overlap. A character whose bytes are spread over tokens
         belongs to the token that completes it; the others, and special tokens, get a zero-width span.
@@ -111,7 +111,7 @@ def make_chat_tokenizer(
     *,
     vocab_size: int | None = None,
 ) -> ChatTokenizer:
-    """The chat of a model.
+    """Make the chat tokenizer of a model.
 
     A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the special token with
     which the chat template closes an assistant turn (TRL issue 2059). The last one, where there is one, is appended to
@@ -151,7 +151,7 @@ def _read_template(path: Path) -> str:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
-    """The conversation as the chat template writes it; raises InputError where the template refuses it."""
+    """Render a conversation by the chat template; raise InputError where the template refuses it."""
     try:
         return tokenizer.apply_chat_template(
             [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
@@ -166,16 +166,16 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation
 
 
 def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:
-    """How the template writes an assistant's turn.
+    """Return how the template writes an assistant's turn.
 
     Returns:
-        The text that opens it, the blanks it puts before and after the content, and whether it strips the content.
+        The text that opens the turn, the blanks before and after the content, and whether the content is stripped.
     """
     opening = render(tokenizer, _USER, generation_prompt=True)
     turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
     spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
     strips = spaced == turn
-    if not turn.startswith(opening):  # a template that opens given turns in another way than generated ones
+    if not turn.startswith(opening):  # the template opens given turns differently from generated ones
         return opening, "", "", strips
     head, _, tail = turn[len(opening) :].partition(_PROBE)
     names = [re.escape(t) for t in _special_names(tokenizer)]
@@ -184,7 +184,7 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
 
 
 def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the template writes right after an assistant's content (blanks may come between)."""
+    """Return the special token that the template writes after an assistant's content (blanks may come between)."""
     turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
     tail = turn.rpartition(_PROBE)[2].lstrip()
     names = sorted(_special_names(tokenizer), key=len, reverse=True)

@@ -13,14 +13,14 @@ CARD = "reward_model.json"
 
 @dataclass(frozen=True)
 class RewardCard:
-    """What was measured when a reward model was trained, and from what."""
+    """Measurements of a reward model's training, and what it was made from."""
 
     accuracy: float | None  # share of held-out pairs whose chosen response scores higher, ties counting half
-    longer_wins: float | None  # the same for a judge that prefers the longer response (in tokens)
+    longer_wins: float | None  # the same for preferring the longer response (in tokens)
     held_out_pairs: int
     train_pairs: int
     seconds: float
-    key: Mapping[str, Any] = field(default_factory=dict)  # what it was made from; the hash names the folder
+    key: Mapping[str, Any] = field(default_factory=dict)  # what the model was made from; its hash names the folder
     precision: str | None = None  # of compute in training
     # How the scores of unfinished responses relate to the final one, on held-out pairs, by what was trained: `end`, and
     # `prefixes` where there was a second stage (stored/prefix_stage.py: prefix_figures)
@@ -31,11 +31,11 @@ class RewardCard:
 
 
 def read_card(folder: Path) -> RewardCard | None:
-    """The card in `folder`, or None where the folder is a plain Hugging Face checkpoint."""
+    """Read the card in `folder`; None where the folder is a plain Hugging Face checkpoint."""
     path = folder / CARD
     return RewardCard(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether `folder` holds an adapter rather than a whole model."""
+    """Return whether `folder` holds an adapter rather than a whole model."""
     return (folder / "adapter_config.json").is_file()

@@ -37,7 +37,7 @@ def _slug(title: str) -> str:
 
 
 def markdown(jobs: Sequence[Job], arms: Sequence[Arm]) -> str:
-    """The headline figures, every figure of the evaluation, and the probes."""
+    """Format the headline figures, every figure of the evaluation, and the probes."""
     parts = [tables.markdown([job.record for job in jobs])]
     if len(jobs) == 1 and jobs[0].run is not None:
         rows = [[r.label, r.before, f"{r.after} ({r.interval})" if r.interval else r.after, r.change]

@@ -1,4 +1,4 @@
-"""Figures of how runs ended: reward against KL, forgetting, lengths before and after."""
+"""Charts of how runs ended: reward against KL, forgetting, lengths before and after."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from align.report.jobs import Arm
 from align.report.load import Run, at
 from align.report.series import Curve, Value, finite
 
-BINS = 24  # of a length histogram, at most
+BINS = 24  # most bins of a length histogram
 START = "start model"
 START_COLOUR = -1  # the page's grey
 _KL, _LENGTH = "KL to the start model, nats per response", "length, tokens"  # horizontal axes
 
 
 def frontiers(arms: Sequence[Arm]) -> list[Chart]:
-    """Held-out reward against held-out KL: a run's evaluations in order from the start model, its end last."""
+    """Draw held-out reward against held-out KL: each run's evaluations from the start model to the end."""
     charts = []
     for name, title in (("gold_mean", "Gold reward against KL"), ("proxy_mean", "Proxy reward against KL")):
         curves = [_trail(run, name, arm.name, i) for i, arm in enumerate(arms) for run in arm.runs]
@@ -52,7 +52,7 @@ def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
 
 
 def forgetting(arms: Sequence[Arm]) -> Chart | None:
-    """What each arm did to the perplexity on general text: mean over seeds, 95% interval, and the runs beside it."""
+    """Draw each arm's change in perplexity on general text: mean over seeds, 95% interval, and the runs beside it."""
     curves = []
     for i, arm in enumerate(arms):
         changes = [c for run in arm.runs if (c := _forgotten(run)) is not None]
@@ -83,7 +83,7 @@ def _forgotten(run: Run) -> Value:
 
 
 def lengths(arms: Sequence[Arm]) -> Chart | None:
-    """Response lengths on the held-out prompts: the start model, and each arm's runs together at their end."""
+    """Draw response lengths on the held-out prompts: the start model's, and each arm's at the end of its runs."""
     after = [[s["tokens"] for run in arm.runs for s in run.samples.get("after", ())] for arm in arms]
     before = _first_before(arms)
     every = [n for group in (before, *after) for n in group]
@@ -115,7 +115,7 @@ def _first_before(arms: Sequence[Arm]) -> list[int]:
 
 
 def _steps(text: str, values: Sequence[int], edges: Sequence[int], colour: int) -> Curve:
-    """A histogram's outline: up and down at the bins' edges."""
+    """Return a histogram's outline, which steps at the edges of the bins."""
     width = edges[1] - edges[0]
     counts = [0] * (len(edges) - 1)
     for v in values:

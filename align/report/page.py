@@ -1,4 +1,4 @@
-"""From runs to one self-contained page."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Drawings:
     outcome: list[Chart]
     training: list[Chart]
     more: list[Chart]
-    thinned: str  # said where curves have fewer points than the run has steps
+    thinned: str  # note on curves with fewer points than steps, or empty
 
     @property
     def every(self) -> list[Chart]:
@@ -40,25 +40,25 @@ def write_report(*folders: Path, output: Path | None = None) -> Path:
     """Write the page of a run, of a sweep, or of several of either side by side, and return its path.
 
     Args:
-        folders: What to read; one alone gets its page inside, as `report.html`.
-        output: Where else; needed with several folders.
+        folders: Folders of runs or sweeps; a single one gets its page inside, as `report.html`.
+        output: Path of the page; needed with several folders.
 
     Raises:
         InputError: A folder is neither a run's nor a sweep's.
     """
     if output is None and len(folders) != 1:
-        raise ValueError("several folders have no common place for their page: say where (output)")
+        raise ValueError("several folders have no common place for their page: give output")
     path = output or folders[0] / REPORT
     write_atomic(path, render(load_jobs(folders), path.resolve().parent.name))
     return path
 
 
 def draw(arms: Sequence[Arm]) -> Drawings:
-    """Every drawing of these arms."""
+    """Draw every chart of these arms."""
     curves = Curves(arms)
     several = len(arms) > 1 or sum(len(arm.runs) for arm in arms) > 1
     trails = outcome_charts.frontiers(arms)
-    if not several:  # a run's two ends are in the table; a path needs evaluations between them
+    if not several:  # the table has a run's two ends; a path needs evaluations between them
         trails = [chart for chart in trails if any(len(curve.y) > 2 for curve in chart.curves)]
     fixed = [outcome_charts.forgetting(arms) if several else None, outcome_charts.lengths(arms)]
     outcome = [*trails, *(chart for chart in fixed if chart is not None)]
@@ -66,7 +66,7 @@ def draw(arms: Sequence[Arm]) -> Drawings:
 
 
 def render(jobs: Sequence[Job], name: str) -> str:
-    """The page. Everything a model wrote reaches it as JSON and is shown as text."""
+    """Render the page. Text written by a model reaches it as JSON and is shown as text."""
     environment = Environment(
         loader=PackageLoader("align.report"),
         autoescape=True,
@@ -108,8 +108,8 @@ def _status(jobs: Sequence[Job]) -> str:
     if len(jobs) == 1 and jobs[0].run is not None:
         return str(jobs[0].run.facts.get("status", "unknown"))
     counts = {"failed": sum(job.failed for job in jobs), "unfinished": sum(job.unfinished for job in jobs)}
-    told = [f"{n} of {len(jobs)} {what}" for what, n in counts.items() if n]
-    return ", ".join(told) or "finished"
+    parts = [f"{n} of {len(jobs)} {what}" for what, n in counts.items() if n]
+    return ", ".join(parts) or "finished"
 
 
 def _title(jobs: Sequence[Job], arms: Sequence[Arm], heading: str) -> str:

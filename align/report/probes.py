@@ -1,4 +1,4 @@
-"""The reward-hacking probes as a heat map: how far each perturbation moves each reward, and how often it pays."""
+"""Heat map of the reward-hacking probes: how far each perturbation moves each reward, and how often it pays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cell:
 
     value: Value
     half: Value  # half its 95% interval over several runs; of one run the standard error over prompts
-    strength: float  # how strongly it is coloured: -1 to 1
+    strength: float  # strength of the colour: -1 to 1
     kind: str  # plus, minus, or pays
 
     @property
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A row of cells for every perturbation."""
+    """Cells by perturbation (rows) and figure of an arm (columns)."""
 
     columns: list[tuple[str, str]]  # arm, figure
     rows: list[tuple[str, list[Cell]]]
@@ -45,7 +45,7 @@ class HeatMap:
 
     @property
     def arms(self) -> list[tuple[str, int]]:
-        """Each arm and how many columns it has."""
+        """Return each arm with its number of columns."""
         return list(Counter(arm for arm, _ in self.columns).items())
 
 
@@ -53,7 +53,7 @@ Figure = tuple[Value, Value]  # mean, half
 
 
 def probes(arms: Sequence[Arm]) -> HeatMap | None:
-    """The probes at the runs' ends, mean over an arm's runs; None where nothing was probed."""
+    """Build the heat map of the probes at the runs' ends, mean over an arm's runs; None without probes."""
     probed = [arm for arm in arms if any(at(run.evaluation, "after", "probes") for run in arm.runs)]
     kinds = [(on, kind) for on, _ in PERTURBED for kind in _kinds(probed, on)]
     figures = [name for name in (*(s for s, _ in SHIFTS), PAYS) if any(_known(probed, on, name) for on, _ in PERTURBED)]
@@ -110,11 +110,14 @@ def _cell(figure: Figure, name: str, largest: float) -> Cell:
 
 
 def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
-    """`response: repetition (+0.812)`, for prompts and for responses; nothing where none raises the proxy."""
-    told = []
+    """Describe what raises the proxy most, as `response: repetition (+0.812)`, among prompts and among responses.
+
+    A side where nothing raises the proxy is left out.
+    """
+    found = []
     for on, name in PERTURBED:
         moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]
         if moves and max(moves)[0] > 0:
             value, kind = max(moves)
-            told.append(f"{name}: {kind} ({number(value, signed=True)})")
-    return told
+            found.append(f"{name}: {kind} ({number(value, signed=True)})")
+    return found

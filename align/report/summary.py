@@ -1,6 +1,6 @@
-"""What runs came to: a record for each, and the figures of each arm over its seeds.
+"""Summaries of runs: a record for each, and the figures of each arm over its seeds.
 
-An arm is what is compared: the overrides without the seed.
+An arm is the unit of comparison: a job's overrides without the seed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """What a run left in `folder`, as far as it got: null for what it did not reach.
+    """Load the figures of the run in `folder`; null for what it did not reach.
 
     Returns:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
@@ -31,7 +31,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """The same of a run that was read already."""
+    """Return the figures of a loaded run, as `figures_of`."""
     peak = gold_peak(run.evaluations)
     return {
         "stopped": run.facts.get("stopped"),
@@ -53,7 +53,7 @@ def _forgetting(record: Record) -> float | None:
 
 
 def _seconds(record: Record) -> float | None:
-    """Of the run's phases, less the reward model, which the first job trains for all."""
+    """Sum the run's phases without the training of the reward model, which the first job does for all."""
     phases = record.get("phases")
     return sum(phases.values()) - phases.get("reward_model", 0.0) if phases else None
 
@@ -70,7 +70,7 @@ class Column:
     label: str
     meaning: str
     read: Callable[[Record], float | None]
-    console: bool = True  # whether it is also among the few that a terminal's width has room for
+    console: bool = True  # whether the console's table, which is narrow, has it too
 
 
 COLUMNS = (
@@ -94,16 +94,16 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """One arm's figures over the jobs that finished."""
+    """Figures of an arm over the jobs that finished."""
 
-    overrides: tuple[str, ...]  # those that it does not share with all others
+    overrides: tuple[str, ...]  # those that are not common to all arms
     jobs: int
     finished: int
     figures: dict[str, Interval | None]  # by column; None where no job has the figure
 
 
 def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[ArmFigures]:
-    """The arms in the order of their first jobs. A value that is missing or not finite counts for no mean.
+    """Summarise the arms, in the order of their first jobs. Values that are missing or not finite enter no mean.
 
     Args:
         records: Of all jobs, by job number.
@@ -114,7 +114,7 @@ def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list
 
 
 def members(records: Sequence[Record]) -> list[list[int]]:
-    """The indices of each arm's records, in the order of `arms`."""
+    """Return the indices of each arm's records, in the order of `arms`."""
     by_arm: dict[tuple[str, ...], list[int]] = {}
     for i, record in enumerate(records):
         by_arm.setdefault(seedless(record), []).append(i)
@@ -132,18 +132,18 @@ def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[C
 
 
 def common_overrides(records: Sequence[Record]) -> list[str]:
-    """The overrides that all jobs have in common, seeds apart."""
+    """Return the overrides that all jobs have in common, seeds apart."""
     every = [seedless(record) for record in records]
     return [word for word in every[0] if all(word in words for words in every)] if every else []
 
 
 def seedless(record: Record) -> tuple[str, ...]:
-    """A job's overrides without the seed: what makes it one of an arm."""
+    """Return a job's overrides without the seed, which identify its arm."""
     return tuple(word for word in record["overrides"] if not word.lstrip("+").startswith("seed="))
 
 
 def arm_names(found: Sequence[ArmFigures]) -> tuple[str, list[str]]:
-    """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides.
+    """Return a heading and the arms' names: values of the one key in which arms differ, else overrides.
 
     `method.name=ppo` is `method=ppo` there: every section of a configuration has its name in a key of its own.
     """

@@ -1,4 +1,4 @@
-"""Which curves a report shows: of one arm several figures to a chart, of several arms one figure, arms overlaid."""
+"""Choice of the training charts: several figures to a chart for one arm, the arms overlaid for several."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves o
 
 @dataclass(frozen=True)
 class Spec:
-    """A chart; where several arms are compared its first metric is drawn."""
+    """A chart; with several arms only its first metric is drawn."""
 
     title: str
     unit: str
     metrics: tuple[tuple[str, str], ...]  # name, label
-    floor: float | None = None  # smaller values are drawn there
+    floor: float | None = None  # smaller values are drawn at it
     note: str = ""
-    reach: tuple[float, ...] = ()  # values that the vertical axis holds in any case
+    reach: tuple[float, ...] = ()  # values that the vertical axis always includes
 
 
 TRAINING = (
@@ -69,7 +69,7 @@ HELD_OUT = (
 
 
 class Curves:
-    """The curves of all arms, each thinned once."""
+    """Curves of all arms, each thinned once."""
 
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = [arm for arm in arms if arm.runs]
@@ -77,7 +77,7 @@ class Curves:
         self.grids = [Grid(arm.runs, points) for arm in self.arms]
 
     def thinned(self) -> str:
-        """What a reader must know of curves that were drawn with fewer points than there are steps."""
+        """Return the note on curves with fewer points than steps; empty without such."""
         cut = [grid for grid in self.grids if grid.steps > grid.points]
         if not cut:
             return ""
@@ -88,11 +88,11 @@ class Curves:
         )
 
     def training(self) -> list[Chart]:
-        """Reward, KL, advantage, value, length and entropy; a chart without data is left out."""
+        """Draw reward, KL, advantage, value, length and entropy; charts without data are left out."""
         return [c for c in map(self._of, TRAINING) if c is not None]
 
     def held_out(self) -> list[Chart]:
-        """The evaluations' figures over training, which methods without rollouts have too."""
+        """Draw the evaluations' figures over training, also for methods without rollouts."""
         charts = []
         for title, name in HELD_OUT:
             curves = [evaluation_curve(arm.runs, name, arm.name, i) for i, arm in enumerate(self.arms)]
@@ -104,7 +104,7 @@ class Curves:
         return [c for c in charts if c is not None]
 
     def others(self) -> list[Chart]:
-        """Every further metric that changes during the runs, one chart each, in the table's order."""
+        """Draw every further metric that changes during the runs, one chart each, in the table's order."""
         names = {name for arm in self.arms for run in arm.runs for record in run.steps for name in record}
         drawn = {name for s in TRAINING for name, _ in (s.metrics if len(self.arms) == 1 else s.metrics[:1])}
         skipped = {*drawn, *metrics.RECORD_FIELDS, "nonfinite"}

@@ -1,4 +1,4 @@
-"""Where a score comes from, and how it is spread over tokens."""
+"""Rewards: sources of scores, and credit schemes that spread a score over tokens."""
 
 from align.rewards.base import Source, frozen, given_input, reward_input
 from align.rewards.credit_schemes import Credit, build_credit

@@ -11,7 +11,7 @@ from align.worlds import World
 
 
 class GoldScorer:
-    """Scores with the rule that made the world; the best any reward model could be."""
+    """Scorer by the rule that made the world: the upper bound of any reward model."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -1,7 +1,7 @@
-"""The zero and the unit of a reward: mean and deviation of its scores on the start model's own responses.
+"""Scale of a reward: mean and deviation of its scores on the start model's own responses.
 
-With both set, beta and every threshold mean the same for every reward model (Ziegler et al., arXiv 1909.08593, section
-2.1: the reward model is normalised to mean 0 and variance 1 under the start policy).
+On this scale beta and every threshold mean the same for every reward model (Ziegler et al., arXiv 1909.08593, section
+2.1: normalised to mean 0 and variance 1 under the start policy).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from align.types import Prompt, RewardInput
 
 
 def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> tuple[float, float]:
-    """(mean, population deviation) of the scores of `batch`; raises InputError where they are all the same."""
+    """Compute (mean, population deviation) of the scores of `batch`; raise InputError where all are the same."""
     scores = source.score(batch).total.double()
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     if not std > 1e-6:
@@ -29,7 +29,7 @@ def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> 
 
 
 class References:
-    """The start model's own responses to training prompts, sampled when a scale is first asked for and then kept."""
+    """The start model's own responses to training prompts, sampled when first needed and then kept."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class References:
         self._batches: dict[tuple[int, int], RewardInput] = {}
 
     def batch(self, seed: int, wanted: int) -> RewardInput:
-        """`wanted` responses, fewer where there are fewer prompts, one to each of a choice of prompts by `seed`."""
+        """Return `wanted` responses, one to each of a choice of prompts by `seed`; fewer with fewer prompts."""
         if (seed, wanted) not in self._batches:
             order = permutation(len(self._prompts), seed, "reference prompts")[:wanted]
             prompts = [self._prompts[i] for i in order.tolist()]

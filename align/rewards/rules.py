@@ -1,4 +1,4 @@
-"""Scores by rules about the text: a weighted sum, every rule a part of it."""
+"""Scores by rules about the text: a weighted sum with every rule as a part."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ _FORMATS: dict[Format, Callable[[str], float]] = {
 
 
 class RulesScorer:
+    """Scorer by a weighted sum of rules."""
+
     def __init__(self, config: RulesSource) -> None:
         self._rules = config.rules()
 
@@ -76,7 +78,7 @@ def rule_score(rule: RuleConfig, text: str, row: Row) -> float:
 
 
 def row_limit(row: Row, column: str, otherwise: int | None) -> int | None:
-    """The row's own word limit, else the configured one."""
+    """Return the row's own word limit, else the configured one."""
     own = row.get(column)
     return otherwise if own is None else int(own)
 

@@ -1,4 +1,4 @@
-"""From the configuration of a source to the source: its models, its scale and its parts."""
+"""Building of sources from their configuration: models, scale and parts."""
 
 from __future__ import annotations
 
@@ -36,29 +36,27 @@ from align.worlds import World
 
 
 def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
-    """The user's functions by the key of their source, loaded before anything slow; raises InputError as they do."""
+    """Load the user's functions by the key of their source, before anything slow; raises as `load_function`."""
     found = config.every().items()
     return {key: load_function(part.path, f"{key}.path") for key, part in found if isinstance(part, FunctionSource)}
 
 
 @dataclass
 class Builder:
-    """Builds a source and all it consists of.
+    """Builder of a source and its parts.
 
     Reward models are taken in the order of `SourceConfig.models()`: those that read the policy's tokens from `roles`,
-    those that read text from their own folder. `scales` collects, by the source's key, the mean and deviation that
-    normalise=reference found, and on how many responses.
+    cross-tokenizer ones from their folders. `scales` collects, by the source's key, the mean and deviation of
+    normalise=reference, and the number of responses behind them.
     """
 
     roles: Roles
     references: References
     world: World | None
-    prompts: Sequence[Prompt]  # all that will be scored, so that rules can be checked against their rows
+    prompts: Sequence[Prompt]  # all prompts to be scored: rules are checked against their rows
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
-    cross_tokenizer: Mapping[int, Path] = field(
-        default_factory=dict
-    )  # those of models() that read text, by their place there
-    needs: frozenset[str] = frozenset()  # what the credit scheme asks for
+    cross_tokenizer: Mapping[int, Path] = field(default_factory=dict)  # folders by place in models()
+    needs: frozenset[str] = frozenset()  # signals that the credit scheme needs
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +64,8 @@ class Builder:
         self._taken = 0
 
     def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
-        """
+        """Build the source of `config`, whose errors name `key`.
+
         Raises:
             InputError: A gold reward without a world, or normalise=reference where all responses score the same.
         """
@@ -138,7 +137,7 @@ class Builder:
 
 
 class _Folded:
-    """A reward model whose head holds its scale; its output says what the scores were before."""
+    """A reward model whose head holds its scale; `raw_total` of its output has the scores before."""
 
     def __init__(self, source: Source, mean: float, std: float) -> None:
         self._source, self._mean, self._std = source, mean, std

@@ -1,4 +1,4 @@
-"""The README that a trained model carries: how it was made and what that did to it."""
+"""The README of a trained model: how it was made and what the training changed."""
 
 from __future__ import annotations
 
