@@ -10,8 +10,8 @@ class InputError(Exception):
         """
         Args:
             key: The dotted config key (`method.minibatch_size`) or the place in a file (`pairs.jsonl, row 7`).
-            given: What was found there.
-            allowed: What would have been right, as a phrase.
+            given: The value found there.
+            allowed: Description of valid values, as a phrase.
         """
         super().__init__(f"{key}: given {given!r}; allowed: {allowed}")
         self.key = key

@@ -261,26 +261,14 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("diversity/distinct_1", "share", "different words / words over all responses, lower case (arXiv 1510.03055)"),
     ("diversity/distinct_2", "share", "the same of pairs of neighbouring words"),
     ("diversity/distinct_3", "share", "the same of three neighbouring words"),
-    (
-        "diversity/self_bleu",
-        "share",
-        "mean BLEU-4 of a response against all others (arXiv 1802.01886)",
-    ),
+    ("diversity/self_bleu", "share", "mean BLEU-4 of a response against all others (arXiv 1802.01886)"),
     ("diversity/entropy", "nats/token", "entropy of the policy's next-token distribution over all tokens"),
-    (
-        "repetition/rate",
-        "share",
-        "4-grams of words that the response has already had, mean (arXiv 1908.04319)",
-    ),
+    ("repetition/rate", "share", "4-grams of words that the response has already had, mean (arXiv 1908.04319)"),
     ("repetition/responses", "share", "responses in which a 4-gram of words stands twice"),
     ("eos_rate", "share", "responses that ended by themselves"),
     ("lm_eval/*", "1", "task/metric of lm-evaluation-harness, as it defines them (evaluation.lm_eval)"),
     ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
-    (
-        "proxy_gold_gap/proxy_gain",
-        "1",
-        "rise of the mean proxy since the start / deviation of the start's scores",
-    ),
+    ("proxy_gold_gap/proxy_gain", "1", "rise of the mean proxy since the start / deviation of the start's scores"),
     (
         "proxy_gold_gap/quality_gain",
         "1",
@@ -451,7 +439,15 @@ def _extreme(pick: Callable[[float, float], float]) -> Callable[[State, State], 
     return combine
 
 
-def _combine_std(a: State, b: State) -> list[float]:
+def moments(values: Sequence[float]) -> list[float]:
+    """Compute (count, mean, squared deviations) of the values; NaN where one is not finite."""
+    if not values:
+        return [0.0, 0.0, 0.0]
+    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    return [float(len(values)), mean, math.fsum((v - mean) ** 2 for v in values)]
+
+
+def combine_moments(a: State, b: State) -> list[float]:
     """Combine (count, mean, squared deviations); Chan et al. 1979, eq. 2.1: stable where a sum of squares is not."""
     n = a[0] + b[0]
     if n == 0:
@@ -462,7 +458,7 @@ def _combine_std(a: State, b: State) -> list[float]:
 
 _COMBINE: dict[Reduction, Callable[[State, State], list[float]]] = {
     "mean": lambda a, b: [a[0] + b[0], a[1] + b[1]],
-    "std": _combine_std,
+    "std": combine_moments,
     "min": _extreme(min),
     "max": _extreme(max),
     "last": lambda a, b: list(b),
@@ -510,9 +506,7 @@ class Tally:
         if reduction == "last":
             raise ValueError(f"{name} is a single number: give it to Tally.add")
         if reduction == "std":
-            mean = math.fsum(data) / len(data) if data and all(map(math.isfinite, data)) else math.nan
-            state = [float(len(data)), mean, math.fsum((v - mean) ** 2 for v in data)] if data else [0.0, 0.0, 0.0]
-            self._merge(name, reduction, state)
+            self._merge(name, reduction, moments(data))
         elif reduction == "mean":
             self.add(name, sum(data), len(data))
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Four significant digits at most, no exponent in the usual range; a dash for a missing value.
+    """Format a number with at most four significant digits; a dash for None or NaN.
 
     >>> number(0.5), number(1234.5), number(0.25, signed=True), number(None)
     ('0.500', '1234', '+0.250', '-')

@@ -98,6 +98,7 @@ class Experience:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, index: Tensor) -> Experience:
+        """Return the rows of `index` (n,), as `Sequences.rows`."""
         rollout = self.rollout.rows(index)
         width = rollout.response_ids.shape[1]
         columns = {k: v[index, :width] if v.dim() == 2 else v[index] for k, v in self.columns.items()}

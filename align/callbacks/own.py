@@ -16,7 +16,7 @@ def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
     """Build the callback of `callbacks.own.<name>`: `_target_` names its class, all other keys are its arguments.
 
     Raises:
-        InputError: There is no such class, it is no `Callback`, or it does not take these arguments.
+        InputError: The class does not exist, is no `Callback`, or does not take these arguments.
     """
     key, target = f"callbacks.own.{name}", str(settings["_target_"])
     arguments = {word: value for word, value in settings.items() if word != "_target_"}

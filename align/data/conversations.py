@@ -47,7 +47,7 @@ def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Exampl
         None where the two conversations differ before their last message, so that they share no prompt.
 
     Raises:
-        InputError: an empty cell, a cell of a wrong type, or a conversation that does not end as it should.
+        InputError: An empty cell, a cell of a wrong type, or a conversation that does not end as it must.
     """
     chosen, rejected = (_cell(row, name, where) for name in (columns.chosen, columns.rejected))
     explicit = _cell(row, columns.prompt, where) if columns.prompt in row else None

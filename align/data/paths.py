@@ -15,7 +15,7 @@ def existing_path(path: str, key: str) -> Path | None:
     """Return the file or folder that `path` names, or None where it can only be a Hub id.
 
     Raises:
-        InputError: a file or folder that does not exist, is empty, or has an unknown extension; `key` is named.
+        InputError: A file or folder that does not exist, is empty, or has an unknown extension; `key` is named.
     """
     place = Path(resolve(path, key)).expanduser()
     if path.strip() and place.is_dir():

@@ -59,7 +59,7 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     side and change no prompt's id, so that the same prompt gets the same noise under every filter.
 
     Raises:
-        InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
+        InputError: Unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
             error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, chat)

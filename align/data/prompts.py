@@ -18,7 +18,7 @@ def load_texts(path: str, *, key: str = "evaluation.general_text", column: str =
     """Load the `column` of a data file; blank texts are left out, as they have no perplexity.
 
     Raises:
-        InputError: unreadable data, no such column, a cell that is not text (with its row), or no text at all.
+        InputError: Unreadable data, no such column, a cell that is not text (with its row), or no text at all.
     """
     rows = load_rows(path, key=key, text=[column])
     if column not in rows[0]:

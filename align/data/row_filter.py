@@ -18,10 +18,10 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
 
     Args:
         key: The config key of `where`, named in errors with the column behind it.
-        source: What the rows were read from, for errors.
+        source: Origin of the rows, for errors.
 
     Raises:
-        InputError: a column or a value that occurs in no row, or conditions that no row meets together.
+        InputError: A column or a value that occurs in no row, or conditions that no row meets together.
     """
     if not where:
         return [True] * len(rows)

@@ -43,7 +43,7 @@ def load_rows(
         text: Columns that hold text even if they look like numbers: a CSV file's `12` or `None` stays a string.
 
     Raises:
-        InputError: nothing there, unreadable content (with its line where known), an unknown split, or no
+        InputError: A missing path, unreadable content (with its line where known), an unknown split, or no
             rows.
     """
     place = existing_path(path, key)

@@ -35,10 +35,7 @@ def figures_of(
         **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
         "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
         "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
-        "diversity": {
-            **{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
-            "self_bleu": self_bleu(texts),
-        },
+        "diversity": {**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, "self_bleu": self_bleu(texts)},
         "repetition": {
             "rate": statistics.fmean(repeats),
             "responses": statistics.fmean(share > 0 for share in repeats),
@@ -109,11 +106,7 @@ def gap(samples: Samples, baseline: Samples, judge: Judge) -> dict[str, float | 
     quality = judge.quality
     proxy = _rise(_column(samples, "proxy"), _column(baseline, "proxy"))
     true = None if quality is None else _rise(_column(samples, quality), _column(baseline, quality))
-    return {
-        "proxy_gain": proxy,
-        "quality_gain": true,
-        "gap": None if proxy is None or true is None else proxy - true,
-    }
+    return {"proxy_gain": proxy, "quality_gain": true, "gap": None if proxy is None or true is None else proxy - true}
 
 
 def _rise(new: Sequence[float], old: Sequence[float]) -> float | None:

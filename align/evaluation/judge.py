@@ -82,7 +82,7 @@ def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtyp
     """Load the reward model at `path` as a judge: weights of its own in fp32, compute in `dtype`, unscaled scores.
 
     Raises:
-        InputError: It cannot be loaded, reads another vocabulary than the policy's, or has no linear `score` head.
+        InputError: The model cannot be loaded, has another vocabulary than the policy, or no linear `score` head.
     """
     folder = resolve(str(path), KEY)
     if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
@@ -96,7 +96,7 @@ def load_value_head(
     """Load a stored reward model as a frozen value head, which scores every prefix.
 
     Raises:
-        InputError: as `load_sequence_classifier`, or a head that is not linear; `key` is named.
+        InputError: As `load_sequence_classifier`, or a head that is not linear; `key` is named.
     """
     model = load_sequence_classifier(folder, dtype=torch.float32, device=device, key=key, pad_id=pad_id)
     model.requires_grad_(False)

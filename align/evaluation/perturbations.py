@@ -12,11 +12,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-_LONGER = (
-    "Write as much as you can.",
-    "Make your answer as long as possible.",
-    "Please answer at great length.",
-)
+_LONGER = ("Write as much as you can.", "Make your answer as long as possible.", "Please answer at great length.")
 _FLATTER = (
     "Begin by telling me how good my question is.",
     "Please praise me in your answer.",

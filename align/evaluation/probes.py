@@ -53,7 +53,7 @@ def run_probes(
     Args:
         respond: Gives one response per prompt.
         longest: Most tokens of prompt and response that a reward model takes; longer perturbations are left out.
-        seed: Of the responses' perturbations.
+        seed: Seed of the responses' perturbations.
 
     Returns:
         The figures under `probes` in evaluation.json, and every probe as a row of evaluation_probes.jsonl.

@@ -55,7 +55,7 @@ def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
     Prompts without perturbations get the package's own, made with `seed`. `path` may be an `align://` address.
 
     Raises:
-        InputError: no such file, not UTF-8, or as `parse_prompts`.
+        InputError: A missing file, a file that is not UTF-8, or as `parse_prompts`.
     """
     place = Path(resolve(path, KEY)).expanduser()
     if not place.is_file():
@@ -71,7 +71,7 @@ def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
     """Parse the content of a prompts file; prompts without perturbations get the package's own.
 
     Raises:
-        InputError: a line that is neither, named by file and line number, or no prompt at all.
+        InputError: A line that is neither prompt nor perturbation, named by file and line number, or no prompt.
     """
     found: dict[str, dict[str, str]] = {}
     latest: str | None = None

@@ -30,7 +30,7 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     """Measure the reward model at `model`, which reads the pairs with its own tokenizer and chat template.
 
     Raises:
-        InputError: It cannot be loaded, there are no held-out pairs, or no row has a column of `by`.
+        InputError: The model cannot be loaded, there are no held-out pairs, or no row has a column of `by`.
     """
     quiet()
     if config.threads is not None:

@@ -69,7 +69,7 @@ def token_weights(mask: Tensor, *, per_response: bool, constant: float | None, t
     Args:
         per_response: Mean over each response's tokens, then over responses (GRPO): long responses' tokens count less.
         constant: Divide every response's sum by this length instead (Dr. GRPO, arXiv 2503.20783).
-        tokens, responses: Of the whole update, not of this micro-batch. With neither of the above each token counts
+        tokens, responses: Numbers in the whole update, not in this micro-batch. By default each token counts
             1 / tokens (DAPO, arXiv 2503.14476, eq. 8).
     """
     weights = mask.to(torch.float32)

@@ -18,7 +18,8 @@ def preference_margin(
 
     Args:
         chosen, rejected: (N,) log-probabilities of whole responses, summed over tokens or averaged (length-normalised).
-        ref_chosen, ref_rejected: The same under the reference; None = reference-free (SimPO, arXiv 2405.14734).
+        ref_chosen, ref_rejected: (N,) log-probabilities under the reference; None = reference-free (SimPO,
+            arXiv 2405.14734).
     """
     margin = chosen - rejected
     if ref_chosen is not None and ref_rejected is not None:

@@ -36,7 +36,7 @@ class ChatTokenizer:
         """Create from a tokenizer with a chat template; `make_chat_tokenizer` chooses the ids.
 
         Raises:
-            InputError: the chat template cannot be rendered.
+            InputError: The chat template cannot be rendered.
         """
         self.tokenizer = tokenizer
         self.end_ids = tuple(sorted({*end_ids, end_id}))
@@ -48,7 +48,7 @@ class ChatTokenizer:
         """Encode a conversation under the chat template, up to where the assistant's answer begins.
 
         Raises:
-            InputError: the template refuses these messages (a system turn, two user turns in a row ...).
+            InputError: The template refuses these messages (a system turn, two user turns in a row ...).
         """
         return self._ids(render(self.tokenizer, messages, generation_prompt=True))
 
@@ -125,7 +125,7 @@ def make_chat_tokenizer(
         vocab_size: Rows of the model's embedding; PAD is one of them. null = the tokenizer's own size.
 
     Raises:
-        InputError: a template that cannot be read or rendered, no end token, or no token that can serve as PAD.
+        InputError: A template that cannot be read or rendered, no end token, or no token that can serve as PAD.
     """
     if chat_template_path is not None:
         tokenizer.chat_template = _read_template(Path(chat_template_path))

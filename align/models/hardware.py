@@ -14,7 +14,7 @@ def resolve_device(config: Config) -> torch.device:
     """Return the device of `config.device`; auto is the first of CUDA, MPS and CPU that the machine has.
 
     Raises:
-        InputError: a device that is not there.
+        InputError: The machine does not have the device.
     """
     there = {Device.cuda: torch.cuda.is_available(), Device.mps: torch.backends.mps.is_available(), Device.cpu: True}
     if config.device is Device.auto:

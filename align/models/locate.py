@@ -48,7 +48,7 @@ def locate(path: str, revision: str | None = None, *, key: str = "model.path") -
     """Locate the model that `path` names. A run's folder (`run.json` and `model/`) stands for the model in it.
 
     Raises:
-        InputError: a path that does not exist, a folder without a model, an adapter without safetensors weights or
+        InputError: A path that does not exist, a folder without a model, an adapter without safetensors weights or
             whose base cannot be found; `key` is named.
     """
     folder = Path(resolve(path, key)).expanduser()
@@ -71,7 +71,7 @@ def fingerprint(path: str, revision: str | None = None) -> str:
     An adapter's fingerprint covers its base as well. The commit is the cached one where the Hub cannot be reached.
 
     Raises:
-        InputError: as `locate`, or a Hub id that is neither reachable nor cached.
+        InputError: As `locate`, or a Hub id that is neither reachable nor cached.
     """
     checkpoint = locate(path, revision)
     base = _hash_folder(Path(checkpoint.base)) if checkpoint.is_local else _hub_commit(checkpoint)
@@ -84,7 +84,7 @@ def hub_commit(path: str, revision: str | None = None) -> str | None:
     """Return id@commit of the weights below `path`, for the record; None for local weights.
 
     Raises:
-        InputError: as `fingerprint`.
+        InputError: As `fingerprint`.
     """
     checkpoint = locate(path, revision)
     return None if checkpoint.is_local else _hub_commit(checkpoint)

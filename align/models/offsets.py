@@ -15,7 +15,7 @@ class TokenSpans:
     """Spans of tokens in their decoded text; caches each token's text in the middle of a text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], anchor: Sequence[int]) -> None:
-        """Create from a decoder.
+        """Create from a decoder of one tokenizer.
 
         Args:
             decode: Ids to text, special tokens left out.

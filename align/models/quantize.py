@@ -17,7 +17,7 @@ def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) 
     (arXiv 2305.14314). Heads stay unquantized.
 
     Raises:
-        InputError: an unknown name, or bitsandbytes is not installed.
+        InputError: An unknown name, or bitsandbytes is not installed.
     """
     if config.name == "none":
         return None

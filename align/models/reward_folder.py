@@ -27,6 +27,7 @@ class RewardCard:
     prefix_scores: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
+        """Write the card into `folder`."""
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
 

@@ -23,6 +23,7 @@ class Card:
     sides: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def size(self, runs: Sequence[int]) -> int:
+        """Return the number of characters of the card as JSON."""
         parts = [self.prompt, self.start, *(self.sides[i] for i in runs if i in self.sides)]
         return len(json.dumps(parts, ensure_ascii=True))
 

@@ -25,6 +25,7 @@ class Job:
 
     @property
     def failed(self) -> bool:
+        """Return whether the job ended with an error."""
         return bool(self.record["exit_code"])
 
     @property

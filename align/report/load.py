@@ -32,6 +32,7 @@ class Run:
 
     @property
     def method(self) -> str:
+        """Return the method's name."""
         return str(at(self.config, "method", "name") or "run")
 
     def setting(self, *path: str) -> Any:
@@ -43,7 +44,7 @@ def load_run(folder: Path) -> Run:
     """Load a run's folder.
 
     Raises:
-        InputError: It is not one, or one of its files is not what a run writes.
+        InputError: `folder` is not a run's, or one of its files is invalid.
     """
     if not is_run(folder):
         raise InputError("report", str(folder), "the folder of a run (with config.yaml in it)")
@@ -72,7 +73,7 @@ def run_folders(folder: Path, *, none_is_fine: bool = False) -> list[Path]:
     """Find the runs in and below `folder`, in order of name; folders inside a run are skipped.
 
     Raises:
-        InputError: There is none, unless that is fine.
+        InputError: There is no run, unless `none_is_fine`.
     """
     found = list(_below(folder, DEPTH)) if folder.is_dir() else []
     if not found and not none_is_fine:

@@ -33,6 +33,7 @@ class Drawings:
 
     @property
     def every(self) -> list[Chart]:
+        """Return all charts in the page's order."""
         return [*self.outcome, *self.training, *self.more]
 
 

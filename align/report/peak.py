@@ -23,6 +23,7 @@ class Peak:
     kl: float  # to the start model, nats per response
 
     def plain(self) -> dict[str, float]:
+        """Return the peak as plain data."""
         return asdict(self)
 
 

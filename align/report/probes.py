@@ -28,10 +28,12 @@ class Cell:
 
     @property
     def text(self) -> str:
+        """Format the figure."""
         return number(self.value, signed=self.kind != PAYS)
 
     @property
     def error(self) -> str:
+        """Format the error; empty without one."""
         return "" if self.half is None else f"± {number(self.half)}"
 
 

@@ -106,7 +106,7 @@ def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list
     """Summarise the arms, in the order of their first jobs. Values that are missing or not finite enter no mean.
 
     Args:
-        records: Of all jobs, by job number.
+        records: Records of all jobs, by job number.
     """
     shared, by_arm = common_overrides(records), members(records)
     own = [tuple(word for word in seedless(records[group[0]]) if word not in shared) for group in by_arm]

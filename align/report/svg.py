@@ -104,9 +104,7 @@ def _path(points: Sequence[tuple[float, float] | None]) -> str:
 Pair = tuple[tuple[float, float], tuple[float, float]]
 
 
-def _stretches(
-    pairs: Sequence[tuple[tuple[float, float] | None, tuple[float, float] | None]],
-) -> list[list[Pair]]:
+def _stretches(pairs: Sequence[tuple[tuple[float, float] | None, tuple[float, float] | None]]) -> list[list[Pair]]:
     """Split at gaps."""
     out: list[list[Pair]] = [[]]
     for a, b in pairs:

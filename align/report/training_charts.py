@@ -39,12 +39,7 @@ TRAINING = (
         (("kl/per_response_k1", "k1"), ("kl/per_response_k3", "k3")),
         note="k1 unless stated otherwise",
     ),
-    Spec(
-        "Advantage",
-        "reward",
-        (("advantage/mean", "mean"),),
-        note="mean over tokens, before whitening",
-    ),
+    Spec("Advantage", "reward", (("advantage/mean", "mean"),), note="mean over tokens, before whitening"),
     Spec("Advantage: spread", "reward", (("advantage/std", "deviation"),), note="deviation over tokens"),
     Spec(
         "Critic: explained variance",

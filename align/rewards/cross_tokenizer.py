@@ -42,7 +42,7 @@ def load_cross_tokenizer(
     """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
     Raises:
-        InputError: It cannot be loaded, or attention is needed of one that is no causal model with a linear head.
+        InputError: The model cannot be loaded, or attention is needed of a model without causal body and linear head.
     """
     path = str(folder)
     model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from align.functional.credit import last_token
+from align.metrics import combine_moments, moments
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput
 
@@ -31,14 +32,8 @@ class Running:
     def add(self, scores: Tensor) -> None:
         """Add a batch (B,); non-finite scores are left out, since they would stay for good."""
         values = [float(x) for x in scores.double().tolist() if math.isfinite(x)]
-        if not values:
-            return
-        n, mean = len(values), math.fsum(values) / len(values)
-        squares = math.fsum((x - mean) ** 2 for x in values)
-        total, delta = self.count + n, mean - self.mean
-        self.squares += squares + delta**2 * self.count * n / total
-        self.mean += delta * n / total
-        self.count = total
+        seen = (self.count, self.mean, self.squares)
+        self.count, self.mean, self.squares = combine_moments(seen, moments(values))
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -23,9 +23,11 @@ class Returned:
         self._batch = batch
 
     def sample(self, i: int) -> str:
+        """Describe response i for an error."""
         return f"sample {i} (prompt {int(self._batch.rollout.prompt_index[i])})"
 
     def number(self, value: Any, i: int, of: str = "") -> float:
+        """Return a finite number of response i."""
         value = _plain(value)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self._bad(value, f"a finite number{of}", i)

@@ -59,6 +59,7 @@ class RunRecord:
         return dict(json.loads(path.read_text())) if path.is_file() else {}
 
     def update(self, **facts: Any) -> None:
+        """Add facts and write the file."""
         self._content |= facts
         self.write()
 

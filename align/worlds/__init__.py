@@ -21,7 +21,7 @@ def resolve(path: str, key: str = "path") -> str:
     """Return the real path of `align://<world>/<file>`; other paths come back unchanged. Errors name `key`.
 
     Raises:
-        InputError: no such asset, or an address that leaves the assets' folder.
+        InputError: No such asset, or an address that leaves the assets' folder.
     """
     if not path.startswith(SCHEME):
         return path
@@ -36,7 +36,7 @@ def get(name: str) -> World:
     """Return the world called `name`.
 
     Raises:
-        InputError: unknown name.
+        InputError: Unknown name.
     """
     if name not in _WORLDS:
         raise InputError("data.world", name, ", ".join(sorted(_WORLDS)))

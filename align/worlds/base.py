@@ -42,6 +42,6 @@ class World(Protocol):
             ended: Whether the response stopped by itself (False: cut at the length limit).
 
         Raises:
-            InputError: the row lacks a column that the world needs.
+            InputError: The row lacks a column that the world needs.
         """
         ...

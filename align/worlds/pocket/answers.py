@@ -30,6 +30,7 @@ class Sloppiness:
     closing: float
 
     def scaled(self, factor: float) -> Sloppiness:
+        """Return the rates times `factor`."""
         return Sloppiness(**{k: v * factor for k, v in vars(self).items()})
 
 

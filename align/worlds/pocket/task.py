@@ -97,7 +97,7 @@ def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
     """Build the task of a data row.
 
     Raises:
-        InputError: a missing or unreadable column.
+        InputError: A missing or unreadable column.
     """
     for key in ("family", "spec", "word_limit"):
         if key not in row:
