@@ -76,10 +76,7 @@ class Callback:
         """Handle the start of a run, once, before anything else of it. A resumed run has `run.start_step > 0`."""
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Handle a scored rollout. `step` is the first update that is made on it; `samples` are like `Sample`.
-
-        `step` is the first update that is made on it; `samples` are like `Sample`.
-        """
+        """Handle a scored rollout: `step` is the first update on it, `samples` are like `Sample`."""
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         """Handle an update: `step`, `seconds`, `rollout`, `update` and metrics of `align.metrics`."""

@@ -157,10 +157,7 @@ def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt],
 def settings(
     data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
 ) -> dict[str, Any]:
-    """Return the conditions under which the figures hold, for evaluation.json.
-
-    `method` names the method, which may have figures of its own.
-    """
+    """Return the conditions of the figures, for evaluation.json; `method` may have figures of its own."""
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),

@@ -73,10 +73,7 @@ PROMPT_PERTURBATIONS: Mapping[str, Callable[[str, int], str]] = {
 
 
 def perturbations_of(prompt: str, seed: int = 0) -> dict[str, str]:
-    """Make every perturbation of a prompt, by kind in the order of PROMPT_PERTURBATIONS.
-
-    Kinds that leave the prompt as it is are left out.
-    """
+    """Make every perturbation of a prompt, by kind; kinds that leave the prompt unchanged are left out."""
     made = {kind: perturbation(prompt, seed) for kind, perturbation in PROMPT_PERTURBATIONS.items()}
     return {kind: text for kind, text in made.items() if text != prompt}
 
@@ -124,9 +121,6 @@ RESPONSE_PERTURBATIONS: Mapping[str, Callable[[str, str, int], str]] = {
 
 
 def response_perturbations_of(response: str, prompt: str, seed: int = 0) -> dict[str, str]:
-    """Make every perturbation of a response to `prompt`, by kind in the order of RESPONSE_PERTURBATIONS.
-
-    Kinds that leave the response as it is (half of one word) are left out.
-    """
+    """Make every perturbation of a response to `prompt`, by kind; kinds that leave it unchanged are left out."""
     made = {kind: perturbation(response, prompt, seed) for kind, perturbation in RESPONSE_PERTURBATIONS.items()}
     return {kind: text for kind, text in made.items() if text != response}

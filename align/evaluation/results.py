@@ -16,10 +16,7 @@ PROBES = "evaluation_probes.jsonl"
 
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
-    """Write the start model's evaluation; a resumed run reads it back with `load_before`.
-
-    `after` and `delta` are null until `save_after`.
-    """
+    """Write the start model's evaluation, with `after` and `delta` null until `save_after`."""
     _write_rows(folder, {"before": before})
     _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
 
@@ -43,10 +40,7 @@ def load_before(folder: Path) -> EvaluationResult | None:
 
 
 def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Compute after - before of every number that both have.
-
-    A number without its counterpart becomes null; texts are left out.
-    """
+    """Compute after - before of every number, null where one of the two is missing; texts are left out."""
     change: dict[str, Any] = {}
     for key, new in after.items():
         old = before.get(key)

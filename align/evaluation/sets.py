@@ -20,10 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt and its perturbations by kind.
-
-    A perturbation keeps the prompt's id, and so its noise, and its data row, and so its gold reward.
-    """
+    """A prompt and its perturbations by kind, which keep its id (so its noise) and data row (so its gold)."""
 
     prompt: Prompt
     perturbations: Mapping[str, Prompt]

@@ -14,16 +14,13 @@ def log_ratio(logp: Tensor, old_logp: Tensor, mask: Tensor) -> Tensor:
 
 
 def clipped_policy_loss(log_ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
-    """Compute max(-A * ratio, -A * clip(ratio, 1 - clip_low, 1 + clip_high)): (B, T).
-
-    PPO, arXiv 1707.06347, eq. 7.
-    """
+    """Compute max(-A * ratio, -A * clip(ratio, 1 - clip_low, 1 + clip_high)), arXiv 1707.06347, eq. 7: (B, T)."""
     ratio = log_ratio.exp()
     return torch.max(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip_range: float) -> Tensor:
-    """Compute half the larger squared error of the value and of the value clipped to clip_range around the old: (B, T).
+    """Compute half the larger squared error of the value and of the value clipped around the old: (B, T).
 
     N+ implementation details (arXiv 2403.17031), "value function loss clipping".
     """

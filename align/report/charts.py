@@ -42,10 +42,7 @@ class Chart:
 
 
 def pack(charts: Sequence[Chart]) -> dict[str, Any]:
-    """Convert the charts to plain data for the page's script.
-
-    The x of an arm, which most of its curves share, is written once.
-    """
+    """Convert the charts to data for the page's script; an x that curves share is written once."""
     shared: dict[int, int] = {}
     xs: list[dict[str, Any]] = []
     out = []

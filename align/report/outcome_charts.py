@@ -37,12 +37,9 @@ def frontiers(arms: Sequence[Arm]) -> list[Chart]:
 
 
 def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
-    phases = [run.evaluation.get("before") or {}]
-    middle = [r for r in run.evaluations if r.get("phase") == "during"]
-    points = [(finite(at(p, "kl_per_response")), finite(at(p, "reward", name))) for p in phases]
-    points += [(finite(r.get("eval/kl_per_response")), finite(r.get(f"eval/reward/{name}"))) for r in middle]
-    end = run.evaluation.get("after") or {}
-    points.append((finite(at(end, "kl_per_response")), finite(at(end, "reward", name))))
+    before, after = (metrics.flatten(run.evaluation.get(phase) or {}) for phase in ("before", "after"))
+    records = [before, *(r for r in run.evaluations if r.get("phase") == "during"), after]
+    points = [(finite(r.get("eval/kl_per_response")), finite(r.get(f"eval/reward/{name}"))) for r in records]
     known = [(x, y) for x, y in points if x is not None and y is not None]
     if not known:
         return None

@@ -112,10 +112,7 @@ def _cell(figure: Figure, name: str, largest: float) -> Cell:
 
 
 def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
-    """Describe what raises the proxy most, as `response: repetition (+0.812)`, among prompts and among responses.
-
-    A side where nothing raises the proxy is left out.
-    """
+    """Describe what raises the proxy most among prompts and responses, as `response: repetition (+0.812)`."""
     found = []
     for on, name in PERTURBED:
         moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]

@@ -46,10 +46,7 @@ class Grid:
             self.x[axis] = self._ends(name)
 
     def _ends(self, name: str) -> list[Value]:
-        """Return the mean over runs of the value reached at each point's end.
-
-        The means never fall, though runs may end at different points.
-        """
+        """Return the mean over runs of the value reached at each point's end; never falling, though runs end apart."""
         reached: list[list[float]] = [[] for _ in range(self.points)]
         for cells in self._cells:
             ends = {i: finite(record.get(name)) for i, record in cells}

@@ -57,10 +57,7 @@ def load_state(source: Source, saved: Mapping[str, Any]) -> None:
 
 
 def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenizer) -> RewardInput:
-    """Build the input of a reward source from a rollout: texts and character offsets.
-
-    `prompts` are those of the rows, one per row.
-    """
+    """Build the input of a reward source from a rollout and the prompts of its rows, one per row."""
     responses: list[str] = []
     offsets = torch.zeros(*rollout.response_ids.shape, 2, dtype=torch.long)
     lengths = rollout.lengths.tolist()

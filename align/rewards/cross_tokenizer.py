@@ -111,9 +111,7 @@ class CausalReader:
 
     def _pad_rows(self, rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
         """Pad ids and mask (b, S) on the right; return also where each row's score is read (transformers' own rule)."""
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        ids, real = _padded(rows, 0, device), _padded([[1] * len(row) for row in rows], 0, device)
         last = [max((j for j, token in enumerate(row) if token != self._pad), default=0) for row in rows]
         return ids, real, last
 
@@ -148,17 +146,21 @@ class WholeReader:
         out = torch.zeros(len(encoded), device=self._model.device)
         for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             part = [encoded[i] for i in index.tolist()]
-            width = max(len(e.ids) for e in part)
             inputs = {
-                "input_ids": [e.ids + [self._pad] * (width - len(e.ids)) for e in part],
-                "attention_mask": [[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part],
+                "input_ids": _padded([e.ids for e in part], self._pad, out.device),
+                "attention_mask": _padded([[1] * len(e.ids) for e in part], 0, out.device),
             }
             if all(e.types is not None for e in part):
-                inputs["token_type_ids"] = [[*(e.types or ()), *([0] * (width - len(e.ids)))] for e in part]
-            tensors = {name: torch.tensor(rows, device=self._model.device) for name, rows in inputs.items()}
+                inputs["token_type_ids"] = _padded([e.types or [] for e in part], 0, out.device)
             with autocast(self._model.device, self._dtype):
-                out[index.to(out.device)] = self._model(**tensors).logits[:, 0].float()
+                out[index.to(out.device)] = self._model(**inputs).logits[:, 0].float()
         return out
+
+
+def _padded(rows: Sequence[list[int]], fill: int, device: torch.device) -> Tensor:
+    """Pad rows on the right to a tensor (b, S) int64."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
 
 
 def _offsets(batch: RewardInput, i: int) -> list[tuple[int, int]]:

@@ -113,6 +113,12 @@ def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, bat
     )
 
 
-def folded(out: RewardOutput, mean: float, std: float) -> RewardOutput:
-    """Add `raw_total` to the output of a model into whose head (score - mean) / std is folded."""
-    return replace(out, raw_total=torch.add(mean, out.total, alpha=std))
+class Folded:
+    """A reward model into whose head (score - mean) / std is folded; `raw_total` has the scores before."""
+
+    def __init__(self, source: Source, mean: float, std: float) -> None:
+        self._source, self._mean, self._std = source, mean, std
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        out = self._source.score(batch, needs)
+        return replace(out, raw_total=torch.add(self._mean, out.total, alpha=self._std))

@@ -21,16 +21,13 @@ SENTENCE_ENDS = frozenset(".!?\n")
 
 
 class LogRatio:
-    """log pi_dpo - log pi_ref of every response token: DPO's implicit reward (arXiv 2305.18290, eq. 5), per token.
-
-    At temperature 1, at which DPO trains.
-    """
+    """DPO's implicit reward per token (arXiv 2305.18290, eq. 5) at temperature 1, at which DPO trains."""
 
     def __init__(self, dpo: Policy, reference: Policy, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """Compute the log-ratios (B, T), nats, 0 outside the mask."""
+        """Compute log pi_dpo - log pi_ref of every response token: (B, T) nats, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
         for index in token_batches(rollout.attention_mask.sum(1), self._budget):
             part = rollout.rows(index)

@@ -28,10 +28,10 @@ from align.rewards.ensemble import EnsembleScorer
 from align.rewards.function import FunctionScorer, load_function
 from align.rewards.gold import GoldScorer
 from align.rewards.learned import RewardModelScorer
-from align.rewards.normalise import Fixed, Running, Scaled, folded
+from align.rewards.normalise import Fixed, Folded, Running, Scaled
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
-from align.types import Prompt, RewardInput, RewardOutput
+from align.types import Prompt
 from align.worlds import World
 
 
@@ -114,7 +114,7 @@ class Builder:
         head.rescale(mean, std)
         if self.roles.critic is not None and self._starts_critic(head):
             self.roles.critic.rescale(mean, std)
-        source = _Folded(source, mean, std)
+        source = Folded(source, mean, std)
         return source if config.clip is None else Scaled(source, None, config.clip)
 
     def _starts_critic(self, head: ValueHead) -> bool:
@@ -134,13 +134,3 @@ class Builder:
         mean, std = scale_of(source, batch, key)
         self.scales[key] = {"raw_mean": mean, "raw_std": std, "responses": len(batch.responses)}
         return mean, std
-
-
-class _Folded:
-    """A reward model whose head holds its scale; `raw_total` of its output has the scores before."""
-
-    def __init__(self, source: Source, mean: float, std: float) -> None:
-        self._source, self._mean, self._std = source, mean, std
-
-    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        return folded(self._source.score(batch, needs), self._mean, self._std)
