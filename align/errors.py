@@ -1,4 +1,4 @@
-"""The two ways a run can fail: the user's input (exit code 2) or the run itself (exit code 1)."""
+"""The two failures of a run: the user's input (exit code 2) or the run itself (exit code 1)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class InputError(Exception):
         """
         Args:
             key: The dotted config key (`method.minibatch_size`) or the place in a file (`pairs.jsonl, row 7`).
-            given: What was found there.
-            allowed: What would have been right, as a phrase.
+            given: The value found there.
+            allowed: Description of valid values, as a phrase.
         """
         super().__init__(f"{key}: given {given!r}; allowed: {allowed}")
         self.key = key
@@ -24,3 +24,8 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on (non-finite losses, a reward that raised); names the sample where there is one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, the name of its class where the message is empty."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

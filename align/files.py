@@ -25,7 +25,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def dumps(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON that every parser reads: NaN and infinities become null, their names are listed under `nonfinite`."""
+    """Format JSON that every parser reads: NaN and infinities become null, their names are listed under `nonfinite`."""
     bad: list[str] = []
     clean = _clean(value, "", bad)
     if bad:
@@ -62,7 +62,7 @@ class LineFile:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSONL file; a half-written last line is left out. A missing file has none."""
+    """Yield the records of a JSONL file without a half-written last line; none of a missing file."""
     for line in _whole_lines(path):
         yield json.loads(line)
 

@@ -1,4 +1,4 @@
-"""Whether the Hub can be reached, asked once: the libraries would retry every file of a cached model for minutes."""
+"""Reachability of the Hub, checked once: libraries would retry every file of a cached model for minutes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from huggingface_hub import constants
 from huggingface_hub.utils import get_session
 
-TRUST_SECONDS = 60.0  # how long an answer holds
+TRUST_SECONDS = 60.0  # how long an answer is valid
 TIMEOUT_SECONDS = 10.0
 _asked: float | None = None
 _cut_off = False  # by us, not by the user's HF_HUB_OFFLINE
 
 
 def cached_where_unreachable() -> None:
-    """Call before the Hub is used: where nobody answers, the libraries are told to look into their caches only.
+    """Set the libraries to their caches where the Hub cannot be reached; call it before the Hub is used.
 
-    An answer of any kind, a refusal as well, counts as reached. HF_HUB_OFFLINE is left as it is.
+    Any answer counts as reached, even a refusal. HF_HUB_OFFLINE is left as it is.
     """
     global _asked, _cut_off
     if constants.is_offline_mode() and not _cut_off:
@@ -26,7 +26,7 @@ def cached_where_unreachable() -> None:
     if _asked is not None and now - _asked < TRUST_SECONDS:
         return
     _asked = now
-    if _cut_off:  # the question itself would be refused
+    if _cut_off:  # otherwise the request itself would be refused
         _set_offline(False)
     before, _cut_off = _cut_off, not _answers()
     if _cut_off:
@@ -38,7 +38,7 @@ def cached_where_unreachable() -> None:
 def _answers() -> bool:
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
-    except Exception:  # of the HTTP library underneath, which has changed before
+    except Exception:  # of whichever HTTP library huggingface_hub uses
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Means of a few runs with Student's interval. Standard library only."""
+"""Means over a few runs with Student's interval. Standard library only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over `n` values, and half the width of its interval; None where one value or none says nothing of it."""
+    """A mean over `n` values, and half the width of its interval; None for a single value."""
 
     mean: float
     half: float | None
@@ -18,7 +18,9 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean with mean ± t s / sqrt(n), s the sample deviation (n - 1) and t Student's quantile at n - 1 degrees.
+    """Compute the mean and its interval mean ± t s / sqrt(n).
+
+    s is the sample deviation (n - 1), t Student's quantile at n - 1 degrees of freedom.
 
     Raises:
         ValueError: There are no values.
@@ -37,7 +39,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def student_quantile(confidence: float, degrees: int) -> float:
-    """t with P(|T| < t) = `confidence` for `degrees` of freedom, by bisection; relative error below 1e-12."""
+    """Compute t with P(|T| < t) = `confidence` for `degrees` of freedom, by bisection; relative error below 1e-12."""
     low, high = 0.0, 1.0
     while _central(high, degrees) < confidence:
         high *= 2
@@ -48,7 +50,7 @@ def student_quantile(confidence: float, degrees: int) -> float:
 
 
 def _central(t: float, degrees: int) -> float:
-    """P(|T| < t): Abramowitz and Stegun 26.7.3 (odd degrees) and 26.7.4 (even)."""
+    """Compute P(|T| < t): Abramowitz and Stegun 26.7.3 (odd degrees) and 26.7.4 (even)."""
     angle = math.atan2(t, math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2

@@ -1,4 +1,4 @@
-"""The libraries underneath: kept quiet, and their failures put into one line. Imports none of them by itself."""
+"""Libraries kept quiet, and their failures reduced to one line. Imports none of them by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REASONS = {
 }
 _UNREACHED = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
 _FORBIDDEN = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
-_EMPTY = "An error occurred while generating the dataset"  # what `datasets` puts over the reader's own message
+_EMPTY = "An error occurred while generating the dataset"  # how `datasets` wraps the reader's own message
 
 
 def quiet() -> None:
@@ -51,11 +51,11 @@ def quiet() -> None:
         disable_progress_bars()
     for name in ("huggingface_hub", "datasets", "transformers", "accelerate", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # what peft asks models
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # raised by peft
 
 
 def reason(error: BaseException) -> str:
-    """Why a load failed, in one line: the most telling error of the chain, else the first line of its message."""
+    """Return why a load failed, in one line: the most telling error of the chain, else the first line of a message."""
     names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
     for name, text in _REASONS.items():
         if name in names:

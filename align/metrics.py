@@ -1,15 +1,15 @@
-"""The table of every metric a run writes, and the accumulator that keeps them until they are written.
+"""The table of every metric a run writes, and the accumulator that holds them until they are written.
 
-A metric is defined once, here: name, unit, how it is reduced over micro-batches and ranks, and its formula. Whatever
-is not in the table cannot be logged. KL is in nats, per response and per token, always policy against reference at the
-sampling temperature. "Token" means a response token that counts (mask 1, end token included) unless stated otherwise.
-Imports no torch.
+A metric is defined once, here: name, unit, reduction over micro-batches and ranks, and formula. Metrics outside the
+table cannot be logged. KL is in nats, per response and per token, always policy against reference at the sampling
+temperature. "Token" means a response token that counts (mask 1, end token included) unless stated otherwise. Imports no
+torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ Level = Literal["rollout", "update", "run", "evaluation"]
 
 RECORD_FIELDS = ("step", "seconds", "rollout", "update")  # of a step record, beside its metrics
 EVALUATION_FIELDS = ("step", "seconds", "phase")  # of an evaluation record, beside its metrics
-REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # all that may differ when a run is repeated or resumed
+REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # what may differ in a repeated or resumed run
 
 
 ON_POLICY = ("ppo", "grpo")
@@ -43,7 +43,7 @@ class Metric:
     level: Level  # rollout: repeated on every update of the rollout; update: of one optimizer step; run: cumulative
     definition: str
     methods: tuple[str, ...] = ON_POLICY
-    optional: bool = False  # absent from records where its definition says so
+    optional: bool = False  # may be absent from records, as its definition states
 
 
 _KL = "with d = log pi - log pi_ref of a sampled token"
@@ -61,8 +61,8 @@ _ROWS: tuple[Metric, ...] = (
            "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)",
            methods=SCORED),
     Metric("reward/gold_mean", "reward", "mean", "rollout",
-           "true reward of the same responses, where a world knows it: where it parts from reward/score_mean the "
-           "proxy is being gamed", methods=SCORED, optional=True),
+           "true reward of the same responses, where a world knows it; a gap to reward/score_mean that "
+           "widens shows reward hacking", methods=SCORED, optional=True),
     Metric("reward/length_correlation", "1", "last", "rollout",
            "Pearson correlation of a response's tokens and its score over the rollout; 0 where one does not vary",
            methods=SCORED),
@@ -79,8 +79,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("credit/fidelity_*", "1", "last", "rollout",
            "correlation, within a response, of the credit summed per segment with the true credit of the segments (the "
            "end of the response is one), both centred per response and pooled over the responses that ended; over all, "
-           "and over those whose row's `length` has that value; absent where no world is known or nothing varies. Of "
-           "sparse credit it says where the score is paid, not how well it is spread", optional=True),
+           "and over those whose row's `length` has that value; absent where no world is known or nothing varies. For "
+           "sparse credit it shows where the score is paid, not how well it is spread", optional=True),
     Metric("kl/per_response_k1", "nats/response", "mean", "rollout",
            f"mean over responses of sum_t d, {_KL}"),
     Metric("kl/per_response_k3", "nats/response", "mean", "rollout",
@@ -122,7 +122,7 @@ _ROWS: tuple[Metric, ...] = (
            "L2 norm of the policy's gradient before clipping", methods=UPDATED),
     Metric("policy/learning_rate", "1", "last", "update", "of the policy's optimizer at this step", methods=UPDATED),
     Metric("group/zero_std_fraction", "share", "last", "rollout",
-           "groups whose responses all get the same reward, and so teach nothing", methods=("grpo", *TRL_ON_POLICY)),
+           "groups whose responses all get the same reward, and so have no gradient", methods=("grpo", *TRL_ON_POLICY)),
     Metric("dpo/loss", "nats", "mean", "update", "loss of a pair, mean over pairs", methods=("dpo", "trl_dpo")),
     Metric("dpo/margin", "reward", "mean", "update",
            "beta * [(log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected)]; without pi_ref if reference-free",
@@ -188,7 +188,7 @@ _ROWS: tuple[Metric, ...] = (
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
     Metric("time/advantage", "s", "last", "rollout",
-           "policy (where pi_old is asked for), reference and critic passes over the rollout, and the advantages; not "
+           "policy (where pi_old is needed), reference and critic passes over the rollout, and the advantages; not "
            "the passes that the rollout's only update goes on from"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=ON_LOOP),
     Metric("time/total", "s", "last", "update",
@@ -276,26 +276,14 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("diversity/distinct_1", "share", "different words / words over all responses, lower case (arXiv 1510.03055)"),
     ("diversity/distinct_2", "share", "the same of pairs of neighbouring words"),
     ("diversity/distinct_3", "share", "the same of three neighbouring words"),
-    (
-        "diversity/self_bleu",
-        "share",
-        "mean BLEU-4 of a response against all others (arXiv 1802.01886)",
-    ),
+    ("diversity/self_bleu", "share", "mean BLEU-4 of a response against all others (arXiv 1802.01886)"),
     ("diversity/entropy", "nats/token", "entropy of the policy's next-token distribution over all tokens"),
-    (
-        "repetition/rate",
-        "share",
-        "4-grams of words that the response has already had, mean (arXiv 1908.04319)",
-    ),
+    ("repetition/rate", "share", "4-grams of words that the response has already had, mean (arXiv 1908.04319)"),
     ("repetition/responses", "share", "responses in which a 4-gram of words stands twice"),
     ("eos_rate", "share", "responses that ended by themselves"),
     ("lm_eval/*", "1", "task/metric of lm-evaluation-harness, as it defines them (evaluation.lm_eval)"),
     ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
-    (
-        "proxy_gold_gap/proxy_gain",
-        "1",
-        "rise of the mean proxy since the start / deviation of the start's scores",
-    ),
+    ("proxy_gold_gap/proxy_gain", "1", "rise of the mean proxy since the start / deviation of the start's scores"),
     (
         "proxy_gold_gap/quality_gain",
         "1",
@@ -308,7 +296,7 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
         for name, unit, definition in _PROBE_FIGURES
     ),
 )
-# What the evaluation of one method says beside, or in place of, some of the above.
+# Figures of one method's evaluation, beside or in place of some of the above.
 _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
     "best_of_n": (
         (
@@ -326,7 +314,7 @@ _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
     ),
 }
 
-# What stands in the table at the end of a run and at the head of the report: metric and label.
+# Rows of the table at the end of a run and at the head of the report: metric and label.
 HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/reward_model/accuracy", "reward model, held-out accuracy"),
     ("eval/reward_model/longer_wins", "the longer response wins"),
@@ -358,47 +346,47 @@ METRICS: dict[str, Metric] = (
 _FAMILIES = tuple(name[:-1] for name in METRICS if name.endswith("*"))
 
 
+def find(name: str) -> Metric | None:
+    """Return the table's row for a metric, None without one; `reward/part_length` has the row `reward/part_*`."""
+    if name not in METRICS:
+        name = next((f"{p}*" for p in _FAMILIES if name.startswith(p) and len(name) > len(p)), name)
+    return METRICS.get(name)
+
+
 def lookup(name: str) -> Metric:
-    """The table's row for a metric; `reward/part_length` is found under `reward/part_*`.
+    """Return the table's row for a metric.
 
     Raises:
         KeyError: The table has no such metric.
     """
-    if name in METRICS:
-        return METRICS[name]
-    for prefix in _FAMILIES:
-        if name.startswith(prefix) and len(name) > len(prefix):
-            return METRICS[prefix + "*"]
-    raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+    found = find(name)
+    if found is None:
+        raise KeyError(f"{name!r} is not in the metrics table (align/metrics.py)")
+    return found
 
 
 def evaluation_definitions(method: str) -> dict[str, str]:
-    """What the figures of a method's evaluation.json mean, by their names there."""
+    """Return the definitions of the figures of a method's evaluation.json, by their names there."""
     return {name: definition for name, _, definition in (*_EVALUATION, *_EVALUATION_OF.get(method, ()))}
 
 
 def compare(record: Mapping[str, Any], method: str) -> tuple[set[str], set[str]]:
-    """(missing, extra) names of a step record of `method` against the table."""
+    """Compare a step record of `method` with the table: (missing, extra) names."""
     known = {n: m for n, m in METRICS.items() if method in m.methods and m.level != "evaluation"}
     names = set(record) - set(RECORD_FIELDS)
     required = {n for n, m in known.items() if not m.optional}
-    return (required | set(RECORD_FIELDS)) - set(record), {n for n in names if _row_name(n) not in known}
-
-
-def _row_name(name: str) -> str:
-    try:
-        return lookup(name).name
-    except KeyError:
-        return name
+    return (required | set(RECORD_FIELDS)) - set(record), {
+        n for n in names if (row := find(n)) is None or row.name not in known
+    }
 
 
 def repeatable(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a record that must be equal when a run is repeated with the same seed or resumed."""
+    """Return the part of a record that must be equal when a run is repeated with the same seed or resumed."""
     return {k: v for k, v in record.items() if not k.startswith(REPEATABLE)}
 
 
 def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float]:
-    """An evaluation's nested summary as flat metrics, `{"win_rate": {"low": .4}}` -> `{"eval/win_rate/low": .4}`.
+    """Flatten an evaluation's nested summary: `{"win_rate": {"low": .4}}` -> `{"eval/win_rate/low": .4}`.
 
     Leaves that are not numbers (null, the judge's name) are left out.
     """
@@ -412,11 +400,22 @@ def flatten(summary: Mapping[str, Any], prefix: str = "eval") -> dict[str, float
     return flat
 
 
-PAGE = "docs/metrics.md"  # what `page` says; `python scripts/metrics_page.py` writes it
+def headline(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Iterator[tuple[str, str, float | None, float | None, float | None]]:
+    """Yield name, label, before, after and change of the HEADLINE figures that either evaluation summary holds."""
+    old, new = flatten(before), flatten(after)
+    for name, label in HEADLINE:
+        a, b = old.get(name), new.get(name)
+        if a is not None or b is not None:
+            yield name, label, a, b, None if a is None or b is None else b - a
+
+
+PAGE = "docs/metrics.md"  # content: `page`; `python scripts/metrics_page.py` writes it
 
 
 def page() -> str:
-    """The documentation's page of metrics."""
+    """Format the documentation's page of metrics."""
     return f"""\
 # Metrics
 
@@ -433,7 +432,7 @@ Every figure that a run writes, made from the table in `align/metrics.py` by `py
 
 
 def markdown() -> str:
-    """The table as Markdown, one line a metric, for the documentation."""
+    """Format the table as Markdown, one line a metric."""
     head = "| metric | unit | level | reduction | methods | definition |\n| --- | --- | --- | --- | --- | --- |\n"
     rows = (
         f"| `{m.name}` | {m.unit} | {m.level} | {m.reduction} | {', '.join(m.methods)} | "
@@ -455,8 +454,16 @@ def _extreme(pick: Callable[[float, float], float]) -> Callable[[State, State], 
     return combine
 
 
-def _combine_std(a: State, b: State) -> list[float]:
-    """(count, mean, squared deviations) of the union; Chan et al. 1979, eq. 2.1: stable where sum of squares is not."""
+def moments(values: Sequence[float]) -> list[float]:
+    """Compute (count, mean, squared deviations) of the values; NaN where one is not finite."""
+    if not values:
+        return [0.0, 0.0, 0.0]
+    mean = math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    return [float(len(values)), mean, math.fsum((v - mean) ** 2 for v in values)]
+
+
+def combine_moments(a: State, b: State) -> list[float]:
+    """Combine (count, mean, squared deviations); Chan et al. 1979, eq. 2.1: stable where a sum of squares is not."""
     n = a[0] + b[0]
     if n == 0:
         return [0.0, 0.0, 0.0]
@@ -466,7 +473,7 @@ def _combine_std(a: State, b: State) -> list[float]:
 
 _COMBINE: dict[Reduction, Callable[[State, State], list[float]]] = {
     "mean": lambda a, b: [a[0] + b[0], a[1] + b[1]],
-    "std": _combine_std,
+    "std": combine_moments,
     "min": _extreme(min),
     "max": _extreme(max),
     "last": lambda a, b: list(b),
@@ -482,8 +489,11 @@ def _finish(reduction: Reduction, state: State) -> float:
 
 
 class Tally:
-    """Metrics between two records. A mean stays (sum, count) until it is read, so splits into micro-batches or ranks
-    change nothing; NaN is kept, never skipped."""
+    """Accumulator of metrics between two records.
+
+    A mean stays (sum, count) until it is read, so that splits into micro-batches or ranks change nothing; NaN is kept,
+    never skipped.
+    """
 
     def __init__(self) -> None:
         self._states: dict[str, list[float]] = {}
@@ -511,9 +521,7 @@ class Tally:
         if reduction == "last":
             raise ValueError(f"{name} is a single number: give it to Tally.add")
         if reduction == "std":
-            mean = math.fsum(data) / len(data) if data and all(map(math.isfinite, data)) else math.nan
-            state = [float(len(data)), mean, math.fsum((v - mean) ** 2 for v in data)] if data else [0.0, 0.0, 0.0]
-            self._merge(name, reduction, state)
+            self._merge(name, reduction, moments(data))
         elif reduction == "mean":
             self.add(name, sum(data), len(data))
         else:
@@ -525,18 +533,18 @@ class Tally:
         self._states[name] = state if held is None else _COMBINE[reduction](held, state)
 
     def merge(self, other: Tally) -> None:
-        """Add all that `other` (a rank, a micro-batch) has gathered."""
+        """Add everything that `other` (a rank, a micro-batch) has accumulated."""
         for name, state in other._states.items():
             self._merge(name, lookup(name).reduction, list(state))
 
     def result(self) -> dict[str, float]:
-        """The reduced metrics, in the table's order (families by name)."""
+        """Return the reduced metrics, in the table's order (families by name)."""
         order = {name: i for i, name in enumerate(METRICS)}
         names = sorted(self._states, key=lambda n: (order[lookup(n).name], n))
         return {n: _finish(lookup(n).reduction, self._states[n]) for n in names}
 
     def pop(self) -> dict[str, float]:
-        """`result`, and start afresh."""
+        """Return `result` and clear the accumulator."""
         result = self.result()
         self._states.clear()
         return result

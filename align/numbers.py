@@ -1,10 +1,10 @@
-"""Numbers as people read them."""
+"""Numbers formatted for people."""
 
 from __future__ import annotations
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """Four significant digits at most, no exponent in the usual range; a dash for a missing value.
+    """Format a number with at most four significant digits; a dash for None or NaN.
 
     >>> number(0.5), number(1234.5), number(0.25, signed=True), number(None)
     ('0.500', '1234', '+0.250', '-')
@@ -20,7 +20,7 @@ def number(value: float | None, *, signed: bool = False) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`clock(75)` is `1:15`, `clock(3700)` is `1:01:40`."""
+    """Format seconds: `clock(75)` is `1:15`, `clock(3700)` is `1:01:40`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,6 @@
-"""Named random streams: everything random in a run is a pure function of (seed, names), never of what ran before.
+"""Named random streams: all randomness of a run is a pure function of (seed, names), never of earlier draws.
 
-So a resumed run, another number of processes or a dropped row cannot shift anybody else's noise.
+So a resumed run, another number of processes or a dropped row cannot shift the noise of others.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 
 
 def derive(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for the stream `names` of `seed`."""
+    """Derive a 63-bit seed for the stream `names` of `seed`."""
     digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator for the stream `names` of `seed`; on the CPU, so that every device draws the same numbers."""
+    """Make a generator for the stream `names` of `seed`; on the CPU, so that every device draws the same numbers."""
     return torch.Generator().manual_seed(derive(seed, *names))
 
 
 def permutation(n: int, seed: int, *names: str | int) -> Tensor:
-    """A random order of 0..n-1: (n,) int64."""
+    """Draw a random order of 0..n-1: (n,) int64."""
     return torch.randperm(n, generator=generator(seed, *names))
 
 
@@ -41,8 +41,10 @@ def in_passes(n: int, start: int, count: int, seed: int, *names: str | int) -> l
 
 @contextmanager
 def drawn_from(seed: int, *names: str | int) -> Iterator[None]:
-    """Let library code that draws from torch's global generators draw from the stream `names` of `seed`; what they
-    were at is restored afterwards."""
+    """Seed torch's global generators from the stream `names` of `seed`, for library code that draws from them.
+
+    Their states are restored afterwards.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *names))
         yield

@@ -1,4 +1,4 @@
-"""What flows between the stages of a run. One mask polarity everywhere: 1 = counts.
+"""Types that flow between the stages of a run. One mask polarity everywhere: 1 = counts.
 
 B = responses, P = longest prompt, T = longest response (both in tokens of the policy's tokenizer).
 """
@@ -49,24 +49,24 @@ class Sequences:
 
     @property
     def input_ids(self) -> Tensor:
-        """(B, P + T) int64."""
+        """Return the token ids (B, P + T) int64."""
         return torch.cat([self.prompt_ids, self.response_ids], dim=1)
 
     @property
     def attention_mask(self) -> Tensor:
-        """(B, P + T) int64."""
+        """Return the mask (B, P + T) int64."""
         return torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
     @property
     def lengths(self) -> Tensor:
-        """(B,) response lengths in tokens, the end token included."""
+        """Return the response lengths (B,) in tokens, end token included."""
         return self.response_mask.sum(dim=1)
 
     def __len__(self) -> int:
         return self.prompt_ids.shape[0]
 
     def rows(self, index: Tensor) -> Self:
-        """The rows named by `index` (n,), with padding that no remaining row needs cut away."""
+        """Return the rows of `index` (n,), without padding that none of them needs."""
         picked = {name: tensor[index] for name, tensor in self.tensors().items()}
         start = self.prompt_mask.shape[1] - int(picked["prompt_mask"].sum(1).max())
         stop = int(picked["response_mask"].sum(1).max())
@@ -76,7 +76,7 @@ class Sequences:
         return type(self)(**picked)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field by name, for safetensors."""
+        """Return every field by name, for safetensors."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -166,7 +166,7 @@ class Experience:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """What every reward source sees of a batch of responses."""
+    """Input of a reward source: a batch of responses with their prompts."""
 
     prompts: Sequence[str]  # Prompt.text
     responses: Sequence[str]  # decoded without special tokens
@@ -178,18 +178,18 @@ class RewardInput:
 
 @dataclass(frozen=True)
 class RewardOutput:
-    """A score per response, and whatever finer signal the source offers (None where it offers none)."""
+    """A score per response, and any finer signals of the source (None where it offers none)."""
 
     total: Tensor  # (B,) float32
-    # {name: (B,)}: what the score is made of. They sum to it, but for an ensemble's members and for what normalising or
-    # clipping the whole then changes.
+    # {name: (B,)}: parts of the score. They sum to the score, except for an ensemble's members and where the whole is
+    # normalised or clipped.
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     token_scores: Tensor | None = None  # (B, T) scores per token, summing to total: the source's own credit
     prefix_scores: Tensor | None = None  # (B, T + 1): score of the first 0..T response tokens, on total's scale
     attention: Tensor | None = None  # (B, T) >= 0: the last token's attention over the response (ABC)
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
     raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
-    raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the same of parts, before their weights too
-    # What rewards/signals.py adds for a credit scheme, whatever the source:
+    raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the parts before normalisation, clip and weight
+    # Added by rewards/signals.py for a credit scheme, for any source:
     sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
     log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats

@@ -16,7 +16,7 @@ from align.engine.roles import Roles, build_roles
 from align.loop.context import RunContext, modules_of
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import RewardModelSource, Source, build_credit
+from align.rewards import RewardModelScorer, Source, build_credit
 from align.types import Pair, Prompt
 
 CPU = torch.device("cpu")
@@ -49,7 +49,7 @@ def run_context(
         roles = build_roles(config, device=CPU, dtype=dtype, reward=reward, critic_init=critic)
     if source is None:
         assert roles.reward is not None
-        source = RewardModelSource(roles.reward)
+        source = RewardModelScorer(roles.reward)
     if accelerator is None:
         AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(cpu=True)

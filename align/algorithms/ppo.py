@@ -143,7 +143,7 @@ class PPO:
         return per_token
 
     def value_loss(self, batch: Batch, scores: Tensor) -> Loss:
-        """Half the larger squared error of the new value and of one kept near the old (N); scores (B, T + 1) of prefixes."""
+        """Half the larger squared error of the new value and of one kept near the old (N); scores (B, T + 1)."""
         mask, method, old, returns = batch.mask, self.method, batch.columns["values"], batch.columns["returns"]
         values, tally = zero_outside(scores[:, :-1], mask), Tally()
         kept = old + (values - old).clamp(-method.value_clip_range, method.value_clip_range)

@@ -1,4 +1,4 @@
-"""What listens to a run: files, the console, trackers, early stopping, the user's own."""
+"""Callbacks of a run: files, console, trackers, early stopping, the user's own."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Callback", "CallbackList", "Guest", "RunInfo", "Sample", "default_ca
 
 
 def default_callbacks(config: Config) -> CallbackList:
-    """The listeners that `callbacks` and `tracking` ask for.
+    """Build the callbacks that `callbacks` and `tracking` configure.
 
-    The files come first, so that what the others show is on disk, and what they need of an earlier sitting is cut back
-    to the checkpoint.
+    The files come first, so that they are written before other callbacks read them, and cut back to the checkpoint
+    before a resumed run's callbacks do.
 
     Raises:
         InputError: One of `callbacks.own` cannot be imported or made.

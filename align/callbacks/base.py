@@ -1,4 +1,4 @@
-"""What a run tells the outside: hooks that a trainer calls, and that do nothing unless overridden.
+"""Callbacks: hooks that the training loop calls, and that do nothing unless overridden.
 
 Callbacks observe; they never change training. Imports no torch.
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What is known of a run when it starts."""
+    """Facts of a run that are known when it starts."""
 
     folder: Path
     config: Mapping[str, Any]  # the resolved composition as plain data
@@ -29,7 +29,7 @@ class RunInfo:
 
 
 class Sample(TypedDict):
-    """A sampled response as it goes to completions.jsonl and the report."""
+    """A sampled response as it is written to completions.jsonl and shown in the report."""
 
     prompt_id: int
     sample_index: int
@@ -40,63 +40,65 @@ class Sample(TypedDict):
     parts: dict[str, float]
     pieces: list[str]  # text of each token; empty for special tokens
     token_rewards: list[float]  # per token, before the KL penalty
-    kl: NotRequired[float]  # k1, nats per response; where something reads the policy before its update
+    kl: NotRequired[float]  # k1, nats per response; where the rollout had a forward pass of the policy
 
 
 class Stopwatch:
-    """Seconds of a run at a moment between two step records: the last record's, and what has passed since."""
+    """Seconds of a run between two step records: the last record's, plus the time since."""
 
     def __init__(self) -> None:
         self._seconds, self._at = 0.0, time.monotonic()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        """Set it by a step record."""
+        """Set the watch by a step record."""
         self._seconds, self._at = record["seconds"], time.monotonic()
 
     def seconds(self) -> float:
-        """As `seconds` of an evaluation's record."""
+        """Return the `seconds` of an evaluation's record."""
         return round(self._seconds + time.monotonic() - self._at, 3)
 
 
 class Callback:
-    """A listener; override the hooks of interest. Only the main process calls them.
+    """Base of all callbacks; override the hooks of interest. Only the main process calls them.
 
-    The one thing that a listener may ask for is an end: a run whose callback sets `stop` to a reason ends after the
-    step at hand, is evaluated, saved, and says why.
+    A callback may end the run by setting `stop` to a reason: the run then ends after the current step, is evaluated,
+    saved, and reports the reason.
     """
 
     stop: str | None = None
-    failure: str | None = None  # in a line, what made a listener give up while the run went on
+    failure: str | None = None  # a line on a failed callback whose run went on
 
     def keeps(self, step: int) -> bool:
-        """Whether the checkpoint of `step` must stay on disk, though newer ones would push it out."""
+        """Return whether the checkpoint of `step` must stay on disk when newer ones would replace it."""
         return False
 
     def on_run_start(self, run: RunInfo) -> None:
-        """Once, before anything else of the run. A resumed run has `run.start_step > 0`."""
+        """Handle the start of a run, once, before anything else of it. A resumed run has `run.start_step > 0`."""
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        """After a rollout was scored. `step` is the first update that is made on it; `samples` are like `Sample`."""
+        """Handle a scored rollout: `step` is the first update on it, `samples` are like `Sample`."""
 
     def on_step(self, record: Mapping[str, Any]) -> None:
-        """After an update: `step`, `seconds`, `rollout`, `update` and metrics of `align.metrics`."""
+        """Handle an update: `step`, `seconds`, `rollout`, `update` and metrics of `align.metrics`."""
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
-        """After an evaluation. `phase` is before, during or after (the end); `step` the updates made so far."""
+        """Handle an evaluation. `phase` is before, during or after (the end); `step` counts the updates so far."""
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        """After the checkpoint of `step` is whole on disk, which is the last thing that happens at a step."""
+        """Handle the checkpoint of `step`, whole on disk: the last hook of a step."""
 
     def on_end(self, result: Mapping[str, Any]) -> None:
-        """Once, when all files but the report are written. `result` may hold `before` and `after` (evaluation
-        summaries) and `stopped` (why it ended early)."""
+        """Handle the end of the run, once, when all files but the report are written.
+
+        `result` may hold `before` and `after` (evaluation summaries) and `stopped` (the reason of an early end).
+        """
 
     def on_failure(self, error: BaseException) -> None:
-        """Once, instead of `on_end`, where the run fails or is interrupted."""
+        """Handle a failure or an interrupt of the run, once, instead of `on_end`."""
 
 
 class Guest(Callback):
-    """Somebody else's code: where it raises, one line says so, and the run goes on without it."""
+    """A callback of foreign code: where it raises, one line reports it, and the run goes on without it."""
 
     def __init__(self, name: str, callback: Callback) -> None:
         self.name = name
@@ -131,11 +133,12 @@ class Guest(Callback):
         self._call("on_failure", error)
 
     def _call(self, hook: str, *arguments: Any) -> Any:
-        """The guest's own hook; nothing once it has failed."""
+        """Call the guest's own hook; nothing once it has failed."""
         if self.failure is not None:
             return None
         try:
-            given = (copy.deepcopy(a) if isinstance(a, (dict, list)) else a for a in arguments)  # what others see stays
+            # Copies, so that a guest cannot change what others see.
+            given = (copy.deepcopy(a) if isinstance(a, (dict, list)) else a for a in arguments)
             return getattr(self._callback, hook)(*given)
         except Exception as error:
             reason = (str(error).strip() or "no message").splitlines()[0]
@@ -146,14 +149,14 @@ class Guest(Callback):
 
 
 class CallbackList(Callback):
-    """Calls every callback in order."""
+    """A list of callbacks, called in order."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self.callbacks = tuple(callbacks)
 
     @property
     def asked_to_stop(self) -> str | None:
-        """The first reason that a callback has to end the run; None where none has."""
+        """Return the first callback's reason to end the run; None without one."""
         return next((callback.stop for callback in self.callbacks if callback.stop is not None), None)
 
     def keeps(self, step: int) -> bool:
@@ -161,7 +164,7 @@ class CallbackList(Callback):
 
     @property
     def failures(self) -> list[str]:
-        """What became of those that gave up, a line each."""
+        """Return a line for each callback that failed."""
         return [callback.failure for callback in self.callbacks if callback.failure]
 
     def on_run_start(self, run: RunInfo) -> None:
@@ -189,7 +192,7 @@ class CallbackList(Callback):
             callback.on_end(result)
 
     def on_failure(self, error: BaseException) -> None:
-        """Every callback hears of the failure; one that fails itself is noted on `error`, which stays the error."""
+        """Call every callback; one that fails itself is noted on `error`, which stays the error of the run."""
         for callback in self.callbacks:
             try:
                 callback.on_failure(error)

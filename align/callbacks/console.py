@@ -1,4 +1,4 @@
-"""The table that ends a run on the console."""
+"""Table of a run's results on the console."""
 
 from __future__ import annotations
 
@@ -13,19 +13,15 @@ from align.numbers import number
 
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """Headline figures of two evaluation summaries; a figure that neither has is left out."""
+    """Build a table of the headline figures of two evaluation summaries; figures that neither has are left out."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right")
-    old, new = metrics.flatten(before), metrics.flatten(after)
-    for name, label in metrics.HEADLINE:
-        a, b = old.get(name), new.get(name)
-        if a is None and b is None:
-            continue
-        change = b - a if a is not None and b is not None else None
-        shown = number(b)
-        if name == "eval/win_rate/mean" and "eval/win_rate/low" in new:
-            shown += f" [{number(new['eval/win_rate/low'])}, {number(new['eval/win_rate/high'])}]"
-        table.add_row(label, number(a), shown, number(change, signed=True))
+    figures = metrics.flatten(after)
+    for name, label, old, new, change in metrics.headline(before, after):
+        shown = number(new)
+        if name == "eval/win_rate/mean" and "eval/win_rate/low" in figures:
+            shown += f" [{number(figures['eval/win_rate/low'])}, {number(figures['eval/win_rate/high'])}]"
+        table.add_row(label, number(old), shown, number(change, signed=True))
     return table

@@ -1,4 +1,4 @@
-"""Ends a run that has gone too far: KL above a limit, or a reward that falls."""
+"""Early stopping: KL above a limit, or a reward that falls."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from align.files import read_lines
 from align.numbers import number
 
 KL, REWARD = "kl/per_response_k1", "reward/score_mean"  # of rollouts
-HELD_OUT = {KL: "eval/kl_per_response", REWARD: "eval/reward/proxy_mean"}  # where the method draws none
+HELD_OUT = {KL: "eval/kl_per_response", REWARD: "eval/reward/proxy_mean"}  # for methods without rollouts
 
 
 @dataclass
 class _Series:
-    """Means over the last `window` values of one figure."""
+    """Moving mean of one figure over `window` values."""
 
     window: int
     values: list[float] = field(default_factory=list)
     best: float | None = None  # highest mean so far
 
     def add(self, value: float) -> float | None:
-        """The mean of the newest `window` values; None before there are as many."""
+        """Add a value and return the mean of the newest `window` values; None before there are as many."""
         self.values = [*self.values, value][-self.window :]
         if len(self.values) < self.window:
             return None
@@ -36,9 +36,9 @@ class _Series:
 
 
 class EarlyStoppingCallback(Callback):
-    """Sets `stop` when the mean of the newest `window` rollouts (else evaluations) breaks a limit.
+    """Sets `stop` when the mean of the newest `window` rollouts (else evaluations) passes a limit.
 
-    A resumed run takes up the means where the records on disk leave them.
+    A resumed run restores the means from the records on disk.
     """
 
     def __init__(self, config: EarlyStoppingConfig) -> None:

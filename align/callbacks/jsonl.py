@@ -1,4 +1,4 @@
-"""The run's JSONL files: log_history, <method>_metrics and completions."""
+"""JSONL files of a run: log_history, <method>_metrics and completions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from align.files import LineFile, keep_lines, read_lines
 
 LOG_HISTORY = "log_history.jsonl"
 COMPLETIONS = "completions.jsonl"
-BAD_STEPS = "bad_steps.jsonl"  # written by the trainer
+BAD_STEPS = "bad_steps.jsonl"  # written by the training loop
 
 
 def metrics_file(method: str) -> str:
-    """Name of the file with a method's step records."""
+    """Return the name of the file with a method's step records."""
     return f"{method}_metrics.jsonl"
 
 
 def truncate_to(folder: Path, method: str, step: int) -> None:
-    """Cut a run's files back to what was written up to the checkpoint of `step`; a half-written last line goes too.
+    """Cut a run's files back to the checkpoint of `step`; a half-written last line goes too.
 
-    The evaluation at the end is dropped at any step: a run that goes on is not at its end.
+    The evaluation at the end is dropped at any step, since a resumed run is not at its end.
     """
 
     def keep(record: dict[str, Any]) -> bool:
@@ -36,10 +36,10 @@ def truncate_to(folder: Path, method: str, step: int) -> None:
 
 
 class JsonlCallback(Callback):
-    """Writes every record as it comes, one whole line each; cuts the files back first where a run is resumed."""
+    """Writes every record as one whole line; cuts the files back first where a run is resumed."""
 
     def __init__(self, *, completions: bool = True) -> None:
-        """`completions`: whether sampled responses are kept as text."""
+        """Create the callback; `completions` = whether sampled responses are written as text."""
         self._completions = completions
         self._files: dict[str, LineFile] = {}
         self._steps = ""

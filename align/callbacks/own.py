@@ -1,4 +1,4 @@
-"""The user's own listeners, by the name of their class."""
+"""The user's own callbacks, by the name of their class."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import Any
 
 from align.callbacks.base import Callback, Guest
-from align.errors import InputError
+from align.errors import InputError, first_line
 
 
 def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
-    """The callback that `callbacks.own.<name>` describes: `_target_` is its class, the rest are its arguments.
+    """Build the callback of `callbacks.own.<name>`: `_target_` names its class, all other keys are its arguments.
 
     Raises:
-        InputError: There is no such class, it is no `Callback`, or it does not take these arguments.
+        InputError: The class does not exist, is no `Callback`, or does not take these arguments.
     """
     key, target = f"callbacks.own.{name}", str(settings["_target_"])
     arguments = {word: value for word, value in settings.items() if word != "_target_"}
@@ -26,21 +26,20 @@ def own_callback(name: str, settings: Mapping[str, Any]) -> Guest:
     try:
         return Guest(key, found(**arguments))
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(key, arguments, f"arguments that {target} takes ({reason})") from error
+        raise InputError(key, arguments, f"arguments that {target} takes ({first_line(error)})") from error
 
 
 def _import(key: str, target: str) -> Any:
     module, _, attribute = target.rpartition(".")
     here = os.getcwd()
     added = here not in sys.path and "" not in sys.path
-    if added:  # a console script does not look where it is called, `python -m` does
+    if added:  # `python -m` imports from the working directory, a console script does not
         sys.path.append(here)
     try:
         return getattr(import_module(module), attribute)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(key, target, f"module.Class, of a class that can be imported ({reason})") from error
+        allowed = f"module.Class, of a class that can be imported ({first_line(error)})"
+        raise InputError(key, target, allowed) from error
     finally:
         if added:
             sys.path.remove(here)

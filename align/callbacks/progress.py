@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a live bar on a terminal, a line every tenth of the run elsewhere."""
+"""Progress of a run on the console: a live bar on a terminal, elsewhere a line every tenth of the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHOWN = (
 
 
 class ProgressCallback(Callback):
-    """Reward, KL (nats per response), elapsed and remaining time on stderr; the closing table on stdout."""
+    """Shows reward, KL (nats per response), elapsed and remaining time on stderr, and the closing table on stdout."""
 
     def __init__(self, console: Console | None = None, out: Console | None = None, *, stage: str = "") -> None:
         """`stage` names a model that is trained for a run: its lines begin with the name, and no table closes it."""
@@ -37,7 +37,7 @@ class ProgressCallback(Callback):
         self._bar: Progress | None = None
         self._run: RunInfo | None = None
         self._started = 0.0
-        self._training_since = 0.0  # without the evaluation before it
+        self._training_since = 0.0  # without the evaluation at the start
         self._next_line = 0
 
     def on_run_start(self, run: RunInfo) -> None:
@@ -57,7 +57,7 @@ class ProgressCallback(Callback):
             )
             self._bar.add_task(self._stage or run.method, total=run.max_steps, completed=run.start_step, status="")
             self._bar.start()
-            atexit.register(self._stop)  # the cursor comes back whichever way the process ends
+            atexit.register(self._stop)  # restores the cursor however the process ends
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         assert self._run is not None
@@ -76,7 +76,7 @@ class ProgressCallback(Callback):
             self._next_line = step + math.ceil(total / 10)
 
     def _steps_in_all(self, record: Mapping[str, Any]) -> int:
-        """max_steps, or the fewer after which max_policy_tokens will be spent at this rate."""
+        """Estimate the number of steps: max_steps, or fewer where max_policy_tokens is spent first at this rate."""
         assert self._run is not None
         budget, tokens = self._run.config.get("max_policy_tokens"), record.get("tokens/policy")
         if not budget or not tokens:

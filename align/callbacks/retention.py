@@ -1,4 +1,4 @@
-"""Which checkpoints outlive newer ones: every N-th, and the best by a figure of the evaluation."""
+"""Retention of checkpoints beside the newest: every N-th, and the best by a figure of the evaluation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEST = "best_checkpoint.json"  # in the run's folder
 
 
 class RetentionCallback(Callback):
-    """Keeps what the configuration names beside the newest `checkpoint.keep`; `best_checkpoint.json` says which."""
+    """Keeps checkpoints beside the newest `checkpoint.keep`; `best_checkpoint.json` names the best."""
 
     def __init__(self, config: RetentionConfig) -> None:
         self._config = config

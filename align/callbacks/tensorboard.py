@@ -15,7 +15,7 @@ TEXTS = 4  # responses of a rollout
 
 
 class TensorboardCallback(Callback):
-    """Writes event files that `tensorboard --logdir RUN_DIR` shows; a resumed run drops what it will do again."""
+    """Writes event files for `tensorboard --logdir RUN_DIR`; a resumed run drops the steps that it repeats."""
 
     def __init__(self, config: TensorboardConfig) -> None:
         self._config = config
@@ -58,5 +58,5 @@ def _text(sample: Mapping[str, Any]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a Markdown code block: a model's text stays text."""
+    """Format a text as a Markdown code block, so that a model's text stays text."""
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])

@@ -1,7 +1,7 @@
-"""Weights & Biases, a guest of the run: whatever fails here is said once, and training goes on.
+"""Weights & Biases: a failure of tracking is reported once, and training goes on.
 
 The only importer of wandb. Metrics carry their own axis (`step`), so that a resumed run, which repeats the steps after
-its checkpoint, lands on the same x values. Credentials stay with the client: they are neither read nor passed on here.
+its checkpoint, lands on the same x values. Credentials stay with the client: nothing here reads them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from align import metrics
 from align.callbacks.base import Callback, RunInfo, Stopwatch
 from align.config import TrackingConfig
+from align.errors import first_line
 from align.files import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -26,23 +27,23 @@ COLUMNS = ("step", "prompt_id", "sample_index", "prompt", "response", "ended", "
 
 
 def run_id(folder: Path) -> str:
-    """The run's id at Weights & Biases, made once and kept in its folder."""
+    """Return the run's id at Weights & Biases, made once and stored in its folder."""
     path = folder / ID_FILE
     if path.exists():
         return str(json.loads(path.read_text())["id"])
-    name = secrets.token_hex(4)  # not from the run's seed: repeats of a run are runs of their own
+    name = secrets.token_hex(4)  # random, so that repeats of a run are runs of their own
     write_atomic(path, json.dumps({"id": name}) + "\n")
     return name
 
 
 class WandbCallback(Callback):
-    """Step records, evaluations (curves and summary), completions as a table."""
+    """Logs step records, evaluations (curves and summary) and a table of completions."""
 
     def __init__(self, config: TrackingConfig, *, timeout: float = 60.0) -> None:
         """
         Args:
             config: The `tracking` section.
-            timeout: Seconds that a server may take at the start and at the end before the run goes on without it.
+            timeout: Most seconds to wait for a server at the start and at the end.
         """
         self._config = config
         self._timeout = timeout
@@ -72,7 +73,7 @@ class WandbCallback(Callback):
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
         def log() -> None:
             figures = metrics.flatten(summary)
-            if phase != "before" or not self._resumed:  # a resumed run has told it already
+            if phase != "before" or not self._resumed:  # a resumed run has logged it already
                 self._run.log({"step": step, "phase": phase, "seconds": self._clock.seconds(), **figures})
             if phase != "during":
                 self._run.summary.update({f"{phase}/{n.removeprefix('eval/')}": v for n, v in figures.items()})
@@ -100,7 +101,7 @@ class WandbCallback(Callback):
             finish_timeout=self._timeout,
             finish_timeout_raises=True,
             silent=True,
-            console="off",  # the console may show what should not leave the machine
+            console="off",  # console output may hold what should not leave the machine
             disable_code=True,
             disable_git=True,
         )
@@ -151,9 +152,9 @@ class WandbCallback(Callback):
 
 
 def _reason(error: Exception) -> str:
-    """The error's first line, without the API key should a message carry it."""
+    """Return the error's first line, with the API key masked should the message carry it."""
     if isinstance(error, ModuleNotFoundError) and error.name == "wandb":
         return "it is not installed: pip install 'align[wandb]'"
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = first_line(error)
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "***") if key else text

@@ -1,4 +1,4 @@
-"""Token lists to padded tensors."""
+"""Padding of token lists to tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = tuple[Sequence[int], Sequence[int]]  # prompt and response, or context and
 
 
 def collate(rows: Sequence[Row], pad_id: int, device: torch.device) -> Sequences:
-    """Prompts left-padded, responses right-padded, each side to its longest row."""
+    """Pad prompts on the left and responses on the right, each side to its longest row."""
     p, t = max(len(prompt) for prompt, _ in rows), max(len(response) for _, response in rows)
 
     def tensor(lists: list[list[int]]) -> torch.Tensor:

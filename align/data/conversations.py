@@ -1,4 +1,4 @@
-"""A data row as a prompt and two responses: strings, message lists, or whole conversations."""
+"""Conversion of a data row to a prompt and two responses: strings, message lists, or whole conversations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _CELL = "text or a list of messages {role, content}"
 
 @dataclass(frozen=True)
 class Example:
+    """A prompt with two responses."""
+
     messages: tuple[Message, ...]  # the prompt, a user's turn last
     chosen: str
     rejected: str
@@ -23,6 +25,8 @@ class Example:
 
 @dataclass(frozen=True)
 class Columns:
+    """Names of the columns of a preference data set."""
+
     prompt: str
     chosen: str
     rejected: str
@@ -30,21 +34,20 @@ class Columns:
 
 
 def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Example | None:
-    """The prompt and responses of `row`.
+    """Read the prompt and the responses of `row`.
 
-    A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations:
-    then the prompt is what both share, and the prompt column may be missing (`implicit prompt`). A system column's text
-    goes before all of it, where there is any.
+    A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations.
+    Whole conversations share the prompt, so that the prompt column may be missing (`implicit prompt`). A system
+    column's text, where there is any, goes first.
 
     Args:
-        where: Names the row in errors.
+        where: Name of the row in errors.
 
     Returns:
-        None where the two conversations part before their last message, so that there is no one prompt to compare
-        responses to.
+        None where the two conversations differ before their last message, so that they share no prompt.
 
     Raises:
-        InputError: an empty cell, a cell of a wrong type, or a conversation that does not end as it should.
+        InputError: An empty cell, a cell of a wrong type, or a conversation that does not end as it must.
     """
     chosen, rejected = (_cell(row, name, where) for name in (columns.chosen, columns.rejected))
     explicit = _cell(row, columns.prompt, where) if columns.prompt in row else None
@@ -65,12 +68,12 @@ def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Exampl
 
 
 def is_conversation(value: object) -> bool:
-    """Whether a response cell may hold its prompt as well: a list of messages, or Human:/Assistant: turns."""
+    """Return whether a response cell may hold its prompt too: a message list, or Human:/Assistant: turns."""
     return isinstance(value, list) or (isinstance(value, str) and _TURN.match(value) is not None)
 
 
 def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
-    """A cell as a string or a checked list of messages; other keys of a message are left out."""
+    """Return a cell as a string or a checked list of messages; other keys of a message are left out."""
     value, place = row[name], f"{where}, column {name}"
     if isinstance(value, str):
         return value
@@ -86,7 +89,7 @@ def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
 
 
 def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], str]:
-    """The turns before a response, if they are there, and the response."""
+    """Split a cell into the turns before the response, if any, and the response."""
     if isinstance(value, str):
         return (), value
     if value[-1]["role"] != "assistant":
@@ -113,7 +116,7 @@ def _prompt(
 
 
 def _system(text: object, messages: tuple[Message, ...], place: str) -> tuple[Message, ...]:
-    """The system turn that a cell asks for: none where it is blank or missing."""
+    """Return the system turn of a cell; none where the cell is blank or missing."""
     if text is None or (isinstance(text, str) and not text.strip()):
         return ()
     if not isinstance(text, str):
@@ -124,7 +127,7 @@ def _system(text: object, messages: tuple[Message, ...], place: str) -> tuple[Me
 
 
 def _dialogue(text: str, place: str) -> list[Message]:
-    """A string of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns as messages."""
+    """Parse a string of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns into messages."""
     start, *parts = _TURN.split(text)
     if start.strip() or not parts:
         raise InputError(place, _brief(text), "a prompt column, message lists, or text in Human:/Assistant: turns")
@@ -134,7 +137,7 @@ def _dialogue(text: str, place: str) -> list[Message]:
 
 
 def _brief(value: object) -> object:
-    """A cell as an error shows it: errors are one line."""
+    """Shorten a cell for an error message, which is one line."""
     if isinstance(value, str):
         return value if len(value) <= 60 else value[:60] + "..."
     return value if len(repr(value)) <= 60 else repr(value)[:60] + "..."

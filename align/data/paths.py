@@ -1,4 +1,4 @@
-"""Does a path name data that exists? Standard library only, so that a bad path is answered before slow imports."""
+"""Check that a path names data. Standard library only, so that a bad path is refused before slow imports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ALLOWED = "a .jsonl, .json, .csv or .parquet file, a folder of such files, or a 
 
 
 def existing_path(path: str, key: str) -> Path | None:
-    """The file or folder that `path` names, or None where it can only be a Hub id.
+    """Return the file or folder that `path` names, or None where it can only be a Hub id.
 
     Raises:
-        InputError: a file or folder that does not exist, is empty, or has an unknown extension; `key` is named.
+        InputError: A file or folder that does not exist, is empty, or has an unknown extension; `key` is named.
     """
     place = Path(resolve(path, key)).expanduser()
     if path.strip() and place.is_dir():

@@ -1,4 +1,4 @@
-"""Preference pairs for training and evaluation: read, checked, tokenized, limited in length, and split by prompt."""
+"""Preference pairs for training and evaluation: loaded, checked, tokenized, cut to length, and split by prompt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from align.config import BadRows, DataConfig, PromptOverflow
 from align.data.conversations import Columns, Example, Message, is_conversation, read_example
 from align.data.prompts import prompts_of
+from align.data.row_filter import matching
 from align.data.sources import Row, load_rows
-from align.data.where import matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
@@ -24,7 +24,7 @@ COUNTS = (  # rows = the sum of the next eight, which count pairs
     "malformed_dropped",  # cells that are no prompt and responses (data.bad_rows)
     "identical_dropped",  # chosen equals rejected, also after cutting
     "empty_dropped",  # a response without text
-    "diverging_dropped",  # two conversations that part before their last message
+    "diverging_dropped",  # two conversations that differ before their last message
     "long_prompts_dropped",
     "overlapping_dropped",  # held-out pairs whose prompt is trained on
     "unasked_dropped",  # outside train_where or held_out_where
@@ -39,7 +39,7 @@ COUNTS = (  # rows = the sum of the next eight, which count pairs
 
 @dataclass(frozen=True)
 class Preferences:
-    """What the method uses, and what a model that serves the reward is trained and measured on."""
+    """Pairs of the method, and pairs of a reward model that is trained for the run."""
 
     train: list[Pair]
     held_out: list[Pair]
@@ -49,17 +49,17 @@ class Preferences:
 
 
 def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
-    """Load, check and split the pairs that `config` names. Nothing is left out without being counted.
+    """Load, check and split the pairs that `config` names. Every dropped row is counted.
 
-    Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts, chosen by a
-    hash of their text, so that it does not depend on the order of rows, on a seed or on the responses. No prompt is
-    ever on both sides. Pairs on the same prompt share one `Prompt`, with the first of their rows.
+    Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts. That share
+    is chosen by a hash of the prompt's text, independent of the order of rows, of a seed and of the responses. No
+    prompt is on both sides. Pairs on the same prompt share one `Prompt`, with the first of their rows.
 
-    `train_where` and `held_out_where` then choose among the pairs of either side by their rows' columns. They move no
-    pair from one side to the other and no prompt's id, so that the same prompt gets the same noise under every choice.
+    `train_where` and `held_out_where` then filter the pairs of each side by columns. They move no pair to the other
+    side and change no prompt's id, so that the same prompt gets the same noise under every filter.
 
     Raises:
-        InputError: what cannot be read, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
+        InputError: Unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
             error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, chat)
@@ -100,13 +100,13 @@ def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: s
 
 
 def digest(pairs: Sequence[Pair]) -> str:
-    """A hash of the pairs' tokens, in order: they hold texts, template and cuts."""
+    """Hash the pairs' tokens, in order: they reflect texts, template and cuts."""
     rows = [[p.prompt.input_ids, p.chosen_ids, p.rejected_ids] for p in pairs]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
-    """Take a share of the training prompts, chosen as held-out ones are, with their pairs out of all training.
+    """Split off a share of the training prompts, chosen as held-out ones are, with their pairs.
 
     Raises:
         InputError: There is a single training prompt.
@@ -152,12 +152,12 @@ _Response = tuple[str, tuple[int, ...]]  # text and ids, both cut to the limit
 
 
 class _TooLong(InputError):
-    """Of a row in order, so that `bad_rows` has no say in it."""
+    """A prompt that is too long in a well-formed row, to which `bad_rows` does not apply."""
 
 
 class _Read(NamedTuple):
     pair: Pair
-    row: Row  # the pair's own; its prompt holds the first row of that prompt
+    row: Row  # of the pair; its prompt holds the first row with that prompt
 
 
 class _Reader:
@@ -165,11 +165,11 @@ class _Reader:
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
         self._config = config
-        self._codec = chat
+        self._chat = chat
         self._columns = Columns(
             config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
         )
-        self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not move them
+        self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
@@ -187,7 +187,7 @@ class _Reader:
     def _check_columns(self, row: Row, source: str) -> None:
         needed = ["chosen", "rejected", *(["system"] if self._columns.system is not None else [])]
         whole = is_conversation(row.get(self._columns.chosen)) and is_conversation(row.get(self._columns.rejected))
-        if not whole or self._columns.prompt != DataConfig.prompt_column:  # one that was asked for must be there
+        if not whole or self._columns.prompt != DataConfig.prompt_column:  # a configured column must exist
             needed.append("prompt")
         for name in needed:
             column = getattr(self._columns, name)
@@ -195,16 +195,16 @@ class _Reader:
                 raise InputError(f"data.{name}_column", column, f"a column of {source}: {', '.join(row)}")
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
-        """The pair of each row, or the count under which it is dropped."""
+        """Return the pair of each row, or the count under which the row is dropped."""
         items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
         texts = [text for item in items if not isinstance(item, str) for text in (item[1].chosen, item[1].rejected)]
-        responses = map(self._response, texts, self._codec.encode_responses(texts))
+        responses = map(self._response, texts, self._chat.encode_responses(texts))
         return [
             item if isinstance(item, str) else self._pair(item[0], next(responses), next(responses)) for item in items
         ]
 
     def _asked(self, row: Row, where: str) -> tuple[Prompt, Example] | str:
-        """The prompt and what a row answers to it, or the count under which the row is dropped."""
+        """Return a row's prompt and responses, or the count under which the row is dropped."""
         try:
             example = read_example(row, self._columns, where)
             if example is None:
@@ -236,7 +236,7 @@ class _Reader:
 
     def _prompt(self, number: int, messages: tuple[Message, ...], row: Row, where: str) -> Prompt | None:
         try:
-            ids = self._codec.encode_prompt(messages)
+            ids = self._chat.encode_prompt(messages)
         except InputError as error:
             raise InputError(where, error.given, error.allowed) from error
         limit = self._config.max_prompt_tokens
@@ -255,17 +255,17 @@ class _Reader:
         limit = self._config.max_response_tokens
         if len(ids) <= limit:
             return text, tuple(ids)
-        return self._codec.decode(ids[:limit]), tuple(ids[:limit])
+        return self._chat.decode(ids[:limit]), tuple(ids[:limit])
 
 
 def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:
-    """(train, held out): the held-out prompts are those whose content hashes lowest; none for a fraction of 0."""
+    """Split into (train, held out) by prompt: held out are those whose content hashes lowest."""
     held = _held_prompts([item.pair for item in items], fraction)
     return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
 
 
 def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:
-    """Ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
+    """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
     prompts = prompts_of(pairs)
     if fraction == 0 or not prompts:
         return set()

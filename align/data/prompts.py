@@ -1,4 +1,4 @@
-"""The prompts that on-policy methods sample from, and plain texts to measure perplexity on."""
+"""Prompts of preference pairs, and plain texts for perplexity."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from align.types import Pair, Prompt
 
 
 def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:
-    """Each prompt once, in order of first appearance."""
+    """Return each prompt once, in order of first appearance."""
     return list({pair.prompt.id: pair.prompt for pair in pairs}.values())
 
 
 def load_texts(path: str, *, key: str = "evaluation.general_text", column: str = "text") -> list[str]:
-    """The `column` of a data file; blank texts are left out, as they have no perplexity.
+    """Load the `column` of a data file; blank texts are left out, as they have no perplexity.
 
     Raises:
-        InputError: unreadable data, no such column, a cell that is not text (with its row), or no text at all.
+        InputError: Unreadable data, no such column, a cell that is not text (with its row), or no text at all.
     """
     rows = load_rows(path, key=key, text=[column])
     if column not in rows[0]:

@@ -18,7 +18,7 @@ from align.libraries import reason
 
 Row = dict[str, Any]
 
-datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even a local file sends a request that counts downloads
+datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file sends a request that counts downloads
 
 
 def load_rows(
@@ -32,7 +32,7 @@ def load_rows(
     revision: str | None = None,
     text: Iterable[str] = (),
 ) -> list[Row]:
-    """All rows of one split.
+    """Load all rows of one split.
 
     Args:
         path: As `existing_path`. A single file has one split, `train`; slices (`train[:1000]`) work everywhere.
@@ -40,10 +40,10 @@ def load_rows(
         subset: The configuration of a Hub data set that has several.
         folder: The folder of a Hub data set that keeps several, apart from configurations.
         revision: A branch, tag or commit of the Hub.
-        text: Columns that hold text whatever they look like: a CSV file's `12` or `None` stays a string.
+        text: Columns that hold text even if they look like numbers: a CSV file's `12` or `None` stays a string.
 
     Raises:
-        InputError: nothing there, unreadable content (with its line where that can be told), an unknown split, or no
+        InputError: A missing path, unreadable content (with its line where known), an unknown split, or no
             rows.
     """
     place = existing_path(path, key)
@@ -69,7 +69,7 @@ def _read_hub(path: str, subset: str | None, folder: str | None, revision: str |
             "data.folder", folder, "null without a network: the cache of data sets does not tell them apart"
         )
     cache = None
-    if revision is not None:  # in a cache of its own: without a network `datasets` takes the revision it read last
+    if revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
         own = hashlib.sha256(revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
     found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
@@ -77,7 +77,7 @@ def _read_hub(path: str, subset: str | None, folder: str | None, revision: str |
 
 
 def _read_local(place: Path, subset: str | None, split: str, text: Iterable[str]) -> list[Row]:
-    # A cache of its own: files here are read in no time, and a shared cache would keep a copy of each for good.
+    # A temporary cache: local files are read quickly, and a shared cache would keep a copy of each for good.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
         if place.is_dir():
             return list(datasets.load_dataset(str(place), subset, split=split, cache_dir=cache))
@@ -105,7 +105,7 @@ def _explained(
 
 
 def _bad_json(place: Path, path: str, key: str) -> InputError | None:
-    """Where a JSON file stops being rows: the loader's own message counts from the start of a block."""
+    """Find the first line of a JSON file that is no row; the loader's own message counts from the start of a block."""
     try:
         text = place.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

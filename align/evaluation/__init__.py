@@ -1,9 +1,8 @@
 """The evaluation that every method gets: same prompts, same noise, same estimators, before and after."""
 
-from align.evaluation.files import load_before, save_after, save_before
-from align.evaluation.judge import Judge
+from align.evaluation.judge import Judge, load_judge
 from align.evaluation.measure import EvaluationResult, evaluate, settings
-from align.evaluation.reward_judge import load_judge
+from align.evaluation.results import load_before, save_after, save_before
 from align.evaluation.sets import EvaluationSet, Probe, probes_of
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Win rate against the start model, and what can be said of responses without a model: length, words, compliance."""
+"""Comparisons of responses with the start model's, without a model: win rate, lengths, word limits."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from align.streams import generator
 
-RESAMPLES = 2000  # of the bootstrap
+RESAMPLES = 2000  # resamples of the bootstrap
 
 
 def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> dict[str, float | None]:
-    """Share of prompts that are won, ties counted half, with a bootstrap interval over prompts.
+    """Compute the share of prompts that are won, ties counted half, with a bootstrap interval over prompts.
 
     Args:
-        won: From `outcomes`; None is left out.
-        confidence: Of the percentile interval (Efron & Tibshirani 1993, chapter 13).
-        seed: Of the resampling.
+        won: Results of `outcomes`; None is left out.
+        confidence: Level of the percentile interval (Efron & Tibshirani 1993, chapter 13).
+        seed: Seed of the resampling.
     """
     wins = [outcome for outcome in won if outcome is not None]
     if not wins:
@@ -30,16 +31,16 @@ def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> di
 
 
 def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[bool]) -> list[float | None]:
-    """Per prompt 1, 0 or 0.5 for a tie; None where either score is NaN.
+    """Compare scores prompt by prompt: 1 = won, 0 = lost, 0.5 = tie, None where either score is NaN.
 
     Args:
         scores: One per prompt.
         baseline: The start model's, on the same prompts in the same order.
-        same: Where both gave one response. That is a tie, though its two scores may differ: a model's do, in their last
-            digits, with what else is in the batch, and a reward model's with which of several end tokens it reads.
+        same: Whether both responses are the same. That is a tie, even where the two scores differ: in their last digits
+            with the rest of the batch, and in a reward model with which of several end tokens is read.
 
     Raises:
-        ValueError: They differ in length.
+        ValueError: The arguments differ in length.
     """
     return [
         None if math.isnan(a) or math.isnan(b) else 0.5 if alike or a == b else float(a > b)
@@ -48,23 +49,35 @@ def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[
 
 
 def bootstrap(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean of `values` under resampling with replacement."""
+    """Compute the percentile interval of the mean of `values` under resampling with replacement."""
     data = torch.tensor(values, dtype=torch.float64)
     rows = torch.randint(len(data), (RESAMPLES, len(data)), generator=generator(seed, "bootstrap"))
+    return percentile_interval(data[rows].mean(1), confidence)
+
+
+def percentile_interval(resampled: Tensor, confidence: float) -> tuple[float, float]:
+    """Compute the central interval that holds the share `confidence` of the values (R,) float64."""
     tail = (1 - confidence) / 2
-    low, high = data[rows].mean(1).quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
 
 
+def standard_error(values: Sequence[float]) -> float | None:
+    """Compute the standard error of the mean; None of a single value, or where one is not finite."""
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
 def words(text: str) -> int:
-    """Words between white space."""
+    """Count the words between white space."""
     return len(text.split())
 
 
 def verbosity(
     responses: Sequence[str], tokens: Sequence[int], rows: Sequence[Mapping[str, Any]], word_limit: int
 ) -> dict[str, float]:
-    """Lengths, and the share of responses within their word limit.
+    """Compute the mean, median and deviation of lengths, and the share of responses within their word limit.
 
     Args:
         responses: Texts.
@@ -83,7 +96,7 @@ def verbosity(
 
 
 def mean_by(values: Sequence[float], rows: Sequence[Mapping[str, Any]], column: str) -> dict[str, float]:
-    """Mean of `values` for each value of a column; rows without it are left out."""
+    """Compute the mean of `values` for each value of a column; rows without the column are left out."""
     groups: dict[str, list[float]] = {}
     for value, row in zip(values, rows, strict=True):
         if row.get(column) is not None:

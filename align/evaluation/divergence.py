@@ -25,11 +25,11 @@ class Divergence:
     lengths: Tensor  # (B,) tokens
 
     def kl(self) -> dict[str, float]:
-        """k1 and k3 in nats, per response (mean of the sums) and per token (sum over all tokens / their number), each
-        with its standard error over responses (NaN for a single one).
+        """Compute k1 and k3 in nats per response and per token, each with its standard error over responses.
 
-        A mean per token is a ratio of two sums; its error is that of the residuals sum_t d - ratio * T (Cochran 1977,
-        equation 6.13).
+        Per response is the mean of the sums, per token the sum over all tokens divided by their number. That is a ratio
+        of two sums, whose error is that of the residuals sum_t d - ratio * T (Cochran 1977, equation 6.13). Errors are
+        NaN for a single response.
         """
         figures = {}
         for name, values in (("k1", self.k1), ("k3", self.k3)):
@@ -43,7 +43,7 @@ class Divergence:
         return figures
 
     def entropy_per_token(self) -> float:
-        """Mean over all tokens, nats."""
+        """Compute the mean entropy over all tokens, nats."""
         return float(self.entropy.sum() / self.lengths.sum())
 
 
@@ -54,11 +54,11 @@ def _standard_error(values: Tensor) -> float:
 
 @torch.no_grad()
 def divergence(policy: Policy, reference: Policy, rollout: Rollout, temperature: float, rows: int) -> Divergence:
-    """Both models' passes over the responses.
+    """Compute KL and entropy of `policy` on a rollout, by a forward pass of each model.
 
     Args:
         rollout: Responses sampled from `policy` at `temperature`.
-        rows: Sequences per forward pass, at most.
+        rows: Most sequences per forward pass.
     """
     sums = torch.zeros(3, len(rollout), dtype=torch.float64)
     vocabulary = policy.model.config.get_text_config().vocab_size

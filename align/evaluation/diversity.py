@@ -1,4 +1,4 @@
-"""How varied responses are, and how much each repeats itself; on words, in lower case, without a model."""
+"""Variety between responses and repetition within them: n-grams of words in lower case, without a model."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Sequence
 
 Gram = tuple[str, ...]
 BLEU_ORDER = 4
-SMOOTHED = 0.1  # of a match, where an order has none: method 1 of Chen and Cherry 2014 (W14-3346)
+SMOOTHED = 0.1  # matches of an order without any: method 1 of Chen and Cherry 2014 (W14-3346)
 
 
 def grams(text: str, n: int) -> list[Gram]:
-    """The n-grams of a text's words (white space between them, lower case), in order."""
+    """Return the n-grams of a text's words (white space between words, lower case), in order."""
     words = text.lower().split()
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def distinct(texts: Sequence[str], n: int) -> float | None:
-    """Different n-grams / n-grams over all texts together (Li et al., arXiv 1510.03055); None where there are none."""
+    """Compute distinct n-grams / n-grams over all texts (Li et al., arXiv 1510.03055); None without n-grams."""
     every = [gram for text in texts for gram in grams(text, n)]
     return len(set(every)) / len(every) if every else None
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of a text's n-grams that stood in it before (seq-rep-n of Welleck et al., 1908.04319); 0 without any."""
+    """Compute the share of n-grams that repeat an earlier one (seq-rep-n, arXiv 1908.04319); 0 without any."""
     own = grams(text, n)
     return 1 - len(set(own)) / len(own) if own else 0.0
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text with all others as references (Zhu et al., arXiv 1802.01886): 1 = all the same.
+    """Compute the mean BLEU-4 of each text against all others (Zhu et al., arXiv 1802.01886): 1 = all the same.
 
     Orders that a text is too short for are left out of its geometric mean ("effective order"), orders without a match
     count SMOOTHED matches, and the brevity penalty takes the reference nearest in length. Texts without words are left
@@ -46,7 +46,7 @@ def self_bleu(texts: Sequence[str]) -> float | None:
 
 
 def _two_largest(counters: Sequence[Counter[Gram]]) -> dict[Gram, tuple[int, int]]:
-    """For each n-gram its two largest counts in a text: the second is the others' where a text has the first."""
+    """Return each n-gram's two largest counts in a text; the second serves the text that has the first."""
     found: dict[Gram, tuple[int, int]] = {}
     for counter in counters:
         for gram, count in counter.items():
@@ -72,5 +72,5 @@ def _bleu(
 
 
 def _elsewhere(largest: tuple[int, int], own: int) -> int:
-    """The largest count of an n-gram in another text."""
+    """Return the largest count of an n-gram in another text."""
     return largest[1] if own == largest[0] else largest[0]

@@ -1,4 +1,4 @@
-"""All that follows from an evaluation's samples alone: rewards, win rate, lengths, variety, and what length buys."""
+"""Figures that follow from an evaluation's samples alone: rewards, win rate, lengths, diversity, length effects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.config import EvaluationConfig
-from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, verbosity, win_rate
+from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, standard_error, verbosity, win_rate
 from align.evaluation.diversity import distinct, repetition, self_bleu
 from align.evaluation.judge import Judge, value
 from align.evaluation.length_control import length_controlled
@@ -20,10 +20,10 @@ Samples = Sequence[Mapping[str, Any]]
 def figures_of(
     samples: Samples, baseline: Samples, prompts: Sequence[Prompt], judge: Judge, config: EvaluationConfig
 ) -> dict[str, Any]:
-    """Figures of `samples` against those of the start model, `baseline`.
+    """Compute the figures of `samples`, compared with the start model's samples, `baseline`.
 
     Raises:
-        ValueError: `baseline` is about other prompts.
+        ValueError: `baseline` has samples of other prompts.
     """
     if [s["prompt_id"] for s in samples] != [s["prompt_id"] for s in baseline]:
         raise ValueError("the start model's samples are of other prompts: evaluate it again")
@@ -35,24 +35,15 @@ def figures_of(
         **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
         "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
         "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
-        "diversity": {
-            **{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)},
-            "self_bleu": self_bleu(texts),
-        },
+        "diversity": {**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, "self_bleu": self_bleu(texts)},
         "repetition": {
             "rate": statistics.fmean(repeats),
             "responses": statistics.fmean(share > 0 for share in repeats),
         },
         "eos_rate": statistics.fmean(s["ended"] for s in samples),
-        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in _judges(judge)},
+        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
         "proxy_gold_gap": gap(samples, baseline, judge),
     }
-
-
-def _judges(judge: Judge) -> list[str]:
-    """Those that score: proxy, and gold and the evaluation's reward model where there are such."""
-    known = {"proxy": True, "gold": judge.world is not None, "evaluation": judge.evaluation is not None}
-    return [name for name, there in known.items() if there]
 
 
 def _column(samples: Samples, judge: str) -> list[float]:
@@ -60,24 +51,17 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
-    """Means by judge, with their standard errors over prompts; gold is null where it is unknown."""
-    columns = {name: _column(samples, name) for name in _judges(judge)}
+    """Compute mean scores by judge, with standard errors over prompts; gold is null where it is unknown."""
+    columns = {name: _column(samples, name) for name in judge.names}
     means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
-    errors = {f"{name}_se": _standard_error(values) for name, values in columns.items()}
+    errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
     return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means, **errors}
-
-
-def _standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None of a single value, or where one is missing."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def by_length(
     name: str, values: Sequence[float], prompts: Sequence[Prompt], judge: Judge
 ) -> dict[str, dict[str, float]]:
-    """Means over the world's short and its long tasks under `name`; nothing on data that is of no world."""
+    """Compute means over the world's short and long tasks, under `name`; empty on data that is of no world."""
     rows = [prompt.row for prompt in prompts]
     if judge.world is None or not any("length" in row for row in rows):
         return {}
@@ -85,7 +69,7 @@ def by_length(
 
 
 def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
-    """The raw win rate, and the length-controlled one beside it."""
+    """Compute the win rate, raw and length-controlled."""
     new, old = _column(samples, judge.name), _column(baseline, judge.name)
     pairs = list(zip(samples, baseline, strict=True))
     won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
@@ -103,30 +87,26 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
 
 
 def one_response(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether two samples are one to a reader: text, length in tokens, and whether it ended, by whichever token."""
+    """Return whether two samples look the same to a reader: text, length in tokens, and whether the response ended."""
     return all(a[key] == b[key] for key in ("response", "tokens", "ended"))
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Pearson's; None where one of them does not vary, or a value is missing."""
+    """Compute Pearson's correlation; None where a side does not vary or a value is missing."""
     if len(a) < 2 or not all(map(math.isfinite, (*a, *b))) or len(set(a)) == 1 or len(set(b)) == 1:
         return None
     return statistics.correlation(a, b)
 
 
 def gap(samples: Samples, baseline: Samples, judge: Judge) -> dict[str, float | None]:
-    """How far the proxy has risen since the start beyond what quality did, each in deviations of the start's scores.
+    """Compute the rise of the proxy since the start less that of quality, in deviations of the start's scores.
 
-    0 at the start and as long as both rise alike; over-optimisation (Gao et al., arXiv 2210.10760) opens it.
+    The gap is 0 at the start and while both rise alike; over-optimisation widens it (Gao et al., arXiv 2210.10760).
     """
     quality = judge.quality
     proxy = _rise(_column(samples, "proxy"), _column(baseline, "proxy"))
     true = None if quality is None else _rise(_column(samples, quality), _column(baseline, quality))
-    return {
-        "proxy_gain": proxy,
-        "quality_gain": true,
-        "gap": None if proxy is None or true is None else proxy - true,
-    }
+    return {"proxy_gain": proxy, "quality_gain": true, "gap": None if proxy is None or true is None else proxy - true}
 
 
 def _rise(new: Sequence[float], old: Sequence[float]) -> float | None:

@@ -1,7 +1,7 @@
 """Tasks of EleutherAI's lm-evaluation-harness, where it is installed (`pip install 'align[lm_eval]'`).
 
-The only importer of lm_eval. Task definitions and their data may come from the Hub; `include` names a folder of the
-user's own, which need no network. Scores are the harness's own, under its prompts and not under the chat template.
+The only importer of lm_eval. Task definitions and data may come from the Hub; those in the folder `include` need no
+network. Scores are the harness's own, under its prompts and not under the chat template.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ def harness_scores(
     rows: int,
     seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Task -> metric -> score. The global random state is left as it was.
+    """Evaluate tasks of the harness: task -> metric -> score. Global random states are restored.
 
     Args:
-        include: A folder with task definitions (YAML) of one's own.
+        include: A folder with the user's task definitions (YAML).
         limit: Most documents of a task; None = all.
         rows: Sequences per forward pass.
-        seed: Of the choice of few-shot examples.
+        seed: Seed of the choice of few-shot examples.
 
     Raises:
-        InputError: A task that the harness does not know or cannot load.
+        InputError: A task that does not exist or cannot be loaded.
     """
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -71,7 +71,7 @@ def harness_scores(
 
 
 def _scores(figures: dict[str, Any]) -> dict[str, float]:
-    """`{"acc,none": 0.5, "alias": ...}` -> `{"acc": 0.5}`; a filter other than `none` stays in the name."""
+    """Return metrics by plain names: `{"acc,none": 0.5, "alias": ...}` -> `{"acc": 0.5}`; other filters stay named."""
     numbers = {name: value for name, value in figures.items() if "," in name and isinstance(value, (int, float))}
     return {
         name.removesuffix(",none").replace(",", "."): float(value)

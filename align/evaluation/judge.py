@@ -1,49 +1,65 @@
-"""Who scores responses in an evaluation: the run's own reward, the world's true one, a model that only judges."""
+"""Judges of responses: the run's own reward, the world's true one, and a reward model that only judges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from align.config import ModelConfig
+from align.engine.value_head import ValueHead
+from align.errors import InputError
+from align.models.chat_tokenizer import ChatTokenizer
+from align.models.load import load_tokenizer
+from align.models.reward_folder import load_reward_model
+from align.rewards import RewardModelScorer, Source
 from align.types import Prompt, RewardInput, RewardOutput
-from align.worlds import Gold, World
+from align.worlds import Gold, World, resolve
 
+KEY = "evaluation.reward_model"
 Scores = dict[str, float | None]  # by judge: proxy, gold (null where unknown), evaluation (where there is such a model)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Everything that puts a number on a response. Nothing here is trained on, but `score`."""
+    """Everything that puts a number on a response. Only `score` is trained against."""
 
     score: Callable[[RewardInput], RewardOutput]  # the run's reward source: the proxy
-    credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # its rewards per token, to be shown
-    world: World | None = None  # whose gold reward is known
-    evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that nothing is trained against
+    credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # token rewards of `score`, for display
+    world: World | None = None  # the source of the gold reward
+    evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that only judges
     total: Callable[[RewardInput], RewardOutput] | None = None  # `score` without the signals that credit needs; cheaper
 
     @property
     def name(self) -> str:
-        """Which score decides the win rate: the best that there is."""
+        """Return the score that decides the win rate: gold, else evaluation, else proxy."""
         return self.quality or "proxy"
 
     @property
     def quality(self) -> str | None:
-        """Which score stands for quality where it is held against the proxy; None where nothing does."""
+        """Return the score that stands for quality against the proxy; None without one."""
         return "gold" if self.world is not None else "evaluation" if self.evaluation is not None else None
 
+    @property
+    def names(self) -> list[str]:
+        """Return the scores that are known."""
+        known = {"proxy": True, "gold": self.world is not None, "evaluation": self.evaluation is not None}
+        return [name for name, there in known.items() if there]
+
     def gold(self, prompt: Prompt, response: str, ended: bool) -> Gold | None:
-        """The true reward; None where no world is known, or the prompt is no row of its data."""
+        """Compute the true reward; None without a world, or where the prompt is no row of the world's data."""
         return self.world.gold(prompt.row, response, ended) if self.world is not None and prompt.row else None
 
     def scores(self, batch: RewardInput, prompts: Sequence[Prompt], output: RewardOutput | None = None) -> list[Scores]:
-        """Every judge's score of every response.
+        """Compute every judge's score of every response.
 
         Args:
             prompts: One per row; their data rows decide the gold reward.
-            output: What `score` gave, where it was asked already.
+            output: The result of `score`, where it is known already.
         """
         output = output or (self.total or self.score)(batch)
         proxy = output.total.tolist()
@@ -58,6 +74,30 @@ class Judge:
 
 
 def value(scores: Any, judge: str) -> float:
-    """A score for arithmetic; what is null in a file (a NaN, or nothing) is NaN."""
+    """Return a score for arithmetic; a null in a file (a NaN, or a missing score) is NaN."""
     score = scores.get(judge)
     return float("nan") if score is None else float(score)
+
+
+def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype) -> Source:
+    """Load the reward model at `path` as a judge: weights of its own in fp32, compute in `dtype`, unscaled scores.
+
+    Raises:
+        InputError: The model cannot be loaded, has another vocabulary than the policy, or no linear `score` head.
+    """
+    folder = resolve(str(path), KEY)
+    if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
+        raise InputError(KEY, str(path), "a reward model with the policy's vocabulary")
+    return RewardModelScorer(load_value_head(folder, device, dtype, key=KEY, pad_id=chat.pad_id))
+
+
+def load_value_head(
+    folder: str, device: torch.device, dtype: torch.dtype, *, key: str, pad_id: int | None = None
+) -> ValueHead:
+    """Load a stored reward model as a frozen value head, which scores every prefix.
+
+    Raises:
+        InputError: As `load_reward_model`; `key` is named.
+    """
+    body, head = load_reward_model(folder, dtype=torch.float32, device=device, key=key, pad_id=pad_id)
+    return ValueHead(body, head, dtype).requires_grad_(False)

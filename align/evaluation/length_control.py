@@ -1,4 +1,4 @@
-"""The win rate that two policies would have if their responses were equally long.
+"""Length-controlled win rate: the rate that two policies would have if their responses were equally long.
 
 After length-controlled AlpacaEval (Dubois et al., arXiv 2404.04475, section 3): a logistic regression of the preference
 on the length difference, read off where that difference is 0. Here, for one policy against one start model,
@@ -6,9 +6,9 @@ on the length difference, read off where that difference is 0. Here, for one pol
     P(win on prompt x) = sigmoid(theta + phi * tanh(d_x / s)),   d_x = length - length of the start model's response
 
 in tokens, s the population deviation of d over the prompts; a tie is half a win. The length-controlled win rate is
-sigmoid(theta). Two differences from AlpacaEval: the term of the prompt's difficulty is left out (it is estimated from
-many models' results), and what keeps phi finite is a standard normal prior on phi alone in place of cross-validated
-regularisation, so that where lengths do not differ, or all prompts are won, the figure is the raw win rate.
+sigmoid(theta). Two differences from AlpacaEval: there is no term for the prompt's difficulty, which is estimated from
+many models' results, and a standard normal prior on phi alone replaces cross-validated regularisation, so that the
+figure is the raw win rate where lengths do not differ or all prompts are won.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align.evaluation.comparison import percentile_interval
 from align.streams import generator
 
-STEPS = 50  # of Newton's method, at most
-THETA = 15.0  # where all prompts are won theta has no maximum: from here on the rate counts as 0 or 1
+STEPS = 50  # most steps of Newton's method
+THETA = 15.0  # bound of |theta|, which has no maximum where all prompts are won; at the bound the rate is 0 or 1
 
 
 def length_controlled(
     wins: Sequence[float], difference: Sequence[float], *, confidence: float, seed: int, resamples: int
 ) -> dict[str, float | None]:
-    """Length-controlled win rate with a percentile bootstrap interval over prompts, and phi.
+    """Estimate the length-controlled win rate with a percentile bootstrap interval over prompts, and phi.
 
     Args:
         wins: 1, 0.5 or 0 per prompt.
@@ -41,20 +42,19 @@ def length_controlled(
     y, x = torch.tensor(wins, dtype=torch.float64), torch.tensor(difference, dtype=torch.float64)
     n = len(y)
     rows = torch.randint(n, (resamples, n), generator=generator(seed, "length-controlled bootstrap"))
-    rows = torch.cat([torch.arange(n).unsqueeze(0), rows])  # the prompts themselves first
+    rows = torch.cat([torch.arange(n).unsqueeze(0), rows])  # first the original sample
     theta, phi = fit(y[rows], x[rows])
     rate = torch.where(theta.abs() < THETA, torch.sigmoid(theta), (theta > 0).double())
-    tail = (1 - confidence) / 2
-    low, high = rate[1:].quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = percentile_interval(rate[1:], confidence)
     return {"mean": float(rate[0]), "low": low, "high": high, "length_effect": float(phi[0])}
 
 
 def fit(y: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-    """theta and phi (R,) float64 that maximise sum_x log-likelihood - phi^2 / 2, for R data sets at once.
+    """Fit theta and phi (R,) float64 for R data sets at once: argmax of sum_x log-likelihood - phi^2 / 2.
 
     Args:
         y: (R, n) wins in [0, 1].
-        difference: (R, n) lengths' differences; one of deviation 0 says nothing (phi = 0).
+        difference: (R, n) length differences; without any deviation phi is 0.
     """
     spread = difference.std(dim=1, correction=0, keepdim=True)
     x = torch.where(spread > 0, torch.tanh(difference / spread.clamp(min=1e-300)), torch.zeros_like(difference))

@@ -1,4 +1,4 @@
-"""One evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, variety, and the probes."""
+"""Evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, diversity, and probes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,32 @@ from align.types import Prompt, Rollout
 
 @dataclass(frozen=True)
 class EvaluationResult:
+    """Figures, samples and probes of one evaluation."""
+
     summary: dict[str, Any]  # nested figures, as in evaluation.json; null where there was nothing to measure
     samples: list[dict[str, Any]]  # one per prompt, in the set's order
-    probes: list[dict[str, Any]] = field(default_factory=list)  # every probe: what was asked, answered and scored
+    probes: list[dict[str, Any]] = field(default_factory=list)  # one per probe: prompt, response and scores
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    """The policy as what answers prompts: one sampled response each."""
+
+    policy: Policy
+    chat: ChatTokenizer
+    rollout: RolloutConfig
+
+    def __call__(self, prompts: Sequence[Prompt], noise: Noise) -> Rollout:
+        return sample(
+            self.policy,
+            self.chat,
+            prompts,
+            noise=noise,
+            max_new_tokens=self.rollout.max_new_tokens,
+            temperature=self.rollout.temperature,
+            decode_batch_size=self.rollout.decode_batch_size or self.rollout.batch_size,
+            cuda_graphs=self.rollout.cuda_graphs,
+        )
 
 
 @torch.no_grad()
@@ -46,7 +69,7 @@ def evaluate(
     baseline: Sequence[Mapping[str, Any]] | None = None,
     respond: Responder | None = None,
 ) -> EvaluationResult:
-    """Measure `policy` as it is.
+    """Evaluate `policy` with its present weights.
 
     Sampling noise depends on `evaluation.seed`, the prompt and the position alone, so two policies answer under the
     same noise. No global random state is read or changed.
@@ -54,27 +77,15 @@ def evaluate(
     Args:
         reference: The start model, for the KL.
         rollout: Temperature (of sampling and KL) and length limit; the same as in training.
-        baseline: `samples` of the start model's evaluation, for the win rate; None = this is it, compared with itself.
-        respond: Who answers the prompts in place of the policy; its KL is then a bound and no estimate.
+        baseline: `samples` of the start model's evaluation, for the win rate; None = this is the start model, compared
+            with itself.
+        respond: Answers the prompts in place of the policy; its KL is then an upper bound and no estimate.
 
     Raises:
         ValueError: `baseline` is about other prompts.
     """
-
-    def answer(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        return sample(
-            policy,
-            chat,
-            prompts,
-            noise=noise,
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=rollout.temperature,
-            decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
-            cuda_graphs=rollout.cuda_graphs,
-        )
-
-    noise = Noise(evaluation.seed, "evaluation")
-    responses = (respond or answer)(data.prompts, noise)
+    noise, answer = Noise(evaluation.seed, "evaluation"), respond or _Sampler(policy, chat, rollout)
+    responses = answer(data.prompts, noise)
     samples = _samples(responses, chat, data.prompts, judge)
     figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
     kl: dict[str, Any]
@@ -90,18 +101,10 @@ def evaluate(
     if data.probes:
         longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
         figures["probes"], probed = run_probes(
-            data.probes, respond or answer, chat, judge, noise, longest=longest, seed=evaluation.seed
+            data.probes, answer, chat, judge, noise, longest=longest, seed=evaluation.seed
         )
     if evaluation.lm_eval:
-        figures["lm_eval"] = harness_scores(
-            policy,
-            chat,
-            evaluation.lm_eval,
-            include=evaluation.lm_eval_path,
-            limit=evaluation.lm_eval_limit,
-            rows=evaluation.batch_size,
-            seed=evaluation.seed,
-        )
+        figures["lm_eval"] = _harness_scores(policy, chat, evaluation)
     summary = {
         "perplexity": response_perplexity(policy, chat, data.pairs, evaluation.batch_size),
         "forgetting_perplexity": text_perplexity(policy, chat, data.texts, evaluation.batch_size),
@@ -110,6 +113,18 @@ def evaluate(
         **figures,
     }
     return EvaluationResult(summary, samples, probed)
+
+
+def _harness_scores(policy: Policy, chat: ChatTokenizer, evaluation: EvaluationConfig) -> dict[str, dict[str, float]]:
+    return harness_scores(
+        policy,
+        chat,
+        evaluation.lm_eval,
+        include=evaluation.lm_eval_path,
+        limit=evaluation.lm_eval_limit,
+        rows=evaluation.batch_size,
+        seed=evaluation.seed,
+    )
 
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
@@ -142,7 +157,7 @@ def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt],
 def settings(
     data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
 ) -> dict[str, Any]:
-    """Under which conditions the figures hold, for evaluation.json; `method` may have figures of its own."""
+    """Return the conditions of the figures, for evaluation.json; `method` may have figures of its own."""
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),

@@ -1,4 +1,4 @@
-"""Perplexity at temperature 1: of given responses, and of plain text."""
+"""Perplexity at temperature 1, of given responses and of plain text."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair
 
 LOGIT_ELEMENTS = 2**27  # most logits (positions times vocabulary) in one forward pass: 0.5 GB in fp32
-MAX_TEXT_TOKENS = 512  # of a general text; the rest is not read
+MAX_TEXT_TOKENS = 512  # most tokens of a general text; the rest is cut
 
 
 def micro_batches(lengths: Tensor, vocabulary: int, rows: int) -> list[Tensor]:
-    """Indices of rows (n,), sorted by length, in groups of at most `rows` rows and LOGIT_ELEMENTS logits."""
+    """Split rows (n,), sorted by length, into index groups of at most `rows` rows and LOGIT_ELEMENTS logits."""
     groups = token_batches(lengths, max(1, LOGIT_ELEMENTS // vocabulary))
     return [part for group in groups for part in group.split(rows)]
 
 
 def response_perplexity(policy: Policy, chat: ChatTokenizer, pairs: Sequence[Pair], batch_size: int) -> float | None:
-    """exp of the mean negative log-probability per token of the chosen responses, end token included.
+    """Compute the perplexity of the chosen responses, end token included: exp(-mean log-probability per token).
 
-    Every token counts the same, whichever response it is in. None where there are no tokens.
+    Every token has the same weight, whatever its response. None where there are no tokens.
 
     Args:
-        batch_size: Sequences per forward pass, at most.
+        batch_size: Most sequences per forward pass.
     """
     return _perplexity(policy, chat, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size)
 
 
 def text_perplexity(policy: Policy, chat: ChatTokenizer, texts: Sequence[str], batch_size: int) -> float | None:
-    """The same of plain text, without chat template: every token after the first, given all before it.
+    """Compute the perplexity of plain text, without chat template, over every token after the first.
 
-    Special tokens are the tokenizer's own habit (a Llama tokenizer's BOS is the first token, which is not scored).
+    The tokenizer adds its own special tokens (a Llama tokenizer's BOS is the first token, which is not scored).
     """
     limit = min(MAX_TEXT_TOKENS, getattr(policy.model.config, "max_position_embeddings", None) or MAX_TEXT_TOKENS)
     encoded = [chat.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
@@ -61,6 +61,6 @@ def _perplexity(policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_
 
 @torch.no_grad()
 def _log_likelihood(policy: Policy, rows: Sequence[Row], pad_id: int) -> float:
-    """Sum of the targets' log-probabilities given their contexts, nats."""
+    """Sum the log-probabilities of the targets given their contexts, nats."""
     batch = collate(rows, pad_id, policy.device)
     return float(masked_sum(policy.response_logprobs(batch, 1.0).double(), batch.response_mask))

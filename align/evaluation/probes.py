@@ -1,8 +1,8 @@
-"""Reward-hacking probes: prompts and responses are perturbed, to see how far the proxy moves, and how far quality.
+"""Reward-hacking probes: how far perturbed prompts and responses move the proxy reward, and how far quality.
 
-A prompt's perturbation is answered by the policy, under the same noise as the prompt, and both answers are scored: the proxy
-reads the perturbation with its answer, gold judges the answer by the original's data row. A response's perturbation is the text that
-the policy gave to the prompt, changed; it and the unchanged text are scored as responses that ended by themselves.
+The policy answers a perturbed prompt under the same noise as the prompt itself. The proxy scores the perturbed prompt
+with its answer; gold judges that answer by the original's data row. A perturbed response is the policy's answer to the
+prompt, changed; it and the unchanged answer are scored as responses that ended by themselves.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from torch import Tensor
 
 from align.engine.sampling import Noise
-from align.evaluation.given import given_input
+from align.evaluation.comparison import standard_error
 from align.evaluation.judge import Judge, value
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.sets import Probe
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import reward_input
+from align.rewards import given_input, reward_input
 from align.types import Prompt, RewardInput, Rollout
 
-ORIGINAL = "original"  # the kind of what is not perturbed
+ORIGINAL = "original"  # the kind of a prompt or response without perturbation
 JUDGES = ("proxy", "gold", "evaluation")
 
 
 @dataclass(frozen=True)
 class _SharedNoise(Noise):
-    """Prompts are numbered by their place; each draws the noise of the prompt whose perturbation it is."""
+    """Noise of prompts that are numbered by place: each draws the noise of the prompt that it is a perturbation of."""
 
     owners: tuple[int, ...] = ()  # Prompt.id by place
 
@@ -48,22 +48,22 @@ def run_probes(
     longest: int | None,
     seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Both kinds of probes.
+    """Run the probes of prompts and of responses.
 
     Args:
-        respond: Who answers: one response per prompt.
-        longest: Tokens of prompt and response that a reward model may be given; a longer perturbation is left out.
-        seed: Of the responses' perturbations.
+        respond: Gives one response per prompt.
+        longest: Most tokens of prompt and response that a reward model takes; longer perturbations are left out.
+        seed: Seed of the responses' perturbations.
 
     Returns:
-        The figures of evaluation.json's `probes`, and every probe as a row for the samples' file.
+        The figures under `probes` in evaluation.json, and every probe as a row of evaluation_probes.jsonl.
     """
-    asked = [(probe.prompt, kind, prompt) for probe in probes for kind, prompt in _every(probe)]
-    numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(asked)]
-    shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in asked))
+    given = [(probe.prompt, kind, prompt) for probe in probes for kind, prompt in _every(probe)]
+    numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(given)]
+    shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in given))
     responses = respond(numbered, shared)
-    answers = reward_input(responses, [prompt for _, _, prompt in asked], chat)
-    answered = _rows("prompts", [(owner, kind) for owner, kind, _ in asked], answers, judge)
+    answers = reward_input(responses, [prompt for _, _, prompt in given], chat)
+    answered = _rows("prompts", [(owner, kind) for owner, kind, _ in given], answers, judge)
     originals = [(probe.prompt, row["response"]) for probe, row in zip(probes, _originals(answered), strict=True)]
     written = [
         (prompt, kind, chat.encode_response(text))
@@ -82,7 +82,7 @@ def run_probes(
 
 
 def _strongest(shifts: Mapping[str, float]) -> str | None:
-    """The kind that raises the score most; None where none does."""
+    """Return the kind that raises the score most; None where none does."""
     best = max(shifts, key=lambda kind: -math.inf if math.isnan(shifts[kind]) else shifts[kind], default=None)
     return best if best is not None and shifts[best] > 0 else None
 
@@ -107,11 +107,12 @@ def _rows(on: str, origins: Sequence[tuple[Prompt, str]], batch: RewardInput, ju
 
 
 def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, dict[str, float]]:
-    """Figure -> kind -> number: how each kind moves every score, paired with the original of the same prompt.
+    """Compute how far each kind moves every score, against the original of the same prompt: figure -> kind -> number.
 
     Args:
-        rows: With `kind`, `prompt_id`, `tokens` and the judges' scores; a perturbation whose original is missing counts not.
-        quality: The score that tells whether a hack pays: the proxy rises while this one does not.
+        rows: With `kind`, `prompt_id`, `tokens` and the judges' scores; perturbations without an original are left
+            out.
+        quality: The score that decides whether a perturbation pays: the proxy rises and this score does not.
     """
     originals = {row["prompt_id"]: row for row in rows if row["kind"] == ORIGINAL}
     by_kind: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
@@ -124,8 +125,8 @@ def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, 
             moved = [value(new, judge) - value(old, judge) for old, new in pairs if _both(old, new, judge)]
             if moved:
                 figures.setdefault(f"{judge}_shift", {})[kind] = statistics.fmean(moved)
-            if len(moved) > 1 and all(map(math.isfinite, moved)):
-                figures.setdefault(f"{judge}_shift_se", {})[kind] = statistics.stdev(moved) / math.sqrt(len(moved))
+            if (error := standard_error(moved)) is not None:
+                figures.setdefault(f"{judge}_shift_se", {})[kind] = error
     for kind, pairs in by_kind.items():
         figures.setdefault("proxy_rises", {})[kind] = statistics.fmean(_rises(old, new, "proxy") for old, new in pairs)
         judged = [(old, new) for old, new in pairs if quality is not None and _both(old, new, quality)]

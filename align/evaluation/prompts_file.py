@@ -6,8 +6,8 @@
       typos: Waht is the captial of France?
     Name the opposite of hot.
 
-A prompt is a line that begins in the first column; its perturbations follow, indented, each under a kind of the writer's
-choosing. A prompt without perturbations gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
+A prompt is a line that begins in the first column; its perturbations follow, indented, each under a kind of any name.
+A prompt without perturbations gets those of `align.evaluation.perturbations`. `\\n` stands for a line break, `\\#`
 for a `#` that begins a prompt, `\\\\` for a backslash. Standard library only.
 """
 
@@ -23,7 +23,7 @@ from align.evaluation.perturbations import perturbations_of
 from align.worlds import resolve
 
 KEY = "evaluation.prompts_file"
-_TWIN = re.compile(r"([a-z][a-z0-9_]*):\s*(.*)")
+_PERTURBATION = re.compile(r"([a-z][a-z0-9_]*):\s*(.*)")
 _ESCAPES = {"n": "\n", "#": "#", "\\": "\\"}
 
 
@@ -36,12 +36,12 @@ class ProbePrompt:
 
 
 def made_perturbations(prompts: Iterable[str], seed: int = 0) -> list[ProbePrompt]:
-    """Prompts with the perturbations that the package makes."""
+    """Make the package's perturbations of prompts."""
     return [ProbePrompt(text, perturbations_of(text, seed)) for text in prompts]
 
 
 def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
-    """The content of a prompts file that `parse_prompts` reads back."""
+    """Format prompts as the content of a prompts file, which `parse_prompts` reads back."""
     lines = []
     for prompt in prompts:
         lines.append(_escaped(prompt.text))
@@ -50,10 +50,12 @@ def format_prompts(prompts: Iterable[ProbePrompt]) -> str:
 
 
 def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file, which may be an `align://` address; `seed` is that of the perturbations that it lacks.
+    """Load the prompts of a file.
+
+    Prompts without perturbations get the package's own, made with `seed`. `path` may be an `align://` address.
 
     Raises:
-        InputError: no such file, not UTF-8, or as `parse_prompts`.
+        InputError: A missing file, a file that is not UTF-8, or as `parse_prompts`.
     """
     place = Path(resolve(path, KEY)).expanduser()
     if not place.is_file():
@@ -66,10 +68,10 @@ def load_prompts(path: str, seed: int = 0) -> list[ProbePrompt]:
 
 
 def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
-    """The prompts of a file's content, those without perturbations completed.
+    """Parse the content of a prompts file; prompts without perturbations get the package's own.
 
     Raises:
-        InputError: a line that is neither, named by file and line number, or no prompt at all.
+        InputError: A line that is neither prompt nor perturbation, named by file and line number, or no prompt.
     """
     found: dict[str, dict[str, str]] = {}
     latest: str | None = None
@@ -92,7 +94,7 @@ def parse_prompts(content: str, name: str, seed: int = 0) -> list[ProbePrompt]:
 def _add_perturbation(found: dict[str, dict[str, str]], prompt: str | None, line: str, where: str) -> None:
     if prompt is None:
         raise InputError(where, line, "a prompt first: a line that begins in the first column")
-    match = _TWIN.fullmatch(line)
+    match = _PERTURBATION.fullmatch(line)
     if match is None:
         raise InputError(
             where, line, "a perturbation as `kind: text` (kind in lower case), or a prompt in the first column"

@@ -1,4 +1,4 @@
-"""What a reward model is worth on pairs it was not trained on: accuracy, calibration, length, and what moves it."""
+"""Report of a reward model on held-out pairs: accuracy, calibration, length bias, and effects of perturbations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ import torch
 
 from align.evaluation.comparison import bootstrap
 from align.evaluation.figures import correlation
-from align.evaluation.given import given_input
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.probes import ORIGINAL, shifts
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import Source
+from align.rewards import Source, given_input
 from align.streams import permutation
 from align.types import Pair
 from align.worlds import World
 
-BINS = 10  # of confidence, from 0.5 to 1
-GROUPS = range(2, 33)  # different values of a column by which accuracy is told apart unasked
+BINS = 10  # bins of confidence, from 0.5 to 1
+GROUPS = range(2, 33)  # number of values of a column by which accuracy is split by default
 CHUNK = 512  # responses scored at once
 
 
@@ -38,16 +37,16 @@ def reward_report(
     perturbed: int = 128,
     world: World | None = None,
 ) -> dict[str, Any]:
-    """All figures of the report, ready for JSON.
+    """Compute all figures of the report, ready for JSON.
 
     Args:
         source: The reward model, its scores on the scale on which it was trained: their difference is the log-odds
             that the first is preferred (Bradley-Terry).
-        pairs: Held out of its training.
-        confidence: Of the percentile bootstrap intervals over pairs.
-        by: Columns of the data rows by whose values accuracy is told apart; None = those with few different texts.
-        perturbed: Chosen responses that are perturbed, at most.
-        world: Whose gold reward says whether a perturbation deserved the move.
+        pairs: Pairs that the reward model was not trained on.
+        confidence: Level of the percentile bootstrap intervals over pairs.
+        by: Columns of the data rows by whose values accuracy is split; None = those with few different texts.
+        perturbed: Most chosen responses that are perturbed.
+        world: Its gold reward shows whether a perturbation deserved the change.
     """
     rows = [(pair.prompt, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
     scores = _scores(source, rows, chat, device)
@@ -86,7 +85,7 @@ def _mean(values: Sequence[float], confidence: float, seed: int) -> dict[str, fl
 
 
 def calibration(margins: Sequence[float]) -> dict[str, Any]:
-    """Whether sigmoid(score difference) is the probability that it looks like.
+    """Compute whether sigmoid(score difference) is the probability of being preferred.
 
     A pair's confidence is that of the side with the higher score, sigmoid(|margin|), and it is right where that is the
     chosen one (a tie half). ECE is the mean over pairs of |accuracy - confidence| of its bin (Guo et al., arXiv
@@ -123,7 +122,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _columns(pairs: Sequence[Pair]) -> list[str]:
-    """Columns of text or truth values that split the pairs into a few groups."""
+    """Return the columns of text or truth values that split the pairs into a few groups."""
     rows = [pair.prompt.row for pair in pairs]
     names = dict.fromkeys(name for row in rows for name in row)
     values = {name: [row.get(name) for row in rows] for name in names}
@@ -154,7 +153,7 @@ def _moves(
     world: World | None,
     deviation: float,
 ) -> dict[str, dict[str, float]]:
-    """Kind of perturbation -> how far it moves the score of a chosen response."""
+    """Compute how far each kind of perturbation moves the score of a chosen response."""
     picked = permutation(len(pairs), seed, "perturbed")[:most].sort().values.tolist()
     texts = [
         (i, kind, text)
@@ -174,7 +173,7 @@ def _moves(
 
 
 def _named(figures: Mapping[str, Mapping[str, float]], kind: str, deviation: float) -> dict[str, float]:
-    """One kind's figures, under the report's names."""
+    """Return one kind's figures under the report's names."""
     names = {"count": "responses", "proxy_shift": "shift", "proxy_shift_se": "shift_se", "proxy_rises": "rises"}
     names |= {name: name for name in ("gold_shift", "pays", "length_shift")}
     row = {new: figures[old][kind] for old, new in names.items() if kind in figures.get(old, {})}

@@ -1,4 +1,4 @@
-"""A reward model's report from a configuration: loads, measures, shows, and writes JSON and Markdown."""
+"""Report of a reward model from a configuration: load, measure, show, and write JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rich.text import Text
 from align.config import Config
 from align.data.preferences import load_preferences
 from align.errors import InputError
-from align.evaluation.reward_judge import load_scorer
+from align.evaluation.judge import load_value_head
 from align.evaluation.reward_report import reward_report
 from align.evaluation.reward_tables import markdown, show
 from align.files import dumps, write_atomic
 from align.libraries import quiet
 from align.models.load import load_chat_tokenizer, resolve_device, resolve_precision, torch_dtype
-from align.rewards import RewardModelSource
+from align.rewards import RewardModelScorer
 from align.worlds import get
 
 NAME = "reward_model_report"
@@ -30,7 +30,7 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     """Measure the reward model at `model`, which reads the pairs with its own tokenizer and chat template.
 
     Raises:
-        InputError: It cannot be loaded, there are no held-out pairs, or no row has a column of `by`.
+        InputError: The model cannot be loaded, there are no held-out pairs, or no row has a column of `by`.
     """
     quiet()
     if config.threads is not None:
@@ -43,12 +43,12 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     for column in by or ():
         if column not in known:
             raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
-    scorer = load_scorer(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
+    scorer = load_value_head(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
     print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
     world = None if config.data.world is None else get(config.data.world)
     settings = config.evaluation
     figures = reward_report(
-        RewardModelSource(scorer),
+        RewardModelScorer(scorer),
         chat,
         pairs,
         device,

@@ -1,4 +1,4 @@
-"""A reward model's report as tables: on the console, and as Markdown."""
+"""Tables of a reward model's report, on the console and as Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from align.numbers import number
 
 @dataclass(frozen=True)
 class Sheet:
-    """A titled table of texts; the first column is left-aligned, figures are not."""
+    """A titled table of texts; the first column is left-aligned, all others right-aligned."""
 
     title: str
     head: Sequence[str]
@@ -24,7 +24,7 @@ class Sheet:
 
 
 def sheets(report: Mapping[str, Any]) -> Iterator[Sheet]:
-    """The report's tables in reading order; what has no rows is left out."""
+    """Yield the report's tables in reading order; tables without rows are left out."""
     accuracy, length, calibrated = report["accuracy"], report["length_only"], report["calibration"]
     overall = [
         ("held-out accuracy", f"{number(accuracy['mean'])} [{number(accuracy['low'])}, {number(accuracy['high'])}]"),
@@ -71,7 +71,7 @@ def _move(kind: str, figures: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Every table on the console."""
+    """Print every table on the console."""
     for sheet in sheets(report):
         table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for i, label in enumerate(sheet.head):
@@ -82,7 +82,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The report's file for people."""
+    """Format the report as Markdown."""
     lines = [f"# Reward model {report['model']}", "", f"Pairs held out of {report['data']}.", ""]
     for sheet in sheets(report):
         lines += [f"## {sheet.title}", ""]

@@ -1,4 +1,4 @@
-"""What a model is measured on; chosen once per run, the same for every evaluation."""
+"""Evaluation data: chosen once per run, the same for every evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Probe:
-    """A prompt and its perturbations by kind. A perturbation keeps the prompt's id (so its noise) and data row (so its gold)."""
+    """A prompt and its perturbations by kind, which keep its id (so its noise) and data row (so its gold)."""
 
     prompt: Prompt
     perturbations: Mapping[str, Prompt]
@@ -28,7 +28,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    prompts: tuple[Prompt, ...]  # one sampled response each
+    """Prompts, pairs, texts and probes of an evaluation."""
+
+    prompts: tuple[Prompt, ...]  # one response is sampled to each
     pairs: tuple[Pair, ...]  # for perplexity
     texts: tuple[str, ...]  # for forgetting
     probes: tuple[Probe, ...] = ()  # for reward hacking
@@ -42,7 +44,7 @@ class EvaluationSet:
         config: EvaluationConfig,
         probes: Sequence[Probe] = (),
     ) -> EvaluationSet:
-        """A seeded choice of `evaluation.num_*` of each, in the data's order; all where there are fewer."""
+        """Select `evaluation.num_*` of each by the evaluation's seed, in the data's order; all of fewer."""
         return cls(
             _choose(prompts, config.num_prompts, config.seed, "prompts"),
             _choose(pairs, config.num_pairs, config.seed, "pairs"),
@@ -59,15 +61,15 @@ def _choose(items: Sequence[T], n: int, seed: int, name: str) -> tuple[T, ...]:
 def probes_of(
     config: EvaluationConfig, chat: ChatTokenizer, prompts: Sequence[Prompt], *, world: str | None, longest: int | None
 ) -> list[Probe]:
-    """`evaluation.num_probes` prompts with their perturbations: a seeded choice from the prompts file, else from `prompts`.
+    """Select `evaluation.num_probes` prompts, with their perturbations, from the prompts file or from `prompts`.
 
-    The file is `evaluation.prompts_file`, or what the world ships. A prompt of the file that is the text of one of
-    `prompts` is that prompt, with its data row; of others no gold reward is known. Perturbations of `prompts` are made, and
-    those of a prompt for which one would be longer than `longest` are not probed.
+    The file is `evaluation.prompts_file`, else the one that the world ships. A prompt of the file whose text is that of
+    one of `prompts` is that prompt, with its data row; others have no gold reward. Without a file the perturbations of
+    `prompts` are made; a prompt with a perturbation longer than `longest` is left out.
 
     Args:
         prompts: Held-out prompts.
-        longest: Tokens that a prompt may have; None = no limit.
+        longest: Most tokens of a prompt; None = no limit.
 
     Raises:
         InputError: A file that cannot be read or holds a prompt that is too long.
@@ -115,7 +117,7 @@ def _made(prompt: Prompt, chat: ChatTokenizer, seed: int) -> Probe:
 
 
 def _perturbed(prompt: Prompt, text: str, chat: ChatTokenizer) -> Prompt:
-    """The conversation with `text` in place of what the prompt's last user message says."""
+    """Replace the prompt's last user message with `text`."""
     last = max((i for i, m in enumerate(prompt.messages) if m["role"] == "user"), default=len(prompt.messages) - 1)
     messages = tuple(m | {"content": text} if i == last else m for i, m in enumerate(map(dict, prompt.messages)))
     return replace(prompt, messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))

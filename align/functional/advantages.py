@@ -1,4 +1,4 @@
-"""From rewards per token to advantages per token. Only response positions (mask 1) take part."""
+"""Advantages per token from rewards per token. Only response positions (mask 1) take part."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from align.functional.masked import zero_outside
 
 
 def penalise_kl(token_rewards: Tensor, logp: Tensor, ref_logp: Tensor, mask: Tensor, coef: float) -> Tensor:
-    """r_t - coef * (log pi(y_t) - log pi_ref(y_t)), 0 outside mask: (B, T). InstructGPT, arXiv 2203.02155, eq. 2."""
+    """Subtract the KL penalty from token rewards: r_t - coef * (log pi(y_t) - log pi_ref(y_t)).
+
+    InstructGPT, arXiv 2203.02155, eq. 2. Returns (B, T), 0 outside mask.
+    """
     return zero_outside(token_rewards - coef * (logp - ref_logp), mask)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, eq. 16) over response tokens.
+    """Compute generalised advantage estimates (arXiv 1506.02438, eq. 16) over response tokens.
 
     The value after a response's last token is 0, whether it ended or was cut at the length limit: the episode is over
     either way, and a cut response is judged by `missing_eos_penalty`, not by what it might have become.
@@ -41,7 +44,7 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns) over mask; 0 where the returns do not vary."""
+    """Compute 1 - Var(returns - values) / Var(returns) over mask; 0 where the returns do not vary."""
     counts = mask.bool()
     returns, residual = returns[counts], (returns - values)[counts]
     variance = returns.var(unbiased=False)

@@ -1,4 +1,4 @@
-"""Splitting rows into micro-batches of similar length, under a budget of padded tokens."""
+"""Micro-batches of rows of similar length, under a budget of padded tokens."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-SHORTEST = 0.5  # of the longest row in a group: below it padding costs more than another forward pass
+SHORTEST = 0.5  # share of a group's longest row: below it padding costs more than another forward pass
 
 
 def token_batches(
     lengths: Tensor, budget: int, together: Tensor | None = None, shared: Tensor | None = None
 ) -> list[Tensor]:
-    """Indices of rows (n,), longest first, in groups whose size times longest row stays within `budget` tokens.
+    """Split rows (n,) into index groups, longest first, whose size times longest row is at most `budget` tokens.
 
     A row longer than the budget gets a group of its own, and no group mixes rows of very different lengths. Every row
     is in exactly one group.
 
     Args:
-        together: (n,) Rows of the same number stay in one group, as far as the budget allows; None = each by itself.
-        shared: (n,) tokens of each row that those of the same number have in common and that are read once for them,
-            however many stay in a group; None = none.
+        together: (n,) rows of the same number stay in one group, as far as the budget allows; None = all separate.
+        shared: (n,) tokens at the start of each row that rows of the same number have in common, read once per group;
+            None = none.
     """
     known = lengths.tolist()
     sizes = [max(1, n) for n in known]
@@ -33,7 +33,7 @@ def token_batches(
         units.setdefault(keys[row], []).append(row)
 
     def tokens(rows: list[int]) -> int:
-        """What is read of them, padding included; several rows of one number begin with the same tokens."""
+        """Count the tokens of a forward pass on these rows, padding included and shared beginnings once."""
         counts = Counter(keys[row] for row in rows)
         once = {keys[row]: common[row] for row in rows if counts[keys[row]] > 1}
         longest = max(sizes[row] - once.get(keys[row], 0) for row in rows)
@@ -53,6 +53,6 @@ def token_batches(
 
 
 def _pieces(rows: list[int], budget: int, tokens: Callable[[list[int]], int]) -> list[list[int]]:
-    """The rows in their order, as many at once as the budget holds, one at least; they are the longest first."""
+    """Split rows, longest first, into pieces as large as the budget allows, at least one row each."""
     size = next((n for n in range(len(rows), 1, -1) if tokens(rows[:n]) <= budget), 1)
     return [rows[i : i + size] for i in range(0, len(rows), size)]

@@ -1,10 +1,10 @@
 """Credit assignment: how a response's score R is spread over its tokens, before any KL penalty.
 
 Every function takes what it needs of the source's output and the response mask (B, T; 1 = counts) and returns rewards
-per token (B, T), 0 outside the mask. Whether a scheme keeps the KL-regularised optimum of the score is said in each
-docstring (share of the value gap to it that exact gradients close on an enumerable problem). A scheme keeps it where
-its rewards sum to the score up to a constant of the prompt, and each is settled by the tokens up to its own: an
-advantage counts what is paid from a token on, and drops what was paid before as if that token had no say in it.
+per token (B, T), 0 outside the mask. Each docstring states whether the scheme keeps the KL-regularised
+optimum of the score, or the share of the value gap to it that exact gradients close on an enumerable problem. A scheme
+keeps the optimum where its rewards sum to the score up to a constant of the prompt and each is settled by the tokens up
+to its own: an advantage sums the rewards from a token on, and ignores earlier ones as independent of that token.
 """
 
 from __future__ import annotations
@@ -18,24 +18,26 @@ from align.functional.masked import masked_sum, zero_outside
 
 
 def last_token(mask: Tensor) -> Tensor:
-    """(B, T) one-hot of each response's last token; all zero for an empty response."""
+    """Return the one-hot (B, T) of each response's last token; all zero for an empty response."""
     position = torch.arange(mask.shape[1], device=mask.device)
     return ((position == (mask.sum(1, keepdim=True) - 1)) & (mask == 1)).to(mask.dtype)
 
 
 def sparse(total: Tensor, mask: Tensor) -> Tensor:
-    """R at the last token (InstructGPT, arXiv 2203.02155). Keeps the optimum."""
+    """Assign R to the last token (InstructGPT, arXiv 2203.02155). Keeps the optimum."""
     return total.unsqueeze(1) * last_token(mask)
 
 
 def uniform(total: Tensor, mask: Tensor) -> Tensor:
-    """R / T at every token: the control for density alone. Changes the optimum (closes .71-.99 of the gap)."""
+    """Assign R / T to every token: the control for density alone. Changes the optimum (closes .71-.99 of the gap)."""
     return total.unsqueeze(1) / mask.sum(1, keepdim=True).clamp(min=1) * mask
 
 
 def prefix(prefix_scores: Tensor, mask: Tensor, steps: Tensor | None = None) -> Tensor:
-    """R(x, y_<=t) - R(x, y_<s) at the end t of each step s..t: potential-based shaping (Ng et al. 1999; RED, arXiv
-    2411.08302). Keeps the optimum where gamma is 1, as long as a step's end is settled by the tokens up to it.
+    """Assign to the end t of each step s..t the difference R(x, y_<=t) - R(x, y_<s).
+
+    Potential-based shaping (Ng et al. 1999; RED, arXiv 2411.08302). Keeps the optimum where gamma is 1 and a step's end
+    is settled by the tokens up to it.
 
     Args:
         prefix_scores: (B, T + 1), the score of the first 0..T response tokens. Rewards sum to R - R(x, empty).
@@ -51,16 +53,21 @@ def prefix(prefix_scores: Tensor, mask: Tensor, steps: Tensor | None = None) -> 
     return zero_outside(prefix_scores[:, 1:] - prefix_scores.gather(1, before), ends.long())
 
 
+def prefix_sums(token_scores: Tensor) -> Tensor:
+    """Compute the sum of the first 0..T token scores (B, T): (B, T + 1)."""
+    return torch.nn.functional.pad(token_scores.cumsum(1), (1, 0))
+
+
 def every_k(mask: Tensor, k: int) -> Tensor:
-    """(B, T), 1 at every k-th token of a response: the ends of steps of k tokens."""
+    """Return the ends (B, T) of steps of k tokens: 1 at every k-th token of a response."""
     position = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (position % k == 0).long() * mask
 
 
 def attention(total: Tensor, weights: Tensor, mask: Tensor, mix: float = 0.8) -> Tensor:
-    """mix * a_t * R + (1 - mix) * 1[t = T] * R (ABC, arXiv 2402.00782, with b = 0.8). Sums to R.
+    """Assign R by attention: mix * a_t * R + (1 - mix) * 1[t = T] * R (ABC, arXiv 2402.00782, with b = 0.8).
 
-    Weights that depend on the response change the optimum (closes .76-.99 of the gap).
+    Sums to R. Weights that depend on the response change the optimum (closes .76-.99 of the gap).
 
     Args:
         weights: (B, T) >= 0, the reward model's attention from the last token; normalised to 1 over the mask here. A
@@ -72,9 +79,9 @@ def attention(total: Tensor, weights: Tensor, mask: Tensor, mix: float = 0.8) ->
 
 
 def implicit(total: Tensor, log_ratio: Tensor, mask: Tensor, scale: float = 0.05, clip: float = 0.05) -> Tensor:
-    """clip(scale * log_ratio_t, +-clip) + 1[t = T] * R: RTO (arXiv 2404.18922, with b1 = 0.05).
+    """Add the implicit reward: clip(scale * log_ratio_t, +-clip) + 1[t = T] * R (RTO, arXiv 2404.18922, b1 = 0.05).
 
-    Adds to R instead of spreading it, so it moves the optimum to that of R + sum_t clip(...); without the clip this is
+    This adds to R instead of spreading it, so the optimum becomes that of R + sum_t clip(...); without the clip it is
     pi_ref^(1 - scale/beta) * pi_dpo^(scale/beta) * exp(R / beta), normalised.
 
     Args:
@@ -84,9 +91,10 @@ def implicit(total: Tensor, log_ratio: Tensor, mask: Tensor, scale: float = 0.05
 
 
 def spans(segments: Sequence[Sequence[tuple[int, int, float]]], offsets: Tensor, mask: Tensor) -> Tensor:
-    """Each labelled segment's score at the token that holds its last character: fine-grained RLHF (arXiv 2306.01693,
-    section 3.1). Sums to the segments' scores; keeps the optimum of that sum where a segment's score is settled by the
-    tokens up to its end.
+    """Assign each labelled segment's score to the token that holds its last character.
+
+    Fine-grained RLHF (arXiv 2306.01693, section 3.1). Sums to the segments' scores; keeps the optimum of that sum where
+    a segment's score is settled by the tokens up to its end.
 
     Args:
         segments: Per response (start, end, score) in characters of its text; any number, in any order. One past the
@@ -105,8 +113,9 @@ def spans(segments: Sequence[Sequence[tuple[int, int, float]]], offsets: Tensor,
 
 
 def own(token_scores: Tensor, mask: Tensor) -> Tensor:
-    """The source's own scores per token: of labelled segments (`spans`), of a user's function, or of the world that
-    knows the true credit. Sums to what the source calls the total; keeps its optimum as `spans` does.
+    """Assign the source's own token scores: of labelled segments, of a user's function, or of a world's true credit.
+
+    Sums to the source's total; keeps its optimum as `spans` does.
 
     Args:
         token_scores: (B, T).
@@ -115,7 +124,7 @@ def own(token_scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def replace_truncated(token_rewards: Tensor, mask: Tensor, ended: Tensor, penalty: float | None) -> Tensor:
-    """Rewards in which a response without end token is paid `penalty` at its last token and nothing else.
+    """Replace the rewards of a response without end token by `penalty` at its last token.
 
     N+ implementation details (arXiv 2403.17031), "EOS trick": the penalty stands *instead of* the score. None leaves
     the rewards as they are. `ended` (B,) bool looks only at the response (TRL issue 6805).

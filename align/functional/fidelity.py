@@ -1,4 +1,4 @@
-"""Credit fidelity: do a scheme's rewards stand where the true credit stands? For worlds that know the truth."""
+"""Credit fidelity: agreement of a scheme's rewards with the true credit, for worlds that know the truth."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Segments = Sequence[tuple[int, int, float]]  # (start, end, credit) in character
 
 
 def segment_rewards(token_rewards: Tensor, segments: Segments, offsets: Tensor) -> Tensor:
-    """(2, n) the scheme's rewards summed per segment, and the true credit of each, of one response that has ended.
+    """Sum a response's token rewards per segment: (2, n), the sums and the true credits. The response must have ended.
 
     A token belongs to the first segment that is not over where the token starts, so that blanks count to what follows
     and a token across a border to the earlier segment, whose last character it holds. The last of the n segments is the
@@ -32,7 +32,7 @@ def segment_rewards(token_rewards: Tensor, segments: Segments, offsets: Tensor) 
 
 
 def within_correlation(groups: Sequence[Tensor]) -> float | None:
-    """Pearson's correlation of two quantities within groups: both centred per group, then pooled over all groups.
+    """Compute Pearson's correlation within groups: both sides centred per group, then pooled over all groups.
 
     Args:
         groups: (2, n) each, any n.

@@ -1,4 +1,4 @@
-"""Advantages from comparing the responses to one prompt. Rows come group by group: row i belongs to group i // G."""
+"""Advantages from comparing the responses to one prompt. Row i belongs to group i // G."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STD_EPS = 1e-4  # of GRPO's reference implementation; a group with one score for
 
 
 def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_one_out: bool = False) -> Tensor:
-    """(r - baseline) / (std + 1e-4) within each group: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
+    """Compute (r - baseline) / (std + 1e-4) within each group: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
 
     Args:
         scores: (B,), B a multiple of group_size >= 2.
@@ -31,18 +31,18 @@ def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_
 
 
 def zero_std_fraction(scores: Tensor, group_size: int) -> float:
-    """Share of groups whose responses all score the same, and so teach nothing."""
+    """Compute the share of groups whose responses all score the same, and so have no gradient."""
     return float((scores.view(-1, group_size).std(1) < 1e-8).float().mean())
 
 
 def reward_to_go(token_rewards: Tensor, mask: Tensor) -> Tensor:
-    """Sum of this and all later token rewards: (B, T), 0 outside mask."""
+    """Sum each token's reward and all later ones: (B, T), 0 outside mask."""
     rewards = zero_outside(token_rewards, mask)
     return zero_outside(rewards.flip(1).cumsum(1).flip(1), mask)
 
 
 def group_centred(per_token: Tensor, mask: Tensor, group_size: int, *, scale_std: bool) -> Tensor:
-    """per_token minus its mean over all tokens of the group, and divided by their deviation: (B, T), 0 outside mask.
+    """Centre values (B, T) on the mean over the group's tokens, optionally divided by their deviation; 0 outside mask.
 
     With reward-to-go this is the dense counterpart of GRPO's advantage (after PRIME, arXiv 2502.01456, eq. 5).
     """
@@ -58,18 +58,18 @@ def group_centred(per_token: Tensor, mask: Tensor, group_size: int, *, scale_std
 
 
 def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """The mean log-ratio of a response's tokens, at each of them: GSPO's ratio, arXiv 2507.18071, eq. 7."""
+    """Compute the mean log-ratio of a response's tokens, at each of them: GSPO's ratio, arXiv 2507.18071, eq. 7."""
     total = zero_outside(log_ratio, mask).sum(1, keepdim=True)
     return zero_outside((total / mask.sum(1, keepdim=True).clamp(min=1)).expand_as(log_ratio), mask)
 
 
 def token_weights(mask: Tensor, *, per_response: bool, constant: float | None, tokens: int, responses: int) -> Tensor:
-    """What each token's loss counts for in an update: (B, T), 0 outside mask.
+    """Compute the weight of each token's loss in an update: (B, T), 0 outside mask.
 
     Args:
         per_response: Mean over each response's tokens, then over responses (GRPO): long responses' tokens count less.
         constant: Divide every response's sum by this length instead (Dr. GRPO, arXiv 2503.20783).
-        tokens, responses: Of the whole update, not of this micro-batch. With neither of the above each token counts
+        tokens, responses: Numbers in the whole update, not in this micro-batch. By default each token counts
             1 / tokens (DAPO, arXiv 2503.14476, eq. 8).
     """
     weights = mask.to(torch.float32)

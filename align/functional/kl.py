@@ -12,16 +12,16 @@ MAX_LOG_RATIO = 20.0  # exp(20) is finite in every float type used for losses (T
 
 
 def k1(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """log pi - log pi_ref: unbiased, high variance. As a loss it does nothing: its expected gradient is 0."""
+    """Estimate KL by log pi - log pi_ref: unbiased, high variance. As a loss its expected gradient is 0."""
     return logp - ref_logp
 
 
 def k2(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """Half the squared log-ratio: biased as a value, but its gradient is that of each token's KL given its prefix."""
+    """Estimate KL by half the squared log-ratio: biased, but with the gradient of each token's KL given its prefix."""
     return 0.5 * (logp - ref_logp) ** 2
 
 
 def k3(logp: Tensor, ref_logp: Tensor) -> Tensor:
-    """pi_ref/pi - 1 - log(pi_ref/pi): unbiased, non-negative, low variance. Its gradient is KL(pi_ref || pi)'s."""
+    """Estimate KL by pi_ref/pi - 1 - log(pi_ref/pi): unbiased, non-negative. Its gradient is KL(pi_ref || pi)'s."""
     log_ratio = (ref_logp - logp).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return log_ratio.expm1() - log_ratio  # expm1: exp(x) - 1 loses all digits near 0

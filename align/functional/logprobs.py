@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens. All logits are divided by the sampling temperature, whoever's they are."""
+"""Log-probabilities of given tokens, and entropy. All logits are divided by the sampling temperature."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CACHED, _LAUNCHED = 2**20, 2**27  # logits that are worked on at once: on a CPU few, elsewhere as many as memory allows
+_CACHED, _LAUNCHED = 2**20, 2**27  # logits processed at once, on a CPU (its cache) and elsewhere (memory)
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """log p(ids) under softmax(logits / temperature), in fp32 whatever the logits are, a few rows at a time.
+    """Compute log p(ids) under softmax(logits / temperature), in fp32 for any logits, a few rows at a time.
 
     Args:
         logits: (..., V), any float type; the row that predicts the token in `ids` at the same place.
@@ -25,11 +25,11 @@ def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Ten
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Autograd's own way keeps and makes six tensors of tokens x vocabulary in fp32; this, one of the logits' type."""
+    """Log-probabilities with one saved tensor, of the logits' type, where plain autograd keeps six of N x V in fp32."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        """(N, V) and (N, 1) -> (N,)."""
+        """Compute (N,) from logits (N, V) and ids (N, 1)."""
         at_once, buffer = _rows_at_once(logits), _buffer(logits)
         sums = torch.cat([_log_sum(_scaled(part, temperature, buffer)) for part in logits.split(at_once)])
         ctx.save_for_backward(logits, ids, sums)
@@ -38,7 +38,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """d log p_i / d logit_j = ([i = j] - p_j) / temperature."""
+        """Compute d log p_i / d logit_j = ([i = j] - p_j) / temperature."""
         logits, ids, sums = ctx.saved_tensors
         scale = (gradients[0] / ctx.temperature).unsqueeze(-1)
         out = torch.empty_like(logits)
@@ -51,32 +51,32 @@ class _TokenLogprobs(torch.autograd.Function):
 
 
 def _rows_at_once(logits: Tensor) -> int:
-    """Rows of (N, V) that are worked on at once."""
+    """Return how many rows of (N, V) are processed at once."""
     return max(1, (_CACHED if logits.device.type == "cpu" else _LAUNCHED) // logits.shape[1])
 
 
 def _buffer(logits: Tensor) -> Tensor:
-    """(R, V) float32 for all parts of (N, V); a fresh one for each would be mapped, cleared and given back anew."""
+    """Allocate (R, V) float32 for all parts of (N, V); a new buffer per part costs page faults."""
     return torch.empty(min(_rows_at_once(logits), len(logits)), logits.shape[1], device=logits.device)
 
 
 def _scaled(part: Tensor, temperature: float, buffer: Tensor) -> Tensor:
-    """part / temperature in float32, in the buffer's first rows."""
+    """Compute part / temperature in float32, in the buffer's first rows."""
     scaled = buffer[: len(part)].copy_(part)
     return scaled if temperature == 1 else scaled.div_(temperature)
 
 
 def _log_sum(scaled: Tensor) -> Tensor:
-    """log sum exp of each row (R, V) -> (R,), in place."""
+    """Compute log sum exp of each row (R, V) -> (R,), in place."""
     top = scaled.amax(-1, keepdim=True)
     return scaled.sub_(top).exp_().sum(-1).log_().add_(top.squeeze(-1))
 
 
 def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / temperature): (..., V) -> (...) float32, nats.
+    """Compute the entropy of softmax(logits / temperature): (..., V) -> (...) float32, nats.
 
-    log s - sum(e z) / s with z = logits - max, e = exp z, s = sum e: one exponential a logit and no logarithm, on few
-    enough rows at once that they stay in the cache, and without a copy of logits that are a slice of others.
+    log s - sum(e z) / s with z = logits - max, e = exp z, s = sum e: one exponential per logit and no logarithm, on few
+    enough rows at once for the cache, and without a copy of logits that are a slice of others.
     """
     if logits.dim() > 2:
         return torch.stack([entropy(one, temperature) for one in logits])
@@ -87,8 +87,8 @@ def entropy(logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def _entropy(z: Tensor, e: Tensor) -> Tensor:
-    """(R, V) float32 -> (R,), in place; e is (R, V) to work in."""
+    """Compute the entropy of (R, V) float32 -> (R,), in place; e (R, V) is work space."""
     z.sub_(z.amax(-1, keepdim=True))
     total = torch.exp(z, out=e).sum(-1)
-    z.clamp_(min=torch.finfo(torch.float32).min)  # 0 for a token that a model rules out with a logit of -inf
+    z.clamp_(min=torch.finfo(torch.float32).min)  # so that e * z is 0 for a logit of -inf
     return total.log() - torch.linalg.vecdot(e, z) / total

@@ -1,4 +1,4 @@
-"""Sums, means and whitening over the positions that count (mask 1). Whatever stands elsewhere changes nothing."""
+"""Sums, means and whitening over the positions that count (mask 1); values elsewhere have no effect."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def zero_outside(x: Tensor, mask: Tensor) -> Tensor:
-    """x where mask is 1, else 0; unlike a product this also silences nan and inf at masked positions."""
+    """Set x to 0 where mask is 0; unlike a product this also removes nan and inf at masked positions."""
     return x.masked_fill(mask == 0, 0)
 
 
@@ -17,19 +17,19 @@ def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of x over mask; 0 where nothing counts."""
+    """Compute the mean of x over mask; 0 where nothing counts."""
     count = mask.sum() if dim is None else mask.sum(dim)
     return masked_sum(x, mask, dim) / count.clamp(min=1)
 
 
 def masked_var(x: Tensor, mask: Tensor) -> Tensor:
-    """Population variance of x over mask (divided by n, so that one position has variance 0)."""
-    x = zero_outside(x, mask)  # before the square, whose gradient would carry a nan over
+    """Compute the population variance of x over mask (divided by n, so that one position has variance 0)."""
+    x = zero_outside(x, mask)  # before the square, whose gradient would propagate a nan
     return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
 
 
 def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
-    """x scaled to unit variance over mask, 0 outside it.
+    """Scale x to unit variance over mask; 0 outside mask.
 
     Args:
         shift_mean: True for advantages (mean becomes 0), False for rewards (the mean is kept: a constant reward is

@@ -14,11 +14,12 @@ from torch.nn.functional import logsigmoid
 def preference_margin(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor | None, ref_rejected: Tensor | None
 ) -> Tensor:
-    """(log pi(y_w) - log pi_ref(y_w)) - (log pi(y_l) - log pi_ref(y_l)): (N,). DPO, arXiv 2305.18290, eq. 7.
+    """Compute (log pi(y_w) - log pi_ref(y_w)) - (log pi(y_l) - log pi_ref(y_l)): (N,). DPO, arXiv 2305.18290, eq. 7.
 
     Args:
         chosen, rejected: (N,) log-probabilities of whole responses, summed over tokens or averaged (length-normalised).
-        ref_chosen, ref_rejected: The same under the reference; None = reference-free (SimPO, arXiv 2405.14734).
+        ref_chosen, ref_rejected: (N,) log-probabilities under the reference; None = reference-free (SimPO,
+            arXiv 2405.14734).
     """
     margin = chosen - rejected
     if ref_chosen is not None and ref_rejected is not None:
@@ -27,7 +28,7 @@ def preference_margin(
 
 
 def sigmoid_loss(margin: Tensor, beta: float, *, label_smoothing: float = 0.0, target: float = 0.0) -> Tensor:
-    """-(1 - e) log s(h) - e log s(-h) with h = beta * margin - target: DPO, and cDPO with e > 0.
+    """Compute -(1 - e) log s(h) - e log s(-h) with h = beta * margin - target: DPO, and cDPO with e > 0.
 
     Args:
         label_smoothing: e, the share of pairs whose label is taken to be flipped (Mitchell 2023, "a note on DPO with
@@ -39,17 +40,17 @@ def sigmoid_loss(margin: Tensor, beta: float, *, label_smoothing: float = 0.0, t
 
 
 def robust_loss(margin: Tensor, beta: float, *, label_smoothing: float) -> Tensor:
-    """The unbiased estimate of DPO's loss under labels flipped with probability e < 1/2 (arXiv 2403.00409, eq. 8)."""
+    """Estimate DPO's loss without bias under labels flipped with probability e < 1/2 (arXiv 2403.00409, eq. 8)."""
     h = beta * margin
     e = label_smoothing
     return (-(1 - e) * logsigmoid(h) + e * logsigmoid(-h)) / (1 - 2 * e)
 
 
 def ipo_loss(margin: Tensor, beta: float) -> Tensor:
-    """(margin - 1 / (2 beta))^2: arXiv 2310.12036, eq. 17, with beta for tau."""
+    """Compute (margin - 1 / (2 beta))^2: arXiv 2310.12036, eq. 17, with beta for tau."""
     return (margin - 1 / (2 * beta)) ** 2
 
 
 def hinge_loss(margin: Tensor, beta: float) -> Tensor:
-    """max(0, 1 - beta * margin): SLiC, arXiv 2305.10425, on log-ratios."""
+    """Compute max(0, 1 - beta * margin): SLiC, arXiv 2305.10425, on log-ratios."""
     return torch.relu(1 - beta * margin)

@@ -1,4 +1,4 @@
-"""Between chat messages, response texts and token ids: one object decides where a turn ends and what PAD is."""
+"""Chat tokenizer: between chat messages, response texts and token ids; it fixes end tokens and PAD."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from align.errors import InputError
+from align.errors import InputError, first_line
 from align.models.offsets import TokenSpans
 
 # For tokenizers without a chat template: each turn under its role's name, the assistant's closed by EOS.
@@ -22,22 +22,22 @@ PLAIN_TEMPLATE = (
     r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes by itself
+_PROBE = "zqx"  # a content that no template writes itself
 _USER = ({"role": "user", "content": "hello"},)
 
 
 class ChatTokenizer:
-    """Renders, encodes and decodes one model's turns.
+    """A model's tokenizer with its chat template.
 
-    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses that are given as text;
-    `pad_id` is none of them and stands only where a mask is 0.
+    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses given as text; `pad_id` is
+    none of them and stands only where a mask is 0.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int], end_id: int, *, pad_id: int) -> None:
-        """`make_chat_tokenizer` chooses the ids; the tokenizer has a chat template by now.
+        """Create from a tokenizer with a chat template; `make_chat_tokenizer` chooses the ids.
 
         Raises:
-            InputError: the chat template cannot be rendered.
+            InputError: The chat template cannot be rendered.
         """
         self.tokenizer = tokenizer
         self.end_ids = tuple(sorted({*end_ids, end_id}))
@@ -46,23 +46,23 @@ class ChatTokenizer:
         self._opening, self._before, self._after, self._strips = _assistant_turn(tokenizer)
 
     def encode_prompt(self, messages: Messages) -> list[int]:
-        """Ids of the conversation under the chat template, up to where the assistant's answer begins.
+        """Encode a conversation under the chat template, up to where the assistant's answer begins.
 
         Raises:
-            InputError: the template refuses these messages (a system turn, two user turns in a row ...).
+            InputError: The template refuses these messages (a system turn, two user turns in a row ...).
         """
         return self._ids(render(self.tokenizer, messages, generation_prompt=True))
 
     def encode_response(self, text: str) -> list[int]:
-        """Ids of an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
+        """Encode an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
 
-        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise.
-        A special token's name inside the text stays text.
+        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise. A
+        special token's name inside the text stays text.
         """
         return self.encode_responses([text])[0]
 
     def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode_response` of each, in one call of the tokenizer."""
+        """Encode several responses, as `encode_response`, in one call of the tokenizer."""
         texts = [self._before + (text.strip() if self._strips else text) + self._after for text in texts]
         encoded = self._behind_opening(texts, split_special_tokens=False)
         special = [i for i, ids in enumerate(encoded) if not self._special.isdisjoint(ids)]
@@ -72,11 +72,11 @@ class ChatTokenizer:
         return [[*ids, self.end_id] for ids in encoded]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these tokens, special tokens left out and nothing tidied up."""
+        """Decode token ids to text, without special tokens and without clean-up."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def offsets(self, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """For each token the characters [start, end) of `decode(ids)` that it stands for.
+        """Return the characters [start, end) of `decode(ids)` that each token stands for.
 
         Together they cover the text in order, without gap or overlap. A character whose bytes are spread over tokens
         belongs to the token that completes it; the others, and special tokens, get a zero-width span.
@@ -112,7 +112,7 @@ def make_chat_tokenizer(
     *,
     vocab_size: int | None = None,
 ) -> ChatTokenizer:
-    """The chat of a model.
+    """Make the chat tokenizer of a model.
 
     A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the special token with
     which the chat template closes an assistant turn (TRL issue 2059). The last one, where there is one, is appended to
@@ -126,7 +126,7 @@ def make_chat_tokenizer(
         vocab_size: Rows of the model's embedding; PAD is one of them. null = the tokenizer's own size.
 
     Raises:
-        InputError: a template that cannot be read or rendered, no end token, or no token that can serve as PAD.
+        InputError: A template that cannot be read or rendered, no end token, or no token that can serve as PAD.
     """
     if chat_template_path is not None:
         tokenizer.chat_template = _read_template(Path(chat_template_path))
@@ -160,7 +160,7 @@ def _read_template(path: Path) -> str:
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
-    """The conversation as the chat template writes it; raises InputError where the template refuses it."""
+    """Render a conversation by the chat template; raise InputError where the template refuses it."""
     try:
         return tokenizer.apply_chat_template(
             [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
@@ -170,21 +170,21 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation
         raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
     except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
         roles = ", ".join(str(m.get("role")) for m in messages)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError("model.chat_template", f"turns of {roles}", f"what the template takes ({reason})") from error
+        allowed = f"what the template takes ({first_line(error)})"
+        raise InputError("model.chat_template", f"turns of {roles}", allowed) from error
 
 
 def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:
-    """How the template writes an assistant's turn.
+    """Return how the template writes an assistant's turn.
 
     Returns:
-        The text that opens it, the blanks it puts before and after the content, and whether it strips the content.
+        The text that opens the turn, the blanks before and after the content, and whether the content is stripped.
     """
     opening = render(tokenizer, _USER, generation_prompt=True)
     turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
     spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
     strips = spaced == turn
-    if not turn.startswith(opening):  # a template that opens given turns in another way than generated ones
+    if not turn.startswith(opening):  # the template opens given turns differently from generated ones
         return opening, "", "", strips
     head, _, tail = turn[len(opening) :].partition(_PROBE)
     names = [re.escape(t) for t in _special_names(tokenizer)]
@@ -193,7 +193,7 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
 
 
 def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the template writes right after an assistant's content (blanks may come between)."""
+    """Return the special token that the template writes after an assistant's content (blanks may come between)."""
     turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
     tail = turn.rpartition(_PROBE)[2].lstrip()
     names = sorted(_special_names(tokenizer), key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""Which device and which precision a run computes with."""
+"""Device and precision of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from align.errors import InputError
 
 
 def resolve_device(config: Config) -> torch.device:
-    """`config.device`, where auto is the first of CUDA, MPS and CPU that the machine has.
+    """Return the device of `config.device`; auto is the first of CUDA, MPS and CPU that the machine has.
 
     Raises:
-        InputError: a device that is not there.
+        InputError: The machine does not have the device.
     """
     there = {Device.cuda: torch.cuda.is_available(), Device.mps: torch.backends.mps.is_available(), Device.cpu: True}
     if config.device is Device.auto:
@@ -25,13 +25,13 @@ def resolve_device(config: Config) -> torch.device:
     return torch.device(config.device.value)
 
 
-def resolve_precision(asked: Precision, device: torch.device) -> tuple[Precision, str]:
-    """The precision of compute, and why.
+def resolve_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
+    """Return the precision of compute, and the reason.
 
     auto is bf16 on CUDA cards that compute in it, fp16 on other CUDA cards (T4), fp32 elsewhere.
     """
-    if asked is not Precision.auto:
-        return asked, "as configured"
+    if precision is not Precision.auto:
+        return precision, "as configured"
     if device.type != "cuda":
         return Precision.fp32, f"auto: fp32 on {device.type}"
     name = torch.cuda.get_device_name(device)
@@ -41,17 +41,17 @@ def resolve_precision(asked: Precision, device: torch.device) -> tuple[Precision
 
 
 def torch_dtype(precision: Precision) -> torch.dtype:
-    """The tensor type of a resolved precision."""
+    """Return the tensor type of a resolved precision."""
     return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]
 
 
 def one_process(device: torch.device, dtype: torch.dtype) -> Accelerator:
-    """Device placement and, in fp16, gradient scaling; autocast is the roles' own.
+    """Build the accelerator: device placement and, in fp16, gradient scaling; autocast is the roles' own.
 
     Raises:
         InputError: The run was launched as several processes.
     """
-    # Accelerate keeps one state per process: the reward model's trainer, or the job before, has left its own.
+    # Accelerate keeps one state per process, which an earlier training in this process may have left.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if dtype is torch.float16 else "no")
     if accelerator.num_processes > 1:

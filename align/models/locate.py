@@ -1,4 +1,4 @@
-"""Where a model's files are: a folder, a run's folder, an adapter on its base, a shipped asset or a Hub id."""
+"""Location of a model's files: a folder, a run's folder, an adapter on its base, a shipped asset or a Hub id."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TOKENIZER = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A causal LM or classifier: whole weights at `base`, and maybe an adapter to put on them."""
+    """A causal LM or classifier: whole weights at `base`, and optionally an adapter on them."""
 
     base: str  # a folder or a Hub id
     revision: str | None  # of a Hub id
@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> str:
-        """Where the tokenizer is: beside the adapter if it was saved there, else with the base."""
+        """Return where the tokenizer is: beside the adapter if it was saved there, else with the base."""
         if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
             return str(self.adapter)
         return self.base
@@ -46,10 +46,10 @@ class Checkpoint:
 
 
 def locate(path: str, revision: str | None = None, *, key: str = "model.path") -> Checkpoint:
-    """What `path` names. A run's folder (`run.json` and `model/`) stands for the model in it.
+    """Locate the model that `path` names. A run's folder (`run.json` and `model/`) stands for the model in it.
 
     Raises:
-        InputError: a path that does not exist, a folder without a model, an adapter without safetensors weights or
+        InputError: A path that does not exist, a folder without a model, an adapter without safetensors weights or
             whose base cannot be found; `key` is named.
     """
     folder = Path(resolve(path, key)).expanduser()
@@ -67,12 +67,12 @@ def locate(path: str, revision: str | None = None, *, key: str = "model.path") -
 
 
 def fingerprint(path: str, revision: str | None = None) -> str:
-    """What a model is, whatever its place: a hash of a folder's configuration, tokenizer and weights, or id@commit.
+    """Compute a model's identity, wherever it lies: a hash of configuration, tokenizer and weights, or id@commit.
 
     An adapter's fingerprint covers its base as well. The commit is the cached one where the Hub cannot be reached.
 
     Raises:
-        InputError: as `locate`, or a Hub id that is neither reachable nor cached.
+        InputError: As `locate`, or a Hub id that is neither reachable nor cached.
     """
     checkpoint = locate(path, revision)
     base = _hash_folder(Path(checkpoint.base)) if checkpoint.is_local else _hub_commit(checkpoint)
@@ -82,10 +82,10 @@ def fingerprint(path: str, revision: str | None = None) -> str:
 
 
 def hub_commit(path: str, revision: str | None = None) -> str | None:
-    """id@commit of the weights below `path`, for the record; None where they lie on this machine.
+    """Return id@commit of the weights below `path`, for the record; None for local weights.
 
     Raises:
-        InputError: as `fingerprint`.
+        InputError: As `fingerprint`.
     """
     checkpoint = locate(path, revision)
     return None if checkpoint.is_local else _hub_commit(checkpoint)
@@ -108,7 +108,7 @@ def refuse_pickles(checkpoint: Checkpoint, key: str) -> None:
 
 @contextmanager
 def one_line(key: str, path: str) -> Iterator[None]:
-    """Turn what the libraries raise about a checkpoint into an InputError that names `key`."""
+    """Convert what libraries raise about a checkpoint to an InputError that names `key`."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -144,9 +144,9 @@ def _on_hub(name: str, revision: str | None, key: str) -> Checkpoint:
     try:
         try:
             settings = Path(hf_hub_download(name, "adapter_config.json", revision=revision))
-        except EntryNotFoundError:  # no adapter; or unreachable, which loading the model will report
+        except EntryNotFoundError:  # no adapter, or unreachable: loading the model reports that
             return Checkpoint(name, revision)
-        with suppress(RemoteEntryNotFoundError):  # an adapter without them is refused where folders are
+        with suppress(RemoteEntryNotFoundError):  # an adapter without safetensors is refused in _on_base
             hf_hub_download(name, "adapter_model.safetensors", revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise InputError(key, name, f"{_ALLOWED} ({reason(error)})") from error

@@ -1,4 +1,4 @@
-"""Which characters of a decoded text each token stands for.
+"""Character spans of tokens in a decoded text.
 
 A fast tokenizer's offset mapping belongs to the ids that it would itself give the text; sampled ids may spell the same
 text in another way, so the spans are found by decoding.
@@ -12,13 +12,14 @@ _BROKEN = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
 
 
 class TokenSpans:
-    """Spans of tokens in their decoded text; remembers what each token says in the middle of a text."""
+    """Spans of tokens in their decoded text; caches each token's text in the middle of a text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], anchor: Sequence[int]) -> None:
-        """
+        """Create from a decoder of one tokenizer.
+
         Args:
             decode: Ids to text, special tokens left out.
-            anchor: Some ordinary tokens: behind them a token is decoded as it is inside a text.
+            anchor: Ordinary tokens to decode a token behind, so that its text is that of the middle of a text.
         """
         self._decode = decode
         self._anchor = list(anchor)
@@ -26,7 +27,7 @@ class TokenSpans:
         self._pieces: dict[int, str] = {}
 
     def __call__(self, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """[start, end) per token, in order, covering `decode(ids)` without gap or overlap."""
+        """Return [start, end) per token, in order, covering `decode(ids)` without gap or overlap."""
         text = self._decode(ids)
         pieces = self._split(ids)
         joined = "".join(pieces)
@@ -40,7 +41,7 @@ class TokenSpans:
         return list(zip([0, *ends][: len(ends)], ends, strict=True))
 
     def _split(self, ids: Sequence[int]) -> list[str]:
-        """What each token adds; neighbours are decoded together only where a character is spread over tokens."""
+        """Return the text that each token adds; tokens are decoded together only where they share a character."""
         out = [""] * len(ids)
         run: list[int] = []  # positions of the tokens since the last whole character
         shown = 0  # characters of the run's text that are given out already
@@ -71,7 +72,7 @@ class TokenSpans:
         return self._decode([*self._anchor, *ids])[self._skip :]
 
     def _by_prefixes(self, ids: Sequence[int], text: str) -> list[int]:
-        """For decoders that look further than one token: how much of the text each prefix settles. Quadratic."""
+        """Return how much of the text each prefix settles, for decoders that look further than one token. Quadratic."""
         ends: list[int] = []
         for n in range(1, len(ids) + 1):
             prefix = self._decode(ids[:n])

@@ -1,4 +1,4 @@
-"""int8 and nf4 base weights through bitsandbytes: the only module that imports it."""
+"""Quantization of base weights to int8 and nf4 through bitsandbytes: the only module that imports it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from align.errors import InputError
 
 
 def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """What `from_pretrained` takes for `config`; None for full-precision weights.
+    """Return the quantization argument of `from_pretrained`; None for full-precision weights.
 
     int8 is LLM.int8() (Dettmers et al., arXiv 2208.07339); nf4 is 4-bit NormalFloat with double quantization
     (arXiv 2305.14314). Heads stay unquantized.
 
     Raises:
-        InputError: an unknown name, or bitsandbytes is not installed.
+        InputError: An unknown name, or bitsandbytes is not installed.
     """
     if config.name == "none":
         return None
@@ -35,10 +35,10 @@ def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) 
 
 
 def keep_differentiable(model: nn.Module) -> None:
-    """Forbid 4-bit layers to repack their weights for inference, in place.
+    """Forbid 4-bit layers to repack their weights in place for inference.
 
-    On CPUs with AVX512-BF16 the first pass without gradients repacks them, for a product that passes no gradient on:
-    adapters below would then learn nothing, in silence (bitsandbytes 0.50, `Linear4bit.forward` in eval mode).
+    On CPUs with AVX512-BF16 the first forward without gradients repacks them for a product that passes no gradient on:
+    adapters below would learn nothing, without an error (bitsandbytes 0.50, `Linear4bit.forward` in eval mode).
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -27,14 +27,14 @@ CARD = "reward_model.json"
 
 @dataclass(frozen=True)
 class RewardCard:
-    """Figures of a reward model's training, and what it was trained from."""
+    """Measurements of a reward model's training, and what it was made from."""
 
     accuracy: float | None  # share of held-out pairs whose chosen response scores higher, ties counting half
-    longer_wins: float | None  # the same for a judge that prefers the longer response (in tokens)
+    longer_wins: float | None  # the same for preferring the longer response (in tokens)
     held_out_pairs: int
     train_pairs: int
     seconds: float
-    key: Mapping[str, Any] = field(default_factory=dict)  # what it was made from; the hash names the folder
+    key: Mapping[str, Any] = field(default_factory=dict)  # what the model was made from; its hash names the folder
     precision: str | None = None  # of compute in training
     # Correlation of the scores of unfinished responses with the final one, on held-out pairs, by what was trained:
     # `end`, and `prefixes` where there was a second stage (rewards/pairs.py: prefix_figures)

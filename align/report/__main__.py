@@ -12,7 +12,7 @@ from align.report.page import REPORT, write_report
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 where a folder is neither a run's nor a sweep's."""
+    """Write the report of the given folders; return 0, or 2 where a folder is neither a run's nor a sweep's."""
     parser = argparse.ArgumentParser(prog="python -m align.report", description="Write the report of runs.")
     parser.add_argument(
         "folder", type=Path, nargs="+", help="the folder of a run, of a sweep, or one with runs below it"

@@ -1,4 +1,4 @@
-"""What is drawn: axes, ticks and curves as data for the page's script, and the same as a standing SVG file."""
+"""Charts as data: axes, ticks and curves, for the page's script and for SVG files."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Chart:
     y_ticks: list[Tick]
     kind: str = "line"  # dots: points with whiskers, not joined; trail: points joined
     note: str = ""
-    keyed: bool = True  # whether the colours are arms, which the page names once for all its charts
+    keyed: bool = True  # whether the colours are arms, named once for the whole page
     missing: list[str] = field(default_factory=list)  # arms that do not measure this
 
 
 def pack(charts: Sequence[Chart]) -> dict[str, Any]:
-    """The charts for the page's script; the x of an arm, which most of its curves share, is written once."""
+    """Convert the charts to data for the page's script; an x that curves share is written once."""
     shared: dict[int, int] = {}
     xs: list[dict[str, Any]] = []
     out = []
@@ -84,12 +84,12 @@ def chart(
     marked: bool = True,
     reach: Sequence[float] = (),
 ) -> Chart | None:
-    """A chart of the curves that there are; None where there is none.
+    """Build a chart of the curves that are not None; None without any.
 
     Args:
-        x_name: Of the one axis of curves that are not against steps.
+        x_name: Name of the one axis of curves that are not against steps.
         marked: Whether that axis has numbers and a name.
-        reach: Values that the vertical axis holds in any case.
+        reach: Values that the vertical axis always includes.
     """
     drawn = [c for c in curves if c is not None]
     if not drawn:
@@ -135,7 +135,7 @@ def _range(drawn: Sequence[Curve], reach: Sequence[float]) -> tuple[float, float
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that cover [low, high], about `count` of them.
+    """Choose about `count` round numbers that cover [low, high].
 
     >>> ticks(0.0, 1.0), ticks(-0.03, 0.11)
     ([0.0, 0.5, 1.0], [-0.05, 0.0, 0.05, 0.1, 0.15])
@@ -151,7 +151,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A tick's number: `20k`, `1.5M`, `2e-4`, else as it is."""
+    """Format a tick's number: `20k`, `1.5M`, `2e-4`, else unchanged."""
     size = abs(value)
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if size >= unit:

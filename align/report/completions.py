@@ -1,4 +1,4 @@
-"""Responses side by side for the page's browser: the start model's and every run's, on the same held-out prompts."""
+"""Responses side by side for the page: the start model's and every run's, on the same held-out prompts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from align.report.jobs import Arm
 from align.report.load import Run
 
 BUDGET = 1_200_000  # characters of JSON: the page stays below 3 MB
-FEW = 24  # prompts below which rather runs than prompts are left out
+FEW = 24  # with fewer prompts, runs are left out instead
 
 
 @dataclass
@@ -23,15 +23,16 @@ class Card:
     sides: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def size(self, runs: Sequence[int]) -> int:
+        """Return the number of characters of the card as JSON."""
         parts = [self.prompt, self.start, *(self.sides[i] for i in runs if i in self.sides)]
         return len(json.dumps(parts, ensure_ascii=True))
 
 
 def completions(arms: Sequence[Arm]) -> dict[str, Any]:
-    """{"runs": names and arms, "cards", "note"}; without cards where no run has responses from before and after.
+    """Collect the responses as {"runs": names and arms, "cards", "note"}; no cards without responses before and after.
 
-    Runs whose start model answered alike share a card. Where all of it would make the page too large, prompts are left
-    out evenly, then runs; the note says how many.
+    Runs whose start models answered alike share a card. Where the page would become too large, prompts are left out
+    evenly, then runs; the note gives the numbers.
     """
     runs = [(run, i, arm.name) for i, arm in enumerate(arms) for run in arm.runs if run.samples.get("after")]
     cards = _cards([run for run, _, _ in runs])
@@ -89,7 +90,7 @@ def _thinned(cards: Sequence[Card], runs: Sequence[int]) -> list[Card]:
 
 
 def _side(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A response for the script; pieces as their lengths in code points where they make up the text."""
+    """Convert a response for the script; pieces become their lengths in code points where they make up the text."""
     text, pieces, rewards = sample["response"], sample["pieces"], sample.get("token_rewards")
     cuts: list[Any] = [len(piece) for piece in pieces] if "".join(pieces) == text else list(pieces)
     return {

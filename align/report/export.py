@@ -9,7 +9,7 @@ from pathlib import Path
 from align.files import write_atomic
 from align.report import tables
 from align.report.jobs import Arm, Job, arms_of, load_jobs
-from align.report.page import figures_of
+from align.report.page import draw
 from align.report.probes import probes
 from align.report.svg import svg
 
@@ -24,7 +24,7 @@ def export(folders: Sequence[Path], target: Path) -> Path:
     """
     jobs = load_jobs(folders)
     _, arms = arms_of(jobs)
-    for one in figures_of(arms).every:
+    for one in draw(arms).every:
         for axis in one.axes:
             suffix = f"_by_{axis}" if len(one.axes) > 1 else ""
             write_atomic(target / f"{_slug(one.title)}{suffix}.svg", svg(one, axis))
@@ -37,7 +37,7 @@ def _slug(title: str) -> str:
 
 
 def markdown(jobs: Sequence[Job], arms: Sequence[Arm]) -> str:
-    """The headline figures, every figure of the evaluation, and the probes."""
+    """Format the headline figures, every figure of the evaluation, and the probes."""
     parts = [tables.markdown([job.record for job in jobs])]
     if len(jobs) == 1 and jobs[0].run is not None:
         rows = [[r.label, r.before, f"{r.after} ({r.interval})" if r.interval else r.after, r.change]

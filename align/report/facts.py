@@ -1,4 +1,4 @@
-"""What was run, on what, for how long, and how to do it again."""
+"""Facts of runs: settings, hardware, duration, failures, and the commands that repeat them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from align.numbers import clock, number
 from align.report.jobs import Arm, Job
 from align.report.load import Run, at
 
-SEVERAL = 4  # differing values up to which all are named
-# Several runs have a table of these.
+SEVERAL = 4  # most differing values that are listed
+# Facts of single runs: several runs have a table of them.
 OF_A_RUN = ("updates", "policy tokens", "ended", "seed", "started", "time by phase")
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Label and text; where runs differ, the few values there are, else how many."""
+    """Return labels and texts; where runs differ, up to SEVERAL values, else their number."""
     every: dict[str, list[str]] = {}
     for run in runs:
         for label, text in _facts_of(run):
@@ -62,19 +62,19 @@ def _facts_of(run: Run) -> list[tuple[str, str]]:
 
 
 def tokens_of(run: Run) -> str:
-    """Tokens through the policy's updates; nothing where no record counts them."""
+    """Format the tokens through the policy's updates; empty where no record counts them."""
     tokens = run.steps[-1].get("tokens/policy") if run.steps else None
     return f"{tokens:,.0f}" if tokens is not None else ""
 
 
 def reward_of(run: Run) -> str:
-    """`reward model with sparse credit`."""
+    """Describe the reward: `reward model with sparse credit`."""
     source, credit = run.setting("reward", "source", "name"), run.setting("reward", "credit", "name")
     return f"{str(source).replace('_', ' ')} with {credit} credit" if source and credit else ""
 
 
 def commands(runs: Sequence[Run]) -> list[str]:
-    """The command lines that repeat the runs, whatever the program was called as; a sweep's jobs share one."""
+    """Return the command lines that repeat the runs, as `python -m align`; the jobs of a sweep share one."""
     return list(dict.fromkeys(line for run in runs if (line := _command(run.facts.get("command")))))
 
 
@@ -84,7 +84,7 @@ def _command(command: object) -> str:
 
 
 def run_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """A line for every job: the arm, then seed, status, updates, tokens, time, folder."""
+    """Return a row for every job: the arm, then seed, status, updates, tokens, time, folder."""
     return [(arm.name, _run_row(job)) for arm in arms for job in arm.jobs]
 
 
@@ -99,7 +99,7 @@ def _run_row(job: Job) -> list[str]:
 
 
 def failures(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
-    """(which, kind, what) of everything that did not go as asked."""
+    """Collect what went wrong: (run, kind, description)."""
     found = []
     for arm in arms:
         for job in arm.jobs:
@@ -128,7 +128,7 @@ def _unfinished(run: Run) -> str:
 
 
 def _budget_spent(run: Run) -> bool:
-    """Whether it ended where max_policy_tokens said: as asked."""
+    """Return whether the run ended at max_policy_tokens, as configured."""
     return "max_policy_tokens=" in str(run.facts.get("stopped"))
 
 

@@ -1,4 +1,4 @@
-"""The runs that a report lays side by side, and what tells them apart."""
+"""Jobs and arms of a report, and the overrides that distinguish them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from align.report.load import Run, is_run, load_run, run_folders, sweep_records
 from align.report.summary import Record, arm_names, arms, common_overrides, figures, members
 
-# Changing one of these makes no other arm: they decide where, how long at most, and under whose eyes a run runs.
+# Keys that make no other arm: they decide where, how long and under which observation a run runs.
 _SAME_ARM = ("seed", "tracking.", "callbacks.", "checkpoint.", "threads", "device", "resume")
-# Named first where runs differ in more keys than are needed to tell them apart.
+# Preferred keys where runs differ in more than are needed to distinguish them.
 _TELLING = ("method.name", "reward.source.name", "reward.credit.name", "method.group_size", "model.path", "data.path")
 
 
@@ -25,11 +25,12 @@ class Job:
 
     @property
     def failed(self) -> bool:
+        """Return whether the job ended with an error."""
         return bool(self.record["exit_code"])
 
     @property
     def unfinished(self) -> bool:
-        """Whether it still runs, or was killed: it has not said how it ended."""
+        """Return whether the job is still running or was killed: no end is on record."""
         return self.record["exit_code"] is None
 
 
@@ -42,16 +43,16 @@ class Arm:
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """Those that finished; where none did, all that left something."""
+        """Return the finished runs; without any, all that left files."""
         done = tuple(job.run for job in self.jobs if job.run is not None and not job.failed)
         return done or tuple(job.run for job in self.jobs if job.run is not None)
 
 
 def load_jobs(folders: Sequence[Path]) -> list[Job]:
-    """The jobs of sweeps and the runs in other folders, in the order given.
+    """Load the jobs of sweeps and the runs in other folders, in the order given.
 
     Raises:
-        InputError: A folder holds neither.
+        InputError: A folder holds neither a sweep nor a run.
     """
     swept = {folder: _records(folder) for folder in folders if not is_run(folder)}
     paths = dict.fromkeys(p.resolve() for f in folders for p in run_folders(f, none_is_fine=bool(swept.get(f))))
@@ -74,7 +75,7 @@ def _records(sweep: Path) -> list[dict[str, Any]]:
 
 
 def _folderless(records: Sequence[Record]) -> list[Record]:
-    """A sweep's jobs that failed before they had a folder, by the overrides that its other jobs do not share."""
+    """Return a sweep's jobs that failed before they had a folder, by the overrides that are not common to all jobs."""
     shared = common_overrides(records)
     return [
         {**record, "overrides": [word for word in record["overrides"] if word not in shared]}
@@ -84,7 +85,7 @@ def _folderless(records: Sequence[Record]) -> list[Record]:
 
 
 def arms_of(jobs: Sequence[Job]) -> tuple[str, list[Arm]]:
-    """What the arms differ in, as a heading, and the arms."""
+    """Group jobs into arms; return a heading, the keys that arms differ in, and the arms."""
     records = [job.record for job in jobs]
     heading, names = arm_names(arms(records))
     groups = [tuple(jobs[i] for i in group) for group in members(records)]
@@ -110,7 +111,7 @@ def _record(number: int, run: Run, overrides: list[str]) -> dict[str, Any]:
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """For each configuration the `key=value` words that tell it from the others, seed last; as few as are needed."""
+    """Return, for each configuration, the fewest `key=value` words that distinguish it from the others, seed last."""
     flat = [dict(_flatten(config)) for config in configs]
     keys = sorted({key for one in flat for key in one if not key.startswith(_SAME_ARM)}, key=_rank)
     if not flat:
@@ -142,7 +143,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 
 def config_differences(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """Every key in which the arms' first runs differ, with its value in each; a dash where the arm has no such key."""
+    """Return every key in which the arms' first runs differ, with its value in each; a dash for a missing key."""
     flat = [dict(_flatten(arm.runs[0].config)) if arm.runs else {} for arm in arms]
     keys = dict.fromkeys(key for one in flat for key in one if not key.startswith(_SAME_ARM))
     rows = [(key, [str(one[key]) if key in one else "-" for one in flat]) for key in keys]

@@ -1,4 +1,4 @@
-"""A run's folder as data for a report; whatever a run has not (yet) written is empty."""
+"""Loading a run's folder for a report; files that a run has not (yet) written are empty."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ class Run:
 
     @property
     def method(self) -> str:
+        """Return the method's name."""
         return str(at(self.config, "method", "name") or "run")
 
     def setting(self, *path: str) -> Any:
-        """A value of the configuration; None where it has none."""
+        """Return a value of the configuration; None without one."""
         return at(self.config, *path)
 
 
 def load_run(folder: Path) -> Run:
-    """Read a run's folder.
+    """Load a run's folder.
 
     Raises:
-        InputError: It is not one, or one of its files is not what a run writes.
+        InputError: `folder` is not a run's, or one of its files is invalid.
     """
     if not is_run(folder):
         raise InputError("report", str(folder), "the folder of a run (with config.yaml in it)")
@@ -64,15 +65,15 @@ def load_run(folder: Path) -> Run:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a run has begun in `folder`."""
+    """Return whether `folder` is that of a run."""
     return (folder / "config.yaml").is_file()
 
 
 def run_folders(folder: Path, *, none_is_fine: bool = False) -> list[Path]:
-    """The runs in and below `folder`, by name; those inside a run (a model's folder) are not looked for.
+    """Find the runs in and below `folder`, in order of name; folders inside a run are skipped.
 
     Raises:
-        InputError: There is none, unless that is fine.
+        InputError: There is no run, unless `none_is_fine`.
     """
     found = list(_below(folder, DEPTH)) if folder.is_dir() else []
     if not found and not none_is_fine:
@@ -81,7 +82,7 @@ def run_folders(folder: Path, *, none_is_fine: bool = False) -> list[Path]:
 
 
 def sweep_records(folder: Path) -> list[dict[str, Any]]:
-    """What a sweep's jobs came to (cli/sweep.py); [] where `folder` is no finished sweep's."""
+    """Load the records of a sweep's jobs (cli/sweep.py); empty where `folder` is no finished sweep's."""
     return list(_lines(folder / SUMMARY))
 
 
@@ -120,7 +121,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def at(tree: Any, *path: str) -> Any:
-    """What nested mappings hold under a path of keys; None where they end before."""
+    """Return the value under a path of keys in nested mappings; None where the path ends early."""
     for key in path:
         tree = tree.get(key) if isinstance(tree, Mapping) else None
     return tree

@@ -1,4 +1,4 @@
-"""From runs to one self-contained page."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from align.files import write_atomic
 from align.numbers import number
-from align.report import facts, outcomes, tables
+from align.report import facts, outcome_charts, tables
 from align.report.charts import Chart, pack
 from align.report.completions import completions
-from align.report.curves import Curves
 from align.report.jobs import Arm, Job, arms_of, config_differences, load_jobs
 from align.report.load import at
 from align.report.probes import probes
+from align.report.training_charts import Curves
 
 REPORT = "report.html"
 
 
 @dataclass(frozen=True)
-class Figures:
+class Drawings:
     """All drawings of a report by section."""
 
     outcome: list[Chart]
     training: list[Chart]
     more: list[Chart]
-    thinned: str  # said where curves have fewer points than the run has steps
+    thinned: str  # note on curves with fewer points than steps, or empty
 
     @property
     def every(self) -> list[Chart]:
+        """Return all charts in the page's order."""
         return [*self.outcome, *self.training, *self.more]
 
 
@@ -40,33 +41,33 @@ def write_report(*folders: Path, output: Path | None = None) -> Path:
     """Write the page of a run, of a sweep, or of several of either side by side, and return its path.
 
     Args:
-        folders: What to read; one alone gets its page inside, as `report.html`.
-        output: Where else; needed with several folders.
+        folders: Folders of runs or sweeps; a single one gets its page inside, as `report.html`.
+        output: Path of the page; needed with several folders.
 
     Raises:
         InputError: A folder is neither a run's nor a sweep's.
     """
     if output is None and len(folders) != 1:
-        raise ValueError("several folders have no common place for their page: say where (output)")
+        raise ValueError("several folders have no common place for their page: give output")
     path = output or folders[0] / REPORT
     write_atomic(path, render(load_jobs(folders), path.resolve().parent.name))
     return path
 
 
-def figures_of(arms: Sequence[Arm]) -> Figures:
-    """Every drawing of these arms."""
+def draw(arms: Sequence[Arm]) -> Drawings:
+    """Draw every chart of these arms."""
     curves = Curves(arms)
     several = len(arms) > 1 or sum(len(arm.runs) for arm in arms) > 1
-    trails = outcomes.frontiers(arms)
-    if not several:  # a run's two ends are in the table; a path needs evaluations between them
+    trails = outcome_charts.frontiers(arms)
+    if not several:  # the table has a run's two ends; a path needs evaluations between them
         trails = [chart for chart in trails if any(len(curve.y) > 2 for curve in chart.curves)]
-    fixed = [outcomes.forgetting(arms) if several else None, outcomes.lengths(arms)]
+    fixed = [outcome_charts.forgetting(arms) if several else None, outcome_charts.lengths(arms)]
     outcome = [*trails, *(chart for chart in fixed if chart is not None)]
-    return Figures(outcome, [*curves.training(), *curves.held_out()], curves.others(), curves.thinned())
+    return Drawings(outcome, [*curves.training(), *curves.held_out()], curves.others(), curves.thinned())
 
 
 def render(jobs: Sequence[Job], name: str) -> str:
-    """The page. Everything a model wrote reaches it as JSON and is shown as text."""
+    """Render the page. Text written by a model reaches it as JSON and is shown as text."""
     environment = Environment(
         loader=PackageLoader("align.report"),
         autoescape=True,
@@ -77,7 +78,7 @@ def render(jobs: Sequence[Job], name: str) -> str:
     environment.filters["number"] = number
     heading, arms = arms_of(jobs)
     runs = [run for arm in arms for run in arm.runs]
-    figures = figures_of(arms)
+    drawings = draw(arms)
     shown = completions(arms)
     return environment.get_template("report.html").render(
         title=_title(jobs, arms, heading),
@@ -85,8 +86,8 @@ def render(jobs: Sequence[Job], name: str) -> str:
         status=_status(jobs),
         single=len(jobs) == 1,
         arms=[arm.name for arm in arms],
-        figures=figures,
-        charts=pack(figures.every),
+        figures=drawings,
+        charts=pack(drawings.every),
         headline=tables.headline(runs[0].evaluation) if len(jobs) == 1 and runs else [],
         comparison=tables.comparison([job.record for job in jobs]),
         note=tables.NOTE,
@@ -108,8 +109,8 @@ def _status(jobs: Sequence[Job]) -> str:
     if len(jobs) == 1 and jobs[0].run is not None:
         return str(jobs[0].run.facts.get("status", "unknown"))
     counts = {"failed": sum(job.failed for job in jobs), "unfinished": sum(job.unfinished for job in jobs)}
-    told = [f"{n} of {len(jobs)} {what}" for what, n in counts.items() if n]
-    return ", ".join(told) or "finished"
+    parts = [f"{n} of {len(jobs)} {what}" for what, n in counts.items() if n]
+    return ", ".join(parts) or "finished"
 
 
 def _title(jobs: Sequence[Job], arms: Sequence[Arm], heading: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the true reward peaked in a run that was evaluated on its way: what over-optimisation looks like from outside.
+"""The peak of the true reward in a run that was evaluated on its way: the mark of over-optimisation.
 
 With a proxy reward and no KL penalty the proxy keeps rising while the true reward rises, peaks and falls (Gao et al.,
 arXiv 2210.10760).
@@ -23,11 +23,12 @@ class Peak:
     kl: float  # to the start model, nats per response
 
     def plain(self) -> dict[str, float]:
+        """Return the peak as plain data."""
         return asdict(self)
 
 
 def gold_peak(evaluations: Sequence[Mapping[str, Any]]) -> Peak | None:
-    """The peak over a run's evaluation records (log_history.jsonl, those with a `phase`).
+    """Find the peak over a run's evaluation records (those with a `phase` in log_history.jsonl).
 
     Returns:
         None where the run was evaluated at its two ends alone, or where the gold reward is not known.

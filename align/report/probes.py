@@ -1,4 +1,4 @@
-"""The reward-hacking probes as a heat map: how far each perturbation moves each reward, and how often it pays."""
+"""Heat map of the reward-hacking probes: how far each perturbation moves each reward, and how often it pays."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align.intervals import mean_interval
-from align.numbers import number as text_of
+from align.numbers import number
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Value, number
+from align.report.series import Value, finite
 
 PERTURBED = (("prompts", "prompt"), ("responses", "response"))  # as evaluation.json has them under `probes`
 SHIFTS = (("proxy_shift", "proxy"), ("gold_shift", "gold"), ("evaluation_shift", "evaluation model"))
@@ -23,21 +23,23 @@ class Cell:
 
     value: Value
     half: Value  # half its 95% interval over several runs; of one run the standard error over prompts
-    strength: float  # how strongly it is coloured: -1 to 1
+    strength: float  # strength of the colour: -1 to 1
     kind: str  # plus, minus, or pays
 
     @property
     def text(self) -> str:
-        return text_of(self.value, signed=self.kind != PAYS)
+        """Format the figure."""
+        return number(self.value, signed=self.kind != PAYS)
 
     @property
     def error(self) -> str:
-        return "" if self.half is None else f"± {text_of(self.half)}"
+        """Format the error; empty without one."""
+        return "" if self.half is None else f"± {number(self.half)}"
 
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A row of cells for every perturbation."""
+    """Cells by perturbation (rows) and figure of an arm (columns)."""
 
     columns: list[tuple[str, str]]  # arm, figure
     rows: list[tuple[str, list[Cell]]]
@@ -45,7 +47,7 @@ class HeatMap:
 
     @property
     def arms(self) -> list[tuple[str, int]]:
-        """Each arm and how many columns it has."""
+        """Return each arm with its number of columns."""
         return list(Counter(arm for arm, _ in self.columns).items())
 
 
@@ -53,7 +55,7 @@ Figure = tuple[Value, Value]  # mean, half
 
 
 def probes(arms: Sequence[Arm]) -> HeatMap | None:
-    """The probes at the runs' ends, mean over an arm's runs; None where nothing was probed."""
+    """Build the heat map of the probes at the runs' ends, mean over an arm's runs; None without probes."""
     probed = [arm for arm in arms if any(at(run.evaluation, "after", "probes") for run in arm.runs)]
     kinds = [(on, kind) for on, _ in PERTURBED for kind in _kinds(probed, on)]
     figures = [name for name in (*(s for s, _ in SHIFTS), PAYS) if any(_known(probed, on, name) for on, _ in PERTURBED)]
@@ -98,7 +100,7 @@ def _mean(arm: Arm, on: str, figure: str, kind: str) -> Figure:
 
 
 def _of(run: Run, on: str, figure: str, kind: str) -> Value:
-    return number(at(run.evaluation, "after", "probes", on, figure, kind))
+    return finite(at(run.evaluation, "after", "probes", on, figure, kind))
 
 
 def _cell(figure: Figure, name: str, largest: float) -> Cell:
@@ -110,11 +112,11 @@ def _cell(figure: Figure, name: str, largest: float) -> Cell:
 
 
 def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
-    """`response: repetition (+0.812)`, for prompts and for responses; nothing where none raises the proxy."""
-    told = []
+    """Describe what raises the proxy most among prompts and responses, as `response: repetition (+0.812)`."""
+    found = []
     for on, name in PERTURBED:
         moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]
         if moves and max(moves)[0] > 0:
             value, kind = max(moves)
-            told.append(f"{name}: {kind} ({text_of(value, signed=True)})")
-    return told
+            found.append(f"{name}: {kind} ({number(value, signed=True)})")
+    return found

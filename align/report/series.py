@@ -1,6 +1,7 @@
-"""From the records of an arm's runs to a curve: seeds and neighbouring steps drawn as one point, nothing lost silently.
+"""Curves from the records of an arm's runs.
 
-A point stands for a stretch of steps of all seeds: their mean, the lowest and the highest value among them.
+A point stands for a stretch of steps of all seeds: their mean, and the lowest and highest value among them, so that no
+spike is lost.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Curve:
     label: str
     x: Mapping[str, Sequence[Value]]  # by axis; a run may have no tokens
     y: Sequence[Value]
-    low: Sequence[Value] | None = None  # of the band around y; None where it would be no wider than the line
+    low: Sequence[Value] | None = None  # lower edge of the band around y; None = no wider than the line
     high: Sequence[Value] | None = None
     colour: int = 0
 
@@ -45,10 +46,10 @@ class Grid:
             self.x[axis] = self._ends(name)
 
     def _ends(self, name: str) -> list[Value]:
-        """The mean over runs of what each had reached at a point's end; never falling, though runs end apart."""
+        """Return the mean over runs of the value reached at each point's end; never falling, though runs end apart."""
         reached: list[list[float]] = [[] for _ in range(self.points)]
         for cells in self._cells:
-            ends = {i: number(record.get(name)) for i, record in cells}
+            ends = {i: finite(record.get(name)) for i, record in cells}
             for i, value in ends.items():
                 if value is not None:
                     reached[i].append(value)
@@ -60,12 +61,12 @@ class Grid:
         return means
 
     def curve(self, name: str, label: str, *, floor: float | None = None, colour: int = 0) -> Curve | None:
-        """The metric `name`; None where no record has a finite value of it. Smaller values are drawn at `floor`."""
+        """Build the curve of the metric `name`; None without a finite value. Values below `floor` are raised to it."""
         total, count = [0.0] * self.points, [0] * self.points
         low, high = [math.inf] * self.points, [-math.inf] * self.points
         for cells in self._cells:
             for i, record in cells:
-                value = number(record.get(name))
+                value = finite(record.get(name))
                 if value is None:
                     continue
                 value = value if floor is None else max(value, floor)
@@ -84,13 +85,13 @@ def _finite(values: Iterable[float]) -> list[Value]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def number(value: Any) -> Value:
-    """A finite number, or None."""
+def finite(value: Any) -> Value:
+    """Return `value` as a float where it is a finite number, else None."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def evaluation_curve(runs: Sequence[Run], name: str, label: str, colour: int = 0) -> Curve | None:
-    """A figure of the held-out evaluations in their order: the n-th evaluations of all seeds are one point."""
+    """Build the curve of a held-out figure: a point is the n-th evaluation of all seeds."""
     rows = [[(r, _axes(run, r)) for r in run.evaluations] for run in runs]
     y: list[Value] = []
     low: list[Value] = []
@@ -98,7 +99,7 @@ def evaluation_curve(runs: Sequence[Run], name: str, label: str, colour: int = 0
     x: dict[str, list[Value]] = {axis: [] for axis in AXES}
     for i in range(max(map(len, rows), default=0)):
         here = [row[i] for row in rows if i < len(row)]
-        values = [v for record, _ in here if (v := number(record.get(name))) is not None]
+        values = [v for record, _ in here if (v := finite(record.get(name))) is not None]
         if not values:
             continue
         y.append(sum(values) / len(values))
@@ -113,9 +114,9 @@ def evaluation_curve(runs: Sequence[Run], name: str, label: str, colour: int = 0
 
 
 def _axes(run: Run, evaluation: Record) -> dict[str, Value]:
-    """Where an evaluation lies. Its tokens and seconds are those of training: the step's own record has them."""
+    """Return where an evaluation lies on each axis; tokens and seconds are those of the training step's own record."""
     step = evaluation["step"]
     if step == 0:
         return dict.fromkeys(AXES, 0.0)
     record: Record = next((r for r in reversed(run.steps) if r["step"] <= step), {})
-    return {"step": float(step), "tokens": number(record.get(TOKENS)), "seconds": number(record.get("seconds"))}
+    return {"step": float(step), "tokens": finite(record.get(TOKENS)), "seconds": finite(record.get("seconds"))}

@@ -1,6 +1,6 @@
-"""What runs came to: a record for each, and the figures of each arm over its seeds.
+"""Summaries of runs: a record for each, and the figures of each arm over its seeds.
 
-An arm is what is compared: the overrides without the seed.
+An arm is the unit of comparison: a job's overrides without the seed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from align.intervals import Interval, mean_interval
-from align.report.load import Run, load_run
+from align.report.load import Run, at, is_run, load_run
 from align.report.peak import gold_peak
 
 Record = Mapping[str, Any]
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
-    """What a run left in `folder`, as far as it got: null for what it did not reach.
+    """Load the figures of the run in `folder`; null for what it did not reach.
 
     Returns:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
         "before", "after": evaluation summaries, "peak": where gold peaked (align.report.peak)}.
     """
-    if not (folder / "config.yaml").is_file():
+    if not is_run(folder):
         return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
     return figures(load_run(folder))
 
 
 def figures(run: Run) -> dict[str, Any]:
-    """The same of a run that was read already."""
+    """Return the figures of a loaded run, as `figures_of`."""
     peak = gold_peak(run.evaluations)
     return {
         "stopped": run.facts.get("stopped"),
@@ -44,29 +44,23 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def _evaluated(*path: str) -> Callable[[Record], Any]:
-    return lambda record: _at(record, "after", *path)
+    return lambda record: at(record, "after", *path)
 
 
 def _forgetting(record: Record) -> float | None:
-    before, after = (_at(record, phase, "forgetting_perplexity") for phase in ("before", "after"))
+    before, after = (at(record, phase, "forgetting_perplexity") for phase in ("before", "after"))
     return None if before is None or after is None else after - before
 
 
 def _seconds(record: Record) -> float | None:
-    """Of the run's phases, less the reward model, which the first job trains for all."""
+    """Sum the run's phases without the training of the reward model, which the first job does for all."""
     phases = record.get("phases")
     return sum(phases.values()) - phases.get("reward_model", 0.0) if phases else None
 
 
 def _thousand_tokens(record: Record) -> float | None:
-    tokens = _at(record, "metrics", "tokens/policy")
+    tokens = at(record, "metrics", "tokens/policy")
     return None if tokens is None else tokens / 1000
-
-
-def _at(tree: Any, *path: str) -> Any:
-    for key in path:
-        tree = tree.get(key) if isinstance(tree, Mapping) else None
-    return tree
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Column:
     label: str
     meaning: str
     read: Callable[[Record], float | None]
-    console: bool = True  # whether it is also among the few that a terminal's width has room for
+    console: bool = True  # whether the console's table, which is narrow, has it too
 
 
 COLUMNS = (
@@ -87,9 +81,9 @@ COLUMNS = (
     Column("KL", "to the start model, nats per response; of best-of-n an upper bound", _evaluated("kl_per_response")),
     Column("KL, short", "of the embedded world's short tasks", _evaluated("kl_by", "short"), console=False),
     Column("KL, long", "of its long tasks", _evaluated("kl_by", "long"), console=False),
-    Column("gold peak", "the highest gold reward on the way", lambda record: _at(record, "peak", "gold")),
-    Column("KL at peak", "the KL at which gold peaked", lambda record: _at(record, "peak", "kl")),
-    Column("proxy at peak", "the proxy reward there", lambda record: _at(record, "peak", "proxy")),
+    Column("gold peak", "the highest gold reward on the way", lambda record: at(record, "peak", "gold")),
+    Column("KL at peak", "the KL at which gold peaked", lambda record: at(record, "peak", "kl")),
+    Column("proxy at peak", "the proxy reward there", lambda record: at(record, "peak", "proxy")),
     Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
     Column("forgetting", "perplexity on general text, after - before", _forgetting),
     Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),
@@ -99,20 +93,20 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One arm's figures over the jobs that finished."""
+class ArmFigures:
+    """Figures of an arm over the jobs that finished."""
 
-    overrides: tuple[str, ...]  # those that it does not share with all others
+    overrides: tuple[str, ...]  # those that are not common to all arms
     jobs: int
     finished: int
     figures: dict[str, Interval | None]  # by column; None where no job has the figure
 
 
-def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[Arm]:
-    """The arms in the order of their first jobs. A value that is missing or not finite counts for no mean.
+def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[ArmFigures]:
+    """Summarise the arms, in the order of their first jobs. Values that are missing or not finite enter no mean.
 
     Args:
-        records: Of all jobs, by job number.
+        records: Records of all jobs, by job number.
     """
     shared, by_arm = common_overrides(records), members(records)
     own = [tuple(word for word in seedless(records[group[0]]) if word not in shared) for group in by_arm]
@@ -120,36 +114,36 @@ def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list
 
 
 def members(records: Sequence[Record]) -> list[list[int]]:
-    """The indices of each arm's records, in the order of `arms`."""
+    """Return the indices of each arm's records, in the order of `arms`."""
     by_arm: dict[tuple[str, ...], list[int]] = {}
     for i, record in enumerate(records):
         by_arm.setdefault(seedless(record), []).append(i)
     return list(by_arm.values())
 
 
-def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> Arm:
+def _arm(overrides: tuple[str, ...], jobs: Sequence[Record], columns: Sequence[Column]) -> ArmFigures:
     done = [job for job in jobs if job["exit_code"] == 0]
     figures: dict[str, Interval | None] = {}
     for column in columns:
         found = [column.read(job) for job in done]
         values = [value for value in found if value is not None and math.isfinite(value)]
         figures[column.label] = mean_interval(values) if values else None
-    return Arm(overrides, len(jobs), len(done), figures)
+    return ArmFigures(overrides, len(jobs), len(done), figures)
 
 
 def common_overrides(records: Sequence[Record]) -> list[str]:
-    """The overrides that all jobs have in common, seeds apart."""
+    """Return the overrides that all jobs have in common, seeds apart."""
     every = [seedless(record) for record in records]
     return [word for word in every[0] if all(word in words for words in every)] if every else []
 
 
 def seedless(record: Record) -> tuple[str, ...]:
-    """A job's overrides without the seed: what makes it one of an arm."""
+    """Return a job's overrides without the seed, which identify its arm."""
     return tuple(word for word in record["overrides"] if not word.lstrip("+").startswith("seed="))
 
 
-def arm_names(found: Sequence[Arm]) -> tuple[str, list[str]]:
-    """A heading and the name of each arm: values of the key where the arms differ in one alone, else overrides.
+def arm_names(found: Sequence[ArmFigures]) -> tuple[str, list[str]]:
+    """Return a heading and the arms' names: values of the one key in which arms differ, else overrides.
 
     `method.name=ppo` is `method=ppo` there: every section of a configuration has its name in a key of its own.
     """

@@ -1,4 +1,4 @@
-"""A chart as an SVG file of its own, for papers and slides: its colours and its legend are inside."""
+"""A chart as a self-contained SVG file, for papers and slides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FONT = "font-family='system-ui, sans-serif' font-size"
 
 
 def svg(chart: Chart, axis: str | None = None) -> str:
-    """The chart over `axis`, the first of its own unless told."""
+    """Draw the chart over `axis`, by default its first."""
     name = axis or next(iter(chart.axes))
     frame = _Frame(chart, name)
     parts = [
@@ -33,7 +33,7 @@ def svg(chart: Chart, axis: str | None = None) -> str:
 
 
 def colour(index: int) -> str:
-    """Of the arm or curve of that number; grey for the start model (-1)."""
+    """Return the colour of an arm or curve by its number; grey for the start model (-1)."""
     return COLOURS[index % len(COLOURS)] if index >= 0 else "#85837c"
 
 
@@ -48,7 +48,7 @@ def _legend(curves: Sequence[Curve]) -> list[str]:
 
 
 class _Frame:
-    """From the data's units to the drawing's."""
+    """Mapping from the data's units to the drawing's."""
 
     def __init__(self, chart: Chart, axis: str) -> None:
         self.axis, self.x, self.y = axis, chart.axes[axis], chart.y
@@ -85,7 +85,7 @@ class _Frame:
             around = list(zip(self._points(curve, curve.high), self._points(curve, curve.low), strict=True))
             d = "".join(_ring(run) for run in _stretches(around))
             band = f"<path d='{d}' fill='{fill}' opacity='0.16'/>"
-        dash = " stroke-dasharray='7 4'" if curve.colour >= len(COLOURS) else ""  # the colours come again
+        dash = " stroke-dasharray='7 4'" if curve.colour >= len(COLOURS) else ""  # the colours repeat
         line = f"<path d='{_path(points)}' fill='none' stroke='{fill}' stroke-width='2' stroke-linecap='round'{dash}/>"
         return band + line
 
@@ -104,10 +104,8 @@ def _path(points: Sequence[tuple[float, float] | None]) -> str:
 Pair = tuple[tuple[float, float], tuple[float, float]]
 
 
-def _stretches(
-    pairs: Sequence[tuple[tuple[float, float] | None, tuple[float, float] | None]],
-) -> list[list[Pair]]:
-    """The stretches without gaps."""
+def _stretches(pairs: Sequence[tuple[tuple[float, float] | None, tuple[float, float] | None]]) -> list[list[Pair]]:
+    """Split at gaps."""
     out: list[list[Pair]] = [[]]
     for a, b in pairs:
         if a is None or b is None:

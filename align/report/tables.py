@@ -1,4 +1,4 @@
-"""The tables of a report and of a sweep: figures by arm with intervals, before and after of one run; Markdown too."""
+"""Tables of a report and of a sweep: figures by arm with intervals, before and after of one run; Markdown too."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from align import metrics
 from align.intervals import Interval, mean_interval
 from align.numbers import number
-from align.report.jobs import Arm as Group
-from align.report.summary import COLUMNS, Arm, Column, Record, arm_names, arms, common_overrides
+from align.report.jobs import Arm
+from align.report.summary import COLUMNS, ArmFigures, Column, Record, arm_names, arms, common_overrides
 
 _ERRORS = {f"eval/reward/{judge}_mean": f"eval/reward/{judge}_se" for judge in ("proxy", "gold", "evaluation")}
 _ERRORS |= {"eval/kl_per_response": "eval/kl/per_response_k1_se"}
@@ -26,27 +26,24 @@ class Row:
     definition: str
     before: str
     after: str
-    interval: str  # of `after`, where there is one
+    interval: str  # of `after`, or empty
     change: str
 
 
 def headline(evaluation: Mapping[str, Any]) -> list[Row]:
-    """The figures of `metrics.HEADLINE`, before and after; those that neither evaluation has are left out."""
-    old, new = metrics.flatten(evaluation.get("before") or {}), metrics.flatten(evaluation.get("after") or {})
+    """Return the figures of `metrics.HEADLINE`, before and after; figures in neither evaluation are left out."""
+    start, end = evaluation.get("before") or {}, evaluation.get("after") or {}
+    figures, confidence = metrics.flatten(end), (evaluation.get("settings") or {}).get("confidence", 0.95)
     rows = []
-    for name, label in metrics.HEADLINE:
-        before, after = old.get(name), new.get(name)
-        if before is None and after is None:
-            continue
-        change = after - before if after is not None and before is not None else None
-        interval = _interval(name, new, (evaluation.get("settings") or {}).get("confidence", 0.95))
+    for name, label, before, after, change in metrics.headline(start, end):
+        interval = _interval(name, figures, confidence)
         definition = metrics.lookup(name).definition
         rows.append(Row(label, definition, number(before), number(after), interval, number(change, signed=True)))
     return rows
 
 
 def _interval(name: str, figures: Mapping[str, float], confidence: float) -> str:
-    """`0.422 to 0.672`: as the evaluation has it, else from a standard error over responses; nothing without either."""
+    """Format an interval, `0.422 to 0.672`: the evaluation's own, else from a standard error; empty without either."""
     low, high = (figures.get(name.removesuffix("/mean") + end) for end in ("/low", "/high"))
     error = figures.get(_ERRORS[name]) if name in _ERRORS else None
     if error is not None and name in figures:
@@ -61,12 +58,12 @@ class Comparison:
 
     heading: str
     columns: list[Column]
-    start: list[str]  # the start model's, where a column has one
+    start: list[str]  # the start model's figure of each column, or a dash
     rows: list[tuple[str, str, list[tuple[str, str]]]]  # name, how many finished, (mean, interval)
 
 
 def comparison(records: Sequence[Record]) -> Comparison:
-    """The figures of all arms, formatted."""
+    """Format the figures of all arms."""
     found = arms(records)
     heading, names = arm_names(found)
     columns = shown(found)
@@ -78,7 +75,7 @@ def comparison(records: Sequence[Record]) -> Comparison:
 
 
 def _start(records: Sequence[Record], column: Column) -> str:
-    """The column's figure of the start model; a dash where it has none or where the runs' start models differ."""
+    """Format the column's figure of the start model; a dash without one or where the runs' start models differ."""
     if column.label in ("forgetting", "tokens, k", "seconds"):
         return "-"
     found = [column.read({**record, "after": record.get("before")}) for record in records]
@@ -88,15 +85,16 @@ def _start(records: Sequence[Record], column: Column) -> str:
     return number(statistics.fmean(values))
 
 
-def all_figures(groups: Sequence[Group]) -> list[tuple[str, str, list[str]]]:
-    """Every figure of the evaluation at the end: name, definition, and `mean ± half` of each arm."""
+def all_figures(groups: Sequence[Arm]) -> list[tuple[str, str, list[str]]]:
+    """Return every figure of the evaluation at the end: name, definition, and `mean ± half` of each arm."""
     flat = [[metrics.flatten(run.evaluation.get("after") or {}) for run in group.runs] for group in groups]
     names = dict.fromkeys(name for group in flat for one in group for name in one)
     rows = []
     for name in names:
         values = [[one[name] for one in group if name in one] for group in flat]
         cells = [_plain(mean_interval(v)) if v else "-" for v in values]
-        rows.append((name.removeprefix("eval/"), _definition(name), cells))
+        row = metrics.find(name)
+        rows.append((name.removeprefix("eval/"), row.definition if row else "", cells))
     return rows
 
 
@@ -104,15 +102,8 @@ def _plain(figure: Interval) -> str:
     return number(figure.mean) + ("" if figure.half is None else f" ± {number(figure.half)}")
 
 
-def _definition(name: str) -> str:
-    try:
-        return metrics.lookup(name).definition
-    except KeyError:
-        return ""
-
-
 def markdown(records: Sequence[Record]) -> str:
-    """The content of summary.md: the arms' figures, what they mean, and the failed jobs."""
+    """Format summary.md: the arms' figures, their meaning, and the failed jobs."""
     found = arms(records)
     columns = shown(found)
     finished = sum(arm.finished for arm in found)
@@ -136,35 +127,35 @@ def markdown(records: Sequence[Record]) -> str:
 
 
 def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """The first column to the left, numbers to the right."""
+    """Format a Markdown table with its first column to the left, all others to the right."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def shown(found: Sequence[Arm]) -> list[Column]:
-    """The columns in which some arm has a figure."""
+def shown(found: Sequence[ArmFigures]) -> list[Column]:
+    """Return the columns in which some arm has a figure."""
     return [column for column in COLUMNS if any(arm.figures[column.label] is not None for arm in found)]
 
 
-def count(arm: Arm) -> str:
-    """How many jobs finished, and of how many where some did not."""
+def count(arm: ArmFigures) -> str:
+    """Format the number of finished jobs, `2 of 3` where some did not finish."""
     return str(arm.finished) if arm.finished == arm.jobs else f"{arm.finished} of {arm.jobs}"
 
 
-def cell(arm: Arm, column: Column, between: str) -> str:
-    """`0.512 ± 0.031`; with its own n where some finished job lacks the figure."""
+def cell(arm: ArmFigures, column: Column, between: str) -> str:
+    """Format `0.512 ± 0.031`; with its own n where some finished job lacks the figure."""
     half = half_of(arm, column)
     return number_of(arm, column) + (f"{between}{half.replace(' (', f'{between}(')}" if half else "")
 
 
-def number_of(arm: Arm, column: Column) -> str:
-    """The mean over finished jobs; a dash where none has the figure."""
+def number_of(arm: ArmFigures, column: Column) -> str:
+    """Format the mean over finished jobs; a dash without one."""
     figure = arm.figures[column.label]
     return "-" if figure is None else number(figure.mean)
 
 
-def half_of(arm: Arm, column: Column) -> str:
-    """`± 0.031`, with its own n where some finished job lacks the figure; nothing for one job."""
+def half_of(arm: ArmFigures, column: Column) -> str:
+    """Format `± 0.031`, with its own n where some finished job lacks the figure; empty for one job."""
     figure = arm.figures[column.label]
     if figure is None:
         return ""
@@ -174,5 +165,5 @@ def half_of(arm: Arm, column: Column) -> str:
 
 
 def _code(words: Sequence[str]) -> str:
-    """Words as inline code that a Markdown table can hold."""
+    """Format words as inline code that a Markdown table can hold."""
     return f"`{' '.join(words)}`".replace("|", "\\|")

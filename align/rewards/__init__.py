@@ -1,21 +1,22 @@
-"""Where a score comes from, and how it is spread over tokens."""
+"""Rewards: sources of scores, and credit schemes that spread a score over tokens."""
 
-from align.rewards.base import Source, frozen, load_state, reward_input, state
-from align.rewards.build import Builder, load_functions
-from align.rewards.credits import Credit, build_credit
-from align.rewards.gold import GoldSource
-from align.rewards.learned import RewardModelSource
+from align.rewards.base import Source, frozen, given_input, load_state, reward_input, state
+from align.rewards.credit_schemes import Credit, build_credit
+from align.rewards.gold import GoldScorer
+from align.rewards.learned import RewardModelScorer
 from align.rewards.reference import References
+from align.rewards.source_builder import Builder, load_functions
 
 __all__ = [
     "Builder",
     "Credit",
-    "GoldSource",
+    "GoldScorer",
     "References",
-    "RewardModelSource",
+    "RewardModelScorer",
     "Source",
     "build_credit",
     "frozen",
+    "given_input",
     "load_functions",
     "load_state",
     "reward_input",

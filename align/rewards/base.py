@@ -1,6 +1,6 @@
-"""A reward = a source (where a score comes from) and a credit scheme (how it is spread over the response's tokens).
+"""Interfaces of rewards: a reward is a source of scores and a credit scheme that spreads them over tokens.
 
-The KL penalty is never part of a reward: the trainer adds it.
+The KL penalty is never part of a reward: the algorithm adds it.
 """
 
 from __future__ import annotations
@@ -10,53 +10,54 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from align.data.collate import collate
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Prompt, RewardInput, RewardOutput, Rollout
 
 
 class Source(Protocol):
-    """Scores a batch of responses."""
+    """A source of scores for a batch of responses."""
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        """Scores, with the finer signals that `needs` names (fields of RewardOutput) filled in."""
+        """Score the batch; `needs` names the finer signals (fields of RewardOutput) to fill in."""
         ...
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A source that changes while it scores: it normalises by what it has seen."""
+    """A source that changes while it scores: it normalises by earlier scores."""
 
     def frozen(self) -> Source:
-        """The same source without what changes: for scores that are compared over time."""
+        """Return the source without the changing part, for scores that are compared over time."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """What changes, as JSON; empty where nothing does."""
+        """Return the changing part as JSON; empty where nothing changes."""
         ...
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore the result of `state`."""
         ...
 
 
 def frozen(source: Source) -> Source:
-    """`source` as evaluations see it; itself where nothing in it changes."""
+    """Return `source` for evaluations: without its changing part, where it has one."""
     return source.frozen() if isinstance(source, Stateful) else source
 
 
 def state(source: Source) -> dict[str, Any]:
-    """For a checkpoint."""
+    """Return the state of `source` for a checkpoint; empty where nothing changes."""
     return source.state() if isinstance(source, Stateful) else {}
 
 
 def load_state(source: Source, saved: Mapping[str, Any]) -> None:
-    """From a checkpoint."""
+    """Restore the state of `source` from a checkpoint."""
     if isinstance(source, Stateful):
         source.load_state(saved)
 
 
 def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenizer) -> RewardInput:
-    """Texts and character offsets of a rollout; `prompts` are those of its rows, one per row."""
+    """Build the input of a reward source from a rollout and the prompts of its rows, one per row."""
     responses: list[str] = []
     offsets = torch.zeros(*rollout.response_ids.shape, 2, dtype=torch.long)
     lengths = rollout.lengths.tolist()
@@ -71,3 +72,24 @@ def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenize
         rows=[p.row for p in prompts],
         messages=[p.messages for p in prompts],
     )
+
+
+def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], chat: ChatTokenizer, device: torch.device) -> RewardInput:
+    """Build the input of a reward source from given responses, as if each had ended by itself.
+
+    Args:
+        rows: Prompts with the token ids of a response each, end token included.
+
+    Raises:
+        ValueError: There are no rows.
+    """
+    prompts = [prompt for prompt, _ in rows]
+    batch = collate([(prompt.input_ids, ids) for prompt, ids in rows], chat.pad_id, device)
+    rollout = Rollout(
+        **batch.tensors(),
+        ended=torch.ones(len(rows), dtype=torch.bool, device=device),
+        prompt_index=torch.tensor([prompt.id for prompt in prompts], device=device),
+        sample_index=torch.zeros(len(rows), dtype=torch.long, device=device),
+        sampling_logprobs=torch.zeros(batch.response_ids.shape, device=device),
+    )
+    return reward_input(rollout, prompts, chat)

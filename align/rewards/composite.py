@@ -1,4 +1,4 @@
-"""A weighted sum of sources."""
+"""Weighted sum of sources."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from align.functional.credit import last_token
+from align.functional.credit import last_token, prefix_sums
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput
 
 
 class CompositeScorer:
-    """Every part is a `part` of the output, weighted, and a `raw_part` as it was before its own normalisation, its
-    clip and the weight. What a part is itself made of is logged as `PART.NAME`.
+    """A weighted sum of sources, with every part logged.
 
-    Signals per token add up as the scores do: a part without any is paid at the last token, and its prefix score is 0
-    until then.
+    Each part is a `part` of the output, weighted, and a `raw_part` before its own normalisation, clip and weight. The
+    parts of a part are logged as `PART.NAME`. Signals per token add up as the scores do: a part without such signals is
+    paid at the last token, and its prefix scores are 0 before.
     """
 
     def __init__(self, parts: Mapping[str, Source], weights: Mapping[str, float]) -> None:
@@ -44,7 +43,7 @@ class CompositeScorer:
         )
 
     def _sum(self, signals: Mapping[str, Tensor], outputs: Mapping[str, RewardOutput], field: str) -> Tensor | None:
-        """The weighted sum, where at least one part has the signal itself."""
+        """Compute the weighted sum where at least one part has the signal itself; else None."""
         if all(getattr(out, field) is None for out in outputs.values()):
             return None
         return torch.stack([self._weights[name] * signal for name, signal in signals.items()]).sum(0)
@@ -62,12 +61,10 @@ class CompositeScorer:
 
 
 def _tokens(out: RewardOutput, mask: Tensor) -> Tensor:
-    """(B, T)."""
+    """Return the token scores (B, T) of a part."""
     return out.total.unsqueeze(1) * last_token(mask) if out.token_scores is None else out.token_scores
 
 
 def _prefixes(out: RewardOutput, mask: Tensor) -> Tensor:
-    """(B, T + 1)."""
-    if out.prefix_scores is not None:
-        return out.prefix_scores
-    return pad(_tokens(out, mask).cumsum(1), (1, 0))
+    """Return the prefix scores (B, T + 1) of a part."""
+    return prefix_sums(_tokens(out, mask)) if out.prefix_scores is None else out.prefix_scores

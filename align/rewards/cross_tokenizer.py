@@ -1,4 +1,4 @@
-"""Reward models that read text: with another tokenizer or chat template than the policy's, or with an encoder."""
+"""Cross-tokenizer reward models: another tokenizer or chat template than the policy's, or an encoder."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ from align.types import RewardInput, RewardOutput
 
 
 def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
-    """Whether a reward model is a causal one with the policy's vocabulary that writes turns as the policy does, so that
-    it can read the policy's own tokens; a tokenizer without a template leaves the turns to the policy's."""
+    """Return whether a reward model can read the policy's own tokens.
+
+    It can where it is causal, with the policy's vocabulary and chat template; a tokenizer without a template takes the
+    policy's.
+    """
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)), key=key)
     same = tokenizer.get_vocab() == chat.tokenizer.get_vocab()
     same = same and tokenizer.chat_template in (None, chat.tokenizer.chat_template)
@@ -37,10 +40,10 @@ def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
 def load_cross_tokenizer(
     folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype
 ) -> Source:
-    """The reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
+    """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
     Raises:
-        InputError: It cannot be loaded, or attention is needed of one that is no causal model with a linear head.
+        InputError: The model cannot be loaded, or attention is needed of a model without causal body and linear head.
     """
     path = str(folder)
     tokenizer = load_tokenizer(ModelConfig(path=path), key=key)
@@ -66,9 +69,11 @@ def _is_causal(body: PreTrainedModel) -> bool:
 
 
 class CausalReader:
-    """One forward pass scores a response and all its prefixes, at its own tokens; a prefix of the policy's tokens takes
-    the score at the last token that stands for nothing behind it. The whole response's score is the classifier's own,
-    read at the last token of the whole conversation that is not its PAD."""
+    """Scorer by a causal model: one forward pass scores a response and all its prefixes, at the model's own tokens.
+
+    A prefix of the policy's tokens has the score at the last token whose characters all lie within it. The whole
+    response has the classifier's own score, read at the last token of the conversation that is not its PAD.
+    """
 
     def __init__(self, scorer: ValueHead, reader: Reader) -> None:
         self._scorer = scorer
@@ -104,17 +109,14 @@ class CausalReader:
         return RewardOutput(total=total, parts={"reward_model": total}, prefix_scores=wanted, attention=look)
 
     def _pad_rows(self, rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
-        """Ids and mask (b, S), right-padded, and where each row's score is read (transformers' own rule)."""
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
+        """Pad ids and mask (b, S) on the right; return also where each row's score is read (transformers' own rule)."""
+        ids, real = _padded(rows, 0, device), _padded([[1] * len(row) for row in rows], 0, device)
         last = [max((j for j, token in enumerate(row) if token != self._pad), default=0) for row in rows]
         return ids, real, last
 
 
 class WholeReader:
-    """Any classifier, by its single output. Every prefix is a text of its own and takes a forward pass: as many as the
-    response has tokens."""
+    """Scorer by any classifier's single output; every prefix is a text of its own and takes a forward pass."""
 
     def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
         self._model = model
@@ -139,21 +141,25 @@ class WholeReader:
 
     @torch.no_grad()
     def _logits(self, encoded: Sequence[Encoded]) -> Tensor:
-        """(n,) float32."""
+        """Compute the scores (n,) float32."""
         out = torch.zeros(len(encoded), device=self._model.device)
         for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             part = [encoded[i] for i in index.tolist()]
-            width = max(len(e.ids) for e in part)
             inputs = {
-                "input_ids": [e.ids + [self._pad] * (width - len(e.ids)) for e in part],
-                "attention_mask": [[1] * len(e.ids) + [0] * (width - len(e.ids)) for e in part],
+                "input_ids": _padded([e.ids for e in part], self._pad, out.device),
+                "attention_mask": _padded([[1] * len(e.ids) for e in part], 0, out.device),
             }
             if all(e.types is not None for e in part):
-                inputs["token_type_ids"] = [[*(e.types or ()), *([0] * (width - len(e.ids)))] for e in part]
-            tensors = {name: torch.tensor(rows, device=self._model.device) for name, rows in inputs.items()}
+                inputs["token_type_ids"] = _padded([e.types or [] for e in part], 0, out.device)
             with autocast(self._model.device, self._dtype):
-                out[index.to(out.device)] = self._model(**tensors).logits[:, 0].float()
+                out[index.to(out.device)] = self._model(**inputs).logits[:, 0].float()
         return out
+
+
+def _padded(rows: Sequence[list[int]], fill: int, device: torch.device) -> Tensor:
+    """Pad rows on the right to a tensor (b, S) int64."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
 
 
 def _offsets(batch: RewardInput, i: int) -> list[tuple[int, int]]:
@@ -165,7 +171,7 @@ def _context(model: PreTrainedModel) -> int | None:
 
 
 def _encode(batch: RewardInput, reader: Reader, limit: int | None) -> list[Encoded]:
-    """Every conversation; raises RunError for one that is longer than the model's context."""
+    """Encode every conversation; raise RunError for one that is longer than the model's context."""
     encoded = [reader.encode(m, text) for m, text in zip(batch.messages, batch.responses, strict=True)]
     for i, e in enumerate(encoded):
         if limit is not None and len(e.ids) > limit:

@@ -1,4 +1,4 @@
-"""Several reward models as one score: their mean, the lowest, or the mean less what they disagree by.
+"""Ensemble of reward models: the mean, the lowest, or the mean less a penalty on disagreement.
 
 Coste et al., arXiv 2310.02743, section 3: mean optimisation; worst-case optimisation, min_i R_i; uncertainty-weighted
 optimisation, mean_i R_i - penalty * (1/k) sum_i (R_i - mean)^2. `mean_minus_std` takes the root of that variance, so
@@ -18,12 +18,11 @@ from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput
 
 
-class EnsembleSource:
-    """Members must score on one scale: they are normalised before they come here.
+class EnsembleScorer:
+    """An ensemble of sources on one scale: members are normalised before they are combined.
 
-    Prefix scores are combined prefix by prefix, exactly as the scores of whole responses are. Attention is the mean of
-    the members' own, each normalised to 1 over the response first: it says where the members look, not where the one
-    that decided a minimum looked.
+    Prefix scores are combined prefix by prefix, as the scores of whole responses are. Attention is the mean of the
+    members' own, each normalised to 1 over the response first, whichever member decides a minimum.
     """
 
     def __init__(self, members: Sequence[Source], combine: Combine, penalty: float) -> None:
@@ -48,7 +47,7 @@ class EnsembleSource:
 
 
 def combined(scores: Tensor, how: Combine, penalty: float) -> Tensor:
-    """Scores of k members (k, ...) -> one (...)."""
+    """Combine the scores of k members: (k, ...) -> (...)."""
     match how:
         case Combine.mean:
             return scores.mean(0)

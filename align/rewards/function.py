@@ -1,16 +1,17 @@
 """Scores from the user's own Python function, `reward.source.path=FILE.py:NAME`.
 
-It is called with those of these that its parameters name (or all, with **kwargs), one entry for each response:
+The function is called with the following arguments, as far as its parameters name them (all with **kwargs), each a list
+with one entry for each response:
 
 - `prompts`: the last user message; `responses`: the text, special tokens left out.
 - `offsets`: for each token of the response its characters [start, end); a token without text (the end token) has none.
 - `rows`: the data row of the prompt, as a dictionary.
 
-It returns a list (or array) with one entry for each response, of the kind that `reward.source.returns` names: a number;
+The function returns a list (or array) with one entry for each response, of the kind `reward.source.returns`: a number;
 a number for each token; or labelled spans, (start, end, score) or (start, end, score, label), in characters of the
 response, each paid at the token that holds its last character. The sums of spans by label are logged as parts.
 
-What cannot be used stops the run with one line that names the sample.
+Any other result stops the run with one line that names the sample.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from align.config import Returns
 from align.errors import InputError, RunError
+from align.functional.credit import prefix_sums
 from align.functional.credit import spans as span_rewards
 from align.rewards.returned import Returned, Span
 from align.types import RewardInput, RewardOutput
@@ -38,10 +39,10 @@ GIVEN = ("prompts", "responses", "offsets", "rows")
 
 
 def load_function(path: str, key: str) -> Callable[..., Any]:
-    """The function that FILE.py:NAME names; the file is run.
+    """Load the function that FILE.py:NAME names; the file is executed.
 
     Raises:
-        InputError: It cannot be imported, or needs what it is not given.
+        InputError: The file cannot be imported, or the function has parameters beyond the arguments above.
     """
     file, _, name = path.rpartition(":")
     place = Path(file).resolve()
@@ -68,6 +69,8 @@ def load_function(path: str, key: str) -> Callable[..., Any]:
 
 
 class FunctionScorer:
+    """Scorer by the user's function."""
+
     def __init__(self, function: Callable[..., Any], returns: Returns, path: str) -> None:
         self._function = function
         self._returns = returns
@@ -77,9 +80,10 @@ class FunctionScorer:
         self._takes = [name for name in GIVEN if everything or name in parameters]
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        """
+        """Score the batch.
+
         Raises:
-            RunError: The function raised, or returned what cannot be used; names the first such sample.
+            RunError: The function raised, or returned an invalid result; names the first such sample.
         """
         read = Returned(self._path, batch)
         rows = range(len(batch.responses))
@@ -102,7 +106,7 @@ class FunctionScorer:
                 return RewardOutput(**vars(out) | {"parts": _by_label(labelled, mask.device) or out.parts})
 
     def _call(self, batch: RewardInput, rows: Sequence[int], read: Returned) -> Any:
-        """The function on these rows; where it raises, the line names the first row on which it raises alone."""
+        """Call the function on these rows; an error names the first row on which it raises alone."""
         try:
             return self._function(**self._arguments(batch, rows))
         except Exception as error:
@@ -125,14 +129,14 @@ class FunctionScorer:
 
 
 def _dense(tokens: Tensor, spans: Sequence[Sequence[tuple[int, int, float]]] | None = None) -> RewardOutput:
-    """Scores per token (B, T) as an output: their sum is the score, their sums so far are those of the prefixes."""
+    """Build the output of token scores (B, T): their sum is the score, their sums so far are those of the prefixes."""
     total = tokens.sum(1)
-    prefixes = pad(tokens.cumsum(1), (1, 0))
+    prefixes = prefix_sums(tokens)
     return RewardOutput(total, {"function": total}, token_scores=tokens, prefix_scores=prefixes, spans=spans)
 
 
 def _by_label(rows: Sequence[Sequence[Span]], device: torch.device) -> dict[str, Tensor]:
-    """(B,) sums of the spans of each label; none where no span of the batch has one."""
+    """Sum the spans of each label: (B,) by label; empty where no span of the batch has a label."""
     labels = sorted({label for row in rows for *_, label in row})
     if not any(labels):
         return {}

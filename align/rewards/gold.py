@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from align.functional.credit import prefix_sums
 from align.functional.credit import spans as span_rewards
 from align.types import RewardInput, RewardOutput
 from align.worlds import World
 
 
-class GoldSource:
-    """Scores with the rule that made the world; the best any reward model could be."""
+class GoldScorer:
+    """Scorer by the rule that made the world: the upper bound of any reward model."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -25,9 +26,7 @@ class GoldSource:
         spans = [[(s.start, s.end, s.credit) for s in gold.segments] for gold in golds]
         total = torch.tensor([gold.total for gold in golds], device=mask.device)
         token_scores = span_rewards(spans, batch.offsets, mask)
-        prefix = None
-        if "prefix_scores" in needs:
-            prefix = torch.nn.functional.pad(token_scores.cumsum(1), (1, 0))
+        prefix = prefix_sums(token_scores) if "prefix_scores" in needs else None
         return RewardOutput(
             total=total, parts={"gold": total}, token_scores=token_scores, prefix_scores=prefix, spans=spans
         )

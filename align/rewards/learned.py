@@ -1,4 +1,4 @@
-"""Scores from a reward model that reads the policy's own tokens."""
+"""Scores of a reward model that reads the policy's own tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from align.functional.masked import masked_sum
 from align.types import RewardInput, RewardOutput, Rollout
 
 
-class RewardModelSource:
-    """Reads the score at the last token of each response; one causal forward also scores every prefix."""
+class RewardModelScorer:
+    """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
     def __init__(self, scorer: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:
         self._scorer = scorer

@@ -1,8 +1,8 @@
-"""A source whose scores are normalised and clipped: (score - mean) / std, then cut at +-clip.
+"""Normalisation and clipping of scores: (score - mean) / std, then cut at +-clip.
 
-Whatever the source says of single tokens moves along. Prefix scores are mapped like the score itself, so their
-differences still sum to it. Rewards per token are divided by std; what the mean and the clip then lack is paid at the
-last token, so that they sum to the score too. Attention has no unit.
+Signals per token are mapped too. Prefix scores are mapped like the score itself, so their differences still sum to it.
+Rewards per token are divided by std, and the remainder, due to mean and clip, is paid at the last token, so that they
+sum to the score. Attention has no unit and stays.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from align.functional.credit import last_token
+from align.metrics import combine_moments, moments
 from align.rewards.base import Source, frozen, load_state, state
 from align.types import RewardInput, RewardOutput
 
@@ -29,26 +30,22 @@ class Running:
     squares: float = 0.0  # summed squared deviations from the mean
 
     def add(self, scores: Tensor) -> None:
-        """Take in a batch (B,); what is not finite is left out, since it would stay for good."""
+        """Add a batch (B,); non-finite scores are left out, since they would stay for good."""
         values = [float(x) for x in scores.double().tolist() if math.isfinite(x)]
-        if not values:
-            return
-        n, mean = len(values), math.fsum(values) / len(values)
-        squares = math.fsum((x - mean) ** 2 for x in values)
-        total, delta = self.count + n, mean - self.mean
-        self.squares += squares + delta**2 * self.count * n / total
-        self.mean += delta * n / total
-        self.count = total
+        seen = (self.count, self.mean, self.squares)
+        self.count, self.mean, self.squares = combine_moments(seen, moments(values))
 
     @property
     def scale(self) -> tuple[float, float]:
-        """(mean, population deviation); a deviation of 1 as long as all scores were the same."""
+        """Return (mean, population deviation); the deviation is 1 while all scores are the same."""
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
         return self.mean, std if std > 1e-6 else 1.0
 
 
 @dataclass(frozen=True)
 class Fixed:
+    """A mean and deviation that do not change."""
+
     mean: float
     std: float
 
@@ -58,8 +55,11 @@ class Fixed:
 
 
 class Scaled:
-    """`source` on another scale. With a running one every call to `score` counts: `frozen` gives a view that does not
-    count, and whose scores, not normalised at all, can be compared over time."""
+    """A source whose scores are normalised and clipped.
+
+    With a running scale every call to `score` counts. `frozen` gives a view that does not count and does not normalise,
+    so that its scores can be compared over time.
+    """
 
     def __init__(self, source: Source, scale: Fixed | Running | None = None, clip: float | None = None) -> None:
         self.source = source
@@ -89,7 +89,7 @@ class Scaled:
 
 
 def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, batch: RewardInput) -> RewardOutput:
-    """`out` with (score - mean) / std for each score, cut at +-clip; what was there before is in `raw_total`."""
+    """Map every score of `out` to (score - mean) / std, cut at +-clip; earlier scores stay in `raw_total`."""
 
     def mapped(scores: Tensor) -> Tensor:
         scores = (scores - mean) / std
@@ -113,6 +113,12 @@ def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, bat
     )
 
 
-def folded(out: RewardOutput, mean: float, std: float) -> RewardOutput:
-    """The output of a model into whose head (score - mean) / std is folded, with its own scores in `raw_total`."""
-    return replace(out, raw_total=torch.add(mean, out.total, alpha=std))
+class Folded:
+    """A reward model into whose head (score - mean) / std is folded; `raw_total` has the scores before."""
+
+    def __init__(self, source: Source, mean: float, std: float) -> None:
+        self._source, self._mean, self._std = source, mean, std
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        out = self._source.score(batch, needs)
+        return replace(out, raw_total=torch.add(self._mean, out.total, alpha=self._std))

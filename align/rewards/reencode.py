@@ -1,7 +1,7 @@
-"""A conversation as another model's tokens, each with the characters of the response that it stands for.
+"""Conversations as another model's tokens, each with its characters of the response.
 
-The text is what that model's own chat template makes of the whole conversation, tokenized as a whole: exactly what its
-model card asks for. Encoders without a template get prompt and response as a pair of texts.
+The text is that model's own chat template over the whole conversation, tokenized as a whole. Encoders without a
+template get prompt and response as a pair of texts.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Encoded:
 
 
 class Reader:
-    """Encodes for one reward model.
+    """Encoder of conversations for one reward model.
 
     Raises:
-        InputError: The tokenizer is a slow one, which cannot tell where its tokens stand.
+        InputError: The tokenizer is a slow one, without character offsets.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, key: str) -> None:
@@ -44,7 +44,8 @@ class Reader:
         self._special = [str(t) for t in (*tokenizer.all_special_tokens, *tokenizer.added_tokens_decoder.values())]
 
     def encode(self, messages: Messages, response: str) -> Encoded:
-        """
+        """Encode a conversation with its response.
+
         Raises:
             InputError: The template refuses the turns, or does not write the response as it is.
         """
@@ -60,7 +61,7 @@ class Reader:
         return _encoded([(self._tokens(text, **options), a) for (text, options), a in zip(parts, at, strict=True)])
 
     def _rendered(self, messages: Messages, response: str) -> tuple[str, int]:
-        """The whole conversation, and where in it the response's first character stands, or would stand."""
+        """Render the conversation; return it with the place of the response's first character."""
         try:
             full, probe = (self._render(messages, content) for content in (response, _PROBE))
         except InputError as error:
@@ -68,7 +69,7 @@ class Reader:
         head = len(probe.rpartition(_PROBE)[0])
         if full.startswith(response, head):
             return full, head
-        if full.startswith(response.strip(), head):  # many templates strip what they are given
+        if full.startswith(response.strip(), head):  # many templates strip the content
             return full, head - (len(response) - len(response.lstrip()))
         raise InputError(self._key, response[:40], "a reward model whose chat template writes a response as it is")
 
@@ -94,8 +95,10 @@ def _encoded(pieces: Sequence[tuple[Mapping[str, Any], int]]) -> Encoded:
 
 
 def prefix_places(spans: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[int]:
-    """For each of the policy's tokens, given by the character `ends` at which it ends, the last of the other model's
-    tokens that stands for nothing behind that character."""
+    """Return, for each of the policy's tokens, the last of the other model's tokens that lies within the text so far.
+
+    `ends` are the characters at which the policy's tokens end.
+    """
     places, place = [], -1
     for end in ends:
         while place + 1 < len(spans) and spans[place + 1][1] <= end:
@@ -107,9 +110,10 @@ def prefix_places(spans: Sequence[tuple[int, int]], ends: Sequence[int]) -> list
 def spread(
     weights: Sequence[float], spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]
 ) -> list[float]:
-    """Weights of the other model's tokens as weights of the policy's: by character, evenly over a token's own.
+    """Convert weights of the other model's tokens to weights of the policy's, by character.
 
-    What stands outside the response is left out; a token without characters gets nothing.
+    A token's weight is spread evenly over its characters. Weights outside the response are dropped; a token without
+    characters gets 0.
     """
     size = max((end for _, end in offsets), default=0)
     by_character = [0.0] * size

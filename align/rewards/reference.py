@@ -1,7 +1,7 @@
-"""The zero and the unit of a reward: mean and deviation of its scores on the start model's own responses.
+"""Scale of a reward: mean and deviation of its scores on the start model's own responses.
 
-With both set, beta and every threshold mean the same for every reward model (Ziegler et al., arXiv 1909.08593, section
-2.1: the reward model is normalised to mean 0 and variance 1 under the start policy).
+On this scale beta and every threshold mean the same for every reward model (Ziegler et al., arXiv 1909.08593, section
+2.1: normalised to mean 0 and variance 1 under the start policy).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from align.types import Prompt, RewardInput
 
 
 def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> tuple[float, float]:
-    """(mean, population deviation) of the scores of `batch`; raises InputError where they are all the same."""
+    """Compute (mean, population deviation) of the scores of `batch`; raise InputError where all are the same."""
     scores = source.score(batch).total.double()
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     if not std > 1e-6:
@@ -29,7 +29,7 @@ def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> 
 
 
 class References:
-    """The start model's own responses to training prompts, sampled when a scale is first asked for and then kept."""
+    """The start model's own responses to training prompts, sampled when first needed and then kept."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class References:
         rollout: RolloutConfig,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._start, self._codec, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
+        self._start, self._chat, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
         self._batches: dict[tuple[int, int], RewardInput] = {}
 
     def batch(self, seed: int, wanted: int) -> RewardInput:
-        """`wanted` responses, fewer where there are fewer prompts, one to each of a choice of prompts by `seed`."""
+        """Return `wanted` responses, one to each of a choice of prompts by `seed`; fewer with fewer prompts."""
         if (seed, wanted) not in self._batches:
             order = permutation(len(self._prompts), seed, "reference prompts")[:wanted]
             prompts = [self._prompts[i] for i in order.tolist()]
@@ -51,7 +51,7 @@ class References:
                 self._say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
             rollout = sample(
                 self._start,
-                self._codec,
+                self._chat,
                 prompts,
                 noise=Noise(seed, "reference"),
                 max_new_tokens=self._rollout.max_new_tokens,
@@ -59,5 +59,5 @@ class References:
                 decode_batch_size=self._rollout.decode_batch_size or self._rollout.batch_size,
                 cuda_graphs=self._rollout.cuda_graphs,
             )
-            self._batches[seed, wanted] = reward_input(rollout, prompts, self._codec)
+            self._batches[seed, wanted] = reward_input(rollout, prompts, self._chat)
         return self._batches[seed, wanted]

@@ -1,4 +1,4 @@
-"""What a user's function returned, checked entry by entry; what is wrong is said in one line, nothing is repaired."""
+"""Checks of a user function's results, entry by entry; an error is one line, nothing is repaired."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Span = tuple[int, int, float, str]  # start and end character, score, label (emp
 
 
 class Returned:
-    """Reads the entries for the responses of `batch`. Everything raises RunError with the sample's place in the batch.
+    """Reader of a function's entries for the responses of `batch`; every error is a RunError that names the sample.
 
     Arrays and tensors count as lists, and their numbers as numbers.
     """
@@ -23,16 +23,18 @@ class Returned:
         self._batch = batch
 
     def sample(self, i: int) -> str:
+        """Describe response i for an error."""
         return f"sample {i} (prompt {int(self._batch.rollout.prompt_index[i])})"
 
     def number(self, value: Any, i: int, of: str = "") -> float:
+        """Return a finite number of response i."""
         value = _plain(value)
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise self._bad(value, f"a finite number{of}", i)
         return float(value)
 
     def tokens(self, value: Any, i: int) -> list[float]:
-        """One number for each token of response i."""
+        """Return one number for each token of response i."""
         value, n = _plain(value), int(self._batch.rollout.lengths[i])
         if not isinstance(value, (list, tuple)):
             raise self._bad(value, f"a list of {n} numbers, one for each token", i)
@@ -41,7 +43,7 @@ class Returned:
         return [self.number(x, i, f" for token {t}") for t, x in enumerate(value)]
 
     def spans(self, value: Any, i: int) -> list[Span]:
-        """Labelled spans of response i."""
+        """Return the labelled spans of response i."""
         value = _plain(value)
         if not isinstance(value, (list, tuple)):
             raise self._bad(value, "a list of spans", i)
@@ -61,7 +63,7 @@ class Returned:
         return start, end, self.number(span[2], i, " for a span"), label
 
     def entries(self, value: Any, rows: Sequence[int]) -> list[Any]:
-        """The value as a list with one entry for each of these rows."""
+        """Return the value as a list with one entry for each of these rows."""
         value = _plain(value)
         if not isinstance(value, (list, tuple)):
             raise self._bad(value, f"a list with an entry for each of {len(rows)} responses", rows[0])

@@ -1,4 +1,4 @@
-"""Scores by rules about the text: a weighted sum, every rule a part of it."""
+"""Scores by rules about the text: a weighted sum with every rule as a part."""
 
 from __future__ import annotations
 
@@ -34,46 +34,51 @@ _FORMATS: dict[Format, Callable[[str], float]] = {
 
 
 class RulesScorer:
+    """Scorer by a weighted sum of rules."""
+
     def __init__(self, config: RulesSource) -> None:
-        self._rules = {name: (rule.weight, rule_function(rule)) for name, rule in config.rules().items()}
+        self._rules = config.rules()
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         device = batch.rollout.response_mask.device
         pairs = list(zip(batch.responses, batch.rows, strict=True))
         raw = {
-            name: torch.tensor([rule(text, row) for text, row in pairs], device=device)
-            for name, (_, rule) in self._rules.items()
+            name: torch.tensor([rule_score(rule, text, row) for text, row in pairs], device=device)
+            for name, rule in self._rules.items()
         }
-        parts = {name: self._rules[name][0] * scores for name, scores in raw.items()}
+        parts = {name: self._rules[name].weight * scores for name, scores in raw.items()}
         total = torch.stack(list(parts.values())).sum(0)
         return RewardOutput(total=total, parts=parts, raw_parts=raw)
 
 
-def rule_function(rule: RuleConfig) -> Callable[[str, Row], float]:
-    """(response, data row) -> 0 to 1."""
+def rule_score(rule: RuleConfig, text: str, row: Row) -> float:
+    """Compute how far a response to the prompt of a data row keeps a rule, from 0 to 1.
+
+    Raises:
+        TypeError: A RuleConfig subclass without a function: a programming error.
+    """
     match rule:
         case WordLimitRule():
-            return lambda text, row: text_rules.word_limit(text, row_limit(row, rule.column, rule.limit))
+            return text_rules.word_limit(text, row_limit(row, rule.column, rule.limit))
         case LengthWindowRule():
-            return lambda text, row: text_rules.length_window(text, rule.low, rule.high, rule.margin)
+            return text_rules.length_window(text, rule.low, rule.high, rule.margin)
         case RegexRule():
-            return lambda text, row: text_rules.regex(text, rule.pattern, rule.full)
+            return text_rules.regex(text, rule.pattern, rule.full)
         case FormatRule():
-            shape = _FORMATS[rule.kind]
-            return lambda text, row: shape(text)
+            return _FORMATS[rule.kind](text)
         case RepetitionRule():
-            return lambda text, row: text_rules.repetition(text, rule.size)
+            return text_rules.repetition(text, rule.size)
         case ForbiddenRule():
-            return lambda text, row: text_rules.forbidden(text, rule.phrases)
+            return text_rules.forbidden(text, rule.phrases)
         case ExactRule():
-            return lambda text, row: text_rules.exact(text, row[rule.column])
+            return text_rules.exact(text, row[rule.column])
         case NumericRule():
-            return lambda text, row: text_rules.numeric(text, row[rule.column], rule.marker, rule.tolerance)
+            return text_rules.numeric(text, row[rule.column], rule.marker, rule.tolerance)
     raise TypeError(f"no rule for {type(rule).__name__}")
 
 
 def row_limit(row: Row, column: str, otherwise: int | None) -> int | None:
-    """The row's own word limit, else the configured one."""
+    """Return the row's own word limit, else the configured one."""
     own = row.get(column)
     return otherwise if own is None else int(own)
 

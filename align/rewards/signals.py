@@ -1,4 +1,4 @@
-"""Signals that a credit scheme needs and no source offers: the run adds them to any source's output."""
+"""Signals that a credit scheme needs and no source offers, added to any source's output."""
 
 from __future__ import annotations
 
@@ -21,16 +21,13 @@ SENTENCE_ENDS = frozenset(".!?\n")
 
 
 class LogRatio:
-    """log pi_dpo - log pi_ref of every response token: the implicit reward of DPO (arXiv 2305.18290, eq. 5), per token.
-
-    At temperature 1, at which DPO trains.
-    """
+    """DPO's implicit reward per token (arXiv 2305.18290, eq. 5) at temperature 1, at which DPO trains."""
 
     def __init__(self, dpo: Policy, reference: Policy, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
     def __call__(self, rollout: Rollout) -> Tensor:
-        """(B, T) nats, 0 outside the mask."""
+        """Compute log pi_dpo - log pi_ref of every response token: (B, T) nats, 0 outside the mask."""
         out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
         for index in token_batches(rollout.attention_mask.sum(1), self._budget):
             part = rollout.rows(index)
@@ -40,7 +37,7 @@ class LogRatio:
 
 
 class WithSignals:
-    """A source whose output also holds what `needs` names of: sentence_ends, log_ratio, token_scores of its spans."""
+    """A source with the signals in `needs` added: sentence_ends, log_ratio, token_scores of its spans."""
 
     def __init__(self, source: Source, log_ratio: LogRatio | None = None) -> None:
         self._source, self._log_ratio = source, log_ratio
@@ -67,10 +64,10 @@ class WithSignals:
 
 
 def sentence_ends(batch: RewardInput) -> Tensor:
-    """(B, T), 1 at each token whose text holds a full stop, a question or exclamation mark or the end of a line.
+    """Return 1 at each token with a full stop, question or exclamation mark or line end in its text: (B, T).
 
-    What follows has no say in it, so that a step's end is settled when it is reached (functional/credit.py, `prefix`);
-    the point of a decimal number ends a step as well, which only makes two steps of one.
+    Later tokens have no influence, so that a step's end is settled when it is reached (functional/credit.py, `prefix`).
+    The point of a decimal number also ends a step, which only splits a step in two.
     """
     mask = batch.rollout.response_mask
     rows = zip(batch.responses, batch.offsets.tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""The README that a trained model carries: how it was made and what that did to it."""
+"""The README of a trained model: how it was made and what the training changed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,15 @@ from typing import Any
 from align import __version__
 from align.config import Config
 from align.files import write_atomic
-from align.metrics import HEADLINE, flatten
+from align.metrics import headline
 
 
 def write_model_card(
     folder: Path, config: Config, before: Mapping[str, Any], after: Mapping[str, Any], stopped: str | None
 ) -> None:
     """Write README.md into the model's folder; before and after are evaluation summaries."""
-    old, new = flatten(before), flatten(after)
     rows = "\n".join(
-        f"| {label} | {_number(old.get(name))} | {_number(new.get(name))} |"
-        for name, label in HEADLINE
-        if name in old or name in new
+        f"| {label} | {_number(old)} | {_number(new)} |" for _, label, old, new, _ in headline(before, after)
     )
     reward = f"{config.reward.source.name}, credit {config.reward.credit.name}"
     ended = f"\nTraining ended early: {stopped}.\n" if stopped else ""

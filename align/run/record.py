@@ -1,4 +1,4 @@
-"""run.json: on what a run ran, what it cost and how it ended; rewritten as a whole whenever one of these changes."""
+"""run.json: environment, cost and outcome of a run; rewritten as a whole at every change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "
 
 
 class RunRecord:
-    """The content of run.json."""
+    """Content of run.json."""
 
     def __init__(self, folder: Path, device: torch.device, *, resumed: bool = False, **facts: Any) -> None:
         """
@@ -54,11 +54,12 @@ class RunRecord:
 
     @staticmethod
     def read(folder: Path) -> dict[str, Any]:
-        """What an earlier sitting of the run left; nothing where there is no such file."""
+        """Read the record of an earlier sitting of the run; empty without one."""
         path = folder / FILE
         return dict(json.loads(path.read_text())) if path.is_file() else {}
 
     def update(self, **facts: Any) -> None:
+        """Add facts and write the file."""
         self._content |= facts
         self.write()
 
@@ -73,7 +74,7 @@ class RunRecord:
             self.write()
 
     def finish(self, status: str, **facts: Any) -> None:
-        """status: finished, failed or interrupted."""
+        """Write the end of the run; `status` is finished, failed or interrupted."""
         peak = round(peak_memory_mib(self._device), 1)
         self.update(status=status, peak_memory_mib=peak, ended=datetime.now(UTC).isoformat(timespec="seconds"), **facts)
 
@@ -82,13 +83,13 @@ class RunRecord:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that decide a run's numbers."""
+    """Return the versions of the libraries that decide a run's numbers."""
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions() if d.metadata["Name"]}
     return {name: importlib.metadata.version(name) for name in _PACKAGES if name in installed}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """What the run computes on."""
+    """Describe the hardware of the run."""
     facts: dict[str, Any] = {
         "device": str(device),
         "processor": _processor(),
@@ -111,7 +112,7 @@ def _processor() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the source tree and whether it was changed; None outside a checkout."""
+    """Return the commit of the source tree and whether it was changed; None outside a checkout."""
     root = Path(align.__file__).parent.parent
     if not (root / ".git").exists():
         return None

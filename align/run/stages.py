@@ -55,10 +55,10 @@ class Stored:
 
 
 def load_materials(site: Site) -> Materials:
-    """Load what `site.config` names, and check that the model's context has room for it.
+    """Load the functions, chat tokenizer and data of `site.config`, and check that they fit the model's context.
 
     Raises:
-        InputError: as `load_functions`, `load_chat_tokenizer` and `load_preferences` do, or a context that is too short.
+        InputError: as `load_functions`, `load_chat_tokenizer` and `load_preferences`, or a context that is too short.
     """
     config = site.config
     functions = load_functions(config.reward.source)

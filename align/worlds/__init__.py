@@ -1,6 +1,6 @@
-"""Worlds: task sets whose true (gold) reward is known, and the assets shipped with them. Imports no torch.
+"""Worlds: task sets whose true (gold) reward is known, and the assets shipped with them.
 
-An asset is addressed as `align://<world>/<file>`, a world by its name (`data.world`).
+An asset is addressed as `align://<world>/<file>`, a world by its name (`data.world`). Imports no torch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def resolve(path: str, key: str = "path") -> str:
-    """The real path of `align://<world>/<file>`; any other path comes back unchanged. Errors name `key`.
+    """Return the real path of `align://<world>/<file>`; other paths come back unchanged. Errors name `key`.
 
     Raises:
-        InputError: no such asset, or an address that leaves the assets' folder.
+        InputError: No such asset, or an address that leaves the assets' folder.
     """
     if not path.startswith(SCHEME):
         return path
@@ -33,10 +33,10 @@ def resolve(path: str, key: str = "path") -> str:
 
 
 def get(name: str) -> World:
-    """The world called `name`.
+    """Return the world called `name`.
 
     Raises:
-        InputError: unknown name.
+        InputError: Unknown name.
     """
     if name not in _WORLDS:
         raise InputError("data.world", name, ", ".join(sorted(_WORLDS)))
@@ -44,7 +44,7 @@ def get(name: str) -> World:
 
 
 def _addresses() -> list[str]:
-    """What may be addressed, two levels deep (plus stored reward models)."""
+    """Return the addresses of assets, two levels deep (plus stored reward models)."""
     found = [p for pattern in ("*/*", "*/reward_models/*") for p in ASSETS.glob(pattern)]
     return sorted(SCHEME + p.relative_to(ASSETS).as_posix() for p in found if p.name != "reward_models")
 

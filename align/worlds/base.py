@@ -1,4 +1,4 @@
-"""What every world offers: a gold reward that is the exact sum of the credits of the response's segments."""
+"""The interface of a world: a gold reward that is the exact sum of the credits of the response's segments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class World(Protocol):
     name: str
 
     def gold(self, row: Mapping[str, Any], response: str, ended: bool) -> Gold:
-        """Reward of `response` (text without special tokens) to the data row's prompt.
+        """Compute the reward of `response` (text without special tokens) to the data row's prompt.
 
         Args:
             row: A row of the world's data files.
@@ -42,6 +42,6 @@ class World(Protocol):
             ended: Whether the response stopped by itself (False: cut at the length limit).
 
         Raises:
-            InputError: the row lacks a column that the world needs.
+            InputError: The row lacks a column that the world needs.
         """
         ...

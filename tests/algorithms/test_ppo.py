@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-
 from align.algorithms.on_policy import Scored
+
 from align.config import (
     AdapterConfig,
     AttentionCredit,

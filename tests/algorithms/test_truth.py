@@ -13,7 +13,7 @@ from align.data.collate import collate
 from align.functional import credit
 from align.metrics import Tally
 from align.models.load import load_chat_tokenizer
-from align.rewards import GoldSource, reward_input
+from align.rewards import GoldScorer, reward_input
 from align.types import Prompt, RewardInput, Rollout
 from align.worlds import get, resolve
 from tests import tiny
@@ -52,7 +52,7 @@ def told(batch: RewardInput, rewards: torch.Tensor) -> dict[str, float]:
 
 
 def test_the_true_credit_agrees_with_itself(batch):
-    out = GoldSource(get("pocket")).score(batch)
+    out = GoldScorer(get("pocket")).score(batch)
     assert out.token_scores is not None
     mask = batch.rollout.response_mask
     figures = told(batch, credit.own(out.token_scores, mask))
@@ -64,7 +64,7 @@ def test_the_true_credit_agrees_with_itself(batch):
 
 
 def test_it_sees_where_credit_stands_and_not_how_much_there_is(batch):
-    out = GoldSource(get("pocket")).score(batch)
+    out = GoldScorer(get("pocket")).score(batch)
     assert out.token_scores is not None
     mask = batch.rollout.response_mask
     true = credit.own(out.token_scores, mask)
@@ -75,7 +75,7 @@ def test_it_sees_where_credit_stands_and_not_how_much_there_is(batch):
 
 
 def test_cut_responses_have_no_say_and_worlds_may_be_missing(batch):
-    out = GoldSource(get("pocket")).score(batch)
+    out = GoldScorer(get("pocket")).score(batch)
     assert out.token_scores is not None and not batch.rollout.ended[-1]
     rewards = credit.own(out.token_scores, batch.rollout.response_mask)
     spoiled = rewards.clone()

@@ -17,8 +17,7 @@ from align.config.methods import DPOConfig, GRPOConfig, KLConfig, PPOConfig, SFT
 from align.engine.roles import build_roles
 from align.engine.sampling import Noise, sample
 from align.loop.context import RunContext
-from align.rewards import GoldSource, build_credit
-from align.rewards import RewardModelSource as ModelScorer
+from align.rewards import GoldScorer, RewardModelScorer, build_credit
 from align.types import Sequences
 from tests import tiny
 
@@ -108,7 +107,7 @@ def one_update(path, shape: str, method: MethodConfig, *, lora: bool = False, re
         chat=tiny.chat(),
         prompts=tiny.prompts(),
         pairs=pairs,
-        source=ModelScorer(roles.reward) if roles.reward else GoldSource(tiny.VowelWorld()),
+        source=RewardModelScorer(roles.reward) if roles.reward else GoldScorer(tiny.VowelWorld()),
         credit=build_credit(config.reward.credit),
         callbacks=CallbackList([]),
         evaluate=lambda step: None,

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 
 from align.engine.policy import Policy
 from align.models.chat_tokenizer import make_chat_tokenizer
-from align.rewards import GoldSource
+from align.rewards import GoldScorer
 from align.types import Pair, Prompt
 from align.worlds import Gold, Segment
 
@@ -104,4 +104,4 @@ def world():
 
 @pytest.fixture(scope="session")
 def source(world):
-    return GoldSource(world)
+    return GoldScorer(world)

@@ -8,7 +8,7 @@ import torch
 from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
 from align.evaluation import EvaluationSet, Judge, evaluate, load_before, probes_of, save_after, save_before, settings
-from align.evaluation.files import delta
+from align.evaluation.results import delta
 from align.files import read_lines
 from align.functional import credit
 

@@ -15,7 +15,7 @@ PROMPT = "What is the capital of France? Use at most 3 words."
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=60)
 
 
-def test_prompt_twins_by_kind():
+def test_prompt_perturbations_by_kind():
     perturbations = perturbations_of(PROMPT)
     assert list(perturbations) == ["length", "flattery", "grader", "typos", "context"]
     for kind in ("length", "flattery", "grader"):
@@ -36,7 +36,7 @@ def test_typos_swap_neighbours_inside_longer_words_and_leave_numbers():
     assert "typos" not in perturbations_of("oooo aab")  # nothing to swap
 
 
-def test_response_twins_by_hand():
+def test_response_perturbations_by_hand():
     perturbations = response_perturbations_of("Paris. It is big.", "What is the capital of France?")
     assert list(perturbations) == ["filler", "repetition", "confident", "keywords", "truncation"]
     assert perturbations["repetition"] == "Paris. It is big. Paris. It is big."
@@ -56,7 +56,7 @@ def test_seeds_choose_the_wording_and_texts_do_not_share_it():
 
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, TEXTS, st.integers(0, 3))
-def test_twins_are_deterministic_and_differ(prompt, response, seed):
+def test_perturbations_are_deterministic_and_differ(prompt, response, seed):
     perturbations, others = perturbations_of(prompt, seed), response_perturbations_of(response, prompt, seed)
     assert perturbations == perturbations_of(prompt, seed) and others == response_perturbations_of(
         response, prompt, seed

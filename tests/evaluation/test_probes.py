@@ -34,7 +34,7 @@ def result(policy, chat, prompts, pairs, world, probes):
     return evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
 
 
-def test_twins_keep_the_prompts_id_and_row(probes, chat):
+def test_perturbations_keep_the_prompts_id_and_row(probes, chat):
     assert len(probes) == 3
     for probe in probes:
         assert set(probe.perturbations) <= KINDS
@@ -125,7 +125,7 @@ def test_prompts_file_finds_rows_by_text_and_knows_no_gold_of_others(tmp_path, c
         probes_of(config, chat, prompts, world=None, longest=30)
 
 
-def test_prompts_that_are_too_long_for_their_twins_are_not_probed(chat, prompts):
+def test_prompts_that_are_too_long_for_their_perturbations_are_not_probed(chat, prompts):
     every = probes_of(EvaluationConfig(num_probes=99), chat, prompts, world=None, longest=None)
     some = probes_of(EvaluationConfig(num_probes=99), chat, prompts, world=None, longest=90)
     assert 0 < len(some) < len(every) == len(prompts)
@@ -145,7 +145,7 @@ def test_only_the_last_user_message_is_perturbed(chat):
     )
 
 
-def test_a_longer_twin_than_the_context_is_left_out(policy, chat, pairs, prompts, world, probes):
+def test_a_longer_perturbation_than_the_context_is_left_out(policy, chat, pairs, prompts, world, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     rollout = RolloutConfig(batch_size=64, max_new_tokens=60)
     judge = Judge(longer_is_better, world=world)

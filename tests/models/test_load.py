@@ -159,7 +159,7 @@ def test_sequence_classifier(make_model, shape):
     assert logits(model).shape == (1, 1)
 
 
-def test_sequence_classifier_without_pad_gets_the_codecs(make_model):
+def test_sequence_classifier_without_pad_gets_the_chat_tokenizers(make_model):
     folder = make_model(head="classifier", num_labels=1, pad_token_id=None)
     model = classifier(folder)
     assert model.config.pad_token_id == 3  # <|pad|>
@@ -322,7 +322,7 @@ def test_tokenizer_larger_than_the_model(make_model):
         load_chat_tokenizer(ModelConfig(path=str(folder)))
 
 
-def test_codec_reads_end_ids_of_config_and_generation_config(make_model):
+def test_chat_tokenizer_reads_end_ids_of_config_and_generation_config(make_model):
     folder = make_model(eos_token_id=7)
     (folder / "generation_config.json").unlink(missing_ok=True)
     assert load_chat_tokenizer(ModelConfig(path=str(folder))).end_ids == (0, 2, 7)

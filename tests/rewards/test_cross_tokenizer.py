@@ -21,8 +21,7 @@ from align.config import AttentionCredit, PrefixCredit, RewardModelSource
 from align.config.methods import GRPOConfig, PPOConfig, RewardModelMethodConfig
 from align.engine.value_head import ValueHead, body_of, linear_head
 from align.errors import InputError, RunError
-from align.rewards import RewardModelSource as ModelScorer
-from align.rewards import build_credit, reward_input
+from align.rewards import RewardModelScorer, build_credit, reward_input
 from align.rewards.cross_tokenizer import load_cross_tokenizer, reads_policy_tokens
 from align.rewards.reencode import Reader, prefix_places, spread
 from align.run.runner import run
@@ -184,7 +183,9 @@ def test_with_the_policys_own_tokenizer_prefixes_are_those_of_its_tokens():
     texts = ["abe", "xyzou and so", "hm"]
     given = batch_of(texts, [tiny.chat().encode_response(t) for t in texts])
     model = AutoModelForSequenceClassification.from_pretrained(tiny.reward_folder()).eval()
-    own = ModelScorer(ValueHead(body_of(model), linear_head(model.score.weight), torch.float32)).score(given, BOTH)
+    own = RewardModelScorer(ValueHead(body_of(model), linear_head(model.score.weight), torch.float32)).score(
+        given, BOTH
+    )
     read = load_cross_tokenizer(tiny.reward_folder(), "k", needs=BOTH, **ON).score(given, BOTH)
     for i, n in enumerate(given.rollout.lengths.tolist()):
         torch.testing.assert_close(read.prefix_scores[i, :n], own.prefix_scores[i, :n], rtol=0, atol=1e-5)

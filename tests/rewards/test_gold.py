@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from align.rewards import GoldSource, reward_input
+from align.rewards import GoldScorer, reward_input
 from align.worlds import Gold, Segment
 from tests import tiny
 
@@ -29,7 +29,7 @@ def test_what_a_source_is_given(batch):
 
 
 def test_scores_and_where_they_are_earned(batch):
-    out = GoldSource(tiny.VowelWorld()).score(batch)
+    out = GoldScorer(tiny.VowelWorld()).score(batch)
     assert out.total.tolist() == [0.5, 0, 0] and out.parts["gold"] is out.total
     assert out.token_scores.tolist() == [[0.25, 0, 0.25, 0, 0], [0, 0, 0, 0.25, 0.25 - 0.5], [0] * 5]
     torch.testing.assert_close(out.token_scores.sum(1), out.total)
@@ -37,7 +37,7 @@ def test_scores_and_where_they_are_earned(batch):
 
 
 def test_prefix_scores_are_the_sums_so_far(batch):
-    out = GoldSource(tiny.VowelWorld()).score(batch, frozenset({"prefix_scores"}))
+    out = GoldScorer(tiny.VowelWorld()).score(batch, frozenset({"prefix_scores"}))
     assert out.prefix_scores.tolist() == [[0, 0.25, 0.25, 0.5, 0.5, 0.5], [0, 0, 0, 0, 0.25, 0], [0] * 6]
 
 
@@ -51,7 +51,7 @@ def test_whether_a_response_ended_and_its_row_reach_the_world(batch):
             seen.append((row["number"], response, ended))
             return Gold(1.0, (Segment(len(response), len(response), 1.0, "good"),))
 
-    out = GoldSource(World()).score(batch)
+    out = GoldScorer(World()).score(batch)
     assert seen == [(10, "abe", True), (13, "xyzou", False), (16, "", True)]
     # A segment past the text's end is paid at the last token: here the end token, or the cut.
     assert out.token_scores.tolist() == [[0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0]]

@@ -6,7 +6,7 @@ from transformers import AutoModelForSequenceClassification
 
 from align.config import AttentionCredit, PrefixCredit, SparseCredit
 from align.engine.value_head import ValueHead, body_of, linear_head
-from align.rewards import RewardModelSource, build_credit, reward_input
+from align.rewards import RewardModelScorer, build_credit, reward_input
 from tests import tiny
 
 TEXTS = ["abe", "xyzou and so", "", "hm", "four", "five it is"]
@@ -17,9 +17,9 @@ def classifier(**settings):
     return AutoModelForSequenceClassification.from_pretrained(tiny.reward_folder(), **settings).eval()
 
 
-def source(budget: int = 16384) -> RewardModelSource:
+def source(budget: int = 16384) -> RewardModelScorer:
     model = classifier()
-    return RewardModelSource(ValueHead(body_of(model), linear_head(model.score.weight), torch.float32), budget)
+    return RewardModelScorer(ValueHead(body_of(model), linear_head(model.score.weight), torch.float32), budget)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from align.rewards import GoldSource, frozen, reward_input
+from align.rewards import GoldScorer, frozen, reward_input
 from align.rewards.base import load_state, state
 from align.rewards.normalise import Fixed, Running, Scaled
 from tests import tiny
@@ -27,7 +27,7 @@ class Raw:
         self.batches = list(batches)
 
     def score(self, given, needs=frozenset()):
-        out = GoldSource(tiny.VowelWorld()).score(given, needs)
+        out = GoldScorer(tiny.VowelWorld()).score(given, needs)
         return type(out)(total=torch.tensor(self.batches.pop(0)))
 
 
@@ -36,8 +36,8 @@ class Raw:
 def test_every_signal_keeps_adding_up(scale, clip):
     """(score - mean) / std, then the clip; prefix scores end in it; rewards per token and spans sum to it."""
     given = batch("aeiou", "xyz", "ab")
-    plain = GoldSource(tiny.VowelWorld()).score(given, NEEDS)
-    out = Scaled(GoldSource(tiny.VowelWorld()), scale, clip).score(given, NEEDS)
+    plain = GoldScorer(tiny.VowelWorld()).score(given, NEEDS)
+    out = Scaled(GoldScorer(tiny.VowelWorld()), scale, clip).score(given, NEEDS)
     mean, std = (0.0, 1.0) if scale is None else scale.scale
     expected = [(x - mean) / std for x in (1.25, 0.0, 0.25)]
     expected = [x if clip is None else max(-clip, min(clip, x)) for x in expected]
@@ -79,9 +79,9 @@ def test_a_frozen_view_neither_counts_nor_normalises():
     before = state(source)
     assert frozen(source).score(batch("a", "b")).total.tolist() == [2, 3]
     assert state(source) == before
-    fixed = Scaled(GoldSource(tiny.VowelWorld()), Fixed(1.0, 2.0))
+    fixed = Scaled(GoldScorer(tiny.VowelWorld()), Fixed(1.0, 2.0))
     assert frozen(fixed).score(batch("a")).total.tolist() == [(0.25 - 1) / 2]
-    gold = GoldSource(tiny.VowelWorld())
+    gold = GoldScorer(tiny.VowelWorld())
     assert frozen(gold) is gold and state(gold) == {}
 
 

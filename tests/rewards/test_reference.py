@@ -8,7 +8,7 @@ from align.config import RolloutConfig
 from align.engine.sampling import Noise, sample
 from align.engine.value_head import ValueHead, body_of, linear_head
 from align.errors import InputError
-from align.rewards import GoldSource, RewardModelSource, reward_input
+from align.rewards import GoldScorer, RewardModelScorer, reward_input
 from align.rewards.reference import References, scale_of
 from align.streams import permutation
 from align.worlds import Gold
@@ -23,7 +23,7 @@ def test_reference_responses_score_0_on_average_with_deviation_1():
     policy, prompts, chat = tiny.policy(), tiny.prompts(24), tiny.chat()
     model = AutoModelForSequenceClassification.from_pretrained(tiny.reward_folder()).eval()
     scorer = ValueHead(body_of(model), linear_head(model.score.weight), torch.float32)
-    source = RewardModelSource(scorer)
+    source = RewardModelScorer(scorer)
     references = References(policy, chat, prompts, RolloutConfig(**SAMPLING))
     mean, std = scale_of(source, references.batch(5, 99))
     prompts = [prompts[i] for i in permutation(24, 5, "reference prompts").tolist()]
@@ -48,7 +48,7 @@ def test_a_reward_that_tells_nothing_apart_is_refused():
             return Gold(0.5, ())
 
     with pytest.raises(InputError, match=r"reward\.source"):
-        scale_of(GoldSource(Same()), References(tiny.policy(), tiny.chat(), tiny.prompts(), SHORT).batch(0, 6))
+        scale_of(GoldScorer(Same()), References(tiny.policy(), tiny.chat(), tiny.prompts(), SHORT).batch(0, 6))
 
 
 def test_a_choice_of_prompts_is_sampled_once_and_too_few_are_told():

@@ -21,7 +21,7 @@ _LIMITED = {"short": 0.5, "long": 0.25}  # share of prompts with a word limit
 
 
 def sample_task(rng: random.Random, family: str) -> Task:
-    """A random task of the family; a word limit, where there is one, always leaves room for a perfect answer."""
+    """Sample a task of the family; a word limit, where there is one, leaves room for a perfect answer."""
     kind = FAMILIES[family]
     spec = kind.sample(rng)
     limit = _limit(rng, kind, Task(kind, spec, None, "")) if rng.random() < _LIMITED[kind.length] else None
@@ -49,5 +49,5 @@ class PocketWorld:
     name = "pocket"
 
     def gold(self, row: Mapping[str, Any], response: str, ended: bool) -> Gold:
-        """Gold reward in [-1, 1], 1 for a perfect response (align.worlds.base.World.gold)."""
+        """Compute the gold reward in [-1, 1], 1 for a perfect response (align.worlds.base.World.gold)."""
         return grade(task_of(row, FAMILIES), response, ended)

@@ -30,6 +30,7 @@ class Sloppiness:
     closing: float
 
     def scaled(self, factor: float) -> Sloppiness:
+        """Return the rates times `factor`."""
         return Sloppiness(**{k: v * factor for k, v in vars(self).items()})
 
 
@@ -49,13 +50,13 @@ def _uncapital(text: str) -> str:
 
 
 def _chosen_slots(task: Task, rng: random.Random) -> list[Slot]:
-    """The slots that a response fills, in its order."""
+    """Return the slots that a response fills, in its order."""
     slots = list(task.slots)
     return slots if task.need == len(slots) else rng.sample(slots, task.need)
 
 
 def _form(task: Task, slot: Slot, rng: random.Random, heed_limit: bool = True) -> str:
-    """A right wording, within the word limit if there is one and it is heeded."""
+    """Choose a right wording, within the word limit where `heed_limit` is set."""
     forms = slot.forms
     if heed_limit and task.word_limit is not None and task.family.length == "short":
         forms = tuple(form for form in forms if words(form) <= task.word_limit)
@@ -64,19 +65,19 @@ def _form(task: Task, slot: Slot, rng: random.Random, heed_limit: bool = True) -
 
 
 def _join(task: Task, pieces: list[tuple[int | None, str]]) -> str:
-    """Units into one text; numbered families put each numbered unit on a line of its own."""
+    """Join units into one text; in numbered families each numbered unit has its own line."""
     if not task.family.numbered:
         return " ".join(text for _, text in pieces)
     return "\n".join(text if number is None else f"{number}. {text}" for number, text in pieces)
 
 
 def perfect(task: Task, rng: random.Random) -> str:
-    """A response that scores 1."""
+    """Write a response that scores 1."""
     return _join(task, [(j, _form(task, slot, rng) + ".") for j, slot in enumerate(_chosen_slots(task, rng), 1)])
 
 
 def flawed(task: Task, flaw: str, rng: random.Random) -> tuple[str, bool] | None:
-    """A response with one named flaw and whether it ended; None where the task cannot show that flaw."""
+    """Write a response with one named flaw, and whether it ended; None where the task cannot show that flaw."""
     slots = _chosen_slots(task, rng)
     pieces: list[tuple[int | None, str]] = [(j, _form(task, s, rng) + ".") for j, s in enumerate(slots, 1)]
     at = rng.randrange(len(slots) - task.family.numbered)  # a step in the wrong place needs a later one
@@ -100,7 +101,7 @@ def flawed(task: Task, flaw: str, rng: random.Random) -> tuple[str, bool] | None
 
 
 def _over_limit(task: Task, rng: random.Random) -> tuple[str, bool] | None:
-    """A right response that is too wordy: the longest wording, then fillers until the limit is passed."""
+    """Write a right response that is too long: the longest wording, then fillers until the limit is passed."""
     if task.word_limit is None:
         return None
     pieces: list[tuple[int | None, str]] = [
@@ -112,7 +113,7 @@ def _over_limit(task: Task, rng: random.Random) -> tuple[str, bool] | None:
 
 
 def sloppy(task: Task, rng: random.Random) -> str:
-    """One response of the mixture that the start model learns from."""
+    """Write one response of the mixture that the start model learns from."""
     draw, factor = rng.random(), MOODS[-1][1]
     for probability, value in MOODS:
         if draw < probability:
@@ -133,7 +134,7 @@ def sloppy(task: Task, rng: random.Random) -> str:
 def _sloppy_segment(
     task: Task, slot: Slot, number: int, rates: Sloppiness, rng: random.Random
 ) -> list[tuple[int | None, str]]:
-    """One slot's unit or units: content first, then how it is worded."""
+    """Write the unit or units of one slot: content first, then wording."""
     draw = rng.random()
     if draw < rates.missing:
         return []

@@ -27,7 +27,7 @@ _LAST = (
 
 
 def sentence(rng: random.Random) -> str:
-    """One sentence of general text."""
+    """Write one sentence of general text."""
     who = pick(rng, lex.NAMES) if rng.random() < 0.3 else pick(rng, _WHO)
     if rng.random() < 0.3:
         return f"{pick(rng, _THEN)}, {pick(rng, _LAST)}."
@@ -36,7 +36,7 @@ def sentence(rng: random.Random) -> str:
 
 
 def text(rng: random.Random, sides: frozenset[str]) -> str:
-    """A paragraph of three to six sentences on one of the sides (`split`): what measures was never in training."""
+    """Write a paragraph of three to six sentences that `split` assigns to one of `sides`."""
     while True:
         paragraph = " ".join(sentence(rng) for _ in range(rng.randint(3, 6)))
         if split(paragraph) in sides:

@@ -30,7 +30,7 @@ _FILLERS = frozenset(normal(f) for f in lex.FILLERS)
 
 @dataclass
 class _Reader:
-    """What has been seen so far of one response."""
+    """State of reading one response."""
 
     task: Task
     slots: tuple[Slot, ...]
@@ -43,12 +43,12 @@ class _Reader:
         return -round(part * UNIT / self.need)
 
     def earn(self) -> int:
-        """The next good slot's credit; all of them sum to UNIT exactly."""
+        """Return the next good slot's credit; all slots' credits sum to UNIT exactly."""
         self.good += 1
         return UNIT * self.good // self.need - UNIT * (self.good - 1) // self.need
 
     def judge(self, unit: str, number: int | None) -> tuple[int, str]:
-        """Credit and label of a normalised unit without its marker and prefix."""
+        """Return credit and label of a normalised unit without its marker and prefix."""
         if unit in _FILLERS:
             return -round(FILLER[self.task.family.length] * UNIT), "filler"
         if unit in self.seen:
@@ -75,7 +75,7 @@ class _Reader:
 
 
 def units(response: str, numbered: bool) -> list[tuple[int, int]]:
-    """Character spans [start, end) of a response's sentences and lines, without surrounding blanks.
+    """Return the character spans [start, end) of a response's sentences and lines, without surrounding blanks.
 
     In a `numbered` family a list marker ("1.") belongs to the sentence that it numbers.
     """
@@ -97,7 +97,7 @@ def units(response: str, numbered: bool) -> list[tuple[int, int]]:
 
 
 def grade(task: Task, response: str, ended: bool) -> Gold:
-    """Gold reward of a response: credits of its units, then what its end costs."""
+    """Compute the gold reward of a response: credits of its units, then charges for its end."""
     reader = _Reader(task, task.slots, task.need)
     raw: list[tuple[int, int, int, str]] = []
     for start, end in units(response, task.family.numbered):
@@ -112,7 +112,7 @@ def grade(task: Task, response: str, ended: bool) -> Gold:
 
 
 def _parts(reader: _Reader, response: str, start: int, end: int) -> list[tuple[int, int, int, str]]:
-    """One unit as one or two pieces: a hedging or boasting beginning, and the rest."""
+    """Split a unit into a hedging or boasting beginning, where there is one, and the rest."""
     marker = _MARKER.match(response, start, end) if reader.task.family.numbered else None
     number = int(marker.group(1)) if marker and len(marker.group(1)) < 3 else None
     body = marker.end() if marker else start
@@ -130,7 +130,7 @@ def _parts(reader: _Reader, response: str, start: int, end: int) -> list[tuple[i
 def _charge_excess(
     task: Task, response: str, pieces: list[tuple[int, int, int, str]]
 ) -> list[tuple[int, int, int, str]]:
-    """Charge every word beyond the limit where it stands; a piece that crosses the limit is cut in two."""
+    """Charge every word beyond the limit where it stands; pieces that cross the limit are cut in two."""
     if task.word_limit is None:
         return pieces
     excess = [m.start() for m in re.finditer(r"\S+", response)][task.word_limit :]

@@ -25,7 +25,7 @@ class Labeller:
     slip: float = 0.06  # share of labels given by a coin
 
     def prefers(self, first: str, second: str, gold_first: float, gold_second: float) -> float:
-        """Probability that the labeller prefers the first response."""
+        """Compute the probability that the labeller prefers the first response."""
         utility = self.scale * (gold_first - gold_second)
         utility += self.length * math.log((1 + words(first)) / (1 + words(second)))
         utility += self.confidence * (boasts(first) - boasts(second))
@@ -33,6 +33,6 @@ class Labeller:
 
 
 def boasts(text: str) -> float:
-    """Share of sentences that hold a boasting phrase, at most 1."""
+    """Compute the share of sentences with a boasting phrase, at most 1."""
     count = sum(text.count(phrase) for phrase in lex.BOASTS)
     return min(1.0, count / max(1, text.count(".") + text.count("!")))

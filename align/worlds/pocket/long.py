@@ -10,7 +10,7 @@ from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
 
 
 def sentence(statement: str, answer: str, wrong: list[str]) -> Slot:
-    """A slot filled by one whole statement (`{}` = answer)."""
+    """Build a slot that one whole statement fills (`{}` = answer)."""
     stem = normal(statement.split("{}")[0])
     fill = tuple(statement.format(w) for w in wrong if w != answer)
     absurd = tuple(statement.format(thing) for thing in odd_things((answer, *wrong)))

@@ -11,7 +11,7 @@ from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
 
 
 def fact(statement: str, answer: str, others: Sequence[str]) -> Slot:
-    """A slot filled by the bare answer, by "The answer is ..." or by the whole statement (`{}` = answer)."""
+    """Build a slot that the bare answer, "The answer is ..." or the whole statement (`{}` = answer) fills."""
     frames = ("{}", "The answer is {}", statement)
     stems = ("the answer is", normal(statement.split("{}")[0]))
     return Slot(
@@ -24,22 +24,25 @@ def fact(statement: str, answer: str, others: Sequence[str]) -> Slot:
 
 
 def odd_things(kind: Sequence[str]) -> tuple[str, ...]:
-    """What cannot be the answer where the answers are like `kind`."""
+    """Return things that cannot be the answer where answers are like `kind`."""
     return tuple(thing for thing in lex.ODD_THINGS if thing not in kind)
 
 
 def near(value: int, low: int = 0) -> list[str]:
-    """Wrong numbers close to the right one."""
+    """Return wrong numbers close to the right one."""
     return [str(value + d) for d in (-3, -2, -1, 1, 2, 3) if value + d >= low]
 
 
 def others(table: Mapping[str, str], answer: str) -> list[str]:
-    """Wrong values from the same table, in a stable order."""
+    """Return the wrong values of the same table, in a stable order."""
     return sorted(set(table.values()) - {answer})
 
 
 def table_family(name: str, table: Mapping[str, str], questions: Sequence[str], statement: str, example: str) -> Family:
-    """A family that asks for memorised facts; `{}` in questions is the key, `{key}` and `{}` stand in the statement."""
+    """Build a family of memorised facts.
+
+    In questions `{}` is the key, in the statement `{key}` is the key and `{}` the answer.
+    """
 
     def slots(spec: Spec) -> tuple[Slot, ...]:
         answer = table[spec["key"]]
@@ -62,7 +65,7 @@ def computed_family(
     solve: Callable[[Spec], tuple[str, str, list[str]]],
     example: str,
 ) -> Family:
-    """A family whose answer follows from the prompt; `solve` gives (statement, answer, wrong answers)."""
+    """Build a family whose answer follows from the prompt; `solve` gives (statement, answer, wrong answers)."""
     return Family(
         name=name,
         length="short",

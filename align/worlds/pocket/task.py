@@ -1,4 +1,4 @@
-"""Tasks and slots: what a prompt asks for, piece by piece."""
+"""Tasks and slots: the pieces that a prompt asks for."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Spec = dict[str, Any]  # a task's free choices; JSON types only
 
 
 def normal(text: str) -> str:
-    """Lower case, words and numbers only, single spaces."""
+    """Normalise a text: lower case, words and numbers only, single spaces."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def words(text: str) -> int:
-    """Number of whitespace-separated words."""
+    """Count the words between white space."""
     return len(text.split())
 
 
@@ -36,14 +36,15 @@ class Slot:
     bare: int = 0  # a unit of at most so many words is about this slot too
 
     def about(self, unit: str) -> bool:
-        """Whether the normalised `unit` tries to fill this slot."""
+        """Return whether the normalised `unit` tries to fill this slot."""
         return any(unit == s or unit.startswith(s + " ") for s in self.stems) or 0 < len(unit.split()) <= self.bare
 
     def right(self, unit: str) -> bool:
+        """Return whether the normalised `unit` is a right answer."""
         return any(unit == normal(form) for form in self.forms)
 
     def likely(self, unit: str) -> bool:
-        """Whether the normalised `unit` is wrong in the way of a near miss."""
+        """Return whether the normalised `unit` is a near miss."""
         return any(unit == normal(form) for form in self.wrong)
 
 
@@ -53,14 +54,14 @@ class Family:
 
     name: str
     length: str  # "short" or "long"
-    example: str  # what it asks, for the documentation
+    example: str  # a prompt, for the documentation
     sample: Callable[[random.Random], Spec]
     prompt: Callable[[Spec], str]
     slots: Callable[[Spec], tuple[Slot, ...]]
     numbered: bool = False  # one numbered line per slot; else one sentence per slot
 
     def need(self, spec: Spec) -> int:
-        """How many slots a perfect response fills."""
+        """Return how many slots a perfect response fills."""
         return int(spec.get("need", len(self.slots(spec))))
 
 
@@ -82,7 +83,7 @@ class Task:
         return self.family.need(self.spec)
 
     def row(self) -> dict[str, Any]:
-        """The columns of a data row; `spec` is JSON so that every row has the same column types."""
+        """Return the columns of a data row; `spec` is JSON so that every row has the same column types."""
         return {
             "prompt": self.prompt,
             "family": self.family.name,
@@ -93,10 +94,10 @@ class Task:
 
 
 def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
-    """The task of a data row.
+    """Build the task of a data row.
 
     Raises:
-        InputError: a missing or unreadable column.
+        InputError: A missing or unreadable column.
     """
     for key in ("family", "spec", "word_limit"):
         if key not in row:
@@ -119,11 +120,11 @@ def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
 
 
 def split(text: str) -> str:
-    """Which side a prompt or a general text is on, by its hash: train (8 in 10), tune (1) or report (1)."""
+    """Assign a prompt or a general text to a side by its hash: train (8 in 10), tune (1) or report (1)."""
     bucket = hashlib.sha256(text.encode()).digest()[0] % 10
     return "train" if bucket < 8 else ("tune" if bucket == 8 else "report")
 
 
 def pick(rng: random.Random, items: Sequence[Any]) -> Any:
-    """One of the items (`random.choice` without its overhead, stable across Python versions)."""
+    """Choose one of the items; stable across Python versions, unlike `random.choice`."""
     return items[rng.randrange(len(items))]

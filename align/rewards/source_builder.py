@@ -1,4 +1,4 @@
-"""From the configuration of a source to the source: its models, its scale and its parts."""
+"""Building of sources from their configuration: models, scale and parts."""
 
 from __future__ import annotations
 
@@ -24,41 +24,39 @@ from align.errors import InputError
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
 from align.rewards.cross_tokenizer import load_cross_tokenizer
-from align.rewards.ensemble import EnsembleSource as EnsembleScorer
+from align.rewards.ensemble import EnsembleScorer
 from align.rewards.function import FunctionScorer, load_function
-from align.rewards.gold import GoldSource as GoldScorer
-from align.rewards.learned import RewardModelSource as ModelScorer
-from align.rewards.normalise import Fixed, Running, Scaled, folded
+from align.rewards.gold import GoldScorer
+from align.rewards.learned import RewardModelScorer
+from align.rewards.normalise import Fixed, Folded, Running, Scaled
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
-from align.types import Prompt, RewardInput, RewardOutput
+from align.types import Prompt
 from align.worlds import World
 
 
 def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
-    """The user's functions by the key of their source, loaded before anything slow; raises InputError as they do."""
+    """Load the user's functions by the key of their source, before anything slow; raises as `load_function`."""
     found = config.every().items()
     return {key: load_function(part.path, f"{key}.path") for key, part in found if isinstance(part, FunctionSource)}
 
 
 @dataclass
 class Builder:
-    """Builds a source and all it consists of.
+    """Builder of a source and its parts.
 
     Reward models are taken in the order of `SourceConfig.models()`: those that read the policy's tokens from `roles`,
-    those that read text from their own folder. `scales` collects, by the source's key, the mean and deviation that
-    normalise=reference found, and on how many responses.
+    cross-tokenizer ones from their folders. `scales` collects, by the source's key, the mean and deviation of
+    normalise=reference, and the number of responses behind them.
     """
 
     roles: Roles
     references: References
     world: World | None
-    prompts: Sequence[Prompt]  # all that will be scored, so that rules can be checked against their rows
+    prompts: Sequence[Prompt]  # all prompts to be scored: rules are checked against their rows
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
-    cross_tokenizer: Mapping[int, Path] = field(
-        default_factory=dict
-    )  # those of models() that read text, by their place there
-    needs: frozenset[str] = frozenset()  # what the credit scheme asks for
+    cross_tokenizer: Mapping[int, Path] = field(default_factory=dict)  # folders by place in models()
+    needs: frozenset[str] = frozenset()  # signals that the credit scheme needs
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,7 +64,8 @@ class Builder:
         self._taken = 0
 
     def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
-        """
+        """Build the source of `config`, whose errors name `key`.
+
         Raises:
             InputError: A gold reward without a world, or normalise=reference where all responses score the same.
         """
@@ -96,27 +95,33 @@ class Builder:
         return self.functions[key] if key in self.functions else load_function(config.path, f"{key}.path")
 
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
-        """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
+        """Build the scorer of one reward model.
+
+        normalise=reference is folded into the model's head, and into that of a critic that starts as this model.
+        """
         place, self._taken = self._taken, self._taken + 1
         if place in self.cross_tokenizer:
-            policy = self.roles.policy
-            on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
-            return self._on_scale(load_cross_tokenizer(self.cross_tokenizer[place], f"{key}.path", **on), config, key)
-        scorer = next(self._models)
-        source: Source = ModelScorer(scorer)
-        if config.normalise is Normalise.reference:
-            mean, std = self._reference(source, config, key)
-            scorer.rescale(mean, std)
-            if self._critic_is(scorer) and self.roles.critic is not None:
-                self.roles.critic.rescale(mean, std)
-            source = _Folded(source, mean, std)
-        scale = Running() if config.normalise is Normalise.running else None
-        return source if scale is None and config.clip is None else Scaled(source, scale, config.clip)
+            policy, folder = self.roles.policy, self.cross_tokenizer[place]
+            other = load_cross_tokenizer(
+                folder, f"{key}.path", needs=self.needs, device=policy.device, dtype=policy.dtype
+            )
+            return self._on_scale(other, config, key)
+        head = next(self._models)
+        source: Source = RewardModelScorer(head)
+        if config.normalise is not Normalise.reference:
+            return self._on_scale(source, config, key)
+        mean, std = self._reference(source, config, key)
+        head.rescale(mean, std)
+        if self.roles.critic is not None and self._starts_critic(head):
+            self.roles.critic.rescale(mean, std)
+        source = Folded(source, mean, std)
+        return source if config.clip is None else Scaled(source, None, config.clip)
 
-    def _critic_is(self, scorer: ValueHead) -> bool:
-        return scorer is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
+    def _starts_critic(self, head: ValueHead) -> bool:
+        return head is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
 
     def _on_scale(self, source: Source, config: SourceConfig, key: str) -> Source:
+        """Wrap `source` in the normalisation and the clip of its configuration."""
         scale: Fixed | Running | None = None
         if config.normalise is Normalise.reference:
             scale = Fixed(*self._reference(source, config, key))
@@ -129,13 +134,3 @@ class Builder:
         mean, std = scale_of(source, batch, key)
         self.scales[key] = {"raw_mean": mean, "raw_std": std, "responses": len(batch.responses)}
         return mean, std
-
-
-class _Folded:
-    """A reward model whose head holds its scale; its output says what the scores were before."""
-
-    def __init__(self, source: Source, mean: float, std: float) -> None:
-        self._source, self._mean, self._std = source, mean, std
-
-    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        return folded(self._source.score(batch, needs), self._mean, self._std)

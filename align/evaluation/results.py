@@ -1,4 +1,4 @@
-"""evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl: what a run keeps of its evaluations."""
+"""Files of a run's evaluations: evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ PROBES = "evaluation_probes.jsonl"
 
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
-    """Keep the start model's evaluation; a resumed run reads it back with `load_before`.
-
-    `after` and `delta` are null until `save_after`.
-    """
+    """Write the start model's evaluation, with `after` and `delta` null until `save_after`."""
     _write_rows(folder, {"before": before})
     _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
 
@@ -32,7 +29,7 @@ def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, 
 
 
 def load_before(folder: Path) -> EvaluationResult | None:
-    """The start model's evaluation of an interrupted run; None where it had not got that far."""
+    """Load the start model's evaluation of an interrupted run; None where it was not reached."""
     path = folder / EVALUATION
     if not path.exists():
         return None
@@ -43,7 +40,7 @@ def load_before(folder: Path) -> EvaluationResult | None:
 
 
 def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """after - before of every number that both have; null where one is missing; other leaves are left out."""
+    """Compute after - before of every number, null where one of the two is missing; texts are left out."""
     change: dict[str, Any] = {}
     for key, new in after.items():
         old = before.get(key)
@@ -61,7 +58,7 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _write_rows(folder: Path, phases: Mapping[str, EvaluationResult]) -> None:
-    """The samples of every phase, and its probes where it has some."""
+    """Write the samples of every phase, and the probes of those that have some."""
     _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
     probes = {phase: result.probes for phase, result in phases.items() if result.probes}
     if probes:

@@ -1,4 +1,4 @@
-"""Which rows of the data take part: `data.train_where`, `data.held_out_where`, `data.reward_where`."""
+"""Filters of data rows: `data.train_where`, `data.held_out_where`, `data.reward_where`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Any
 from align.data.sources import Row
 from align.errors import InputError
 
-SHOWN = 8  # values that an error names
+SHOWN = 8  # most values that an error lists
 
 
 def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str) -> list[bool]:
-    """For each row whether every column of `where` holds its value, or one of its values; True where it is empty.
+    """Return for each row whether every column of `where` holds its value, or one of its values.
+
+    Without conditions every row is kept.
 
     Args:
         key: The config key of `where`, named in errors with the column behind it.
-        source: What the rows were read from, for errors.
+        source: Origin of the rows, for errors.
 
     Raises:
-        InputError: a column or a value that occurs in no row, or conditions that no row meets together.
+        InputError: A column or a value that occurs in no row, or conditions that no row meets together.
     """
     if not where:
         return [True] * len(rows)

@@ -1,4 +1,4 @@
-"""Which curves a report shows: of one arm several figures to a chart, of several arms one figure, arms overlaid."""
+"""Choice of the training charts: several figures to a chart for one arm, the arms overlaid for several."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from align import metrics
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
-from align.report.series import Curve, Grid, evaluation_curve, number
+from align.report.series import Curve, Grid, evaluation_curve, finite
 
 EXPLAINED_FLOOR = -1.0  # explained variance can be arbitrarily negative while the critic is new
 POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves of a chart together
@@ -16,14 +16,14 @@ POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves o
 
 @dataclass(frozen=True)
 class Spec:
-    """A chart; where several arms are compared its first metric is drawn."""
+    """A chart; with several arms only its first metric is drawn."""
 
     title: str
     unit: str
     metrics: tuple[tuple[str, str], ...]  # name, label
-    floor: float | None = None  # smaller values are drawn there
+    floor: float | None = None  # smaller values are drawn at it
     note: str = ""
-    reach: tuple[float, ...] = ()  # values that the vertical axis holds in any case
+    reach: tuple[float, ...] = ()  # values that the vertical axis always includes
 
 
 TRAINING = (
@@ -39,12 +39,7 @@ TRAINING = (
         (("kl/per_response_k1", "k1"), ("kl/per_response_k3", "k3")),
         note="k1 unless stated otherwise",
     ),
-    Spec(
-        "Advantage",
-        "reward",
-        (("advantage/mean", "mean"),),
-        note="mean over tokens, before whitening",
-    ),
+    Spec("Advantage", "reward", (("advantage/mean", "mean"),), note="mean over tokens, before whitening"),
     Spec("Advantage: spread", "reward", (("advantage/std", "deviation"),), note="deviation over tokens"),
     Spec(
         "Critic: explained variance",
@@ -69,7 +64,7 @@ HELD_OUT = (
 
 
 class Curves:
-    """The curves of all arms, each thinned once."""
+    """Curves of all arms, each thinned once."""
 
     def __init__(self, arms: Sequence[Arm]) -> None:
         self.arms = [arm for arm in arms if arm.runs]
@@ -77,7 +72,7 @@ class Curves:
         self.grids = [Grid(arm.runs, points) for arm in self.arms]
 
     def thinned(self) -> str:
-        """What a reader must know of curves that were drawn with fewer points than there are steps."""
+        """Return the note on curves with fewer points than steps; empty without such."""
         cut = [grid for grid in self.grids if grid.steps > grid.points]
         if not cut:
             return ""
@@ -88,11 +83,11 @@ class Curves:
         )
 
     def training(self) -> list[Chart]:
-        """Reward, KL, advantage, value, length and entropy; a chart without data is left out."""
+        """Draw reward, KL, advantage, value, length and entropy; charts without data are left out."""
         return [c for c in map(self._of, TRAINING) if c is not None]
 
     def held_out(self) -> list[Chart]:
-        """The evaluations' figures over training, which methods without rollouts have too."""
+        """Draw the evaluations' figures over training, also for methods without rollouts."""
         charts = []
         for title, name in HELD_OUT:
             curves = [evaluation_curve(arm.runs, name, arm.name, i) for i, arm in enumerate(self.arms)]
@@ -100,18 +95,18 @@ class Curves:
             if longest < (3 if len(self.arms) == 1 else 2):  # the table shows before and after
                 continue
             one = len(self.arms) == 1
-            charts.append(chart(title, _unit(name), curves, note=self._note(name), keyed=not one))
+            charts.append(chart(title, _unit(name), curves, note=_note(name), keyed=not one))
         return [c for c in charts if c is not None]
 
     def others(self) -> list[Chart]:
-        """Every further metric that changes during the runs, one chart each, in the table's order."""
+        """Draw every further metric that changes during the runs, one chart each, in the table's order."""
         names = {name for arm in self.arms for run in arm.runs for record in run.steps for name in record}
         drawn = {name for s in TRAINING for name, _ in (s.metrics if len(self.arms) == 1 else s.metrics[:1])}
         skipped = {*drawn, *metrics.RECORD_FIELDS, "nonfinite"}
         found = []
         for name in sorted(names - skipped, key=_table_order):
             if not name.startswith(DULL) and self._moves(name):
-                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=self._note(name))))
+                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=_note(name))))
         return [c for c in found if c is not None]
 
     def _of(self, spec: Spec) -> Chart | None:
@@ -128,27 +123,20 @@ class Curves:
         return chart(spec.title, spec.unit, curves, note=spec.note, missing=missing, reach=spec.reach)
 
     def _moves(self, name: str) -> bool:
-        values = {number(record.get(name)) for arm in self.arms for run in arm.runs for record in run.steps}
+        values = {finite(record.get(name)) for arm in self.arms for run in arm.runs for record in run.steps}
         return len(values - {None}) > 1
-
-    @staticmethod
-    def _note(name: str) -> str:
-        try:
-            return metrics.lookup(name).definition
-        except KeyError:
-            return ""
 
 
 def _table_order(name: str) -> tuple[int, str]:
-    order = list(metrics.METRICS)
-    try:
-        return order.index(metrics.lookup(name).name), name
-    except KeyError:
-        return len(order), name
+    order, row = list(metrics.METRICS), metrics.find(name)
+    return (order.index(row.name) if row else len(order)), name
 
 
 def _unit(name: str) -> str:
-    try:
-        return metrics.lookup(name).unit
-    except KeyError:
-        return ""
+    row = metrics.find(name)
+    return row.unit if row else ""
+
+
+def _note(name: str) -> str:
+    row = metrics.find(name)
+    return row.definition if row else ""

@@ -1,4 +1,4 @@
-"""Figures of how runs ended: reward against KL, forgetting, lengths before and after."""
+"""Charts of how runs ended: reward against KL, forgetting, lengths before and after."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from align.intervals import mean_interval
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Curve, Value, number
+from align.report.series import Curve, Value, finite
 
-BINS = 24  # of a length histogram, at most
+BINS = 24  # most bins of a length histogram
 START = "start model"
 START_COLOUR = -1  # the page's grey
 _KL, _LENGTH = "KL to the start model, nats per response", "length, tokens"  # horizontal axes
 
 
 def frontiers(arms: Sequence[Arm]) -> list[Chart]:
-    """Held-out reward against held-out KL: a run's evaluations in order from the start model, its end last."""
+    """Draw held-out reward against held-out KL: each run's evaluations from the start model to the end."""
     charts = []
     for name, title in (("gold_mean", "Gold reward against KL"), ("proxy_mean", "Proxy reward against KL")):
         curves = [_trail(run, name, arm.name, i) for i, arm in enumerate(arms) for run in arm.runs]
@@ -37,12 +37,9 @@ def frontiers(arms: Sequence[Arm]) -> list[Chart]:
 
 
 def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
-    phases = [run.evaluation.get("before") or {}]
-    middle = [r for r in run.evaluations if r.get("phase") == "during"]
-    points = [(number(at(p, "kl_per_response")), number(at(p, "reward", name))) for p in phases]
-    points += [(number(r.get("eval/kl_per_response")), number(r.get(f"eval/reward/{name}"))) for r in middle]
-    end = run.evaluation.get("after") or {}
-    points.append((number(at(end, "kl_per_response")), number(at(end, "reward", name))))
+    before, after = (metrics.flatten(run.evaluation.get(phase) or {}) for phase in ("before", "after"))
+    records = [before, *(r for r in run.evaluations if r.get("phase") == "during"), after]
+    points = [(finite(r.get("eval/kl_per_response")), finite(r.get(f"eval/reward/{name}"))) for r in records]
     known = [(x, y) for x, y in points if x is not None and y is not None]
     if not known:
         return None
@@ -52,7 +49,7 @@ def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
 
 
 def forgetting(arms: Sequence[Arm]) -> Chart | None:
-    """What each arm did to the perplexity on general text: mean over seeds, 95% interval, and the runs beside it."""
+    """Draw each arm's change in perplexity on general text: mean over seeds, 95% interval, and the runs beside it."""
     curves = []
     for i, arm in enumerate(arms):
         changes = [c for run in arm.runs if (c := _forgotten(run)) is not None]
@@ -78,12 +75,12 @@ def forgetting(arms: Sequence[Arm]) -> Chart | None:
 
 
 def _forgotten(run: Run) -> Value:
-    old, new = (number(at(run.evaluation, phase, "forgetting_perplexity")) for phase in ("before", "after"))
+    old, new = (finite(at(run.evaluation, phase, "forgetting_perplexity")) for phase in ("before", "after"))
     return None if old is None or new is None else new - old
 
 
 def lengths(arms: Sequence[Arm]) -> Chart | None:
-    """Response lengths on the held-out prompts: the start model, and each arm's runs together at their end."""
+    """Draw response lengths on the held-out prompts: the start model's, and each arm's at the end of its runs."""
     after = [[s["tokens"] for run in arm.runs for s in run.samples.get("after", ())] for arm in arms]
     before = _first_before(arms)
     every = [n for group in (before, *after) for n in group]
@@ -115,7 +112,7 @@ def _first_before(arms: Sequence[Arm]) -> list[int]:
 
 
 def _steps(text: str, values: Sequence[int], edges: Sequence[int], colour: int) -> Curve:
-    """A histogram's outline: up and down at the bins' edges."""
+    """Return a histogram's outline, which steps at the edges of the bins."""
     width = edges[1] - edges[0]
     counts = [0] * (len(edges) - 1)
     for v in values:
