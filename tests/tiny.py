@@ -52,8 +52,7 @@ from align.loop.loop import Loop
 from align.models.adapters import lora_config
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.rewards import GoldSource as GoldScorer
-from align.rewards import Source
+from align.rewards import GoldScorer, Source
 from align.types import Pair, Prompt, Rollout, Sequences
 from align.worlds import Gold, Segment
 from tests.contexts import loop_of, run_context

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from align.errors import InputError
-
-if TYPE_CHECKING:
-    from align.loop.context import RunContext
-    from align.loop.method import Method
 
 ALGORITHMS: dict[str, str] = {  # `module:class`; options of the same name are in align/config/groups.py
     "ppo": "align.algorithms.ppo:PPO",
@@ -35,11 +31,3 @@ def algorithm_class(name: str) -> type[Any]:
         raise InputError("method", name, ", ".join(ALGORITHMS))
     module, _, attribute = ALGORITHMS[name].partition(":")
     return getattr(import_module(module), attribute)
-
-
-def build_method(run: RunContext) -> Method:
-    """Build the method that a run's configuration names, an algorithm on the loop included."""
-    from align.loop.method import Method, OnLoop
-
-    built = algorithm_class(run.config.method.name)(run)
-    return built if isinstance(built, Method) else OnLoop(run, built)

@@ -67,3 +67,8 @@ class OnLoop(Method):
 
     def resume(self, folder: Path) -> None:
         self.loop.resume(folder)
+
+
+def method_of(run: RunContext, built: Any) -> Method:
+    """Put an algorithm on the loop; a method that trains elsewhere, or not at all, is one already."""
+    return built if isinstance(built, Method) else OnLoop(run, built)

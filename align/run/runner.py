@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from align.algorithms.registry import build_method
+from align.algorithms.registry import algorithm_class
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
@@ -21,7 +21,7 @@ from align.evaluation import EvaluationResult, evaluate, load_before, save_after
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
-from align.loop.method import Method
+from align.loop.method import Method, method_of
 from align.memory import pages_kept
 from align.models.hardware import one_process
 from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
@@ -135,7 +135,7 @@ class _Run:
 
     def _phases(self) -> dict[str, Any]:
         context = self._prepared(self.config.method.critic)
-        trainer = build_method(context)
+        trainer = self._method(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
@@ -165,6 +165,9 @@ class _Run:
         with self.record.phase("load_models"):
             self.made, self.materials = assemble(self.site, materials, stored, critic), materials
         return self._context(self.made, materials, stored.rewards[0] if stored.rewards else None)
+
+    def _method(self, context: RunContext) -> Method:
+        return method_of(context, algorithm_class(self.config.method.name)(context))
 
     def _context(self, made: Assembly, materials: Materials, reward_folder: Path | None) -> RunContext:
         data = materials.data
@@ -211,7 +214,7 @@ class _Run:
     ) -> EvaluationResult | None:
         """The evaluation of what is compared with the start model; None where nothing is."""
         if not self.config.method.trains:
-            respond = build_method(context).responder()
+            respond = self._method(context).responder()
             return None if respond is None else self._evaluate(before, respond)
         if weights is None:
             return None

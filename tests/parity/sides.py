@@ -12,7 +12,7 @@ from torch import nn
 
 from align.config import AdapterConfig, MethodConfig
 from align.loop.loop import Loop
-from align.rewards import GoldSource
+from align.rewards import GoldScorer
 from align.types import Pair
 from tests import tiny
 from tests.contexts import loop_of, run_context
@@ -42,7 +42,7 @@ def loop(
     config.method = method
     method.check(config)
     run = run_context(
-        path, config, tiny.chat(), source=GoldSource(tiny.VowelWorld()), prompts=tiny.prompts(), pairs=pairs()
+        path, config, tiny.chat(), source=GoldScorer(tiny.VowelWorld()), prompts=tiny.prompts(), pairs=pairs()
     )
     if moved:
         tiny.nudge(run.roles.policy)
