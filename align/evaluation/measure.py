@@ -37,7 +37,7 @@ class EvaluationResult:
 
 @dataclass(frozen=True)
 class _Sampler:
-    """The policy as what answers prompts: one sampled response each."""
+    """Sampler of one response to each prompt from the policy."""
 
     policy: Policy
     chat: ChatTokenizer

@@ -43,12 +43,12 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     for column in by or ():
         if column not in known:
             raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
-    scorer = load_value_head(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
+    value_head = load_value_head(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
     print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
     world = None if config.data.world is None else get(config.data.world)
     settings = config.evaluation
     figures = reward_report(
-        RewardModelScorer(scorer),
+        RewardModelScorer(value_head),
         chat,
         pairs,
         device,

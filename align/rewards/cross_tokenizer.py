@@ -75,25 +75,25 @@ class CausalReader:
     response has the classifier's own score, read at the last token of the conversation that is not its PAD.
     """
 
-    def __init__(self, scorer: ValueHead, reader: Reader) -> None:
-        self._scorer = scorer
-        self._pad = scorer.body.config.get_text_config().pad_token_id
-        self._limit = _context(scorer.body)
+    def __init__(self, value_head: ValueHead, reader: Reader) -> None:
+        self._head = value_head
+        self._pad = value_head.body.config.get_text_config().pad_token_id
+        self._limit = _context(value_head.body)
         self._reader = reader
 
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         encoded = _encode(batch, self._reader, self._limit)
-        mask, device = batch.rollout.response_mask, self._scorer.device
+        mask, device = batch.rollout.response_mask, self._head.device
         prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
         look = torch.zeros(mask.shape, device=device) if "attention" in needs else None
         for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             rows = index.tolist()
             ids, real, last = self._pad_rows([encoded[i].ids for i in rows], device)
             if look is None:
-                scores = self._scorer(ids, real)
+                scores = self._head(ids, real)
             else:
-                scores, every = self._scorer.with_attention(ids, real)
+                scores, every = self._head.with_attention(ids, real)
                 for row, i in enumerate(rows):
                     n = len(encoded[i].ids)
                     offsets = _offsets(batch, i)

@@ -16,8 +16,8 @@ from align.types import RewardInput, RewardOutput, Rollout
 class RewardModelScorer:
     """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
-    def __init__(self, scorer: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:
-        self._scorer = scorer
+    def __init__(self, value_head: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:
+        self._head = value_head
         self._budget = token_budget
 
     @torch.no_grad()
@@ -45,8 +45,8 @@ class RewardModelScorer:
 
     def _forward(self, part: Rollout, with_attention: bool) -> tuple[Tensor, Tensor | None]:
         if not with_attention:
-            return self._scorer(part.input_ids, part.attention_mask), None
-        scores, weights = self._scorer.with_attention(part.input_ids, part.attention_mask)
+            return self._head(part.input_ids, part.attention_mask), None
+        scores, weights = self._head.with_attention(part.input_ids, part.attention_mask)
         t = part.response_ids.shape[1]
         last = part.prompt_ids.shape[1] + part.lengths - 1  # (b,) where each response's last token stands
         rows = weights[torch.arange(len(part), device=last.device), last]

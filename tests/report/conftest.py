@@ -61,7 +61,7 @@ def record(step, method="ppo", seed=0):
 
 
 def moved(kind, proxy, gold):
-    """Rows of two prompts, whose perturbed perturbation moves both rewards by the given amounts."""
+    """Rows of two prompts, whose perturbation moves both rewards by the given amounts."""
     rows = []
     for i in (0, 1):
         rows.append({"prompt_id": i, "kind": "original", "proxy": 1.0 * i, "gold": 0.5, "tokens": 5})
