@@ -1,8 +1,9 @@
-"""The same weights and the same batch on both sides: an align trainer, and what TRL needs beside it."""
+"""The same weights and the same batch on both sides: a method on the loop, and what TRL needs beside it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from align.callbacks.base import Callback
 from align.config import AdapterConfig, MethodConfig
 from align.loop.loop import Loop
+from align.loop.protocol import Examples
+from align.metrics import Tally
 from align.rewards import GoldSource
-from align.types import Pair
+from align.types import Pair, Size
 from tests import tiny
 from tests.contexts import loop_of, run_context
 
@@ -33,20 +37,26 @@ def loop(
     moved: bool = True,
     steps: int = 4,
     adapter: AdapterConfig | None = None,
-    checkpointing: bool = False,
+    callbacks: Sequence[Callback] = (),
     **rollout: Any,
 ) -> Loop:
     """The method on the loop, whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
     config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps, adapter=adapter)
-    config.model.gradient_checkpointing = checkpointing
     config.method = method
     method.check(config)
-    run = run_context(
-        path, config, tiny.chat(), source=GoldSource(tiny.VowelWorld()), prompts=tiny.prompts(), pairs=pairs()
-    )
+    given = {"prompts": tiny.prompts(), "pairs": pairs(), "callbacks": callbacks}
+    run = run_context(path, config, tiny.chat(), source=GoldSource(tiny.VowelWorld()), **given)
     if moved:
         tiny.nudge(run.roles.policy)
     return loop_of(run)
+
+
+def backward(made: Loop, examples: Examples, parts: Sequence[Sequence[int]], tally: Tally | None = None) -> float:
+    """Loss of a minibatch that is read in these micro-batches; its gradients stay in the policy."""
+    index = torch.tensor([i for part in parts for i in part])
+    size = Size(len(index), int(examples.response_tokens[index].sum()))
+    tally = tally or Tally()
+    return sum(made.updates._backward(examples.rows(torch.tensor(part), size), 0, tally) for part in parts)
 
 
 def other_model() -> nn.Module:
