@@ -18,7 +18,7 @@ from tests.parity.sides import backward, gradients, loop, pairs
 def test_loss_is_log_2_and_the_margin_0_before_the_first_update(tmp_path):
     made = loop(tmp_path, DPOConfig(batch_size=4), moved=False)
     tally = Tally()
-    assert backward(made, made.algorithm.collect(made.progress), [[0, 1, 2, 3]], tally) == pytest.approx(math.log(2), rel=1e-6)
+    assert backward(made, [[0, 1, 2, 3]], tally) == pytest.approx(math.log(2), rel=1e-6)
     metrics = tally.result()
     assert metrics["dpo/margin"] == 0 and metrics["dpo/accuracy"] == 0.5
 
@@ -26,7 +26,7 @@ def test_loss_is_log_2_and_the_margin_0_before_the_first_update(tmp_path):
 def test_reports_log_probabilities_of_whole_responses_with_their_end_token(tmp_path):
     made = loop(tmp_path, DPOConfig(batch_size=4))
     tally = Tally()
-    backward(made, made.algorithm.collect(made.progress), [[0, 1, 2, 3]], tally)
+    backward(made, [[0, 1, 2, 3]], tally)
     model = made.run.roles.policy.model
     for name, side in (("chosen", "chosen_ids"), ("rejected", "rejected_ids")):
         expected = 0.0
@@ -44,7 +44,7 @@ def test_splitting_into_micro_batches_changes_no_gradient(tmp_path):
     slopes = []
     for parts in ([[0, 1, 2, 3]], [[1], [3, 0], [2]]):
         made = loop(tmp_path, DPOConfig(batch_size=4))
-        backward(made, made.algorithm.collect(made.progress), parts)
+        backward(made, parts)
         slopes.append(gradients(made.run.roles.policy.model))
     assert float((slopes[1] - slopes[0]).norm() / slopes[0].norm()) < 1e-5
 

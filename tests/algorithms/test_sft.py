@@ -23,7 +23,7 @@ def test_loss_is_the_mean_over_the_tokens_of_the_chosen_responses(tmp_path):
             loss = float(made.run.roles.policy.model(input_ids=ids, labels=labels).loss)
         total, count = total + loss * len(p.chosen_ids), count + len(p.chosen_ids)
     tally = Tally()
-    loss = backward(made, made.algorithm.collect(made.progress), [[0], [1, 2, 3]], tally)
+    loss = backward(made, [[0], [1, 2, 3]], tally)
     assert loss == pytest.approx(total / count, rel=1e-5)
     assert tally.result()["sft/loss"] == pytest.approx(total / count, rel=1e-5)
 
@@ -32,7 +32,7 @@ def test_splitting_into_micro_batches_changes_no_gradient(tmp_path):
     slopes = []
     for parts in ([[0, 1, 2, 3]], [[1], [3, 0], [2]]):
         made = loop(tmp_path, SFTConfig(batch_size=4))
-        backward(made, made.algorithm.collect(made.progress), parts)
+        backward(made, parts)
         slopes.append(gradients(made.run.roles.policy.model))
     assert float((slopes[1] - slopes[0]).norm() / slopes[0].norm()) < 1e-5
 
@@ -50,7 +50,7 @@ def test_it_learns_the_chosen_and_never_reads_the_rejected(tmp_path):
 def test_the_end_token_is_learnt(tmp_path):
     """A response without its end token has another loss, and leaves the end token without gradient."""
     made = loop(tmp_path, SFTConfig(batch_size=1))
-    backward(made, made.algorithm.collect(made.progress), [[0]])
+    backward(made, [[0]])
     slope = made.run.roles.policy.model.lm_head.weight.grad[tiny.chat().end_id]
     others = made.run.roles.policy.model.lm_head.weight.grad[tiny.chat().pad_id]
     assert float(slope.norm()) > 3 * float(others.norm())

@@ -15,11 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from align import config as cfg
-from align.algorithms.registry import trainer_class
+from align.algorithms.registry import algorithm_class
 from align.cli.groups import CONF, groups, options
 from align.cli.resume import changes, resumed_config
-from align.config import Config
-from align.config.groups import METHODS
+from align.config import Config, io
+from align.config.groups import CREDITS, METHODS, SOURCES
 from align.config.methods import PPOConfig
 from align.errors import InputError
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(autouse=True)
 def hydra():
-    cfg.register_schemas()
+    io.register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
@@ -61,7 +61,7 @@ def build(*overrides: str) -> Config:
     values = [word for word in overrides if word not in chosen]
     merged = OmegaConf.merge(choose(*chosen), OmegaConf.from_dotlist(values))
     assert isinstance(merged, DictConfig)
-    return cfg.build(merged)
+    return io.build(merged)
 
 
 def test_sections_have_the_classes_that_their_options_choose(files):
@@ -107,9 +107,9 @@ def test_option_files_are_short_and_begin_by_saying_what_they_are(path):
 
 def test_each_registered_name_has_an_option_and_the_other_way_round():
     assert options("method") == sorted(METHODS)
-    assert options("reward/source") == sorted(cfg.SOURCES)
-    assert options("reward/credit") == sorted(cfg.CREDITS)
-    for classes in (METHODS, cfg.SOURCES, cfg.CREDITS):
+    assert options("reward/source") == sorted(SOURCES)
+    assert options("reward/credit") == sorted(CREDITS)
+    for classes in (METHODS, SOURCES, CREDITS):
         assert {name: schema.name for name, schema in classes.items()} == {name: name for name in classes}
 
 
@@ -118,9 +118,9 @@ def test_no_option_is_called_what_hydra_takes_for_another_type(group, option):
     assert OverridesParser.create().parse_override(f"{group}={option}").value() == option
 
 
-def test_an_unknown_method_has_no_trainer():
+def test_an_unknown_method_has_no_algorithm():
     with pytest.raises(InputError, match=r"method: given 'nope'; allowed: .*ppo"):
-        trainer_class("nope")
+        algorithm_class("nope")
 
 
 RULES = ("reward/source=rules", "reward/credit=sparse")
@@ -233,7 +233,7 @@ def test_a_value_without_default_must_be_given(word, key):
 
 def test_a_key_that_no_schema_has_cannot_be_added():
     with pytest.raises(InputError, match=r"method\.kl\.coeff: given '\+method\.kl\.coeff'; allowed: coef"):
-        cfg.build(compose("config", overrides=["+method.kl.coeff=1"]))
+        io.build(compose("config", overrides=["+method.kl.coeff=1"]))
 
 
 @pytest.mark.parametrize(
@@ -242,16 +242,16 @@ def test_a_key_that_no_schema_has_cannot_be_added():
 def test_rows_are_chosen_by_values(name, value):
     key = f"data.{name}.split"
     with pytest.raises(InputError, match="a value, or a list of values") as caught:
-        cfg.build(compose("config", overrides=[f"++{key}={value}"]))
+        io.build(compose("config", overrides=[f"++{key}={value}"]))
     assert caught.value.key == key
 
 
 def test_chosen_rows_are_saved(tmp_path):
     words = ["data.held_out_where.split=tune", "+data.train_where.word_limit=[null,3]"]
-    config = cfg.build(compose("config", overrides=words))
+    config = io.build(compose("config", overrides=words))
     assert config.data.train_where == {"word_limit": [None, 3]}
-    cfg.save(config, tmp_path / "config.yaml")
-    assert cfg.load(tmp_path / "config.yaml") == config
+    io.save(config, tmp_path / "config.yaml")
+    assert io.load(tmp_path / "config.yaml") == config
 
 
 def test_true_credit_is_the_worlds_alone(files):
@@ -259,9 +259,9 @@ def test_true_credit_is_the_worlds_alone(files):
         build(*files, "reward/source=reward_model", "reward/credit=truth")
     assert build(*files, "reward/source=gold", "reward/credit=truth").reward.credit.name == "truth"
     part = ["reward/source=composite", "+reward/source@reward.source.parts.gold=gold", "reward/credit=truth"]
-    assert cfg.build(compose("config", overrides=part)).reward.credit.name == "truth"
+    assert io.build(compose("config", overrides=part)).reward.credit.name == "truth"
     with pytest.raises(InputError, match=r"reward/credit: given 'truth'"):
-        cfg.build(compose("config", overrides=[*part, "+reward.source.weights.gold=0"]))
+        io.build(compose("config", overrides=[*part, "+reward.source.weights.gold=0"]))
 
 
 def test_a_dpo_policy_of_the_hub_is_refused_at_once(files):
@@ -302,10 +302,10 @@ def test_a_model_may_choose_its_adapter_and_the_user_has_the_last_word(big_model
 def test_a_saved_configuration_loads_as_it_was(files, tmp_path):
     config = build(*files, "reward/source=gold", "reward/credit=uniform", "method.kl.budget=2.5", "tracking.tags=[a,b]")
     path = tmp_path / "config.yaml"
-    cfg.save(config, path, "align reward/source=gold\n-m")
+    io.save(config, path, "align reward/source=gold\n-m")
     assert path.read_text().splitlines()[0] == "# align reward/source=gold -m"
-    assert cfg.load(path) == config
-    assert type(cfg.load(path).reward.source) is cfg.GoldSource
+    assert io.load(path) == config
+    assert type(io.load(path).reward.source) is cfg.GoldSource
 
 
 @pytest.mark.parametrize(
@@ -319,16 +319,16 @@ def test_a_saved_configuration_loads_as_it_was(files, tmp_path):
 )
 def test_a_damaged_file_is_refused_in_one_line(files, tmp_path, old, new, part):
     path = tmp_path / "config.yaml"
-    cfg.save(build(*files), path)
+    io.save(build(*files), path)
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(InputError, match=part) as caught:
-        cfg.load(path)
+        io.load(path)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match="No such file"):
-        cfg.load(tmp_path / "config.yaml")
+        io.load(tmp_path / "config.yaml")
 
 
 def changed(*words: str) -> dict[str, object]:
@@ -337,7 +337,7 @@ def changed(*words: str) -> dict[str, object]:
 
 def test_a_resumed_run_keeps_what_it_saved_but_for_the_free_keys(files, tmp_path):
     saved = build(*files, "seed=7", "max_steps=40", "method.gamma=0.9")
-    cfg.save(saved, tmp_path / "config.yaml")
+    io.save(saved, tmp_path / "config.yaml")
     words = [f"resume={tmp_path}", "max_steps=60", "checkpoint.keep=5", "tracking=wandb", "tracking.mode=offline"]
     config = resumed_config(tmp_path, changed(*words))
     expected = build(*files, "seed=7", "method.gamma=0.9", *words)
@@ -347,7 +347,7 @@ def test_a_resumed_run_keeps_what_it_saved_but_for_the_free_keys(files, tmp_path
 
 
 def test_one_tracking_key_leaves_the_others_as_saved(files, tmp_path):
-    cfg.save(build(*files, "tracking.project=mine"), tmp_path / "config.yaml")
+    io.save(build(*files, "tracking.project=mine"), tmp_path / "config.yaml")
     config = resumed_config(tmp_path, changed(f"resume={tmp_path}", "tracking.group=g"))
     assert (config.tracking.project, config.tracking.group) == ("mine", "g")
 
@@ -361,14 +361,14 @@ def test_anything_else_cannot_change_on_resume(word):
 
 
 def test_a_resumed_run_cannot_get_shorter(files, tmp_path):
-    cfg.save(build(*files, "max_steps=40"), tmp_path / "config.yaml")
+    io.save(build(*files, "max_steps=40"), tmp_path / "config.yaml")
     with pytest.raises(InputError, match="max_steps: given 39"):
         resumed_config(tmp_path, {"max_steps": 39})
     with pytest.raises(InputError, match="seed"):
         resumed_config(tmp_path, {"seed": 1})
     with pytest.raises(InputError, match="max_policy_tokens: given 900; allowed: null, as in the run"):
         resumed_config(tmp_path, {"max_policy_tokens": 900})
-    cfg.save(build(*files, "max_policy_tokens=1000"), tmp_path / "config.yaml")
+    io.save(build(*files, "max_policy_tokens=1000"), tmp_path / "config.yaml")
     with pytest.raises(InputError, match="max_policy_tokens: given 900; allowed: the run's own 1000, or more"):
         resumed_config(tmp_path, {"max_policy_tokens": 900})
     for more in (2000, None):
@@ -383,8 +383,8 @@ def test_every_package_is_shipped():
 
 def test_a_saved_composite_comes_back_with_the_classes_of_its_parts(files, tmp_path):
     config = build(*files, *COMPOSITE, "reward.source.parts.rules.normalise=running", "reward.source.weights.model=2")
-    cfg.save(config, tmp_path / "config.yaml", "align")
-    again = cfg.load(tmp_path / "config.yaml")
+    io.save(config, tmp_path / "config.yaml", "align")
+    again = io.load(tmp_path / "config.yaml")
     assert again == config
     assert {name: type(part) for name, part in again.reward.source.parts.items()} == {
         "model": cfg.RewardModelSource,
@@ -396,6 +396,6 @@ def test_a_saved_composite_comes_back_with_the_classes_of_its_parts(files, tmp_p
 
 def test_a_part_is_added_on_the_command_line():
     words = ["reward/source=composite", "+reward/source@reward.source.parts.second=rules", "reward/credit=sparse"]
-    source = cfg.build(compose("config", overrides=words)).reward.source
+    source = io.build(compose("config", overrides=words)).reward.source
     assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
     assert [type(model) for model in source.models()] == [cfg.RewardModelSource]

@@ -51,12 +51,14 @@ def loop(
     return loop_of(run)
 
 
-def backward(made: Loop, examples: Examples, parts: Sequence[Sequence[int]], tally: Tally | None = None) -> float:
-    """Loss of a minibatch that is read in these micro-batches; its gradients stay in the policy."""
+def backward(
+    made: Loop, parts: Sequence[Sequence[int]], tally: Tally | None = None, examples: Examples | None = None
+) -> float:
+    """Loss of a minibatch in these micro-batches, of all pairs unless told; its gradient stays in the policy."""
+    given = made.algorithm.collect(made.progress) if examples is None else examples
     index = torch.tensor([i for part in parts for i in part])
-    size = Size(len(index), int(examples.response_tokens[index].sum()))
-    tally = tally or Tally()
-    return sum(made.updates._backward(examples.rows(torch.tensor(part), size), 0, tally) for part in parts)
+    size, tally = Size(len(index), int(given.response_tokens[index].sum())), Tally() if tally is None else tally
+    return sum(made.updates._backward(given.rows(torch.tensor(part), size), 0, tally) for part in parts)
 
 
 def other_model() -> nn.Module:

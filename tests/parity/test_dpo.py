@@ -55,7 +55,7 @@ def ours(tmp_path):
 
     def compute(**options):
         made = loop(tmp_path, DPOConfig(beta=BETA, **options))
-        loss = backward(made, made.algorithm.collect(made.progress), [[0], [1, 2, 3]])
+        loss = backward(made, [[0], [1, 2, 3]])
         return loss, gradients(made.run.roles.policy.model), made
 
     return compute

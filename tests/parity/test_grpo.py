@@ -118,7 +118,7 @@ def test_loss_and_gradient_equal_trls(theirs, experience, tmp_path, name):
     method = GRPOConfig(**({"group_size": GROUP, "minibatch_size": 6, "kl": kl(0.0)} | options))
     made = loop(tmp_path, method, batch_size=6, max_new_tokens=LONGEST)
     tally = Tally()
-    loss = backward(made, experience, [[0, 3], [1, 2, 4, 5]], tally)  # micro-batches change nothing
+    loss = backward(made, [[0, 3], [1, 2, 4, 5]], tally, experience)  # micro-batches change nothing
     assert 0 < tally.result()["policy/clip_fraction"] < 1  # so that clipping is compared as well
     assert_equal(loss, gradients(made.run.roles.policy.model), float(expected.detach()), gradients(theirs.model))
 
