@@ -23,7 +23,7 @@ from align.config.groups import CREDITS, METHODS, SOURCES
 from align.config.methods import PPOConfig
 from align.errors import InputError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
