@@ -12,9 +12,8 @@ from torch import Tensor
 from align.engine.policy import TokenStats
 from align.errors import RunError
 from align.functional import kl
-from align.functional.advantages import explained_variance
 from align.functional.fidelity import segment_rewards, within_correlation
-from align.functional.masked import masked_sum
+from align.functional.masked import explained_variance, masked_sum
 from align.loop.protocol import NotFinite
 from align.metrics import Tally
 from align.types import Batch, RewardInput, RewardOutput, Rollout

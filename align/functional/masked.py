@@ -39,3 +39,11 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-
     mean = masked_mean(x, mask)
     scaled = (x - mean) * (masked_var(x, mask) + eps).rsqrt()
     return zero_outside(scaled if shift_mean else scaled + mean, mask)
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns) over mask; 0 where the returns do not vary."""
+    counts = mask.bool()
+    returns, residual = returns[counts], (returns - values)[counts]
+    variance = returns.var(unbiased=False)
+    return float(1 - residual.var(unbiased=False) / variance) if variance > 1e-12 else 0.0

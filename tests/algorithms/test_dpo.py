@@ -9,23 +9,24 @@ import torch
 
 from align.config.methods import DPOConfig, DPOLoss
 from align.errors import InputError
+from align.loop.protocol import Progress
 from align.metrics import Tally, compare
 from tests import tiny
-from tests.parity.sides import gradients, pairs, trainer
+from tests.parity.sides import backward, gradients, loop, pairs
 
 
 def test_loss_is_log_2_and_the_margin_0_before_the_first_update(tmp_path):
-    made = trainer(tmp_path, DPOConfig(batch_size=4), moved=False)
+    made = loop(tmp_path, DPOConfig(batch_size=4), moved=False)
     tally = Tally()
-    assert made.backward(pairs(), pairs(), tally) == pytest.approx(math.log(2), rel=1e-6)
+    assert backward(made, [[0, 1, 2, 3]], tally) == pytest.approx(math.log(2), rel=1e-6)
     metrics = tally.result()
     assert metrics["dpo/margin"] == 0 and metrics["dpo/accuracy"] == 0.5
 
 
 def test_reports_log_probabilities_of_whole_responses_with_their_end_token(tmp_path):
-    made = trainer(tmp_path, DPOConfig(batch_size=4))
+    made = loop(tmp_path, DPOConfig(batch_size=4))
     tally = Tally()
-    made.backward(pairs(), pairs(), tally)
+    backward(made, [[0, 1, 2, 3]], tally)
     model = made.run.roles.policy.model
     for name, side in (("chosen", "chosen_ids"), ("rejected", "rejected_ids")):
         expected = 0.0
@@ -42,9 +43,8 @@ def test_reports_log_probabilities_of_whole_responses_with_their_end_token(tmp_p
 def test_splitting_into_micro_batches_changes_no_gradient(tmp_path):
     slopes = []
     for parts in ([[0, 1, 2, 3]], [[1], [3, 0], [2]]):
-        made = trainer(tmp_path, DPOConfig(batch_size=4))
-        for part in parts:
-            made.backward([pairs()[i] for i in part], pairs(), Tally())
+        made = loop(tmp_path, DPOConfig(batch_size=4))
+        backward(made, parts)
         slopes.append(gradients(made.run.roles.policy.model))
     assert float((slopes[1] - slopes[0]).norm() / slopes[0].norm()) < 1e-5
 
@@ -53,19 +53,18 @@ def test_splitting_into_micro_batches_changes_no_gradient(tmp_path):
 def test_every_loss_comes_to_prefer_the_chosen_responses(tmp_path, loss):
     smoothing = 0.1 if loss is DPOLoss.robust else 0.0
     method = DPOConfig(batch_size=4, learning_rate=3e-3, loss=loss, label_smoothing=smoothing)
-    made = trainer(tmp_path, method, moved=False, steps=12)
-    for _ in range(12):
-        metrics = made.update()
-        record = metrics | {"step": 1, "seconds": 0.0, "rollout": 0, "update": 1, "time/total": 0.0}
-        assert compare(record, "dpo") == (set(), set())
+    seen = tiny.Recorder()
+    loop(tmp_path, method, moved=False, steps=12, callbacks=[seen]).train()
+    assert [compare(record, "dpo") for record in seen.records] == [(set(), set())] * 12
+    metrics = seen.records[-1]
     assert metrics["dpo/accuracy"] == 1 and metrics["dpo/margin"] > 0.2
     assert metrics["dpo/chosen_logp"] > metrics["dpo/rejected_logp"]
 
 
 def test_a_pass_serves_every_pair_once_and_a_short_batch_is_completed_from_the_next(tmp_path):
-    made = trainer(tmp_path, DPOConfig(batch_size=3))
-    served = [p.chosen for k in range(4) for p in made.minibatch(k)]
-    assert [sorted(served[i : i + 4]) for i in (0, 4, 8)] == [sorted(p.chosen for p in pairs())] * 3
+    made = loop(tmp_path, DPOConfig(batch_size=3))
+    served = [i for k in range(4) for i in made.algorithm.minibatch(Progress(update=k), 4).tolist()]
+    assert [sorted(served[i : i + 4]) for i in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
 
 
 @pytest.mark.parametrize(

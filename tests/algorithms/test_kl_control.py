@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from align.algorithms.kl_control import adapted_coef
 from align.config import KLController
-from align.functional.kl_controller import adapted_coef
 from tests import tiny
 
 
@@ -24,8 +26,8 @@ def test_the_adaptive_coefficient_follows_each_rollouts_kl(tmp_path):
     """On nats per response; a rollout's coefficient is the one its rewards were made with."""
     cfg = tiny.config(method={"learning_rate": 5e-3}, max_steps=8)
     cfg.method.kl.controller, cfg.method.kl.target, cfg.method.kl.horizon = KLController.adaptive, 0.3, 40
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
     rollouts = seen.records[::2]
     coef, coefs = 0.05, []
     for record in rollouts:
@@ -36,8 +38,8 @@ def test_the_adaptive_coefficient_follows_each_rollouts_kl(tmp_path):
 
 
 def test_a_fixed_coefficient_stays(tmp_path):
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(max_steps=4))
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, tiny.config(max_steps=4))
+    made.train()
     assert set(seen.column("kl/coef")) == {0.05}
 
 
@@ -45,8 +47,8 @@ def test_target_kl_ends_a_rollouts_updates_early(tmp_path):
     """'`target_kl` for early stopping of inner epochs is another thing: approx-KL old->new per update'."""
     limit = 0.02
     cfg = tiny.config(method={"learning_rate": 2e-2, "epochs": 6, "target_kl": limit}, max_steps=20)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
     by_rollout: dict[int, list[dict]] = {}
     for record in seen.records:
         by_rollout.setdefault(record["rollout"], []).append(record)
@@ -57,16 +59,16 @@ def test_target_kl_ends_a_rollouts_updates_early(tmp_path):
         assert all(kl <= limit for kl in before)
         assert last > limit or len(records) == 12
         assert len(records) < 12
-    assert trainer.stopped is None and trainer.progress.step == 20
+    assert made.stopped is None and made.progress.step == 20
 
 
 def test_the_kl_budget_stops_the_run(tmp_path):
     cfg = tiny.config(method={"learning_rate": 2e-2}, max_steps=50)
     cfg.method.kl.budget = 0.4
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
-    assert "method.kl.budget" in trainer.stopped
-    assert 0 < trainer.progress.step < 50 and trainer.progress.step == seen.records[-1]["step"]
-    assert max(seen.column("kl/per_response_k1")) <= 0.4 < trainer.rollout_metrics["kl/per_response_k1"]
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
+    assert "method.kl.budget" in made.stopped
+    assert 0 < made.progress.step < 50 and made.progress.step == seen.records[-1]["step"]
+    assert max(seen.column("kl/per_response_k1")) <= 0.4 < float(re.search(r"KL of (\S+) nats", made.stopped)[1])
     assert len(seen.rollouts) == len({r["rollout"] for r in seen.records}) + 1  # the one over it was used for nothing
-    assert seen.checkpoints[-1][0] == trainer.progress.step
+    assert seen.checkpoints[-1][0] == made.progress.step

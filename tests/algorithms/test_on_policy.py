@@ -9,28 +9,27 @@ import torch
 
 from align.errors import RunError
 from align.files import read_lines
+from align.loop.protocol import Progress
 from tests import tiny
 from tests.tiny import same, weights
 
 
 def test_prompts_come_without_replacement_in_an_order_of_the_seed(tmp_path):
-    trainer, _ = tiny.ppo(tmp_path, tiny.config(), start=tiny.prompts(10))
-    served = [p.id for k in range(10) for p in trainer.prompts_of_rollout(k)]  # 160 = 16 passes
+    def served_by(seed: int, rollouts: int) -> list[int]:
+        made, _ = tiny.loop(tmp_path, tiny.config(seed=seed, rollout={"max_new_tokens": 1}), start=tiny.prompts(10))
+        found = [made.algorithm.collect(Progress(rollout=k)).rollout for k in range(rollouts)]
+        return [number for rollout in found for number in rollout.prompt_index.tolist()]
+
+    served = served_by(0, 10)  # 160 = 16 passes
     passes = [served[i : i + 10] for i in range(0, 160, 10)]
     assert all(sorted(p) == [q.id for q in tiny.prompts(10)] for p in passes)
     assert len({tuple(p) for p in passes}) == 16
-    assert [p.id for p in trainer.prompts_of_rollout(3)] == served[48:64]
-    other, _ = tiny.ppo(tmp_path, tiny.config(seed=1), start=tiny.prompts(10))
-    assert [p.id for p in other.prompts_of_rollout(0)] != served[:16]
+    assert served_by(0, 1) == served[:16] != served_by(1, 1)
 
 
 def test_an_epoch_uses_every_response_once(tmp_path):
-    trainer, _ = tiny.ppo(tmp_path, tiny.config(method={"epochs": 2, "minibatch_size": 4}))
-    experience = trainer.collect()
-    orders = []
-    for update in range(8):
-        trainer.progress.update = update
-        orders.append(trainer._minibatch(experience).tolist())
+    made, _ = tiny.loop(tmp_path, tiny.config(method={"epochs": 2, "minibatch_size": 4}))
+    orders = [made.algorithm.minibatch(Progress(update=update), 16).tolist() for update in range(8)]
     for epoch in (orders[:4], orders[4:]):
         assert sorted(i for order in epoch for i in order) == list(range(16))
     assert orders[:4] != orders[4:]
@@ -62,50 +61,48 @@ def bad_lines(path):
 def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, penalty):
     """'NaN or inf in a reward: the step is not applied, the event is logged with the offending samples saved'."""
     cfg = tiny.config(max_steps=4, method={"missing_eos_penalty": penalty})
-    trainer, seen = tiny.ppo(tmp_path, cfg, source=Faulty({1}))
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg, source=Faulty({1}))
+    made.train()
     assert [r["rollout"] for r in seen.records] == [0, 0, 2, 2]
     assert seen.column("event/bad_steps") == [0, 0, 1, 1]
     (event,) = bad_lines(tmp_path)
     assert event["step"] == 2 and "reward" in event["what"] and len(event["samples"]) == 1
     assert event["samples"][0]["score"] is None and event["samples"][0]["response"]
-    assert all(torch.isfinite(p).all() for p in weights(trainer.run.roles.policy))
+    assert all(torch.isfinite(p).all() for p in weights(made.run.roles.policy))
 
 
 def test_too_many_bad_rewards_stop_the_run(tmp_path):
     """'The run stops after a configured number.'"""
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}), source=Faulty(range(99), float("inf")))
-    before = weights(trainer.run.roles.policy)
+    made, seen = tiny.loop(tmp_path, tiny.config(method={"max_bad_steps": 2}), source=Faulty(range(99), float("inf")))
+    before = weights(made.run.roles.policy)
     with pytest.raises(RunError, match="max_bad_steps"):
-        trainer.train()
+        made.train()
     assert len(bad_lines(tmp_path)) == 3 and not seen.records
-    assert same(before, weights(trainer.run.roles.policy))
+    assert same(before, weights(made.run.roles.policy))
 
 
 @pytest.mark.parametrize("role", ["policy", "critic"])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
     """'NaN or inf in a loss or gradient': neither role moves, the moments stay, the samples are saved."""
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"max_bad_steps": 2}, max_steps=9))
-    trainer._record(trainer.update())
-    owner = trainer.run.roles.policy if role == "policy" else trainer.critic
-    parameter = list(owner.trained_parameters().values())[-1]
+    made, seen = tiny.loop(tmp_path, tiny.config(method={"max_bad_steps": 2, "epochs": 9}, max_steps=9))
+    made.advance()
+    modules = made.run.modules
+    parameter = list(modules[role].trained_parameters().values())[-1]
     if where == "gradient":
         parameter.register_hook(lambda grad: grad * float("inf"))
     else:
         column = "advantages" if role == "policy" else "returns"
-        trainer.experience.columns[column][:, 0] = float("nan")
-    before = weights(trainer.run.roles.policy) + weights(trainer.critic)
-    moments = {k: v.clone() for k, v in trainer.optimization.tensors().items()}
+        made.examples.columns[column][:, 0] = float("nan")
+    before = [weights(module) for module in modules.values()]
+    moments = {k: v.clone() for k, v in made.updates.optimization.tensors().items()}
     for _ in range(2):
-        trainer.progress.update = 1
-        assert trainer._one_update(trainer.experience) is None
-    trainer.progress.update = 1
+        assert made.advance()
     with pytest.raises(RunError, match=r"loss or gradient.*max_bad_steps"):
-        trainer._one_update(trainer.experience)
-    assert same(before, weights(trainer.run.roles.policy) + weights(trainer.critic))
-    assert all(torch.equal(v, moments[k]) for k, v in trainer.optimization.tensors().items())
-    assert trainer.progress.step == 1 and len(seen.records) == 1
+        made.advance()
+    assert all(same(was, weights(module)) for was, module in zip(before, modules.values(), strict=True))
+    assert all(torch.equal(v, moments[k]) for k, v in made.updates.optimization.tensors().items())
+    assert made.progress.step == 1 and len(seen.records) == 1
     events = bad_lines(tmp_path)
     assert len(events) == 3 and all(e["step"] == 1 for e in events)
     assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}
@@ -113,9 +110,9 @@ def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
 
 def test_a_loss_that_is_not_finite_is_an_event_also_after_a_gradient_scalers_overflow(tmp_path):
     """Else a minibatch whose loss is NaN in fp16 would be tried, and excused, for ever."""
-    trainer, _ = tiny.ppo(tmp_path, tiny.config())
-    experience = trainer.collect()
-    experience.columns["advantages"].fill_(float("nan"))
-    trainer.optimization.overflows = 3
-    assert trainer._one_update(experience) is None
-    assert trainer.progress.bad_steps == 1 and len(bad_lines(tmp_path)) == 1
+    made, seen = tiny.loop(tmp_path, tiny.config())
+    made.examples = made.algorithm.collect(made.progress)
+    made.examples.columns["advantages"].fill_(float("nan"))
+    made.updates.optimization.overflows = 3
+    assert made.advance() and not seen.records
+    assert made.progress.bad_steps == 1 and len(bad_lines(tmp_path)) == 1

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from align.algorithms.on_policy import Scored
 
 from align.config import (
     AdapterConfig,
@@ -20,11 +19,10 @@ from align.config import (
 from align.config import GoldSource as GoldConfig
 from align.config.methods import PPOConfig
 from align.errors import RunError
-from align.metrics import Tally, compare, repeatable
-from align.types import RewardOutput
+from align.metrics import compare, repeatable
 from align.worlds import Gold
 from tests import tiny
-from tests.functional.plain import plain_gae
+from tests.algorithms.plain import plain_gae
 from tests.tiny import nudge, same, weights
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)
@@ -43,8 +41,8 @@ def test_ratio_is_1_and_approx_kl_0_on_the_first_minibatch(tmp_path, settings, t
     settings = dict(settings)
     method = {"learning_rate": 1e-2, "epochs": settings.pop("epochs", 1), "micro_batch_tokens": 100}
     cfg = tiny.config(method=method, rollout={"temperature": temperature}, max_steps=8, **settings)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
     first = [r for r in seen.records if r["update"] == 1]
     assert len(first) == 4 / method["epochs"]
     for record in first:
@@ -62,35 +60,36 @@ def test_ratio_is_1_and_approx_kl_0_on_the_first_minibatch(tmp_path, settings, t
 def test_ratio_is_1_in_bf16(tmp_path, adapter):
     """'Ratio is 1 (... 2e-2 in bf16)', since the old log-probabilities are recomputed as training computes them."""
     cfg = tiny.config(method={"learning_rate": 1e-3}, max_steps=4, adapter=adapter)
-    trainer, seen = tiny.ppo(tmp_path, cfg, dtype=torch.bfloat16)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg, dtype=torch.bfloat16)
+    made.train()
     assert all(r["policy/ratio_mean"] == pytest.approx(1, abs=2e-2) for r in seen.records if r["update"] == 1)
     assert seen.column("policy/sampling_gap")[0] > 1e-5  # it was bf16
-    assert {p.dtype for p in trainer.run.roles.policy.trained_parameters().values()} == {torch.float32}
+    assert {p.dtype for p in made.run.roles.policy.trained_parameters().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("size", [0.0, 0.01])
 def test_a_ratio_off_1_on_the_first_minibatch_stops_the_run(tmp_path, size):
     """Which is what shifted masks or wrong positions (a bias), dropout or other kernels (noise) would do."""
-    trainer, _ = tiny.ppo(tmp_path, tiny.config())
-    trainer.experience = trainer.collect()
-    logprobs = trainer.experience.columns["logprobs"]
+    made, _ = tiny.loop(tmp_path, tiny.config())
+    made.examples = made.algorithm.collect(made.progress)
+    logprobs = made.examples.columns["logprobs"]
     noise = size * torch.randn(logprobs.shape, generator=torch.Generator().manual_seed(0))
-    rows = trainer._minibatch(trainer.experience)
-    counted = noise[rows][trainer.experience.rollout.response_mask[rows] == 1]
+    rows = made.algorithm.minibatch(made.progress, 16)
+    counted = noise[rows][made.examples.rollout.response_mask[rows] == 1]
     # Noise under which the mean ratio of this minibatch is exactly 1: only approx_kl can tell.
     logprobs.sub_(noise - counted.exp().mean().log() if size else 1e-3)
     with pytest.raises(RunError, match="ratio"):
-        trainer.update()
+        made.advance()
 
 
 def test_the_largest_ratio_is_one_of_a_token(tmp_path):
     """Padding, whose ratio is 1 by definition, is no token."""
-    trainer, _ = tiny.ppo(tmp_path, tiny.config())
-    trainer.experience = trainer.collect()
-    trainer.experience.columns["logprobs"].add_(0.1)
-    trainer.progress.update = 1
-    metrics = trainer.update()
+    made, seen = tiny.loop(tmp_path, tiny.config())
+    made.examples = made.algorithm.collect(made.progress)
+    made.examples.columns["logprobs"].add_(0.1)
+    made.progress.update = 1
+    made.advance()
+    [metrics] = seen.records
     ratio = math.exp(-0.1)
     assert metrics["policy/ratio_max"] == pytest.approx(ratio, abs=1e-5)
     assert metrics["policy/ratio_mean"] == pytest.approx(ratio, abs=1e-5)
@@ -100,10 +99,10 @@ def test_the_largest_ratio_is_one_of_a_token(tmp_path):
 # --- what a rollout is turned into ------------------------------------------------------------------------------------
 
 
-def row_by_row(trainer, rollout):
+def row_by_row(made, rollout):
     """Per response, unpadded and by plain forwards: (logp, reference's logp, values) of its tokens."""
-    roles, out = trainer.run.roles, []
-    temperature = trainer.config.rollout.temperature
+    roles, out = made.run.roles, []
+    temperature = made.config.rollout.temperature
     for i, n in enumerate(rollout.lengths.tolist()):
         prompt = rollout.prompt_ids[i, rollout.prompt_mask[i] == 1]
         response = rollout.response_ids[i, :n]
@@ -135,15 +134,15 @@ def test_advantages_and_returns_are_those_of_each_response_by_itself(tmp_path, m
     }
     cfg = tiny.config(method=method, rollout={"temperature": 0.8}, reward=MODEL_REWARD)
     cfg.method.kl.coef = 0.3
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    nudge(trainer.run.roles.policy)
-    nudge(trainer.critic)
-    experience = trainer.collect()
+    made, seen = tiny.loop(tmp_path, cfg)
+    nudge(made.run.roles.policy)
+    nudge(made.run.roles.critic)
+    experience = made.algorithm.collect(made.progress)
     rollout, columns = experience.rollout, experience.columns
     assert 0 < rollout.ended.sum() < len(rollout)
     kls = []
     samples = seen.rollouts[0][1]  # of the first rows
-    for i, (sample, (logp, ref, values)) in enumerate(zip(samples, row_by_row(trainer, rollout), strict=False)):
+    for i, (sample, (logp, ref, values)) in enumerate(zip(samples, row_by_row(made, rollout), strict=False)):
         n = len(logp)
         rewards = [-0.3 * (a - b) for a, b in zip(logp, ref, strict=True)]
         paid = sample["score"] if penalty is None or bool(rollout.ended[i]) else penalty
@@ -162,18 +161,18 @@ def test_advantages_and_returns_are_those_of_each_response_by_itself(tmp_path, m
     assert len(kls) == 8
     assert max(abs(k) for k in kls) > 0.05  # the policy had moved: the penalty's sign was seen
     if penalty is not None:
-        assert trainer.rollout_metrics["reward/missing_eos_rate"] == float((~rollout.ended).float().mean())
+        assert experience.metrics["reward/missing_eos_rate"] == float((~rollout.ended).float().mean())
 
 
 def test_rollout_metrics_are_what_the_table_says(tmp_path):
     cfg = tiny.config(rollout={"batch_size": 8}, method={"missing_eos_penalty": -1.0})
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    nudge(trainer.run.roles.policy)
-    experience = trainer.collect()
+    made, seen = tiny.loop(tmp_path, cfg)
+    nudge(made.run.roles.policy)
+    experience = made.algorithm.collect(made.progress)
     samples = seen.rollouts[0][1]
     assert len(samples) == 8  # all of this rollout
-    found, rollout = trainer.rollout_metrics, experience.rollout
-    rows = row_by_row(trainer, rollout)
+    found, rollout = experience.metrics, experience.rollout
+    rows = row_by_row(made, rollout)
     d = [a - b for logp, ref, _ in rows for a, b in zip(logp, ref, strict=True)]
     k3 = [torch.tensor(-x).exp().item() - 1 + x for x in d]
     lengths = torch.tensor([float(len(r[0])) for r in rows])
@@ -205,19 +204,13 @@ def test_rollout_metrics_are_what_the_table_says(tmp_path):
     assert found["advantage/min"] < found["advantage/mean"] < found["advantage/max"]
 
 
-def scored(trainer, rewards: list[float]) -> Scored:
-    starts = tiny.prompts(2)
-    rollout = tiny.rollout_of(starts, [[5, 6, 2], [7, 2]])
-    token_rewards = torch.tensor([[0.0, 0.0, rewards[0]], [0.0, rewards[1], 0.0]])
-    nothing = torch.zeros(2, 3)
-    return Scored(rollout, RewardOutput(torch.tensor(rewards)), token_rewards, nothing, nothing)
-
-
 def test_whitened_rewards_keep_their_mean(tmp_path):
     """'Whiten rewards without shifting the mean': with gamma = lambda = 1 the returns show the rewards."""
     method = {"whiten_rewards": True, "whiten_advantages": False, "lam": 1.0}
-    trainer, _ = tiny.ppo(tmp_path, tiny.config(method=method))
-    returns = trainer.learn_from(scored(trainer, [3.0, 2.0]), Tally()).columns["returns"]
+    made, _ = tiny.loop(tmp_path, tiny.config(method=method))
+    rewards, mask = torch.tensor([[0.0, 0.0, 3.0], [0.0, 2.0, 0.0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    columns = {name: torch.full((2, 3), 0.5) for name in ("logprobs", "ref_logprobs", "values")}
+    returns = made.algorithm.advantages(rewards, columns, mask)[0]["returns"]
     mean, deviation = 1.0, 1.6**0.5 / 1.0  # of 0, 0, 3, 0, 2: mean 1, variance (1 + 1 + 4 + 1 + 1) / 5
     white = [(r - mean) / deviation + mean for r in (0.0, 0.0, 3.0)]
     torch.testing.assert_close(returns[0], torch.tensor([sum(white), white[1] + white[2], white[2]]))
@@ -232,10 +225,11 @@ def test_an_update_is_adamw_on_the_clipped_losses(tmp_path):
     minibatch's tokens, each role clipped by itself, Adam eps 1e-5."""
     method = {"learning_rate": 3e-3, "critic_learning_rate": 7e-3, "max_grad_norm": 0.2, "vf_coef": 0.3}
     cfg = tiny.config(method=method, rollout={"batch_size": 8, "temperature": 0.8}, reward=MODEL_REWARD)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.experience = experience = trainer.collect()
-    policy, critic = copy.deepcopy(trainer.run.roles.policy.model), copy.deepcopy(trainer.critic)
-    trainer._record(trainer.update())
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.examples = experience = made.algorithm.collect(made.progress)
+    roles = made.run.roles
+    policy, critic = copy.deepcopy(roles.policy.model), copy.deepcopy(roles.critic)
+    made.advance()
     rollout, columns = experience.rollout, experience.columns
     tokens, policy_loss, value_loss = int(rollout.response_mask.sum()), 0.0, 0.0
     for i, n in enumerate(rollout.lengths.tolist()):
@@ -251,8 +245,8 @@ def test_an_update_is_adamw_on_the_clipped_losses(tmp_path):
     record = seen.records[0]
     assert record["value/loss"] == pytest.approx(float(value_loss.detach()), rel=1e-4)
     for role, own, rate, family in (
-        (trainer.run.roles.policy, policy, 3e-3, "policy"),
-        (trainer.critic, critic, 7e-3, "value"),
+        (roles.policy, policy, 3e-3, "policy"),
+        (roles.critic, critic, 7e-3, "value"),
     ):
         parameters = list(own.parameters())
         norm = torch.nn.utils.clip_grad_norm_(parameters, 0.2)
@@ -270,9 +264,9 @@ def test_a_split_into_micro_batches_changes_nothing(tmp_path, adapter):
     ends = []
     for budget in (8192, 70):
         method = {"micro_batch_tokens": budget, "epochs": 2, "learning_rate": 3e-3}
-        trainer, seen = tiny.ppo(tmp_path / str(budget), tiny.config(method=method, max_steps=6, adapter=adapter))
-        trainer.train()
-        ends.append((seen.records, weights(trainer.run.roles.policy), weights(trainer.critic)))
+        made, seen = tiny.loop(tmp_path / str(budget), tiny.config(method=method, max_steps=6, adapter=adapter))
+        made.train()
+        ends.append((seen.records, weights(made.run.roles.policy), weights(made.run.roles.critic)))
     (records, *roles), (split_records, *split_roles) = ends
     for whole, split in zip(records, split_records, strict=True):
         assert repeatable(split) == pytest.approx(repeatable(whole), abs=1e-5, rel=1e-4)
@@ -288,11 +282,11 @@ def test_gradient_checkpointing_changes_no_weight(tmp_path, adapter):
     for on in (False, True):
         cfg = tiny.config(max_steps=3, adapter=adapter)
         cfg.model.gradient_checkpointing = on
-        trainer, _ = tiny.ppo(tmp_path / str(on), cfg)
-        layer, count = trainer.run.roles.policy.model.model.layers[0].mlp, [0]
+        made, _ = tiny.loop(tmp_path / str(on), cfg)
+        layer, count = made.run.roles.policy.model.model.layers[0].mlp, [0]
         layer.register_forward_pre_hook(lambda *_, count=count: count.__setitem__(0, count[0] + 1))
-        trainer.train()
-        ends.append(weights(trainer.run.roles.policy) + weights(trainer.critic))
+        made.train()
+        ends.append(weights(made.run.roles.policy) + weights(made.run.roles.critic))
         passes.append(count[0])
     for a, b in zip(*ends, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
@@ -304,8 +298,8 @@ def test_lora_training_moves_neither_the_reference_nor_the_reward(tmp_path):
     source = RewardModelSource(path=str(folder))
     reward = RewardConfig(source=source, credit=AttentionCredit())
     cfg = tiny.config(method={"learning_rate": 1e-2}, adapter=LORA, reward=reward, max_steps=4)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    roles = trainer.run.roles
+    made, seen = tiny.loop(tmp_path, cfg)
+    roles = made.run.roles
     ids = torch.tensor([[1, 5, 6, 7, 8]])
     mask = torch.ones_like(ids)
 
@@ -316,7 +310,7 @@ def test_lora_training_moves_neither_the_reference_nor_the_reward(tmp_path):
 
     (frozen, policy, critic) = see()
     assert torch.equal(policy, frozen[0]) and torch.equal(critic, frozen[1])  # each starts as the other
-    trainer.train()
+    made.train()
     (frozen_after, policy_after, critic_after) = see()
     assert same(frozen, frozen_after)
     assert not torch.equal(policy, policy_after) and not torch.equal(critic, critic_after)
@@ -327,15 +321,15 @@ def test_lora_training_moves_neither_the_reference_nor_the_reward(tmp_path):
 def test_junk_at_masked_positions_of_a_rollout_changes_no_weight(tmp_path):
     ends = []
     for junk in (0.0, float("nan")):
-        trainer, _ = tiny.ppo(tmp_path, tiny.config())
-        trainer.experience = trainer.collect()
-        outside = trainer.experience.rollout.response_mask == 0
+        made, _ = tiny.loop(tmp_path, tiny.config())
+        made.examples = made.algorithm.collect(made.progress)
+        outside = made.examples.rollout.response_mask == 0
         assert outside.any()
-        for column in trainer.experience.columns.values():
+        for column in made.examples.columns.values():
             column[outside] = junk
-        trainer.update()
-        assert trainer.progress.bad_steps == 0
-        ends.append(weights(trainer.run.roles.policy) + weights(trainer.critic))
+        made.advance()
+        assert made.progress.bad_steps == 0
+        ends.append(weights(made.run.roles.policy) + weights(made.run.roles.critic))
     assert same(*ends)
 
 
@@ -349,8 +343,8 @@ def test_the_reward_rises(tmp_path, credit):
     method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
     cfg = tiny.config(method=method, rollout={"batch_size": 32}, reward=reward, max_steps=36)
     cfg.method.kl.coef = 0.01
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
     scores = seen.column("reward/score_mean")
     start, end = sum(scores[:6]) / 6, sum(scores[-6:]) / 6
     assert end > start + 0.6, (start, end)
@@ -367,9 +361,9 @@ def test_the_kl_penalty_pulls_towards_the_reference(tmp_path):
     method = {"learning_rate": 3e-3, "critic_learning_rate": 3e-3, "minibatch_size": 16}
     cfg = tiny.config(method=method, rollout={"batch_size": 32}, max_steps=32)
     cfg.method.kl.coef = 1.0
-    trainer, seen = tiny.ppo(tmp_path, cfg, source=tiny.GoldScorer(Nothing()))
-    nudge(trainer.run.roles.policy, 0.12)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg, source=tiny.GoldScorer(Nothing()))
+    nudge(made.run.roles.policy, 0.12)
+    made.train()
     kl = seen.column("kl/per_response_k1")
     assert kl[0] > 1
     assert sum(kl[-6:]) / 6 < 0.5 * kl[0], kl[::6]
@@ -378,13 +372,13 @@ def test_the_kl_penalty_pulls_towards_the_reference(tmp_path):
 def test_critic_warm_up_leaves_the_policy_untouched(tmp_path):
     """'Optional critic warm-up'."""
     cfg = tiny.config(method={"critic_warmup_steps": 3}, max_steps=5)
-    trainer, _ = tiny.ppo(tmp_path, cfg)
-    policy, critic = weights(trainer.run.roles.policy), weights(trainer.critic)
+    made, _ = tiny.loop(tmp_path, cfg)
+    policy, critic = weights(made.run.roles.policy), weights(made.run.roles.critic)
     for step in range(1, 5):
-        trainer.update()
-        assert same(policy, weights(trainer.run.roles.policy)) == (step <= 3)
-        assert not same(critic, weights(trainer.critic))
-        critic = weights(trainer.critic)
+        assert made.advance()
+        assert same(policy, weights(made.run.roles.policy)) == (step <= 3)
+        assert not same(critic, weights(made.run.roles.critic))
+        critic = weights(made.run.roles.critic)
 
 
 def test_defaults_are_the_ones_that_work():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from align.algorithms.ppo import PPOTrainer
 from align.config import Returns
 from align.errors import RunError
+from align.loop.loop import Loop
 from align.metrics import repeatable
 from align.rewards.base import state
 from align.rewards.function import FunctionScorer
@@ -32,10 +32,10 @@ class Failing:
         return vowels(responses) if self.left > 0 else [*vowels(responses)[:-1], float("nan")]
 
 
-def start(folder: Path, function, every: int = 0) -> tuple[PPOTrainer, tiny.Recorder]:
+def start(folder: Path, function, every: int = 0) -> tuple[Loop, tiny.Recorder]:
     cfg = tiny.config(max_steps=7, checkpoint_every=every, method={"epochs": 1, "critic_learning_rate": 3e-3})
     source = Scaled(FunctionScorer(function, Returns.response, "f.py:f"), Running(), clip=1.5)
-    return tiny.ppo(folder, cfg, source=source)
+    return tiny.loop(folder, cfg, source=source)
 
 
 @pytest.mark.parametrize("every", [0, 3])
@@ -57,7 +57,7 @@ def test_the_run_ends_with_a_checkpoint_from_which_it_goes_on(tmp_path, every):
     assert {"reward/raw_mean", "reward/raw_std", "reward/part_function"} <= set(joined[0])
     assert joined[0]["reward/raw_mean"] > 0.5 > abs(joined[0]["reward/score_mean"])
     assert state(again.run.source) == state(straight.run.source)
-    ends = [[p for role in (t.run.roles.policy, t.critic) for p in tiny.weights(role)] for t in (straight, again)]
+    ends = [[p for role in t.run.modules.values() for p in tiny.weights(role)] for t in (straight, again)]
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 

@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from align import config as cfg
-from align.algorithms.registry import trainer_class
+from align.algorithms.registry import algorithm_class
 from align.cli.groups import CONF, groups, options
 from align.cli.resume import changes, resumed_config
 from align.config import Config, io
@@ -118,9 +118,9 @@ def test_no_option_is_called_what_hydra_takes_for_another_type(group, option):
     assert OverridesParser.create().parse_override(f"{group}={option}").value() == option
 
 
-def test_an_unknown_method_has_no_trainer():
+def test_an_unknown_method_has_no_algorithm():
     with pytest.raises(InputError, match=r"method: given 'nope'; allowed: .*ppo"):
-        trainer_class("nope")
+        algorithm_class("nope")
 
 
 RULES = ("reward/source=rules", "reward/credit=sparse")

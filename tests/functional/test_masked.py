@@ -1,9 +1,9 @@
-"""Sums, means and whitening over a mask, by hand."""
+"""Sums, means, whitening and explained variance over a mask, by hand."""
 
 import pytest
 import torch
 
-from align.functional.masked import masked_mean, masked_sum, masked_var, whiten
+from align.functional.masked import explained_variance, masked_mean, masked_sum, masked_var, whiten
 
 X = torch.tensor([[1.0, 2.0, 9.0], [3.0, 6.0, 4.0]])
 MASK = torch.tensor([[1, 1, 0], [1, 1, 0]])  # counts 1, 2, 3, 6: mean 3, variance 3.5
@@ -55,3 +55,12 @@ def test_padding_changes_nothing_not_even_gradients(junk, shift):
 
     for a, b in zip(values_and_gradient(0.0), values_and_gradient(junk), strict=True):
         assert torch.equal(a, b)
+
+
+def test_explained_variance():
+    returns, mask = torch.tensor([[1.0, 2.0, 3.0, float("nan")]]), torch.tensor([[1, 1, 1, 0]])
+    values = {"perfect": returns, "offset": returns + 5, "half": returns / 2, "against": 4 - returns}
+    found = {k: explained_variance(v, returns, mask) for k, v in values.items()}
+    assert found == pytest.approx({"perfect": 1.0, "offset": 1.0, "half": 0.75, "against": -3.0})
+    assert explained_variance(torch.zeros(1, 4), returns, mask) == pytest.approx(0)
+    assert explained_variance(returns, torch.ones(1, 4), mask) == 0  # nothing to explain

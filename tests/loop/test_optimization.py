@@ -146,15 +146,15 @@ def test_an_overflow_skips_the_step_lowers_the_scale_and_training_goes_on(monkey
 def test_a_run_that_overflows_says_so_and_goes_on(tmp_path, monkeypatch):
     """A scale near the largest float32 number: the scaler needs several halvings before the first update."""
     accelerator = scaled(Accelerator(cpu=True), monkeypatch, init_scale=2.0**127)
-    monkeypatch.setattr(tiny, "Accelerator", lambda cpu: accelerator)
-    trainer, seen = tiny.ppo(tmp_path, tiny.config(method={"vf_coef": 100.0}, max_steps=3))
-    before = tiny.weights(trainer.run.roles.policy)
-    trainer.train()
+    cfg = tiny.config(method={"vf_coef": 100.0}, max_steps=3)
+    made, seen = tiny.loop(tmp_path, cfg, accelerator=accelerator)
+    before = tiny.weights(made.run.roles.policy)
+    made.train()
     assert [r["step"] for r in seen.records] == [1, 2, 3]
     overflows = seen.column("event/overflows")
     assert overflows[0] > 1 and overflows[-1] < 25
     assert accelerator.scaler.get_scale() == 2.0 ** (127 - overflows[-1])
     assert set(seen.column("event/bad_steps")) == {0} and not (tmp_path / "bad_steps.jsonl").exists()
     assert all(norm < 100 for norm in seen.column("policy/grad_norm"))  # of the unscaled gradient
-    assert not tiny.same(before, tiny.weights(trainer.run.roles.policy))
-    assert trainer.progress.overflows == overflows[-1]
+    assert not tiny.same(before, tiny.weights(made.run.roles.policy))
+    assert made.progress.overflows == overflows[-1]

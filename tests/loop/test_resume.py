@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from align.algorithms.ppo import PPOTrainer
 from align.config import AdapterConfig, Config, KLController, LRSchedule
+from align.loop.loop import Loop
 from align.metrics import repeatable
 from tests import tiny
 
@@ -31,12 +31,12 @@ class Noisy:
         return dataclasses.replace(out, total=out.total + noise)
 
 
-def everything(trainer: PPOTrainer) -> dict[str, torch.Tensor]:
-    roles = trainer.run.roles
+def everything(made: Loop) -> dict[str, torch.Tensor]:
+    roles = made.run.roles
     return {
         **{f"policy.{k}": v for k, v in roles.policy.model.state_dict().items()},
         **{f"critic.{k}": v for k, v in roles.critic.state_dict().items()},
-        **trainer.optimization.tensors(),
+        **made.updates.optimization.tensors(),
     }
 
 
@@ -72,7 +72,7 @@ def nothing(cfg: Config) -> None:
     ],
 )
 def test_resumed_equals_uninterrupted(tmp_path, stop, adapter, change: Callable[[Config], None]):
-    def start(folder: Path) -> tuple[PPOTrainer, tiny.Recorder]:
+    def start(folder: Path) -> tuple[Loop, tiny.Recorder]:
         cfg = tiny.config(
             adapter=adapter, max_steps=7, checkpoint_every=stop, method={"epochs": 1, "critic_learning_rate": 3e-3}
         )
@@ -80,7 +80,7 @@ def test_resumed_equals_uninterrupted(tmp_path, stop, adapter, change: Callable[
         change(cfg)
         random.seed(1)
         np.random.seed(1)
-        return tiny.ppo(folder, cfg, source=Noisy())
+        return tiny.loop(folder, cfg, source=Noisy())
 
     straight, records = start(tmp_path / "straight")
     straight.train()
@@ -90,7 +90,7 @@ def test_resumed_equals_uninterrupted(tmp_path, stop, adapter, change: Callable[
     torch.manual_seed(99)
     again.resume(tmp_path / "straight" / f"ppo_step_{stop}")
     assert again.progress.step == stop
-    assert again.seconds() >= records.records[stop - 1]["seconds"]
+    assert again.progress.seconds >= records.records[stop - 1]["seconds"]
     again.train()
     assert [repeatable(r) for r in resumed.records] == [repeatable(r) for r in records.records[stop:]]
     assert resumed.rollouts == records.rollouts[-len(resumed.rollouts) :]
@@ -104,8 +104,8 @@ def test_resumed_equals_uninterrupted(tmp_path, stop, adapter, change: Callable[
 def test_a_checkpoint_holds_safetensors_and_text_and_comes_back(tmp_path, adapter):
     """No pickles: what can be loaded cannot run code. The moments and the rollout in use are there."""
     cfg = tiny.config(adapter=adapter, max_steps=3, checkpoint_every=3)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
     ((step, folder),) = seen.checkpoints
     assert (step, folder) == (3, tmp_path / "ppo_step_3")
     files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
@@ -114,24 +114,24 @@ def test_a_checkpoint_holds_safetensors_and_text_and_comes_back(tmp_path, adapte
     assert tensors | {"state.json", "model/tokenizer.json"} <= files
     assert {Path(f).suffix for f in files} <= {".safetensors", ".json", ".jinja", ".md", ".txt"}
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]  # nothing half-written is left
-    fresh, _ = tiny.ppo(tmp_path, cfg)
-    assert not torch.equal(everything(fresh)["critic.head.weight"], everything(trainer)["critic.head.weight"])
+    fresh, _ = tiny.loop(tmp_path, cfg)
+    assert not torch.equal(everything(fresh)["critic.head.weight"], everything(made)["critic.head.weight"])
     fresh.resume(folder)
-    expected, found = everything(trainer), everything(fresh)
+    expected, found = everything(made), everything(fresh)
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[k], v) for k, v in expected.items())
-    for name, value in trainer.experience.rollout.tensors().items():
-        assert torch.equal(fresh.experience.rollout.tensors()[name], value)
-    for name, value in trainer.experience.columns.items():
-        assert torch.equal(fresh.experience.columns[name], value)
-    assert dataclasses.replace(fresh.progress, seconds=0) == dataclasses.replace(trainer.progress, seconds=0)
+    for name, value in made.examples.rollout.tensors().items():
+        assert torch.equal(fresh.examples.rollout.tensors()[name], value)
+    for name, value in made.examples.columns.items():
+        assert torch.equal(fresh.examples.columns[name], value)
+    assert dataclasses.replace(fresh.progress, seconds=0) == dataclasses.replace(made.progress, seconds=0)
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     cfg = tiny.config(max_steps=2, checkpoint_every=2)
-    trainer, seen = tiny.ppo(tmp_path, cfg)
-    trainer.train()
-    again, resumed = tiny.ppo(tmp_path, cfg)
+    made, seen = tiny.loop(tmp_path, cfg)
+    made.train()
+    again, resumed = tiny.loop(tmp_path, cfg)
     again.resume(tmp_path / "ppo_step_2")
     again.train()
     assert not resumed.records and not resumed.checkpoints and len(seen.checkpoints) == 1
@@ -139,12 +139,12 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
 
 def test_more_steps_than_planned(tmp_path):
     """`resume` with a larger max_steps goes on where the run had ended."""
-    trainer, _ = tiny.ppo(tmp_path / "a", tiny.config(max_steps=3))
-    trainer.train()
-    more, resumed = tiny.ppo(tmp_path / "a", tiny.config(max_steps=5))
+    made, _ = tiny.loop(tmp_path / "a", tiny.config(max_steps=3))
+    made.train()
+    more, resumed = tiny.loop(tmp_path / "a", tiny.config(max_steps=5))
     more.resume(tmp_path / "a" / "ppo_step_3")
     more.train()
-    whole, records = tiny.ppo(tmp_path / "b", tiny.config(max_steps=5))
+    whole, records = tiny.loop(tmp_path / "b", tiny.config(max_steps=5))
     whole.train()
     assert [repeatable(r) for r in resumed.records] == [repeatable(r) for r in records.records[3:]]
 
@@ -152,7 +152,7 @@ def test_more_steps_than_planned(tmp_path):
 def test_records_of_a_repeated_run_are_equal_and_of_another_seed_not(tmp_path):
     runs = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        trainer, seen = tiny.ppo(tmp_path / name, tiny.config(max_steps=3, seed=seed))
-        trainer.train()
+        made, seen = tiny.loop(tmp_path / name, tiny.config(max_steps=3, seed=seed))
+        made.train()
         runs.append([repeatable(r) for r in seen.records])
     assert runs[0] == runs[1] != runs[2]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from align.algorithms.ppo import PPO, gae
+from align.engine.policy import TokenStats
 from align.functional import kl
-from align.functional.advantages import gae, penalise_kl
 from align.functional.groups import STD_EPS, token_weights
-from align.functional.losses import clipped_policy_loss, log_ratio
-from tests.oracle.runs import LENGTH, TREE
+from align.metrics import Tally
+from align.types import Batch, Sequences, Size
+from tests.oracle import methods
+from tests.oracle.runs import LENGTH, TREE, Tables, loop
 
-CLIP = 0.2
 # Loss per token of every response, from log pi, log pi_old (a constant) and log pi_ref: all (P * R, L).
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -22,14 +27,35 @@ def _mask(rows: Tensor) -> Tensor:
     return TREE.mask.repeat(rows.shape[0] // len(TREE.responses), 1)
 
 
+@cache
+def ppo() -> PPO:
+    """Whose penalty and surrogate are used, with another beta each time."""
+    with tempfile.TemporaryDirectory() as folder:
+        return loop(Path(folder), methods.ppo(0.0), Tables(), steps=1, batch=methods.BATCH)[0].algorithm
+
+
+def penalised(rewards: Tensor, old: Tensor, ref: Tensor, beta: float) -> Tensor:
+    """Rewards (P * R, L) less the KL penalty."""
+    ppo().kl.coef = beta
+    return ppo().penalised(rewards, {"logprobs": old, "ref_logprobs": ref}, _mask(old))
+
+
+def surrogate(logp: Tensor, old: Tensor, advantages: Tensor) -> tuple[Tensor, Batch]:
+    """The clipped loss per token, and the batch that it was read from."""
+    mask, nothing = _mask(logp), torch.zeros(*logp.shape, 1)
+    rows = Sequences(mask[:, :1], mask[:, :1], torch.zeros_like(mask), mask)
+    batch = Batch(rows, {"logprobs": old, "advantages": advantages}, Size(len(mask), int(mask.sum())))
+    return ppo().surrogate(batch, TokenStats(logp, nothing, 1.0), Tally()), batch
+
+
 def ppo_loss(token_rewards: Tensor, beta: float) -> Loss:
     """PPO without critic at lambda 1; token_rewards (P, R, L)."""
 
     def loss(logp: Tensor, old: Tensor, ref: Tensor) -> Tensor:
         mask = _mask(logp)
-        rewards = penalise_kl(token_rewards.flatten(0, 1), old, ref, mask, beta)
+        rewards = penalised(token_rewards.flatten(0, 1), old, ref, beta)
         advantages, _ = gae(rewards, torch.zeros_like(rewards), mask, gamma=1.0, lam=1.0)
-        return clipped_policy_loss(log_ratio(logp, old, mask), advantages, CLIP, CLIP)
+        return surrogate(logp, old, advantages)[0]
 
     return loss
 
@@ -44,14 +70,13 @@ def grpo_loss(
         probability = old.sum(1).exp().view(prompts, -1)
         in_reward = beta if estimator is None else 0.0
         sparse = torch.zeros_like(old)
-        returns = scores + penalise_kl(sparse, old, ref, mask, in_reward).sum(1).view(prompts, -1)
+        returns = scores + penalised(sparse, old, ref, in_reward).sum(1).view(prompts, -1)
         centred = returns - (probability * returns).sum(1, keepdim=True)
         if scale_std:
             centred = centred / ((probability * centred**2).sum(1, keepdim=True).sqrt() + STD_EPS)
-        ratio = log_ratio(logp, old, mask)
-        per_token = clipped_policy_loss(ratio, centred.view(-1, 1) * mask, CLIP, CLIP)
+        per_token, batch = surrogate(logp, old, centred.view(-1, 1) * mask)
         if estimator == "k3_corrected":
-            per_token = per_token + beta * ratio.exp() * kl.k3(logp, ref)
+            per_token = per_token + beta * ppo().log_ratio(batch, logp).exp() * kl.k3(logp, ref)
         elif estimator is not None:
             per_token = per_token + beta * {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[estimator](logp, ref)
         constant = None if per_response else float(LENGTH)

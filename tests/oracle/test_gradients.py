@@ -10,9 +10,10 @@ import torch
 from align.config import AttentionCredit, PrefixCredit, SparseCredit, UniformCredit
 from align.config.methods import Baseline, KLEstimator, KLPlace
 from align.metrics import Tally
+from align.types import Size
 from tests.oracle.exact import gradient, grpo_loss, ppo_loss
 from tests.oracle.methods import grpo, ppo
-from tests.oracle.runs import APART, LENGTH, TEXTS, TREE, Tables, reference, table_of, trainer
+from tests.oracle.runs import APART, LENGTH, TEXTS, TREE, Tables, loop, reference, table_of
 from tests.oracle.tree import objective
 
 BETA, SAMPLES = 0.8, 6_144
@@ -29,13 +30,13 @@ def nudge(policy, size: float = 0.05) -> None:
 
 
 def sampled_gradient(path, method, **settings):
-    """The gradient (n,) that the trainer forms of its first rollout, that rollout's tokens, and the policy."""
-    made, _ = trainer(path, method, TABLES, steps=1, batch=SAMPLES, **settings)
+    """The gradient (n,) that the loop forms of its first rollout, that rollout's tokens, and the policy."""
+    made, _ = loop(path, method, TABLES, steps=1, batch=SAMPLES, **settings)
     policy = made.run.roles.policy
     nudge(policy)
-    experience = made.collect()
-    tokens = int(experience.rollout.response_mask.sum())
-    made.backward(experience, tokens, Tally())
+    experience = made.algorithm.collect(made.progress)
+    tokens = int(experience.response_tokens.sum())
+    made.updates._backward(experience.rows(torch.arange(SAMPLES), Size(SAMPLES, tokens)), 0, Tally())
     slope = torch.cat([p.grad.flatten() for p in policy.trained_parameters().values()]).double()
     return slope, tokens, policy
 
@@ -88,10 +89,9 @@ def test_grpos_gradient_is_that_of_large_groups(tmp_path, estimator):
 
 
 def test_reported_kl_and_reward_lie_within_3_standard_errors_of_the_enumerated_ones(tmp_path):
-    made, _ = trainer(tmp_path, ppo(BETA, minibatch_size=SAMPLES), TABLES, steps=1, batch=SAMPLES)
+    made, _ = loop(tmp_path, ppo(BETA, minibatch_size=SAMPLES), TABLES, steps=1, batch=SAMPLES)
     nudge(made.run.roles.policy)
-    made.collect()
-    reported = made.rollout_metrics
+    reported = made.algorithm.collect(made.progress).metrics
     table, ref = table_of(made.run.roles.policy).detach(), reference()
     probability = TREE.logprobs(table).exp() / len(TEXTS)
     ratio = TREE.token_logprobs(ref) - TREE.token_logprobs(table)

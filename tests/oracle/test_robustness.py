@@ -9,7 +9,7 @@ import torch
 from align.config import AdapterConfig, KLController, SparseCredit
 from align.config.methods import KLConfig, KLPlace
 from tests.oracle.methods import BATCH, STEPS, bradley_terry, dpo, grpo, ppo
-from tests.oracle.runs import APART, TREE, Tables, closed, reference, table_of, trained, trainer
+from tests.oracle.runs import APART, TREE, Tables, closed, loop, reference, table_of, trained
 from tests.oracle.tree import at_rest, divergence
 
 BETA, ENOUGH = 0.4, 0.95
@@ -62,14 +62,14 @@ def test_the_adaptive_controller_reaches_its_target_kl(tmp_path, coef):
     """
     tables, target = Tables(APART), 0.4
     kl = KLConfig(coef=coef, controller=KLController.adaptive, target=target, horizon=1200)
-    made, seen = trainer(tmp_path, ppo(coef, kl=kl), tables, steps=STEPS, batch=BATCH)
+    made, seen = loop(tmp_path, ppo(coef, kl=kl), tables, steps=STEPS, batch=BATCH)
     made.train()
     table = table_of(made.run.roles.policy).detach()
     moved = float(divergence(TREE, table, reference()))
     second_half = [row["kl/per_response_k1"] for row in seen.rows[-STEPS // 2 :]]
     assert sum(second_half) / len(second_half) == pytest.approx(target, rel=0.12)
     assert moved == pytest.approx(target, rel=0.4)  # where the last swing ended
-    assert abs(seen.rows[0]["kl/coef"] - made.kl_coef) > 0.2
+    assert abs(seen.rows[0]["kl/coef"] - made.algorithm.kl.coef) > 0.2
     assert float(divergence(TREE, table, optimum_at(tables, moved))) < 0.05
 
 

@@ -1,8 +1,9 @@
-"""The same weights and the same batch on both sides: an align trainer, and what TRL needs beside it."""
+"""The same weights and the same batch on both sides: a method on the loop, and what TRL needs beside it."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from torch import nn
 
+from align.callbacks.base import Callback
 from align.config import AdapterConfig, MethodConfig
 from align.loop.loop import Loop
+from align.loop.protocol import Examples
+from align.metrics import Tally
 from align.rewards import GoldScorer
-from align.types import Pair
+from align.types import Pair, Size
 from tests import tiny
 from tests.contexts import loop_of, run_context
 
@@ -33,20 +37,28 @@ def loop(
     moved: bool = True,
     steps: int = 4,
     adapter: AdapterConfig | None = None,
-    checkpointing: bool = False,
+    callbacks: Sequence[Callback] = (),
     **rollout: Any,
 ) -> Loop:
     """The method on the loop, whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
     config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps, adapter=adapter)
-    config.model.gradient_checkpointing = checkpointing
     config.method = method
     method.check(config)
-    run = run_context(
-        path, config, tiny.chat(), source=GoldScorer(tiny.VowelWorld()), prompts=tiny.prompts(), pairs=pairs()
-    )
+    given = {"prompts": tiny.prompts(), "pairs": pairs(), "callbacks": callbacks}
+    run = run_context(path, config, tiny.chat(), source=GoldScorer(tiny.VowelWorld()), **given)
     if moved:
         tiny.nudge(run.roles.policy)
     return loop_of(run)
+
+
+def backward(
+    made: Loop, parts: Sequence[Sequence[int]], tally: Tally | None = None, examples: Examples | None = None
+) -> float:
+    """Loss of a minibatch in these micro-batches, of all pairs unless told; its gradient stays in the policy."""
+    given = made.algorithm.collect(made.progress) if examples is None else examples
+    index = torch.tensor([i for part in parts for i in part])
+    size, tally = Size(len(index), int(given.response_tokens[index].sum())), Tally() if tally is None else tally
+    return sum(made.updates._backward(given.rows(torch.tensor(part), size), 0, tally) for part in parts)
 
 
 def other_model() -> nn.Module:

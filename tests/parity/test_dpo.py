@@ -10,9 +10,8 @@ import trl
 from datasets import Dataset
 
 from align.config.methods import DPOConfig, DPOLoss
-from align.metrics import Tally
 from tests import tiny
-from tests.parity.sides import assert_equal, gradients, other_model, pairs, trainer
+from tests.parity.sides import assert_equal, backward, gradients, loop, other_model, pairs
 
 BETA = 0.3
 # align's options, TRL's loss type, its label smoothing
@@ -55,9 +54,8 @@ def ours(tmp_path):
     """(loss, gradient) under these options, in micro-batches that split the pairs."""
 
     def compute(**options):
-        made = trainer(tmp_path, DPOConfig(beta=BETA, **options))
-        batch = pairs()
-        loss = sum(made.backward(part, batch, Tally()) for part in (batch[:1], batch[1:]))
+        made = loop(tmp_path, DPOConfig(beta=BETA, **options))
+        loss = backward(made, [[0], [1, 2, 3]])
         return loss, gradients(made.run.roles.policy.model), made
 
     return compute
