@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 
@@ -55,7 +56,7 @@ def quiet() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Why a load failed, in one line: the most telling error of the chain, else the first line of its message."""
+    """Why a load failed, in one short line: the most telling error of the chain, else its message's first line."""
     names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
     for name, text in _REASONS.items():
         if name in names:
@@ -66,7 +67,7 @@ def reason(error: BaseException) -> str:
     for link in _chain(error):
         lines = str(link).strip().splitlines()
         if lines and not lines[0].startswith(_EMPTY):
-            return lines[0].strip().rstrip(".:")
+            return textwrap.shorten(lines[0], 200, placeholder=" …").rstrip(".:")
     return type(error).__name__
 
 

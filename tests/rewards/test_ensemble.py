@@ -20,7 +20,7 @@ from align.engine.roles import build_roles
 from align.rewards import Builder, References, reward_input
 from align.rewards.ensemble import EnsembleSource as EnsembleScorer
 from align.rewards.ensemble import combined
-from align.stored.reward_model import reward_model_key
+from align.stored.keys import reward_model_key
 from align.types import RewardOutput
 from tests import tiny
 from tests.stored.test_reward_model import HELD_OUT, LORA, TRAIN

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from align.stored.dpo_policy import CARD, dpo_policy_key, ensure_dpo_policy, log_ratio_accuracy
 
 from align.algorithms.registry import trainer_class
 from align.callbacks.base import CallbackList
@@ -25,7 +26,6 @@ from align.models.load import load_causal_lm
 from align.rewards import GoldSource as GoldScorer
 from align.rewards import build_credit
 from align.rewards.signals import LogRatio, WithSignals
-from align.stored.dpo_policy import CARD, dpo_policy_key, ensure_dpo_policy, log_ratio_accuracy
 from align.types import Pair
 from tests import tiny
 
