@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator
 
@@ -66,7 +67,7 @@ def reason(error: BaseException) -> str:
     for link in _chain(error):
         lines = str(link).strip().splitlines()
         if lines and not lines[0].startswith(_EMPTY):
-            return lines[0].strip().rstrip(".:")
+            return textwrap.shorten(lines[0], 200, placeholder=" …").rstrip(".:")
     return type(error).__name__
 
 

@@ -17,21 +17,25 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from align.evaluation.reward_judge import load_scorer
 from hydra import compose, initialize_config_dir
 from pocket_figures import Figures
-from pocket_rows import read_rows
-from pocket_tokenizer import END, render
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from align.cli.groups import CONF
 from align.config import RewardModelSource
 from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.libraries import quiet
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer
-from align.stored.reward_model import reward_model_key, train_reward_model
-from align.stored.store import key_of
+from align.models.locate import HEAD
+from align.rewards.pairs import final_scores
+from align.run.reward_models import train_reward_model
+from align.run.stage import RECORDS, Stage
+from align.stored.keys import reward_model_key
+from align.stored.store import TRAINING, key_of
+from align.types import Pair
 
 VARIANTS = {
     "default": [],
@@ -40,6 +44,7 @@ VARIANTS = {
     "seed_2": ["reward.source.seed=2"],
     "evaluation": ["reward.source.seed=3"],
 }
+CPU = torch.device("cpu")
 CHAINS = (("default", "prefixes"), ("seed_1",), ("seed_2",), ("evaluation",))  # a later link starts from the first
 
 
@@ -84,44 +89,34 @@ def _train(out: Path, name: str, overrides: list[str], start: Path | None) -> Fi
     key = reward_model_key(config, source, train, held_out)
     folder = out / "reward_models" / ("evaluation" if name == "evaluation" else key_of(key))
     folder.mkdir(parents=True)
-    card = train_reward_model(
-        folder, config, source, chat, train, held_out,
-        device=torch.device("cpu"), dtype=torch.float32, key=key, say=print, start=start,
-    )  # fmt: skip
-    shutil.rmtree(folder / "unused", ignore_errors=True)  # the Trainer's own output folder
+    stage = Stage(config, folder, f"reward model {name}", chat, train, held_out, CPU, torch.float32, print)
+    card = train_reward_model(stage, source, key, start)
+    shutil.rmtree(folder / TRAINING)
+    (folder / RECORDS).unlink()  # of use to whoever waits for them
     halve(folder / "model.safetensors")
     figures = {"folder": folder.name, "seconds": round(card.seconds, 1), "prefix_scores": card.prefix_scores}
-    return figures | reward_figures(folder, out / "held_out.jsonl")
+    return figures | reward_figures(folder, chat, held_out)
 
 
 def halve(path: Path) -> None:
-    """Store weights in half precision; config.json keeps float32, in which they are loaded."""
+    """Store a body's weights in half precision; config.json keeps float32, in which they are loaded."""
     save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
-    path.chmod(0o644)
+    for part in (path, path.with_name(HEAD)):
+        part.chmod(0o644)
 
 
-@torch.no_grad()
-def reward_figures(folder: Path, held_out: Path) -> Figures:
+def reward_figures(folder: Path, chat: ChatTokenizer, held_out: Sequence[Pair]) -> Figures:
     """Held-out pairs by length and family: accuracy, the labels' ceiling, the way from chance to it, "longer wins".
 
     `expected` figures are means over all labels that could have been drawn for these pairs, not only those that were:
     the same accuracy with less noise.
     """
-    rows = read_rows(held_out)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    texts = [render(row["prompt"]) + row[side] + END for row in rows for side in ("chosen", "rejected")]
-    encoded = tokenizer(texts)["input_ids"]
-    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-    scores = [0.0] * len(texts)
-    for at in range(0, len(order), 64):
-        batch = order[at : at + 64]
-        inputs = tokenizer.pad({"input_ids": [encoded[i] for i in batch]}, padding_side="right", return_tensors="pt")
-        for i, score in zip(batch, model(**inputs).logits[:, 0].tolist(), strict=True):
-            scores[i] = score
+    model = load_scorer(str(folder), CPU, torch.float32, key="reward.source.path")
+    scores = final_scores(model, chat, held_out).tolist()
+    rows = [pair.prompt.row for pair in held_out]
     groups: dict[str, list[tuple[float, ...]]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        p, gap = row["label_probability"], len(encoded[2 * i]) - len(encoded[2 * i + 1])
+    for i, (row, pair) in enumerate(zip(rows, held_out, strict=True)):
+        p, gap = row["label_probability"], len(pair.chosen_ids) - len(pair.rejected_ids)
         won = _beats(scores[2 * i] - scores[2 * i + 1])
         for group in ("all", row["length"], row["split"], row["family"]):
             groups[group].append((won, won * p + (1 - won) * (1 - p), max(p, 1 - p), _beats(gap)))

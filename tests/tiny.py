@@ -15,9 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    Cohere2Config,
     Gemma2Config,
     GenerationConfig,
     GPT2Config,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -107,6 +109,15 @@ SHAPES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     ),
     "mistral": (
         MistralConfig,
+        {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+        | {"sliding_window": 6},
+    ),
+    "granite": (
+        GraniteConfig,
+        {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1},
+    ),
+    "cohere2": (
+        Cohere2Config,
         {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
         | {"sliding_window": 6},
     ),

@@ -29,7 +29,7 @@ from align.engine.fast.cpu_attention import use_cpu_attention
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
-from align.models.locate import HEAD, Checkpoint, fingerprint, hub_commit, locate, one_line, refuse_pickles
+from align.models.locate import Checkpoint, fingerprint, head_file, hub_commit, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
 
 __all__ = [
@@ -69,7 +69,7 @@ def is_reward_model(path: str, revision: str | None = None, *, key: str = "model
         InputError: nothing loadable is there; `key` is named.
     """
     checkpoint = locate(path, revision, key=key)
-    if any((Path(place) / HEAD).is_file() for place in (checkpoint.adapter, checkpoint.base) if place is not None):
+    if head_file(checkpoint) is not None:
         return True
     with one_line(key, path):
         if checkpoint.adapter is not None:
@@ -126,9 +126,11 @@ def load_causal_lm(
         attn_implementation: null = `config.attn_implementation`.
 
     Raises:
-        InputError: the model cannot be loaded or lacks weights; the key is named.
+        InputError: the model cannot be loaded, lacks weights or is a reward model; the key is named.
     """
     checkpoint = locate(config.path, config.revision, key=key)
+    if head_file(checkpoint) is not None:  # with tied embeddings its body would pass for a whole language model
+        raise InputError(key, config.path, "a causal language model (reward.source.path takes a reward model)")
     options: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -148,7 +150,7 @@ def load_causal_lm(
         return _load(AutoModelForCausalLM, Checkpoint(folder, None), **options)
 
 
-def body_of(model: PreTrainedModel) -> PreTrainedModel:
+def body_of(model: PreTrainedModel, key: str = "model.path") -> PreTrainedModel:
     """The transformer of a model without its language-model or classification head.
 
     Raises:
@@ -157,15 +159,21 @@ def body_of(model: PreTrainedModel) -> PreTrainedModel:
     body = getattr(model, model.base_model_prefix or "", None)
     if not isinstance(body, PreTrainedModel):
         allowed = "an architecture whose transformer can be read without its head"
-        raise InputError("model.path", type(model).__name__, allowed)
+        raise InputError(key, type(model).__name__, allowed)
     return body
 
 
 def load_body(path: str, *, dtype: torch.dtype, device: torch.device, key: str) -> PreTrainedModel:
-    """A transformer that was stored without a head, in eval mode, without dropout, on `device`; raises InputError."""
+    """The transformer of a stored reward model, its adapter merged, in eval mode, without dropout.
+
+    Raises:
+        InputError: as `load_causal_lm`.
+    """
     checkpoint = locate(path, key=key)
     options: dict[str, Any] = {"attn_implementation": None, "trust_remote_code": False, "key": key}
-    return _load(AutoModel, checkpoint, dtype=dtype, device=device, **options)
+    if checkpoint.adapter is None:
+        return _load(AutoModel, checkpoint, dtype=dtype, device=device, **options)
+    return body_of(_load(AutoModelForCausalLM, checkpoint, dtype=dtype, device=device, **options), key)
 
 
 def load_sequence_classifier(
@@ -220,9 +228,9 @@ def load_sequence_classifier(
 
 def has_linear_head(path: str, key: str) -> bool:
     """Whether the reward model at `path` has a linear head: of its own file, or `score` as transformers names it."""
-    if (Path(path) / HEAD).is_file():
-        return True
     checkpoint = locate(path, key=key)
+    if head_file(checkpoint) is not None:
+        return True
     with one_line(key, path):
         config = _load_config(checkpoint, trust_remote_code=False)
         if checkpoint.adapter is not None:

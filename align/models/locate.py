@@ -91,6 +91,16 @@ def hub_commit(path: str, revision: str | None = None) -> str | None:
     return None if checkpoint.is_local else _hub_commit(checkpoint)
 
 
+def head_file(checkpoint: Checkpoint) -> Path | None:
+    """The scalar head stored with a reward model; None where there is none, which makes the checkpoint another's."""
+    place = checkpoint.adapter or Path(checkpoint.base)
+    if not place.is_dir():
+        with suppress(HfHubHTTPError, EntryNotFoundError, OSError, ValueError):  # what loading the model will report
+            return Path(hf_hub_download(checkpoint.base, HEAD, revision=checkpoint.revision))
+        return None
+    return place / HEAD if (place / HEAD).is_file() else None
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether `folder` holds an adapter rather than a whole model."""
     return (folder / "adapter_config.json").is_file()
@@ -148,6 +158,8 @@ def _on_hub(name: str, revision: str | None, key: str) -> Checkpoint:
             return Checkpoint(name, revision)
         with suppress(RemoteEntryNotFoundError):  # an adapter without safetensors is refused in _on_base
             hf_hub_download(name, "adapter_model.safetensors", revision=revision)
+        with suppress(RemoteEntryNotFoundError):  # only a reward model of align's has one
+            hf_hub_download(name, HEAD, revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise InputError(key, name, f"{_ALLOWED} ({reason(error)})") from error
     return _on_base(settings.parent, key)

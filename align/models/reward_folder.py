@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from align.config import ModelConfig
 from align.errors import InputError
-from align.models.load import body_of, load_body, load_causal_lm, load_sequence_classifier
-from align.models.locate import HEAD, is_adapter
+from align.models.load import body_of, load_body, load_sequence_classifier
+from align.models.locate import HEAD, head_file, locate
 
 CARD = "reward_model.json"
 
@@ -53,7 +52,7 @@ def read_card(folder: Path) -> RewardCard | None:
 
 def linear_head(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:
     """Build an fp32 head (d -> 1) of a weight (1, d) and a bias (1,), 0 where there is none."""
-    head = nn.Linear(weight.shape[1], 1)
+    head = nn.utils.skip_init(nn.Linear, weight.shape[1], 1)  # which would draw from the global generator
     with torch.no_grad():
         head.weight.copy_(weight.float())
         head.bias.zero_() if bias is None else head.bias.copy_(bias.float())
@@ -81,22 +80,20 @@ def load_reward_model(
     """Load a reward model as the body of a causal LM and the linear head on its states, weights in `dtype`.
 
     Args:
-        path: A stored reward model, or a sequence classifier of transformers: a folder, an adapter's folder, a Hub id.
+        path: A stored reward model, or a sequence classifier of transformers: a folder, a run's or an adapter's too, or
+            a Hub id.
         pad_id: Of a classifier without a pad token of its own; None = its chat tokenizer's.
         key: The configuration's key that an error names.
 
     Raises:
         InputError: Nothing loadable is there, or its head is not linear.
     """
-    head = read_head(Path(path))
+    file = head_file(locate(path, key=key))
+    head = None if file is None else read_head(file.parent)
     if head is not None:
-        if is_adapter(Path(path)):
-            body = body_of(load_causal_lm(ModelConfig(path=path), dtype=dtype, device=device, key=key))
-        else:
-            body = load_body(path, dtype=dtype, device=device, key=key)
-        return body, head.to(device)
+        return load_body(path, dtype=dtype, device=device, key=key), head.to(device)
     model = load_sequence_classifier(path, dtype=dtype, device=device, key=key, pad_id=pad_id)
     score = getattr(model, "score", None)
     if not isinstance(score, nn.Linear):
         raise InputError(key, path, "a causal classifier with a linear `score` head")
-    return body_of(model), linear_head(score.weight, score.bias).to(device)
+    return body_of(model, key), linear_head(score.weight, score.bias).to(device)

@@ -10,6 +10,19 @@ from align import __version__
 from align.config import Config
 from align.files import write_atomic
 from align.metrics import headline
+from align.models.locate import HEAD
+
+_LOADING = """
+A transformer without a language-model head, or an adapter for one, and a scalar head in `head.safetensors`. Another run
+takes the folder as `reward.source.path`; in Python, with the score of every prefix of the tokens `ids` (B, S):
+
+```python
+from align.models.reward_folder import load_reward_model
+
+body, head = load_reward_model("this folder", dtype=torch.float32, device=torch.device("cpu"), key="path")
+scores = head(body(ids).last_hidden_state).squeeze(-1)
+```
+"""
 
 
 def write_model_card(
@@ -35,7 +48,7 @@ Trained with align {__version__}: method {config.method.name}, reward {reward}, 
 | held-out prompts, temperature {config.rollout.temperature:g} | before | after |
 | --- | --- | --- |
 {rows}
-""",
+{_LOADING if (folder / HEAD).is_file() else ""}""",
     )
 
 

@@ -23,6 +23,7 @@ from align.loop.loop import Loop
 from align.loop.protocol import Algorithm
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.hardware import one_process
+from align.stored.store import TRAINING
 from align.types import Pair
 
 RECORDS = "training.jsonl"  # of the stage, in the stored folder
@@ -58,10 +59,13 @@ class Stage:
     ) -> None:
         """Train `modules`, or go on where a killed stage left them, and leave the records as RECORDS.
 
+        The checkpoints stay in TRAINING until the folder is stored, so that a kill while the model is measured costs
+        no training.
+
         Raises:
             RunError: More than method.max_bad_steps updates were not finite.
         """
-        training = self.folder / f"training_{config.method.name}"
+        training = self.folder / TRAINING
         found = self._taken_up(training, config.method.name)
         start = int(found.name.rpartition("_")[2]) if found is not None else 0
         callbacks = CallbackList([JsonlCallback(completions=False), *self._progress()])
@@ -87,8 +91,7 @@ class Stage:
             callbacks.on_failure(error)
             raise
         callbacks.on_end({})
-        (training / LOG_HISTORY).replace(self.folder / RECORDS)
-        shutil.rmtree(training)
+        shutil.copyfile(training / LOG_HISTORY, self.folder / RECORDS)
 
     def _progress(self) -> list[Callback]:
         return [ProgressCallback(stage=self.name)] if self.config.callbacks.progress.enabled else []

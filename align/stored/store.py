@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from filelock import FileLock
 
 ASSETS = Path(__file__).parents[1] / "worlds" / "assets"
+TRAINING = "training"  # folder inside one that is being made: all that a killed `make` hands to the next one
 
 
 def home() -> Path:
@@ -38,7 +40,8 @@ def find(kind: str, parts: Mapping[str, Any]) -> Path | None:
 def find_or_make(kind: str, parts: Mapping[str, Any], make: Callable[[Path], None]) -> Path:
     """The stored folder for `parts`; `make(folder)` fills it where there is none yet.
 
-    Jobs in parallel make it once: the others wait. What a killed `make` left is not found, but handed to the next one.
+    Jobs in parallel make it once: the others wait. What a killed `make` left is not found; the next one gets its
+    TRAINING, which a finished folder does not hold, and nothing else of it.
     """
     found = find(kind, parts)
     if found is not None:
@@ -50,6 +53,10 @@ def find_or_make(kind: str, parts: Mapping[str, Any], make: Callable[[Path], Non
             return folder
         partial = folder.with_name(f".{folder.name}.partial")
         partial.mkdir(exist_ok=True)
+        for left in partial.iterdir():
+            if left.name != TRAINING:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         make(partial)
+        shutil.rmtree(partial / TRAINING, ignore_errors=True)
         os.replace(partial, folder)
     return folder

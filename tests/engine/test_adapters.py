@@ -10,9 +10,11 @@ from transformers import AutoModelForSequenceClassification
 from align.config import AdapterConfig
 from align.engine.inputs import forward_arguments
 from align.engine.policy import Policy
-from align.engine.value_head import ValueHead, body_of, linear_head, zero_head
+from align.engine.value_head import ValueHead, zero_head
 from align.errors import InputError
 from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
+from align.models.load import body_of
+from align.models.reward_folder import linear_head
 from tests import tiny
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)

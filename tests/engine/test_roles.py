@@ -12,7 +12,8 @@ from align.config import AdapterConfig, CriticInit, RewardConfig, RewardModelSou
 from align.engine.roles import Roles, build_roles
 from align.errors import InputError
 from align.models.adapters import lora_config
-from align.models.reward_folder import RewardCard, is_adapter, read_card
+from align.models.locate import is_adapter
+from align.models.reward_folder import RewardCard, read_card
 from tests import tiny
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)

@@ -5,8 +5,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from align.algorithms.ppo import response_values
-from align.engine.value_head import ValueHead, body_of, linear_head, zero_head
+from align.engine.value_head import ValueHead, zero_head
 from align.errors import InputError
+from align.models.load import body_of
+from align.models.reward_folder import linear_head
 from align.types import Rollout
 from tests import tiny
 

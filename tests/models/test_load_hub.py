@@ -17,7 +17,7 @@ from align.config import ModelConfig, RewardModelSource
 from align.engine.roles import build_roles
 from align.errors import InputError
 from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer, load_sequence_classifier
-from align.stored.reward_model import ensure_reward_model
+from align.run.reward_models import ensure_reward_model
 from tests import tiny
 from tests.algorithms import runs
 from tests.hub import TOKEN, Hub

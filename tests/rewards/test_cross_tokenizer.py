@@ -19,8 +19,10 @@ from transformers import (
 
 from align.config import AttentionCredit, PrefixCredit, RewardModelSource
 from align.config.methods import GRPOConfig, PPOConfig, RewardModelMethodConfig
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.value_head import ValueHead
 from align.errors import InputError, RunError
+from align.models.load import body_of
+from align.models.reward_folder import linear_head
 from align.rewards import RewardModelScorer, build_credit, reward_input
 from align.rewards.cross_tokenizer import load_cross_tokenizer, reads_policy_tokens
 from align.rewards.reencode import Reader, prefix_places, spread

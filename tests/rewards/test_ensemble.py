@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from align.stored.reward_model import reward_model_key
+from tests.stored.test_reward_model import HELD_OUT, LORA, TRAIN
 
 from align.config import (
     Combine,
@@ -20,9 +20,9 @@ from align.config import (
 from align.engine.roles import build_roles
 from align.rewards import Builder, References, reward_input
 from align.rewards.ensemble import EnsembleScorer, combined
+from align.stored.keys import reward_model_key
 from align.types import RewardOutput
 from tests import tiny
-from tests.stored.test_reward_model import HELD_OUT, LORA, TRAIN
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, -2.0], [2.0, 0.0]])  # 3 members, 2 responses
 

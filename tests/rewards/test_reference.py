@@ -6,8 +6,10 @@ from transformers import AutoModelForSequenceClassification
 
 from align.config import RolloutConfig
 from align.engine.sampling import Noise, sample
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.value_head import ValueHead
 from align.errors import InputError
+from align.models.load import body_of
+from align.models.reward_folder import linear_head
 from align.rewards import GoldScorer, RewardModelScorer, reward_input
 from align.rewards.reference import References, scale_of
 from align.streams import permutation

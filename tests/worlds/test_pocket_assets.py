@@ -21,7 +21,7 @@ from align.data.preferences import load_preferences
 from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import load_prompts
 from align.models.load import load_chat_tokenizer
-from align.stored.reward_model import reward_model_key
+from align.stored.keys import reward_model_key
 from align.stored.store import find
 from align.worlds import get, resolve
 from align.worlds.pocket import lexicon, split

@@ -7,12 +7,6 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
-
-from align.config import AdapterConfig, TrainedOn
-from align.engine.value_head import ValueHead, body_of, linear_head
-from align.errors import InputError
-from align.models.reward_folder import is_adapter, read_card
 from align.stored.prefix_stage import (
     _trainable,
     every_prefix,
@@ -20,10 +14,18 @@ from align.stored.prefix_stage import (
     prefix_figures,
     regress,
 )
-from align.stored.reward_model import ensure_reward_model, pair_accuracy, reward_model_key
+from tests.stored.test_reward_model import HELD_OUT, LORA, ON, TRAIN, setting
+from transformers import AutoModelForSequenceClassification
+
+from align.config import AdapterConfig, TrainedOn
+from align.engine.value_head import ValueHead
+from align.errors import InputError
+from align.models.load import body_of
+from align.models.locate import is_adapter
+from align.models.reward_folder import linear_head, read_card
+from align.run.reward_models import ensure_reward_model, pair_accuracy, reward_model_key
 from align.stored.store import key_of
 from tests import tiny
-from tests.stored.test_reward_model import HELD_OUT, LORA, ON, TRAIN, setting
 
 PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 40, "prefix_learning_rate": 1e-2}
 
