@@ -32,6 +32,13 @@ class Device(Enum):
     mps = "mps"
 
 
+class EngineKind(Enum):
+    """What computes log-probabilities, scores and samples."""
+
+    auto = "auto"  # every fast path that applies
+    reference = "reference"  # plain transformers calls
+
+
 class PromptOverflow(Enum):
     drop = "drop"
     truncate = "truncate"  # keep the last max_prompt_tokens tokens
@@ -118,7 +125,7 @@ class RolloutConfig(Section):
     max_new_tokens: int = 64
     temperature: float = 1.0  # also divides the logits of every log-probability of the run
     decode_batch_size: int | None = None  # rows decoded at once; null = the whole rollout
-    cuda_graphs: bool = True  # a GPU repeats a decoding step that it was told once; not for every kind of model
+    cuda_graphs: bool = True  # a GPU captures a decoding step once and replays it; not for every kind of model
 
 
 @dataclass
@@ -178,4 +185,5 @@ class Config(Section):
     precision: Precision = Precision.auto
     device: Device = Device.auto
     threads: int | None = None  # CPU threads; null = PyTorch's choice
+    engine: EngineKind = EngineKind.auto
     resume: str | None = None  # a run's folder

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from align.config import ModelConfig
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.engine import Engine
+from align.engine.reference import ValueHead
+from align.engine.value_head import body_of, linear_head
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_sequence_classifier, load_tokenizer
@@ -17,7 +19,9 @@ from align.worlds import resolve
 KEY = "evaluation.reward_model"
 
 
-def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype) -> Source:
+def load_judge(
+    path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype, engine: Engine
+) -> Source:
     """The reward model at `path`, with weights of its own in fp32 and compute in `dtype`; scores as it was trained.
 
     Raises:
@@ -26,11 +30,11 @@ def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtyp
     folder = resolve(str(path), KEY)
     if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
         raise InputError(KEY, str(path), "a reward model with the policy's vocabulary")
-    return RewardModelSource(load_scorer(folder, device, dtype, key=KEY, pad_id=chat.pad_id))
+    return RewardModelSource(load_scorer(folder, device, dtype, engine, key=KEY, pad_id=chat.pad_id))
 
 
 def load_scorer(
-    folder: str, device: torch.device, dtype: torch.dtype, *, key: str, pad_id: int | None = None
+    folder: str, device: torch.device, dtype: torch.dtype, engine: Engine, *, key: str, pad_id: int | None = None
 ) -> ValueHead:
     """A stored reward model as a scorer of every prefix.
 
@@ -42,4 +46,4 @@ def load_scorer(
     head = getattr(model, "score", None)
     if not isinstance(head, torch.nn.Linear):
         raise InputError(key, folder, "a causal classifier with a linear `score` head")
-    return ValueHead(body_of(model), linear_head(head.weight).to(device), dtype)
+    return engine.value_head(body_of(model), linear_head(head.weight).to(device), dtype)

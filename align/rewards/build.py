@@ -18,8 +18,8 @@ from align.config import (
     RulesSource,
     SourceConfig,
 )
+from align.engine.reference import ValueHead
 from align.engine.roles import Roles
-from align.engine.value_head import ValueHead
 from align.errors import InputError
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
@@ -99,9 +99,9 @@ class Builder:
         """normalise=reference is folded into the model's head, and into that of a critic that starts as this model."""
         place, self._taken = self._taken, self._taken + 1
         if place in self.cross_tokenizer:
-            policy = self.roles.policy
-            on: dict[str, Any] = {"device": policy.device, "dtype": policy.dtype, "needs": self.needs}
-            return self._on_scale(load_cross_tokenizer(self.cross_tokenizer[place], f"{key}.path", **on), config, key)
+            folder, roles = self.cross_tokenizer[place], self.roles
+            on: dict[str, Any] = {"device": roles.policy.device, "dtype": roles.policy.dtype, "engine": roles.engine}
+            return self._on_scale(load_cross_tokenizer(folder, f"{key}.path", needs=self.needs, **on), config, key)
         scorer = next(self._models)
         source: Source = ModelScorer(scorer)
         if config.normalise is Normalise.reference:

@@ -11,8 +11,10 @@ from transformers import PreTrainedModel
 
 from align.config import ModelConfig
 from align.engine.budget import FORWARD_TOKENS
+from align.engine.engine import Engine
 from align.engine.inputs import autocast
-from align.engine.value_head import ValueHead, body_of, linear_head
+from align.engine.protocol import PrefixScorer
+from align.engine.value_head import body_of, linear_head
 from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
@@ -34,7 +36,7 @@ def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
 
 
 def load_cross_tokenizer(
-    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype
+    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype, engine: Engine
 ) -> Source:
     """The reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
@@ -51,7 +53,7 @@ def load_cross_tokenizer(
         scalar = linear_head(head.weight).to(device).requires_grad_(False)
         if head.bias is not None:
             scalar.bias.copy_(head.bias)
-        return CausalReader(ValueHead(body_of(model), scalar, dtype), model, Reader(tokenizer, key))
+        return CausalReader(engine.value_head(body_of(model), scalar, dtype), model, Reader(tokenizer, key))
     if "attention" in needs:
         allowed = f"one that does without attention: {type(model).__name__} is no causal model with a linear head"
         raise InputError("reward/credit", "attention", allowed)
@@ -71,7 +73,7 @@ class CausalReader:
     the score at the last token that stands for nothing behind it. The whole response's score is the classifier's own,
     read at the last token of the whole conversation that is not its PAD."""
 
-    def __init__(self, scorer: ValueHead, model: PreTrainedModel, reader: Reader) -> None:
+    def __init__(self, scorer: PrefixScorer, model: PreTrainedModel, reader: Reader) -> None:
         self._scorer = scorer
         self._pad = model.config.get_text_config().pad_token_id
         self._limit = _context(model)

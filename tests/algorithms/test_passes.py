@@ -12,7 +12,8 @@ from align.algorithms import passes
 from align.algorithms.passes import padded_tokens
 from align.config import AdapterConfig, KLController
 from align.config.methods import GroupKLConfig, GRPOConfig, KLConfig, KLPlace
-from align.engine.policy import Policy
+from align.engine.fast.limits import Limits
+from align.engine.fast.policy import FastPolicy
 from align.errors import RunError
 from align.functional.batching import token_batches
 from align.metrics import repeatable
@@ -69,12 +70,14 @@ def test_the_update_is_the_one_that_reads_for_itself(tmp_path, options, most):
 
 
 @pytest.mark.parametrize("shared_from", [1, 1000])
-def test_a_groups_penalty_in_the_reward_reads_the_policy_once(tmp_path, monkeypatch, shared_from):
+def test_a_groups_penalty_in_the_reward_reads_the_policy_once(tmp_path, shared_from):
     """GRPO with the KL in the reward, prompts read once for a group and not."""
-    monkeypatch.setattr("align.engine.inputs.SHARED_FROM", shared_from)
     kl = GroupKLConfig(coef=0.5, place=KLPlace.reward)
     method = GRPOConfig(group_size=4, minibatch_size=8, learning_rate=1e-2, kl=kl, missing_eos_penalty=None)
     held, plain = (holding(grpo(tmp_path / str(n), method, batch_size=8), n) for n in (1, 0))
+    for made in (held, plain):
+        for role in (made.run.roles.policy, made.run.roles.reference):
+            role.limits = Limits(shared_from=shared_from)
     for _ in range(3):
         found, expected = held.update(), plain.update()
         for name, value in repeatable(expected).items():
@@ -146,8 +149,8 @@ def spoilt(experience):
 def test_what_is_held_is_not_read_again(tmp_path, monkeypatch, most, expected):
     """Passes of policy and critic in a step; the first two also compare the policy's with and without gradient."""
     made, read = holding(ppo(tmp_path), most), []
-    logits, values = Policy._response_logits, type(made.critic).forward
-    monkeypatch.setattr(Policy, "_response_logits", lambda self, *args: read.append(self) or logits(self, *args))
+    logits, values = FastPolicy.forward, type(made.critic).forward
+    monkeypatch.setattr(FastPolicy, "forward", lambda self, *args: read.append(self) or logits(self, *args))
     monkeypatch.setattr(type(made.critic), "forward", lambda self, *args: read.append(self) or values(self, *args))
     roles = made.run.roles
     for step in range(4):
@@ -189,9 +192,9 @@ def test_graphs_take_no_more_than_a_micro_batch(tmp_path):
 def test_a_held_pass_that_differs_is_noticed(tmp_path, monkeypatch):
     made = holding(ppo(tmp_path), 1)
     before = weights(made.run.roles.policy)
-    logprobs, shifts = Policy.response_logprobs, torch.tensor([0.1, -0.1]).repeat(50)  # cancels in the mean
+    logprobs, shifts = FastPolicy.response_logprobs, torch.tensor([0.1, -0.1]).repeat(50)  # cancels in the mean
     monkeypatch.setattr(
-        Policy, "response_logprobs", lambda self, *args: (out := logprobs(self, *args)) + shifts[: out.shape[1]]
+        FastPolicy, "response_logprobs", lambda self, *args: (out := logprobs(self, *args)) + shifts[: out.shape[1]]
     )
     with pytest.raises(RunError, match="passes with and without gradient"):
         made.update()

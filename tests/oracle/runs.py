@@ -33,7 +33,7 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.roles import build_roles
 from align.loop.context import RunContext
 from align.loop.trainer import Trainer

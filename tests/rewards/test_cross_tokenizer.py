@@ -19,6 +19,7 @@ from transformers import (
 
 from align.config import AttentionCredit, PrefixCredit, RewardModelSource
 from align.config.methods import GRPOConfig, PPOConfig, RewardModelMethodConfig
+from align.engine.engine import Engine
 from align.engine.value_head import ValueHead, body_of, linear_head
 from align.errors import InputError, RunError
 from align.rewards import RewardModelSource as ModelScorer
@@ -35,7 +36,7 @@ CHATML = (
 )
 TEXTS = ["hello you", " again and again ", "", "zoo", "so <|im_end|> on", "count to two\nand three"]
 BOTH = frozenset({"prefix_scores", "attention"})
-ON = {"device": tiny.CPU, "dtype": torch.float32}
+ON = {"device": tiny.CPU, "dtype": torch.float32, "engine": Engine()}
 
 
 @cache
