@@ -12,7 +12,8 @@ import torch
 from pocket_corpus import task_stream
 
 from align.config import ModelConfig
-from align.engine.policy import Policy
+from align.engine.engine import Engine
+from align.engine.reference import Policy
 from align.engine.sampling import Noise, left_pad, sample
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_causal_lm, load_chat_tokenizer
@@ -52,7 +53,7 @@ class StartModel:
         config = ModelConfig(path=str(folder), attn_implementation="eager")
         device = torch.device("cpu")
         model = load_causal_lm(config, dtype=torch.float32, device=device, quantization=None)
-        return cls(Policy(model.eval(), torch.float32), load_chat_tokenizer(config))
+        return cls(Engine().policy(model.eval(), torch.float32), load_chat_tokenizer(config))
 
     def prompts(self, tasks: Sequence[Task]) -> list[Prompt]:
         """Each task's prompt; `id` is its place."""

@@ -16,7 +16,8 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -181,11 +182,10 @@ def in_use(device: torch.device) -> Iterator[None]:
     import accelerate
     import transformers
 
-    from align.engine import policy, sampling
-    from align.engine.fast import captured
+    from align.engine.fast import captured, shared_prompts
     from align.run import runner
 
-    call, keep, shared_prompts = captured.Replayed.__call__, captured.FixedDecoder.keep, policy.shared_prompts
+    call, keep, found_shared = captured.Replayed.__call__, captured.FixedDecoder.keep, shared_prompts.shared_prompts
     of_training = property(lambda self: (self._setup_devices, device)[1])
 
     def watched(self: captured.Replayed) -> None:
@@ -200,8 +200,8 @@ def in_use(device: torch.device) -> Iterator[None]:
         Watch.seen["times rows left"] += 1
         keep(self, index)
 
-    def shared(batch: Any) -> Any:
-        found = shared_prompts(batch)
+    def shared(*given: Any) -> Any:
+        found = found_shared(*given)
         Watch.seen["times prompts were shared"] += found is not None
         return found
 
@@ -209,18 +209,22 @@ def in_use(device: torch.device) -> Iterator[None]:
         mock.patch.object(runner, "resolve_device", return_value=device),
         mock.patch.object(accelerate.Accelerator, "device", device),
         mock.patch.object(transformers.TrainingArguments, "device", of_training),
-        mock.patch.object(sampling, "can_capture", captured.has_fixed_steps),
+        mock.patch.object(captured, "why_not", captured.varying),
         mock.patch.object(captured.Replayed, "__call__", watched),
         mock.patch.object(captured.FixedDecoder, "keep", kept),
-        mock.patch.object(policy, "shared_prompts", shared),
+        mock.patch.object(shared_prompts, "shared_prompts", shared),
     ):
         yield
 
 
 def main(folder: Path, names: Sequence[str]) -> None:
     """Runs by these names, in FOLDER/cpu and FOLDER/second; NAME.json there is what the device saw, and what failed."""
+    from align.engine.engine import Engine
+    from align.engine.fast.limits import Limits
     from align.run.runner import run
     from tests.test_second_device import THERE, config_of
+
+    engine_of = Engine.of
 
     def start(name: str, place: Path) -> None:
         os.environ["ALIGN_HOME"] = str(place / "home")
@@ -232,9 +236,9 @@ def main(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         Watch.seen.clear()
         told: dict[str, Any] = {"failed": None}
-        with in_use(device), ExitStack() as stack:
-            for place, value in THERE.get(name, {}).items():
-                stack.enter_context(mock.patch(place, value))
+        limits = Limits(**THERE.get(name, {}))
+        lower = mock.patch.object(Engine, "of", lambda config, low=limits: replace(engine_of(config), limits=low))
+        with in_use(device), lower:
             try:
                 start(name, folder / NAME)
             except Exception:

@@ -44,12 +44,7 @@ RUNS |= {
     "recomputed activations": {"method": "grpo", "adapter": runs.LORA},
     "rows leave, prompts shared": {"method": "grpo", "rollout": {"max_new_tokens": 20}},
 }  # fmt: skip
-THERE = {  # on the second device alone: numbers by which a GPU goes its own ways
-    "rows leave, prompts shared": {
-        "align.engine.sampling.CAPTURE_BYTES": 0,
-        "align.engine.inputs.SHARED_FROM_ON_GPU": 2,
-    }
-}
+THERE = {"rows leave, prompts shared": {"capture_bytes": 0, "shared_from_on_gpu": 2}}  # limits, on that device alone
 
 
 def config_of(name: str, data: Path) -> Config:

@@ -47,9 +47,9 @@ from align.config import (
     TrackingConfig,
 )
 from align.config.methods import KLConfig, PPOConfig
-from align.engine.policy import Policy
+from align.engine.engine import Engine
+from align.engine.reference import Policy, ValueHead
 from align.engine.sampling import left_pad, right_pad
-from align.engine.value_head import ValueHead
 from align.loop.loop import Loop
 from align.models.adapters import lora_config
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
@@ -174,7 +174,8 @@ def causal(shape: str = "llama", seed: int = 0) -> PreTrainedModel:
 
 
 def policy(shape: str = "llama", seed: int = 0) -> Policy:
-    return Policy(causal(shape, seed), torch.float32)
+    """As a run makes it, with the fast paths that apply."""
+    return Engine().policy(causal(shape, seed), torch.float32)
 
 
 def prompt(number: int, text: str) -> Prompt:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from align.algorithms.offline import Offline
 from align.config import DPOConfig, DPOLoss
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
 from align.functional.preference import hinge_loss, ipo_loss, preference_margin, robust_loss, sigmoid_loss
 from align.loop.context import LoopContext

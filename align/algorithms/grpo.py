@@ -11,7 +11,7 @@ from torch import Tensor
 from align.algorithms.ppo import PPO
 from align.algorithms.rollout_metrics import add_advantages
 from align.config import Baseline, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.functional import kl
 from align.functional.groups import (
     group_advantages,

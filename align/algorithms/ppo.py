@@ -26,7 +26,7 @@ from align.algorithms.rollout_metrics import (
     with_speed,
 )
 from align.engine.passes import read_logprobs, read_values
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.engine.sampling import Noise
 from align.functional.credit import replace_truncated
 from align.functional.masked import masked_sum, whiten, zero_outside

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
 
 from align.algorithms.offline import Offline, PairExamples
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.loop.context import LoopContext
 from align.loop.protocol import Loss, Progress, Trained
 from align.metrics import Tally

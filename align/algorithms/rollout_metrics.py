@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.errors import RunError
 from align.functional import kl
 from align.functional.fidelity import segment_rewards, within_correlation

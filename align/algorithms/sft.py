@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from align.algorithms.offline import CHOSEN, Offline
 from align.config import SFTConfig
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
 from align.loop.context import LoopContext
 from align.loop.protocol import Loss, Trained

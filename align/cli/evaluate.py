@@ -26,7 +26,7 @@ from align.config.checks import model_folder
 from align.config.io import build, load_unchecked
 from align.errors import InputError
 
-_SPEED = ("device", "precision", "threads", "rollout.decode_batch_size", "rollout.cuda_graphs")
+_SPEED = ("device", "precision", "threads", "engine", "rollout.decode_batch_size", "rollout.cuda_graphs")
 FREE = ("evaluation", *_SPEED)  # keys that may change when a finished run is evaluated again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a

@@ -26,7 +26,8 @@ groups and their options:
 {groups}
 
 keys (align --cfg job shows them all with their values):
-  seed  max_steps  max_policy_tokens  precision  device  threads  checkpoint.every_steps  resume
+  seed  max_steps  max_policy_tokens  precision  device  threads  engine  checkpoint.every_steps
+  resume
 
 flags:
   -m, --multirun      run every combination of the comma-separated values

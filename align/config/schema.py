@@ -32,6 +32,13 @@ class Device(Enum):
     mps = "mps"
 
 
+class EngineKind(Enum):
+    """What computes log-probabilities, scores and samples."""
+
+    auto = "auto"  # every fast path that applies
+    reference = "reference"  # plain transformers calls
+
+
 class PromptOverflow(Enum):
     """What is done with prompts of more than data.max_prompt_tokens tokens."""
 
@@ -194,4 +201,5 @@ class Config(Section):
     precision: Precision = Precision.auto
     device: Device = Device.auto
     threads: int | None = None  # CPU threads; null = PyTorch's choice
+    engine: EngineKind = EngineKind.auto
     resume: str | None = None  # folder of the run to continue

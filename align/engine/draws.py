@@ -1,4 +1,4 @@
-"""What has been drawn for the rows of a decode batch, written in place so that a captured step can go on with it."""
+"""Draws of tokens for the rows of a decode batch, written in place so that a captured step can go on with them."""
 
 from __future__ import annotations
 

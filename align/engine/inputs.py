@@ -1,4 +1,4 @@
-"""What a transformer is fed, whatever its architecture."""
+"""Arguments and modes of a transformer's forward pass, whatever its architecture."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-
-from align.types import Sequences
-
-SHARED_FROM = 48  # tokens of a prompt
-# On a GPU a second pass takes longer than reading prompts again (scripts/bench/graphs.py); long ones would fill memory.
-SHARED_FROM_ON_GPU = 256
-SHARED_SAVES = 0.2  # of the tokens that all rows have together
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:
@@ -35,26 +28,14 @@ def forward_arguments(model: nn.Module, attention_mask: Tensor, last: int | None
     return arguments
 
 
-def shared_prompts(batch: Sequences) -> tuple[Tensor, Tensor, Tensor] | None:
-    """The different prompts (U, P), their masks and which of them each row has (B,); None where sharing gains nothing.
+def last_places(n: int, like: Tensor) -> Tensor:
+    """Indices of the last n positions, for `logits_to_keep`.
 
-    Reading a prompt once takes a second forward pass, or attention in parts (models/packed.py), which costs more than
-    short or few common prompts save.
+    Indices copy the states they pick, and the head is one product for all rows. A number would be a slice, whose rows
+    do not lie side by side: without gradients torch multiplies row by row then, in bf16 on CPUs with a copy of the
+    head's weights for each (`should_fold`, ATen/native/LinearAlgebra.cpp).
     """
-    rows, width = batch.prompt_ids.shape
-    if width < shared_from(batch.prompt_ids):
-        return None
-    both = torch.cat([batch.prompt_ids, batch.prompt_mask], dim=1)
-    different, which = torch.unique(both, dim=0, return_inverse=True)
-    saved, all_ = (rows - len(different)) * width, rows * (width + batch.response_ids.shape[1])
-    if saved < SHARED_SAVES * all_:
-        return None
-    return different[:, :width], different[:, width:], which
-
-
-def shared_from(like: Tensor) -> int:
-    """How many tokens a prompt has that is read once for its rows, on a tensor's device."""
-    return SHARED_FROM if like.device.type == "cpu" else SHARED_FROM_ON_GPU
+    return torch.arange(-n, 0, device=like.device)
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead
+from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
 from align.functional.masked import zero_outside
 from align.types import Rollout

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,9 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from align.config import Config, CriticInit
-from align.engine.casting import cast_products
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead, zero_head
+from align.engine.engine import Engine
+from align.engine.reference import Policy, ValueHead
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
 from align.models.load import body_of, load_causal_lm
@@ -30,6 +29,7 @@ class Roles:
     critic_from: CriticInit | None = None  # where the critic's weights come from
     more_rewards: tuple[ValueHead, ...] = ()  # further reward models: the others of an ensemble or a sum
     dpo: Policy | None = None  # whose log-ratio is credit, frozen; None where the credit needs none
+    engine: Engine = field(default_factory=Engine)  # that made them
 
     @property
     def rewards(self) -> tuple[ValueHead, ...]:
@@ -46,6 +46,10 @@ class _Plan:
     critic: CriticInit | None
     more: tuple[Path, ...] = ()
     dpo: Path | None = None
+
+    @property
+    def engine(self) -> Engine:
+        return Engine.of(self.config)
 
     def critic_from_reward(self, fits: bool) -> bool:
         """Whether the critic starts as the reward model; `fits`: its folder can take the critic's form here."""
@@ -91,31 +95,31 @@ def build_roles(
 
 def _separate(plan: _Plan) -> Roles:
     """Every weight is trained: each role has its own copy."""
-    policy, reference = _causal(plan), _frozen(_causal(plan))
+    policy, reference = _causal(plan), _frozen(plan, _causal(plan))
     if plan.config.model.gradient_checkpointing:
         policy.model.activation_checkpointing_enable()
     reward = None if plan.reward is None else _frozen_classifier(plan, plan.reward)
     more = tuple(_frozen_classifier(plan, folder) for folder in plan.more)
     dpo = None if plan.dpo is None else _whole_dpo(plan, plan.dpo)
     if plan.critic is None:
-        return Roles(policy, reference, None, reward, more_rewards=more, dpo=dpo)
+        return Roles(policy, reference, None, reward, None, more, dpo, plan.engine)
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
         critic = _classifier(plan, plan.reward)
-        return Roles(policy, reference, critic, reward, CriticInit.reward_model, more, dpo)
+        return Roles(policy, reference, critic, reward, CriticInit.reward_model, more, dpo, plan.engine)
     start = _causal(plan).model
-    critic = ValueHead(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
-    return Roles(policy, reference, critic, reward, CriticInit.policy, more, dpo)
+    critic = plan.engine.value_head(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
+    return Roles(policy, reference, critic, reward, CriticInit.policy, more, dpo, plan.engine)
 
 
 def _on_one_base(plan: _Plan) -> Roles:
     """LoRA: one frozen base; an adapter for each role, none for the reference."""
-    config = plan.config
+    config, engine = plan.config, plan.engine
     base = load_causal_lm(config.model, dtype=plan.dtype, device=plan.device, quantization=config.quantization)
     body = body_of(base)
     if config.model.gradient_checkpointing:
         base.activation_checkpointing_enable()
-    shared = SharedBase(base, config.adapter, config.seed)
-    policy, reference = Policy(base, plan.dtype, shared, POLICY), Policy(base, plan.dtype, shared, None)
+    shared = engine.shared_base(base, config.adapter, config.seed)
+    policy, reference = (engine.policy(base, plan.dtype, shared, adapter) for adapter in (POLICY, None))
     adapter = plan.reward if plan.reward is not None and is_adapter(plan.reward) else None
     folders = [] if plan.reward is None else [plan.reward, *plan.more]
     rewards = [
@@ -128,7 +132,7 @@ def _on_one_base(plan: _Plan) -> Roles:
     dpo = None
     if plan.dpo is not None and is_adapter(plan.dpo):
         shared.load(DPO, plan.dpo)
-        dpo = Policy(base, plan.dtype, shared, DPO)
+        dpo = engine.policy(base, plan.dtype, shared, DPO)
     elif plan.dpo is not None:
         dpo = _whole_dpo(plan, plan.dpo)
     critic, origin = None, None
@@ -138,9 +142,17 @@ def _on_one_base(plan: _Plan) -> Roles:
         else:
             shared.add(CRITIC)
             head = zero_head(_width(base)).to(plan.device)
-            critic, origin = ValueHead(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
+            critic, origin = engine.value_head(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
-    return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]), dpo)
+    return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]), dpo, engine)
+
+
+def zero_head(width: int) -> nn.Linear:
+    """Build a head that scores everything 0: a critic that does not disturb the first advantages."""
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _width(model: PreTrainedModel) -> int:
@@ -148,33 +160,32 @@ def _width(model: PreTrainedModel) -> int:
     return int(model.get_output_embeddings().in_features)
 
 
-def _frozen(policy: Policy) -> Policy:
+def _frozen(plan: _Plan, policy: Policy) -> Policy:
     # Not wholly in `dtype`: only with what autocast computes for the policy itself is KL exactly 0 at the start.
-    policy.requires_grad_(False)
-    cast_products(policy.model, policy.dtype)
+    plan.engine.freeze(policy, policy.model, policy.dtype)
     return policy
 
 
 def _causal(plan: _Plan) -> Policy:
-    return Policy(load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype)
+    model = load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device)
+    return plan.engine.policy(model, plan.dtype)
 
 
 def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
     """A copy of its own, frozen; an adapter is merged into it."""
     settings = replace(plan.config.model, path=str(folder), revision=None)
     model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
-    return _frozen(Policy(model, plan.dtype))
+    return _frozen(plan, plan.engine.policy(model, plan.dtype))
 
 
 def _classifier(plan: _Plan, folder: Path) -> ValueHead:
     body, head = load_reward_model(str(folder), dtype=torch.float32, device=plan.device, key="reward.source.path")
-    return ValueHead(body, head, plan.dtype)
+    return plan.engine.value_head(body, head, plan.dtype)
 
 
 def _frozen_classifier(plan: _Plan, folder: Path) -> ValueHead:
     scorer = _classifier(plan, folder)
-    scorer.requires_grad_(False)
-    cast_products(scorer.body, plan.dtype)
+    plan.engine.freeze(scorer, scorer.body, plan.dtype)
     return scorer
 
 
@@ -184,4 +195,4 @@ def _adapter_scorer(plan: _Plan, shared: SharedBase, name: str, folder: Path, bo
         head = linear_head(weight)
     if head is None:
         raise InputError("reward.source.path", str(folder), "an adapter with a scalar head")
-    return ValueHead(body, head.to(plan.device), plan.dtype, shared, name)
+    return plan.engine.value_head(body, head.to(plan.device), plan.dtype, shared, name)

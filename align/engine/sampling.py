@@ -11,18 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from align.engine.draws import Draws
-from align.engine.fast.captured import Replayed, can_capture
-from align.engine.policy import Policy
+from align.engine.protocol import LanguageModel
 from align.models.chat_tokenizer import ChatTokenizer
 from align.streams import generator
 from align.types import Prompt, Rollout
-
-ASKED_EVERY = 8  # tokens, which rows have ended: an answer waits for all that a GPU has been told
-CAPTURE_BYTES = 2**37  # of keys and values that an H100 reads in the time a capture takes, 40 ms
-SHRINK_AT = 0.75  # share of live rows below which finished ones are cut out of the cache; copying it is not free
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ def right_pad(tensors: Sequence[Tensor], value: float = 0) -> Tensor:
 
 @torch.no_grad()
 def sample(
-    policy: Policy,
+    policy: LanguageModel,
     chat: ChatTokenizer,
     prompts: Sequence[Prompt],
     *,
@@ -70,14 +64,13 @@ def sample(
     Args:
         max_new_tokens: Responses without an end token are cut here (`ended` False).
         decode_batch_size: Rows decoded at once; None = all. It changes memory and speed, not the responses.
-        cuda_graphs: Whether a GPU is told a step once, and repeats it, where the model allows (models/captured.py).
+        cuda_graphs: Whether the engine may capture a step on a GPU once and replay it.
 
     Returns:
         A Rollout of len(prompts) * samples_per_prompt rows, the samples of a prompt next to each other, on the
         policy's device.
     """
     policy = policy.for_sampling()
-    captured = cuda_graphs and can_capture(policy.model)
     seen: dict[int, int] = {}
     first_sample = []
     for prompt in prompts:
@@ -94,7 +87,7 @@ def sample(
             noise,
             max_new_tokens,
             temperature,
-            captured,
+            cuda_graphs,
         )
         for i in range(0, len(prompts), per_call)
     ]
@@ -125,7 +118,7 @@ class _Block:
 
 
 def _sample_block(
-    policy: Policy,
+    policy: LanguageModel,
     chat: ChatTokenizer,
     prompts: Sequence[Prompt],
     first_sample: Sequence[int],
@@ -133,7 +126,7 @@ def _sample_block(
     noise: Noise,
     max_new_tokens: int,
     temperature: float,
-    captured: bool,
+    cuda_graphs: bool,
 ) -> _Block:
     device = policy.device
     rows = [(p.id, first + g) for p, first in zip(prompts, first_sample, strict=True) for g in range(group)]
@@ -150,48 +143,7 @@ def _sample_block(
         temperature=temperature,
     )
     draws.take(logits)
-    go_on = _replay if captured else _decode
-    go_on(policy, draws, cache, attention, max_new_tokens - 1)
+    policy.draw(draws, attention, cache, max_new_tokens - 1, cuda_graphs=cuda_graphs)
     used = int(draws.lengths.max())
     samples = torch.tensor([s for _, s in rows], device=device)
     return _Block(draws.tokens[:, :used], draws.logprobs[:, :used], draws.lengths, draws.ended, samples)
-
-
-def _decode(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
-    """Up to `more` tokens of each row; rows that have ended leave the batch."""
-    for _ in range(more):
-        going = draws.going
-        left = int(going.sum())
-        if left == 0:
-            return
-        if left <= SHRINK_AT * len(going):
-            index = going.nonzero().squeeze(1)
-            cache.batch_select_indices(index)
-            draws.keep(index)
-            attention = attention[index]
-        attention = torch.cat([attention, attention.new_ones(len(attention), 1)], dim=1)
-        draws.take(policy.decode(draws.last, attention, cache))
-
-
-def _replay(policy: Policy, draws: Draws, cache: Cache, attention: Tensor, more: int) -> None:
-    """The same as steps that a GPU repeats; it is seldom asked which rows go on, and those that ended leave in bulk."""
-    if more == 0:
-        return
-    with policy.decoding(cache, attention, more) as decoder:
-
-        def step() -> None:
-            draws.take(decoder.step(draws.last))
-
-        replayed = Replayed(step, policy.device)
-        for done in range(more):
-            if done % ASKED_EVERY == 0:
-                going = draws.going
-                left = int(going.sum())
-                if left == 0:
-                    return
-                if (len(going) - left) * decoder.bytes_a_row * (more - done) > CAPTURE_BYTES:
-                    index = going.nonzero().squeeze(1)
-                    decoder.keep(index)
-                    draws.keep(index)
-                    replayed = Replayed(step, policy.device)
-            replayed()

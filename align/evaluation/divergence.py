@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.evaluation.perplexity import micro_batches
 from align.functional.kl import k1, k3
 from align.functional.masked import masked_sum

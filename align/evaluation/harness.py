@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import torch
 
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.errors import InputError
 from align.libraries import reason
 from align.models.chat_tokenizer import ChatTokenizer

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from align.config import ModelConfig
-from align.engine.value_head import ValueHead
+from align.engine.engine import Engine
+from align.engine.reference import ValueHead
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_tokenizer
@@ -79,7 +80,9 @@ def value(scores: Any, judge: str) -> float:
     return float("nan") if score is None else float(score)
 
 
-def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype) -> Source:
+def load_judge(
+    path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype, engine: Engine
+) -> Source:
     """Load the reward model at `path` as a judge: weights of its own in fp32, compute in `dtype`, unscaled scores.
 
     Raises:
@@ -88,11 +91,11 @@ def load_judge(path: str | Path, chat: ChatTokenizer, device: torch.device, dtyp
     folder = resolve(str(path), KEY)
     if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
         raise InputError(KEY, str(path), "a reward model with the policy's vocabulary")
-    return RewardModelScorer(load_value_head(folder, device, dtype, key=KEY, pad_id=chat.pad_id))
+    return RewardModelScorer(load_value_head(folder, device, dtype, engine, key=KEY, pad_id=chat.pad_id))
 
 
 def load_value_head(
-    folder: str, device: torch.device, dtype: torch.dtype, *, key: str, pad_id: int | None = None
+    folder: str, device: torch.device, dtype: torch.dtype, engine: Engine, *, key: str, pad_id: int | None = None
 ) -> ValueHead:
     """Load a stored reward model as a frozen value head, which scores every prefix.
 
@@ -100,4 +103,4 @@ def load_value_head(
         InputError: As `load_reward_model`; `key` is named.
     """
     body, head = load_reward_model(folder, dtype=torch.float32, device=device, key=key, pad_id=pad_id)
-    return ValueHead(body, head, dtype).requires_grad_(False)
+    return engine.value_head(body, head, dtype).requires_grad_(False)

@@ -10,7 +10,7 @@ import torch
 
 from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.responder import Responder
 from align.engine.sampling import Noise, sample
 from align.evaluation.comparison import RESAMPLES, words

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align.data.collate import Row, collate
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.functional.batching import token_batches
 from align.functional.masked import masked_sum
 from align.models.chat_tokenizer import ChatTokenizer

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from align.config import Config
 from align.data.preferences import load_preferences
+from align.engine.engine import Engine
 from align.errors import InputError
 from align.evaluation.judge import load_value_head
 from align.evaluation.reward_report import reward_report
@@ -43,7 +44,7 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     for column in by or ():
         if column not in known:
             raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
-    value_head = load_value_head(model, device, dtype, key="TARGET", pad_id=chat.pad_id)
+    value_head = load_value_head(model, device, dtype, Engine.of(config), key="TARGET", pad_id=chat.pad_id)
     print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
     world = None if config.data.world is None else get(config.data.world)
     settings = config.evaluation

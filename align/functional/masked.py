@@ -10,6 +10,11 @@ def zero_outside(x: Tensor, mask: Tensor) -> Tensor:
     return x.masked_fill(mask == 0, 0)
 
 
+def scattered(values: Tensor, where: Tensor) -> Tensor:
+    """values (M,) at the M places that `where` (B, T) picks, 0 at all others: (B, T)."""
+    return values.new_zeros(where.shape).masked_scatter(where, values)
+
+
 def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     """Sum of x over mask: a scalar, or one sum per remaining row where `dim` is given."""
     x = zero_outside(x, mask)

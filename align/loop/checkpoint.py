@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.loop.context import LoopContext
 from align.models.chat_tokenizer import ChatTokenizer
 

@@ -12,10 +12,9 @@ from accelerate import Accelerator
 from align.callbacks.base import CallbackList
 from align.config import Config, LoopConfig
 from align.engine.budget import micro_batch_tokens
-from align.engine.policy import Policy
+from align.engine.reference import Policy, ValueHead
 from align.engine.roles import Roles
 from align.engine.sampling import Noise, sample
-from align.engine.value_head import ValueHead
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import Credit, Source
 from align.types import Pair, Prompt, Rollout

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from align.config import LoopConfig
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.functional.batching import token_batches
 from align.loop.context import LoopContext
 from align.loop.optimization import Optimization

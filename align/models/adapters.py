@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
-from align.engine.fast.fused_lora import FusedLoraLinear
 from align.errors import InputError
 from align.streams import drawn_from
 
@@ -33,14 +32,23 @@ def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:
 
 
 class SharedBase:
-    """One PEFT model whose adapters take turns. The policy's is active whenever no role has asked for another."""
+    """One PEFT model whose adapters take turns. The policy's is active outside of `use`."""
 
-    def __init__(self, base: PreTrainedModel, config: AdapterConfig, seed: int = 0) -> None:
-        """Fresh A matrices are drawn from `seed` and the adapter's name, whatever the process drew before."""
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        config: AdapterConfig,
+        seed: int = 0,
+        prepare: Callable[[LoraConfig], None] = lambda settings: None,
+    ) -> None:
+        """Fresh A matrices are drawn from `seed` and the adapter's name, whatever the process drew before.
+
+        Args:
+            prepare: Changes PEFT's settings before it makes its layers; by default they are PEFT's own.
+        """
         self._config, self._seed = config, seed
         settings = lora_config(config, TaskType.CAUSAL_LM)
-        if not getattr(base, "is_quantized", False):  # whose layers are linear ones as well, and have their own
-            settings._register_custom_module({nn.Linear: FusedLoraLinear})
+        prepare(settings)
         with drawn_from(seed, "adapter", POLICY):
             self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
         self._active: str | None = POLICY

@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from align.config import ModelConfig, QuantizationConfig
-from align.engine.fast.cpu_attention import use_cpu_attention
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
@@ -294,8 +293,6 @@ def _load(
     if quantization_config is None:
         model = model.to(device)
     keep_differentiable(model)  # the checkpoint may be a quantized one
-    if attn_implementation is None:
-        use_cpu_attention(model)
     return model.eval()
 
 

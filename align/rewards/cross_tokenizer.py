@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from align.config import ModelConfig
 from align.engine.budget import FORWARD_TOKENS
+from align.engine.engine import Engine
 from align.engine.inputs import autocast
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.errors import InputError, RunError
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
@@ -38,7 +39,7 @@ def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
 
 
 def load_cross_tokenizer(
-    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype
+    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype, engine: Engine
 ) -> Source:
     """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
@@ -52,7 +53,8 @@ def load_cross_tokenizer(
         if _is_causal(body):
             if tokenizer.chat_template is None:
                 tokenizer = load_chat_tokenizer(ModelConfig(path=path)).tokenizer  # with the plain template
-            return CausalReader(ValueHead(body, head, dtype).requires_grad_(False), Reader(tokenizer, key))
+            value_head = engine.value_head(body, head, dtype).requires_grad_(False)
+            return CausalReader(value_head, Reader(tokenizer, key))
     model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)
     if "attention" in needs:
         allowed = f"one that does without attention: {type(model).__name__} is no causal model with a linear head"

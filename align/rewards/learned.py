@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from align.engine.budget import FORWARD_TOKENS
-from align.engine.value_head import ValueHead
+from align.engine.protocol import PrefixScorer
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
 from align.functional.masked import masked_sum
@@ -16,7 +16,7 @@ from align.types import RewardInput, RewardOutput, Rollout
 class RewardModelScorer:
     """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
-    def __init__(self, value_head: ValueHead, token_budget: int = FORWARD_TOKENS) -> None:
+    def __init__(self, value_head: PrefixScorer, token_budget: int = FORWARD_TOKENS) -> None:
         self._head = value_head
         self._budget = token_budget
 
@@ -31,8 +31,7 @@ class RewardModelScorer:
             part = rollout.rows(index)
             t = part.response_ids.shape[1]
             scores, weights = self._forward(part, attention is not None)
-            # Position P - 1, the prompt's last token, scores the empty response; P - 1 + t the first t tokens.
-            prefix[index, : t + 1] = scores[:, -(t + 1) :]
+            prefix[index, : t + 1] = scores
             if attention is not None and weights is not None:
                 attention[index, :t] = weights
         total = masked_sum(prefix[:, 1:], last_token(rollout.response_mask), dim=1)
@@ -44,10 +43,11 @@ class RewardModelScorer:
         )
 
     def _forward(self, part: Rollout, with_attention: bool) -> tuple[Tensor, Tensor | None]:
+        """Scores (b, t + 1) of every prefix, and what each response's last token attends to (b, t)."""
         if not with_attention:
-            return self._head(part.input_ids, part.attention_mask), None
+            return self._head.prefix_scores(part), None
         scores, weights = self._head.with_attention(part.input_ids, part.attention_mask)
         t = part.response_ids.shape[1]
         last = part.prompt_ids.shape[1] + part.lengths - 1  # (b,) where each response's last token stands
         rows = weights[torch.arange(len(part), device=last.device), last]
-        return scores, rows[:, -t:] * part.response_mask
+        return scores[:, -(t + 1) :], rows[:, -t:] * part.response_mask

@@ -10,8 +10,7 @@ from torch.nn.functional import pad
 
 from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead
+from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
 from align.functional.masked import masked_sum
 from align.models.chat_tokenizer import ChatTokenizer

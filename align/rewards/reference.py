@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from align.config import RolloutConfig
-from align.engine.policy import Policy
+from align.engine.protocol import LanguageModel
 from align.engine.sampling import Noise, sample
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
@@ -33,7 +33,7 @@ class References:
 
     def __init__(
         self,
-        start: Policy,
+        start: LanguageModel,
         chat: ChatTokenizer,
         prompts: Sequence[Prompt],
         rollout: RolloutConfig,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from align.engine.budget import FORWARD_TOKENS
-from align.engine.policy import Policy
+from align.engine.protocol import LanguageModel
 from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
@@ -23,7 +23,7 @@ SENTENCE_ENDS = frozenset(".!?\n")
 class LogRatio:
     """DPO's implicit reward per token (arXiv 2305.18290, eq. 5) at temperature 1, at which DPO trains."""
 
-    def __init__(self, dpo: Policy, reference: Policy, token_budget: int = FORWARD_TOKENS) -> None:
+    def __init__(self, dpo: LanguageModel, reference: LanguageModel, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
     def __call__(self, rollout: Rollout) -> Tensor:

@@ -18,8 +18,8 @@ from align.config import (
     RulesSource,
     SourceConfig,
 )
+from align.engine.reference import ValueHead
 from align.engine.roles import Roles
-from align.engine.value_head import ValueHead
 from align.errors import InputError
 from align.rewards.base import Source
 from align.rewards.composite import CompositeScorer
@@ -101,11 +101,9 @@ class Builder:
         """
         place, self._taken = self._taken, self._taken + 1
         if place in self.cross_tokenizer:
-            policy, folder = self.roles.policy, self.cross_tokenizer[place]
-            other = load_cross_tokenizer(
-                folder, f"{key}.path", needs=self.needs, device=policy.device, dtype=policy.dtype
-            )
-            return self._on_scale(other, config, key)
+            folder, roles = self.cross_tokenizer[place], self.roles
+            on: dict[str, Any] = {"device": roles.policy.device, "dtype": roles.policy.dtype, "engine": roles.engine}
+            return self._on_scale(load_cross_tokenizer(folder, f"{key}.path", needs=self.needs, **on), config, key)
         head = next(self._models)
         source: Source = RewardModelScorer(head)
         if config.normalise is not Normalise.reference:

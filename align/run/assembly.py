@@ -8,8 +8,8 @@ from typing import Any
 
 from align.config import CriticInit
 from align.data.prompts import load_texts, prompts_of
-from align.engine.fast.captured import can_capture
-from align.engine.policy import Policy
+from align.engine.engine import Engine
+from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
@@ -58,28 +58,26 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         dpo=stored.dpo,
     )
     site.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
-    note_decoding(site, roles.policy)
+    note_engine(site, roles.engine, roles.policy)
     if roles.critic_from is not None:
         site.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
     world = get_world(config.data.world) if config.data.world is not None else None
     credit = build_credit(config.reward.credit)
     source = _source(site, materials, roles, world, cross_tokenizer, credit.needs)
-    judge = _judge(site, materials, stored, source, credit, world)
+    judge = _judge(site, materials, stored, roles.engine, source, credit, world)
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
     return Assembly(roles, source, credit, world, judge, data, settings)
 
 
-def note_decoding(site: Site, policy: Policy) -> None:
-    """Record, where there is a GPU, whether it repeats captured steps; say so if it was asked to and does not."""
-    if site.device.type != "cuda":
-        return
+def note_engine(site: Site, engine: Engine, policy: Policy) -> None:
+    """Record which fast paths are on, and print where a GPU launches decoding steps that were meant to be captured."""
     asked = site.config.rollout.cuda_graphs
-    captured = asked and can_capture(policy.model)
-    site.record.update(cuda_graphs=captured)
-    if asked and not captured:
-        kind = type(policy.model).__name__
-        site.say(f"rollout.cuda_graphs: not for this {kind} as it is loaded; each decoding step is told in full")
+    report = engine.report(policy, cuda_graphs=asked)
+    site.record.update(engine=report)
+    captured = report["paths"]["captured_steps"]
+    if site.device.type == "cuda" and asked and engine.fast and not captured["on"]:
+        site.say(f"rollout.cuda_graphs: not here ({captured['why']}); each decoding step is launched kernel by kernel")
 
 
 def _cross_tokenizer(site: Site, materials: Materials, stored: Stored) -> dict[int, Path]:
@@ -112,7 +110,13 @@ def _source(
 
 
 def _judge(
-    site: Site, materials: Materials, stored: Stored, source: Source, credit: Credit, world: World | None
+    site: Site,
+    materials: Materials,
+    stored: Stored,
+    engine: Engine,
+    source: Source,
+    credit: Credit,
+    world: World | None,
 ) -> Judge:
     judging = frozen(source)
 
@@ -121,7 +125,7 @@ def _judge(
 
     evaluation = None
     if stored.judge is not None:
-        evaluation = load_judge(stored.judge, materials.chat, site.device, site.dtype).score
+        evaluation = load_judge(stored.judge, materials.chat, site.device, site.dtype, engine).score
     return Judge(score, credit.assign, world, evaluation, judging.score)
 
 

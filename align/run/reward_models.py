@@ -14,7 +14,7 @@ from torch import nn
 
 from align.algorithms.reward_model import ROLE, PrefixScores, RewardModel
 from align.config import Config, LRSchedule, OfflineConfig, RewardModelSource, TrainedOn
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.models.adapters import POLICY, SharedBase
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import body_of, load_body, load_causal_lm
@@ -172,7 +172,7 @@ def _trainable(stage: Stage, causal: Any, head: nn.Linear, seed: int) -> tuple[V
     if stage.config.model.gradient_checkpointing:
         causal.activation_checkpointing_enable()
     body = body_of(causal)
-    shared = SharedBase(causal, stage.config.adapter, seed)
+    shared = stage.engine.shared_base(causal, stage.config.adapter, seed)
     shared.train(POLICY)
     return _headed(stage, body, head, shared, POLICY), shared
 
@@ -185,7 +185,7 @@ def _whole(stage: Stage, body: Any, head: nn.Linear) -> ValueHead:
 
 def _headed(stage: Stage, body: Any, head: nn.Linear, *adapter: Any) -> ValueHead:
     """A bias would move no margin between two responses: the head's stays 0."""
-    model = ValueHead(body, head.to(stage.device), stage.dtype, *adapter)
+    model = stage.engine.value_head(body, head.to(stage.device), stage.dtype, *adapter)
     model.head.bias.requires_grad_(False)
     return model
 

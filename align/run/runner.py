@@ -15,6 +15,7 @@ from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
 from align.data.prompts import prompts_of
+from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import InputError
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
@@ -22,7 +23,6 @@ from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
 from align.loop.method import Method, method_of
-from align.memory import pages_kept
 from align.models.hardware import one_process
 from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
 from align.report import write_report
@@ -52,7 +52,7 @@ def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr)
         RunError: The run cannot go on.
     """
     quiet()
-    with pages_kept(resolve_device(config)):
+    with Engine.of(config).memory(resolve_device(config)):
         return _Run(config, folder, say).go()
 
 
@@ -73,7 +73,7 @@ def measure(
         InputError: Data, model, weights or reward cannot be used as configured.
     """
     quiet()
-    with pages_kept(resolve_device(config)):
+    with Engine.of(config).memory(resolve_device(config)):
         return _Run(config, folder, say).measure(weights)
 
 

@@ -15,8 +15,8 @@ from align.callbacks.jsonl import LOG_HISTORY, JsonlCallback
 from align.callbacks.progress import ProgressCallback
 from align.config import Config, OfflineConfig
 from align.config.io import plain
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead
+from align.engine.engine import Engine
+from align.engine.reference import Policy, ValueHead
 from align.loop.checkpoint import checkpoints
 from align.loop.context import LoopContext
 from align.loop.loop import Loop
@@ -43,6 +43,11 @@ class Stage:
     device: torch.device
     dtype: torch.dtype  # of compute
     say: Callable[[str], None]  # prints a line for the user
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the run that needs the model."""
+        return Engine.of(self.config)
 
     def configured(self, method: OfflineConfig, *, steps: int, seed: int) -> Config:
         """The run's configuration with the stage's method, length and seed in place of the run's own."""

@@ -14,8 +14,8 @@ import torch
 from shapes import SHAPE, random_model
 
 from align.config import AdapterConfig, ModelConfig
-from align.engine.policy import Policy
-from align.models.adapters import POLICY, SharedBase
+from align.engine.engine import Engine
+from align.models.adapters import POLICY
 from align.models.load import load_causal_lm
 from align.types import Sequences
 
@@ -28,7 +28,8 @@ def kept(folder: Path, layers: int, dtype: torch.dtype, lora: bool) -> float:
         ModelConfig(path=str(folder)), dtype=dtype if lora else torch.float32, device=torch.device("cpu")
     )
     model.model.layers, model.config.num_hidden_layers = model.model.layers[:layers], layers
-    shared = SharedBase(model, AdapterConfig(name="lora")) if lora else None
+    engine = Engine()
+    shared = engine.shared_base(model, AdapterConfig(name="lora")) if lora else None
     if shared is not None:
         shared.train(POLICY)
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -43,7 +44,7 @@ def kept(folder: Path, layers: int, dtype: torch.dtype, lora: bool) -> float:
 
     batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        Policy(model, dtype, shared, POLICY if lora else None)(batch, 1.0)
+        engine.policy(model, dtype, shared, POLICY if lora else None)(batch, 1.0)
     return sum(found.values()) / 4 / (ROWS * 2 * LENGTH)
 
 

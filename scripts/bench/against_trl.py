@@ -33,7 +33,7 @@ import torch
 from limits import ideal_seconds, measure, require
 from shapes import SHAPES, prompt_ids, random_model, random_reward, write_pairs
 
-from align.memory import KEPT_UP_TO
+from align.engine.fast.pages import KEPT_UP_TO
 
 HERE = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "trl", "peft")

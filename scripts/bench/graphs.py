@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from align.engine import inputs
 from align.engine.fast import decoding
 from align.engine.fast.cpu_attention import use_cpu_attention
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
 from align.memory import peak_memory_mib
 from align.models.chat_tokenizer import ChatTokenizer

@@ -55,7 +55,8 @@ def alone(args: argparse.Namespace) -> float:
 
     from align import runner  # noqa: F401  the same imports
     from align.config import ModelConfig, Precision
-    from align.memory import pages_kept, peak_memory_mib
+    from align.engine.fast.pages import pages_kept
+    from align.memory import peak_memory_mib
     from align.models.load import load_causal_lm, torch_dtype
     from align.types import Sequences
 

@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from align.config import AdapterConfig, ModelConfig
-from align.engine.policy import Policy
-from align.models.adapters import POLICY, SharedBase, lora_config
+from align.engine.engine import Engine
+from align.engine.reference import Policy
+from align.models.adapters import POLICY, lora_config
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer
 from align.worlds import resolve
@@ -48,9 +49,10 @@ def random_model(folder: Path, shape: dict[str, Any]) -> Path:
 
 def lora_policy(base: PreTrainedModel, dtype: torch.dtype) -> Policy:
     """A policy with align's default adapter on `base`, computing in `dtype`."""
-    shared = SharedBase(base, AdapterConfig(name="lora"))
+    engine = Engine()
+    shared = engine.shared_base(base, AdapterConfig(name="lora"))
     shared.train(POLICY)
-    return Policy(base, dtype, shared, POLICY)
+    return engine.policy(base, dtype, shared, POLICY)
 
 
 def random_reward(folder: Path, model: Path, adapter: str) -> Path:

@@ -32,7 +32,7 @@ from align.engine.fast import decoding, prompt_cache, sampling_copy
 from align.engine.fast.cpu_attention import NAME
 from align.engine.fast.fused_lora import FusedLoraLinear
 from align.engine.fast.grouped_attention import grouped_attention
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.functional.logprobs import token_logprobs
 from align.types import Sequences
 

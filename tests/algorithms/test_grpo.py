@@ -12,7 +12,7 @@ from align.config import GoldSource as GoldConfig
 from align.config.methods import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
 from align.engine import inputs
 from align.engine.passes import read_logprobs
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.errors import InputError
 from align.loop.loop import Loop
 from align.metrics import compare, repeatable

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align.algorithms.ppo import PPO, gae
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.metrics import Tally
 from align.types import Batch, Sequences, Size
 from tests import tiny

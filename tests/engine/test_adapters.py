@@ -8,9 +8,10 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from align.config import AdapterConfig
+from align.engine.engine import Engine
 from align.engine.inputs import forward_arguments
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead, zero_head
+from align.engine.reference import Policy
+from align.engine.roles import zero_head
 from align.errors import InputError
 from align.models.adapters import CRITIC, POLICY, REWARD, SharedBase, active, lora_config
 from align.models.load import body_of
@@ -50,12 +51,13 @@ def reward_adapter(shape, tmp_path):
 @pytest.fixture
 def roles(shape, reward_adapter):
     base = tiny.causal(shape)
-    shared = SharedBase(base, LORA)
-    policy, reference = Policy(base, torch.float32, shared, POLICY), Policy(base, torch.float32, shared, None)
+    engine = Engine()
+    shared = engine.shared_base(base, LORA)
+    policy, reference = (engine.policy(base, torch.float32, shared, name) for name in (POLICY, None))
     head = shared.load(REWARD, reward_adapter[0])
-    reward = ValueHead(body_of(base), linear_head(head), torch.float32, shared, REWARD)
+    reward = engine.value_head(body_of(base), linear_head(head), torch.float32, shared, REWARD)
     shared.add(CRITIC)
-    critic = ValueHead(body_of(base), zero_head(head.shape[1]), torch.float32, shared, CRITIC)
+    critic = engine.value_head(body_of(base), zero_head(head.shape[1]), torch.float32, shared, CRITIC)
     with torch.no_grad():
         critic.head.weight.normal_(generator=torch.Generator().manual_seed(2))
     shared.train(POLICY, CRITIC)
@@ -70,7 +72,7 @@ def see(role) -> torch.Tensor:
 def test_reference_is_the_base_and_the_policy_starts_as_it(shape, roles):
     _, policy, reference, _, _ = roles
     with torch.no_grad():
-        base = Policy(tiny.causal(shape), torch.float32).logits(IDS, MASK, 9)
+        base = tiny.policy(shape).logits(IDS, MASK, 9)
     assert torch.equal(see(reference), base)
     assert torch.equal(see(policy), base)  # B = 0: zero KL at the start
 
@@ -203,10 +205,10 @@ def test_fresh_adapters_depend_on_the_seed_and_their_name_alone(shape):
 def test_no_detour_over_fp32_under_autocast(shape, monkeypatch):
     """PEFT would bring what an adapter reads to fp32, and autocast back: the same bits, of gradients too, without."""
     base = tiny.causal(shape).to(torch.bfloat16)
-    shared = SharedBase(base, LORA)
+    shared = Engine().shared_base(base, LORA)
     shared.train(POLICY)
     scramble(shared.parameters(POLICY).values())
-    policy, found = Policy(base, torch.bfloat16, shared, POLICY), []
+    policy, found = Engine().policy(base, torch.bfloat16, shared, POLICY), []
     layers = [m for m in base.modules() if hasattr(m, "cast_input_dtype_enabled")]
     brought: list[bool] = []  # another type, by PEFT's own layers: the others are one function of ours
     casting = BaseTunerLayer._cast_input_dtype

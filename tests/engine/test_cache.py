@@ -10,28 +10,15 @@ from transformers.cache_utils import DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer as SLIDING
 
 from align.engine import cache
-from align.engine.cache import RoomyLayer
-from align.engine.policy import Policy
+from align.engine.fast.policy import FastPolicy
+from align.engine.fast.roomy_cache import RoomyLayer, growing_cache
+from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
 from tests import tiny
 
 
-@pytest.mark.parametrize("shape", sorted(tiny.SHAPES))
-def test_sampling_with_room_is_sampling_without(shape, monkeypatch):
-    """With room for 3 tokens at a time, so that it is used up several times; log-probabilities to 1e-5."""
-    settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 20, "temperature": 1.2, "samples_per_prompt": 4}
-    monkeypatch.setattr(cache, "ROOM", 3)
-    roomy = sample(tiny.policy(shape), tiny.chat(), tiny.prompts(6), **settings)
-    monkeypatch.setattr(cache, "RoomyLayer", DynamicLayer)
-    plain = sample(tiny.policy(shape), tiny.chat(), tiny.prompts(6), **settings)
-    assert len(set(roomy.lengths.tolist())) > 3  # rows ended on the way
-    assert torch.equal(roomy.response_ids, plain.response_ids)
-    torch.testing.assert_close(roomy.sampling_logprobs, plain.sampling_logprobs, rtol=0, atol=1e-5)
-
-
-def test_appending_copies_only_when_there_is_no_room(monkeypatch):
-    monkeypatch.setattr(cache, "ROOM", 4)
-    layer, plain = RoomyLayer(), DynamicLayer()
+def test_appending_copies_only_when_there_is_no_room():
+    layer, plain = RoomyLayer(room=4), DynamicLayer()
     torch.manual_seed(0)
     places = []
     for step in range(12):
@@ -50,25 +37,24 @@ def test_appending_copies_only_when_there_is_no_room(monkeypatch):
 def test_under_autocast_what_is_held_is_what_attention_reads(shape, monkeypatch):
     """Rounded once instead of for every token: the same bits as of a cache that holds more."""
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 2}
-    policy = Policy(tiny.causal(shape), torch.bfloat16)
-    monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
+    policy = FastPolicy(tiny.causal(shape), torch.bfloat16)
+    monkeypatch.setattr(FastPolicy, "for_sampling", lambda self: self)
     found = sample(policy, tiny.chat(), tiny.prompts(4), **settings)
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad():
         _, held = policy.prefill(ids, torch.ones_like(ids))
     roomy = [layer for layer in held.layers if isinstance(layer, RoomyLayer)]
     assert {t.dtype for layer in roomy for t in (layer.keys, layer.values)} <= {torch.bfloat16}
-    monkeypatch.setattr(cache, "RoomyLayer", DynamicLayer)
-    plain = sample(policy, tiny.chat(), tiny.prompts(4), **settings)
+    plain = sample(Policy(policy.model, torch.bfloat16), tiny.chat(), tiny.prompts(4), **settings)
     assert torch.equal(found.response_ids, plain.response_ids)
     assert torch.equal(found.sampling_logprobs, plain.sampling_logprobs)
 
 
 def test_gradients_get_a_cache_that_passes_them_on():
     model = tiny.causal()
-    assert {type(layer) for layer in cache.growing_cache(model).layers} == {DynamicLayer}
+    assert {type(layer) for layer in growing_cache(model).layers} == {DynamicLayer}
     with torch.no_grad():
-        assert {type(layer) for layer in cache.growing_cache(model).layers} == {RoomyLayer}
+        assert {type(layer) for layer in growing_cache(model).layers} == {RoomyLayer}
 
 
 @pytest.mark.parametrize("shape", sorted(tiny.SHAPES))

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from align.engine.casting import cast_products
-from align.engine.fast import sampling_copy as copies
-from align.engine.fast.prepacked import PackedLinear, can_pack
+from align.engine.fast import prepacked
+from align.engine.fast.casting import cast_products
+from align.engine.fast.policy import FastPolicy
+from align.engine.fast.prepacked import PackedLinear, why_not
 from align.engine.fast.sampling_copy import sampling_copy
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.roles import build_roles
 from align.engine.sampling import Noise, sample
 from tests import tiny
@@ -51,9 +52,9 @@ def test_in_fp32_nothing_happens():
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_sampling_copy_leaves_the_model_alone(shape, packed, monkeypatch):
     """Not a bit changes where weights are only rounded; in oneDNN's layout sums are taken in another order."""
-    if packed and not can_pack(tiny.causal(shape), torch.bfloat16):
+    if packed and why_not(tiny.causal(shape), torch.bfloat16):
         pytest.skip("this CPU does not compute in bf16")
-    monkeypatch.setattr(copies, "can_pack", lambda *_: packed)
+    monkeypatch.setattr(prepacked, "why_not", lambda *_: None if packed else "off")
     model = tiny.causal(shape)
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     expected = bits(Policy(model, torch.bfloat16))
@@ -70,7 +71,7 @@ def test_a_sampling_copy_leaves_the_model_alone(shape, packed, monkeypatch):
 @pytest.mark.parametrize("rows", [1, 16, 70])
 def test_a_packed_product_is_the_product(rows, bias):
     linear = nn.Linear(48, 80, bias=bias)
-    if not can_pack(linear, torch.bfloat16):
+    if why_not(linear, torch.bfloat16):
         pytest.skip("this CPU does not compute in bf16")
     states = torch.randn(rows, 3, 48)
     with torch.no_grad():
@@ -79,14 +80,12 @@ def test_a_packed_product_is_the_product(rows, bias):
 
 
 def test_sampling_draws_the_same_and_follows_the_next_update(monkeypatch):
-    monkeypatch.setattr(copies, "can_pack", lambda *_: False)  # for equal bits
+    monkeypatch.setattr(prepacked, "why_not", lambda *_: "off")  # for equal bits
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 2}
-    policy = Policy(tiny.causal(), torch.bfloat16)
+    policy = FastPolicy(tiny.causal(), torch.bfloat16)
     for _ in range(2):
         found = sample(policy, tiny.chat(), tiny.prompts(4), **settings)
-        with monkeypatch.context() as patch:
-            patch.setattr(Policy, "for_sampling", lambda self: self)
-            plain = sample(policy, tiny.chat(), tiny.prompts(4), **settings)
+        plain = sample(Policy(policy.model, torch.bfloat16), tiny.chat(), tiny.prompts(4), **settings)
         assert torch.equal(found.response_ids, plain.response_ids)
         assert torch.equal(found.sampling_logprobs, plain.sampling_logprobs)
         last = plain

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from align.engine.fast import grouped_attention as attention
-from align.engine.fast.grouped_attention import Before, grouped_attention
+from align.engine.fast.grouped_attention import SharedPrefix, grouped_attention
 
 # rows, heads, groups, queries, keys, width
 SIZES = [(3, 6, 2, 5, 9, 8), (2, 4, 4, 7, 7, 8), (5, 3, 1, 1, 6, 4), (2, 4, 2, 16, 20, 32)]
@@ -47,11 +48,10 @@ def both(function, q, k, v, hidden, above, scale=0.3) -> list[Tensor]:
 @pytest.mark.parametrize("at_once", [1, 2**19])  # a row of the batch at a time, or all
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_definition_and_gradient(sizes, masked, at_once, monkeypatch):
-    monkeypatch.setattr(attention, "_AT_ONCE", at_once)
+def test_definition_and_gradient(sizes, masked, at_once):
     q, k, v, hidden, above = inputs(sizes)
     kept = [t.clone() for t in (q, k, v)]
-    found = both(grouped_attention, q, k, v, hidden if masked else None, above)
+    found = both(partial(grouped_attention, at_once=at_once), q, k, v, hidden if masked else None, above)
     double = [t.double() for t in (q, k, v)]
     expected = both(by_definition, *double, hidden if masked else None, above.double())
     for a, b in zip(found, expected, strict=True):
@@ -130,9 +130,8 @@ def test_no_gradient_keeps_nothing_and_autocast_changes_nothing():
 
 @pytest.mark.parametrize("at_once", [1, 10**9])
 @pytest.mark.parametrize("masked", [False, True])
-def test_prompts_before_several_rows_are_those_rows_keys(masked, at_once, monkeypatch):
+def test_prompts_before_several_rows_are_those_rows_keys(masked, at_once):
     """Output and all five gradients, with the prompts' keys put before each row by autograd; to 1e-5."""
-    monkeypatch.setattr(attention, "_AT_ONCE", at_once)
     rng = torch.Generator().manual_seed(0)
     shapes = {"query": (5, 4, 3, 8), "key": (5, 2, 3, 8), "value": (5, 2, 3, 8), "first": (2, 2, 6, 8)}
     given = [torch.randn(shape, generator=rng) for shape in (*shapes.values(), shapes["first"])]
@@ -141,11 +140,11 @@ def test_prompts_before_several_rows_are_those_rows_keys(masked, at_once, monkey
     above, found = torch.randn(5, 4, 3, 8, generator=rng), []
     for apart in (True, False):
         query, key, value, *first = (t.clone().requires_grad_() for t in given)
-        before = Before(*first, which)
+        prefix = SharedPrefix(*first, which)
         if apart:
-            out = grouped_attention(query, key, value, hidden, 0.3, before)
+            out = grouped_attention(query, key, value, hidden, 0.3, prefix, at_once)
         else:
-            out = grouped_attention(query, *before.rows(key, value), hidden, 0.3)
+            out = grouped_attention(query, *prefix.rows(key, value), hidden, 0.3, at_once=at_once)
         out.backward(above)
         found.append([out.detach(), query.grad, key.grad, value.grad, *(t.grad for t in first)])
     for ours, theirs in zip(*found, strict=True):

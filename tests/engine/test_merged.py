@@ -9,20 +9,23 @@ import pytest
 import torch
 
 from align.config import AdapterConfig
-from align.engine.policy import Policy
+from align.engine.engine import Engine
+from align.engine.fast.policy import FastPolicy
+from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
-from align.models.adapters import POLICY, SharedBase
+from align.models.adapters import POLICY
 from tests import tiny
 
 
 def policies(shape: str, dtype: torch.dtype = torch.float32) -> tuple[Policy, Policy]:
     """A policy with an adapter that has moved, and the reference below it."""
     base = tiny.causal(shape).to(dtype)
-    shared = SharedBase(base, AdapterConfig(name="lora", r=4, alpha=8))
+    engine = Engine()
+    shared = engine.shared_base(base, AdapterConfig(name="lora", r=4, alpha=8))
     shared.train(POLICY)
-    policy = Policy(base, dtype, shared, POLICY)
+    policy = engine.policy(base, dtype, shared, POLICY)
     tiny.nudge(policy, 0.2)
-    return policy, Policy(base, dtype, shared, None)
+    return policy, engine.policy(base, dtype, shared, None)
 
 
 @pytest.mark.parametrize("shape", sorted(tiny.SHAPES))
@@ -52,7 +55,7 @@ def test_sampling_with_a_merged_copy_frees_it(dtype, monkeypatch):
     policy, _ = policies("llama", dtype)
     settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 4}
     copies = []
-    make = Policy.for_sampling
+    make = FastPolicy.for_sampling
 
     def kept(self: Policy) -> Policy:
         copy = make(self)
@@ -60,20 +63,10 @@ def test_sampling_with_a_merged_copy_frees_it(dtype, monkeypatch):
         copies.append(weakref.ref(copy.model))
         return copy
 
-    monkeypatch.setattr(Policy, "for_sampling", kept)
+    monkeypatch.setattr(FastPolicy, "for_sampling", kept)
     gc.disable()
     try:
         sample(policy, tiny.chat(), tiny.prompts(8), **settings)
         assert copies[0]() is None
     finally:
         gc.enable()
-
-
-def test_sampling_with_a_merged_copy_draws_the_policys_tokens(monkeypatch):
-    policy, _ = policies("llama")
-    settings = {"noise": Noise(0, "rollout"), "max_new_tokens": 12, "temperature": 1.0, "samples_per_prompt": 4}
-    merged = sample(policy, tiny.chat(), tiny.prompts(8), **settings)
-    monkeypatch.setattr(Policy, "for_sampling", lambda self: self)
-    plain = sample(policy, tiny.chat(), tiny.prompts(8), **settings)
-    assert torch.equal(merged.response_ids, plain.response_ids)
-    torch.testing.assert_close(merged.sampling_logprobs, plain.sampling_logprobs, rtol=0, atol=2e-5)

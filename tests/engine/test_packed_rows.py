@@ -6,22 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
-from transformers import PreTrainedModel
 
-from align.engine import policy as policy_module
-from align.engine import value_head as scorer
+from align.engine.engine import Engine
 from align.engine.fast import cpu_attention as attention
-from align.engine.fast.cpu_attention import reads_packed
-from align.engine.fast.packed_rows import PADDED_FROM, Packed
-from align.engine.inputs import shared_prompts
-from align.engine.policy import Policy
-from align.engine.value_head import ValueHead, body_of, zero_head
+from align.engine.fast.limits import Limits
+from align.engine.fast.packed_rows import PADDED_FROM, Packed, why_not
+from align.engine.fast.shared_prompts import shared_prompts
 from align.types import Sequences
 from tests import tiny
-from tests.engine.reading import batch, gradients, kind_of_model, lora, read, same
+from tests.engine.reading import batch, kind_of_model, lora, plain, read, same
 
-OURS = [shape for shape in sorted(tiny.SHAPES) if reads_packed(tiny.causal(shape))]
+OURS = [shape for shape in sorted(tiny.SHAPES) if why_not(tiny.policy(shape).model) is None]
 
 
 def uneven() -> Sequences:
@@ -34,27 +29,13 @@ def grouped() -> Sequences:
     return batch((50, 60), (3, 11, 1, 6, 8), (0, 1, 0, 0, 1))
 
 
-def ours(kind: str, **settings: object) -> PreTrainedModel:
-    model = kind_of_model(kind, **settings)
-    attention.use_cpu_attention(model)
-    return model
-
-
-def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (policy_module, scorer):
-        monkeypatch.setattr(module, "reads_packed", lambda _model: False)
-
-
 @pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
 @pytest.mark.parametrize("make", [tiny.policy, lora])
 @pytest.mark.parametrize("shape", OURS)
-def test_a_policy_reads_what_counts_and_finds_the_same(shape, make, given, monkeypatch):
+def test_a_policy_reads_what_counts_and_finds_the_same(shape, make, given):
     """To 2e-5 nats; of each row all but its last token, of a shared prompt all but its last once."""
     policy = make(shape)
-    found = read(policy, given)
-    plainly(monkeypatch)
-    monkeypatch.setattr(policy_module, "shared_prompts", lambda _batch: None)
-    expected = read(policy, given)
+    found, expected = read(policy, given), read(plain(policy), given)
     once = 49 + 59 - 3 * 49 - 2 * 59 if len(given) == 5 else 0
     assert found.tokens == int(given.attention_mask.sum()) - len(given) + once
     for of_ours, of_theirs in zip(found[:2], expected[:2], strict=True):
@@ -68,28 +49,6 @@ def test_nothing_is_outside_the_responses():
     outside = given.response_mask == 0
     assert not stats.logprobs[outside].any() and not stats.entropy[outside].any() and not alone[outside].any()
     assert (alone[~outside] < 0).all() and (stats.entropy[~outside] > 0).all()
-
-
-@pytest.mark.parametrize("shape", OURS)
-def test_a_scorer_reads_what_counts_and_finds_the_same(shape, monkeypatch):
-    """Left and right padding; scores to 2e-5, gradients of the body and the head."""
-    given, found = uneven(), []
-    body = body_of(tiny.causal(shape))
-    made = ValueHead(body, zero_head(body.config.hidden_size), torch.float32)
-    nn.init.normal_(made.head.weight, generator=torch.Generator().manual_seed(1))
-    real = given.attention_mask == 1
-    for count in (int(real.sum()), real.numel()):
-        counts: list[int] = []
-        handle = body.embed_tokens.register_forward_hook(lambda _m, inputs, _o, c=counts: c.append(inputs[0].numel()))
-        made.zero_grad()
-        scores = made(given.input_ids, given.attention_mask)
-        (scores[real] * torch.linspace(-1, 1, int(real.sum()))).sum().backward()
-        handle.remove()
-        assert scores.shape == real.shape and counts == [count]
-        found.append((scores[real].detach(), gradients(made)))
-        plainly(monkeypatch)
-    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=2e-5)
-    same(found[0][1], found[1][1])
 
 
 def test_checkpointed_activations_are_the_same_and_prompts_still_shared():
@@ -112,19 +71,6 @@ def test_through_products_and_through_torchs_kernel(keys, monkeypatch):
     same(found.gradients, expected.gradients)
 
 
-@pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
-def test_in_bf16_it_is_as_near_to_fp32_as_reading_the_padding_too(given, monkeypatch):
-    """Mean distance of log-probabilities from fp32's, 1.2 times the plain path's at most."""
-    model = tiny.causal("llama")
-    exact = Policy(model, torch.float32)(given, 1.0).logprobs
-    mask, distances = given.response_mask == 1, []
-    for _ in range(2):
-        logp = Policy(model, torch.bfloat16)(given, 1.0).logprobs
-        distances.append(float((logp - exact)[mask].abs().mean()))
-        plainly(monkeypatch)
-    assert 0 < distances[0] < 1.2 * distances[1]
-
-
 def test_little_padding_is_read():
     """As taking rows apart for attention costs more."""
     full = batch((5, 5), (15, 15))
@@ -137,58 +83,37 @@ def test_little_padding_is_read():
     assert Packed.of_rows_alone(ids, mask.clone().fill_diagonal_(0)[:, 1:]) is None
 
 
-def test_a_response_with_gaps_in_its_mask_is_read_where_it_must_be(monkeypatch):
+def test_a_response_with_gaps_in_its_mask_is_read_where_it_must_be():
     """A token that does not count is not seen by others, and yet predicts the next."""
     given = uneven()
     holes = given.response_mask.clone()
     holes[1, 4:6] = 0
     given, policy = replace(given, response_mask=holes), tiny.policy()
-    found = read(policy, given)
-    plainly(monkeypatch)
-    expected = read(policy, given)
+    found, expected = read(policy, given), read(plain(policy), given)
     torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
     same(found.gradients, expected.gradients)
 
 
 def test_models_that_let_keys_go_and_other_attention_read_the_padding():
     assert "llama" in OURS and len(OURS) < len(tiny.SHAPES)
-    model = tiny.causal("llama")
-    model.set_attn_implementation("sdpa")
-    assert not reads_packed(model)
-    copy = Policy(tiny.causal("llama"), torch.bfloat16).for_sampling().model
-    assert reads_packed(copy) == (not hasattr(copy, "align_cache"))
+    assert why_not(tiny.causal("llama")) is not None  # under SDPA, as it was loaded
+    copy = Engine().policy(tiny.causal("llama"), torch.bfloat16).for_sampling().model
+    assert (why_not(copy) is None) == (not hasattr(copy, "align_cache"))
 
 
 def test_a_router_whose_loss_reads_the_mask_gets_one_of_rows():
-    model = ours("mixtral", output_router_logits=True)
-    assert not reads_packed(model)
-    assert reads_packed(ours("mixtral"))
-    assert (Policy(model, torch.float32).response_logprobs(uneven(), 1.0)[:, 0] < 0).all()
+    routed, other = (
+        Engine().policy(kind_of_model("mixtral", output_router_logits=on), torch.float32) for on in (True, False)
+    )
+    assert why_not(routed.model) is not None and why_not(other.model) is None
+    assert (routed.response_logprobs(uneven(), 1.0)[:, 0] < 0).all()
 
 
-def test_one_token_behind_a_shared_prompt(monkeypatch):
+def test_one_token_behind_a_shared_prompt():
     """Heads that share keys and values, for which single tokens have a way of their own."""
     given, policy = batch((60,), (1, 1, 1), (0, 0, 0)), tiny.policy()
-    found = read(policy, given)
-    plainly(monkeypatch)
-    monkeypatch.setattr(policy_module, "shared_prompts", lambda _batch: None)
-    expected = read(policy, given)
+    found, expected = read(policy, given), read(plain(policy), given)
     assert (found.tokens, expected.tokens) == (59 + 3, 3 * 60)
-    torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
-    same(found.gradients, expected.gradients)
-
-
-@pytest.mark.parametrize("kind", sorted(attention.CHECKED))
-@pytest.mark.parametrize("given", [uneven(), grouped()], ids=["alone", "grouped"])
-def test_every_kind_of_model_takes_it(given, kind, monkeypatch):
-    """Its code hands attention what it does not know itself; of a kind with a window, without it."""
-    model = ours(kind)
-    assert reads_packed(model)
-    policy = Policy(model, torch.float32)
-    found = read(policy, given)
-    plainly(monkeypatch)
-    expected = read(policy, given)
-    assert found.tokens < expected.tokens
     torch.testing.assert_close(found.logprobs, expected.logprobs, rtol=0, atol=2e-5)
     same(found.gradients, expected.gradients)
 
@@ -204,7 +129,7 @@ def test_a_batch_of_empty_responses_is_read_as_ever():
 
 def test_prompts_that_are_shared_stay_with_their_rows():
     given = grouped()
-    packed = Packed.of_responses(given, shared_prompts(given))
+    packed = Packed.of_responses(given, shared_prompts(given, Limits()))
     assert packed.prompts == (2, 59) and packed.rows == (5, 11)
     places = packed.places(given.response_mask)
     assert len(places) == given.response_mask.sum()

@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from align.config import AdapterConfig
-from align.engine.fast.cpu_attention import use_cpu_attention
+from align.engine.engine import Engine
 from align.engine.inputs import position_ids
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.models.adapters import POLICY, SharedBase
 from tests import tiny
 
@@ -111,8 +111,7 @@ def test_full_weights_come_back_bit_for_bit_and_load_with_transformers_alone(sha
     scramble(policy.parameters(), seed=1)
     policy.restore(tmp_path)
     assert all(torch.equal(v, kept[k]) for k, v in policy.model.state_dict().items())
-    fresh = Policy(AutoModelForCausalLM.from_pretrained(tmp_path).eval(), torch.float32)
-    use_cpu_attention(fresh.model)  # which rounds otherwise than transformers' own
+    fresh = Engine().policy(AutoModelForCausalLM.from_pretrained(tmp_path).eval(), torch.float32)
     with torch.no_grad():
         assert torch.equal(fresh.logits(ids, mask, 14), expected)
 
@@ -150,7 +149,6 @@ def test_an_adapter_comes_back_bit_for_bit_and_loads_with_peft_alone(shape, tmp_
     assert all(torch.equal(v, kept[k]) for k, v in policy.trained_parameters().items())
     assert all(p.requires_grad for p in policy.trained_parameters().values())
     plain = AutoModelForCausalLM.from_pretrained(tiny.folder(shape))
-    use_cpu_attention(plain)
     alone = PeftModel.from_pretrained(plain, tmp_path).eval()
     with torch.no_grad():
         found = alone(input_ids=ids, attention_mask=mask, position_ids=position_ids(mask)).logits

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from align.engine.draws import inverse_cdf
-from align.engine.policy import Policy
-from align.engine.sampling import SHRINK_AT, Noise, sample
+from align.engine.reference import SHRINK_AT, Policy
+from align.engine.sampling import Noise, sample
 from align.types import Rollout
 from tests import tiny
 

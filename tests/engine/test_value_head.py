@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from align.algorithms.ppo import response_values
-from align.engine.value_head import ValueHead, zero_head
+from align.engine.reference import ValueHead
+from align.engine.roles import zero_head
 from align.errors import InputError
 from align.models.load import body_of
 from align.models.reward_folder import linear_head

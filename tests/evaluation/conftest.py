@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.models.chat_tokenizer import make_chat_tokenizer
 from align.rewards import GoldScorer
 from align.types import Pair, Prompt

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from align.cli.compose import composed
+from align.engine.engine import Engine
 from align.engine.fast import captured, decoding
-from align.engine.fast.captured import CAPTURED, can_capture
+from align.engine.fast.captured import CAPTURED
 from align.engine.fast.decoding import DecodingLayer
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
 from align.run.runner import run
 from align.types import Rollout
@@ -34,7 +35,7 @@ SMALL = (
 
 def policy_of(kind: str, dtype: torch.dtype, *, adapter: bool = False) -> Policy:
     model = kind_of_model(kind).to(GPU)
-    return with_adapter(model.to(dtype), dtype) if adapter else Policy(model, dtype)
+    return with_adapter(model.to(dtype), dtype) if adapter else Engine().policy(model, dtype)
 
 
 def sampled(policy: Policy, **more: object) -> Rollout:
@@ -47,7 +48,7 @@ def test_a_captured_step_samples_what_the_plain_path_samples(kind, monkeypatch):
     replay = torch.cuda.CUDAGraph.replay
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda self: (replays.append(1), replay(self)))
     policy = policy_of(kind, torch.float32)
-    assert can_capture(policy.model)
+    assert captured.why_not(policy.model) is None
     found = sampled(policy)
     assert len(replays) == 18  # of 20 tokens the first comes from the prompt, the second is run as it is
     expected = sampled(policy, cuda_graphs=False)
@@ -152,7 +153,8 @@ def test_whole_runs(words, precision, tmp_path, monkeypatch):
     assert result["step"] == 2 and replays
     assert abs(result["before"]["kl_per_response"]) < 1e-3
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["hardware"]["device"].startswith("cuda") and facts["peak_memory_mib"] > 1 and facts["cuda_graphs"]
+    assert facts["hardware"]["device"].startswith("cuda") and facts["peak_memory_mib"] > 1
+    assert facts["engine"]["paths"]["captured_steps"] == {"on": True, "why": None}
     records = [json.loads(line) for line in (tmp_path / "run" / "log_history.jsonl").read_text().splitlines()]
     numbers = [v for record in records for v in record.values() if isinstance(v, float)]
     assert len(numbers) > 20 and all(math.isfinite(v) for v in numbers)

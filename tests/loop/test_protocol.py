@@ -13,7 +13,7 @@ import torch
 
 from align.algorithms.registry import ALGORITHMS, algorithm_class
 from align.config import SFTConfig
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.loop.checkpoint import FORMAT
 from align.loop.loop import Loop
 from align.loop.protocol import Algorithm, Loss, Progress, Stop, Trained

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from align.algorithms.ppo import PPO, gae
-from align.engine.policy import TokenStats
+from align.engine.protocol import TokenStats
 from align.functional import kl
 from align.functional.groups import STD_EPS, token_weights
 from align.metrics import Tally

@@ -31,7 +31,7 @@ from align.config import (
     SparseCredit,
     TrackingConfig,
 )
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm

@@ -19,7 +19,8 @@ from transformers import (
 
 from align.config import AttentionCredit, PrefixCredit, RewardModelSource
 from align.config.methods import GRPOConfig, PPOConfig, RewardModelMethodConfig
-from align.engine.value_head import ValueHead
+from align.engine.engine import Engine
+from align.engine.reference import ValueHead
 from align.errors import InputError, RunError
 from align.models.load import body_of
 from align.models.reward_folder import linear_head
@@ -36,7 +37,7 @@ CHATML = (
 )
 TEXTS = ["hello you", " again and again ", "", "zoo", "so <|im_end|> on", "count to two\nand three"]
 BOTH = frozenset({"prefix_scores", "attention"})
-ON = {"device": tiny.CPU, "dtype": torch.float32}
+ON = {"device": tiny.CPU, "dtype": torch.float32, "engine": Engine()}
 
 
 @cache

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from align.config import AttentionCredit, PrefixCredit, SparseCredit
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.models.load import body_of
 from align.models.reward_folder import linear_head
 from align.rewards import RewardModelScorer, build_credit, reward_input

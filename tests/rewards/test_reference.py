@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from align.config import RolloutConfig
+from align.engine.reference import ValueHead
 from align.engine.sampling import Noise, sample
-from align.engine.value_head import ValueHead
 from align.errors import InputError
 from align.models.load import body_of
 from align.models.reward_folder import linear_head

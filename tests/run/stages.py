@@ -11,7 +11,7 @@ import torch
 from align.evaluation.reward_judge import load_scorer
 
 from align.config import AdapterConfig, Config, RewardConfig, RewardModelSource, SparseCredit
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.models.chat_tokenizer import ChatTokenizer
 from align.run.stage import Stage
 from align.types import Pair

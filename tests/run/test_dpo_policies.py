@@ -17,7 +17,7 @@ from align.callbacks.base import CallbackList
 from align.config import AdapterConfig, Config, GoldSource, ImplicitCredit, ModelConfig, RewardConfig
 from align.config.io import save as save_config
 from align.config.methods import DPOConfig, GRPOConfig, KLConfig, PPOConfig, SFTConfig
-from align.engine.policy import Policy
+from align.engine.reference import Policy
 from align.engine.roles import build_roles
 from align.errors import InputError
 from align.functional.masked import masked_sum

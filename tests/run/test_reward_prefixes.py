@@ -18,7 +18,7 @@ from tests.stored.test_reward_model import HELD_OUT, LORA, ON, TRAIN, setting
 from transformers import AutoModelForSequenceClassification
 
 from align.config import AdapterConfig, TrainedOn
-from align.engine.value_head import ValueHead
+from align.engine.reference import ValueHead
 from align.errors import InputError
 from align.models.load import body_of
 from align.models.locate import is_adapter

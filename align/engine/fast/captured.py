@@ -1,6 +1,6 @@
-"""Decoding on tensors that stay where they are: a GPU is told the operations of a step once, and repeats them.
+"""Decoding on tensors that stay where they are: a GPU captures the operations of a step once, and replays them.
 
-A small model's step is a thousand short kernels, and telling a GPU each takes longer than running it
+A small model's step is a thousand short kernels, and launching each takes longer than running it
 (`python scripts/bench/graphs.py`).
 """
 
@@ -13,33 +13,44 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from align.engine.cache import sees_all
+from align.engine.compat import attention_of, untested
+from align.engine.draws import Draws
 from align.engine.fast.cpu_attention import CHECKED
+from align.engine.fast.limits import Limits
+from align.engine.fast.roomy_cache import sees_all
 from align.errors import InputError
 
-# Whose forward pass asks the GPU nothing and reads a finished mask; with experts it asks for who was chosen.
+# Kinds whose forward pass reads nothing back from the GPU and takes a finished mask; experts read which were chosen.
 CAPTURED = CHECKED - {"mixtral", "qwen2_moe"}
-_ASKING_POSITIONS = ("dynamic", "longrope")  # rotary kinds that look up the longest position of a batch
+_LENGTH_DEPENDENT = ("dynamic", "longrope")  # rotary kinds that read back the longest position of a batch
 _ALIGNED = 16  # keys: kernels copy a mask of any other width
 _HIDDEN = -30_000.0  # added to scores: a weight of exactly 0, and no infinity that a kernel may take from another
 
 
-def can_capture(model: PreTrainedModel) -> bool:
-    """Whether a decoding step of this model can be captured: on a GPU, a kind whose code was read, unquantized."""
-    return model.device.type == "cuda" and has_fixed_steps(model)
+def why_not(model: PreTrainedModel) -> str | None:
+    """Why each decoding step of this model is launched kernel by kernel; None where it is captured and replayed."""
+    if model.device.type != "cuda":
+        return f"the model is on {model.device.type}"
+    return varying(model) or untested("torch", "transformers")
 
 
-def has_fixed_steps(model: PreTrainedModel) -> bool:
-    """Whether every decoding step is the same operations on tensors of the same shapes, on any device."""
-    config = model.config
-    known = type(model).__module__.startswith("transformers.") and config.model_type in CAPTURED
-    plain = not getattr(model, "is_quantized", False) and config._attn_implementation in ("sdpa", "eager")
+def varying(model: PreTrainedModel) -> str | None:
+    """Why decoding steps differ, on any device; None where all are the same operations on tensors of one shape."""
+    config, attention = model.config, attention_of(model)
+    if not type(model).__module__.startswith("transformers.") or config.model_type not in CAPTURED:
+        return f"{type(model).__name__} is none of the kinds whose code was read"
+    if getattr(model, "is_quantized", False):
+        return "quantized weights"
+    if attention not in ("sdpa", "eager"):
+        return f"its attention is {attention}"
     rotary = getattr(config, "rope_parameters", None) or {}
-    return known and plain and rotary.get("rope_type") not in _ASKING_POSITIONS and sees_all(model)
+    if rotary.get("rope_type") in _LENGTH_DEPENDENT:
+        return f"{rotary['rope_type']} positions read the longest length back"
+    return None if sees_all(model) else "a sliding window lets keys go"
 
 
 class FixedLayer(DynamicLayer):
-    """A layer's keys and values (B, G, S, d) with room for all tokens to come."""
+    """A layer's keys and values (B, G, S, d) with room for all tokens to come, at fixed places in memory."""
 
     def __init__(self, held: DynamicLayer, at: Tensor, room: int) -> None:
         """Takes over what `held` holds. `at` (1,) int64 is where the next token goes; the owner moves it."""
@@ -49,7 +60,7 @@ class FixedLayer(DynamicLayer):
         self._at = at
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """One more token of each row; what comes back is the room as well, which the mask hides."""
+        """Write one more token of each row; returns the whole room, which the mask hides."""
         self.keys.index_copy_(2, self._at, key_states.to(self.keys.dtype))
         self.values.index_copy_(2, self._at, value_states.to(self.values.dtype))
         return self.keys, self.values
@@ -108,7 +119,7 @@ class Replayed:
     """A step that is captured as a graph, where there is a GPU, and replayed; elsewhere it is run.
 
     The first call runs it, as libraries settle things then that cannot be captured. The step must change its tensors in
-    place, and ask nothing of them.
+    place, and read nothing back from them.
 
     Raises:
         InputError: It cannot be captured; the key that switches graphs off is named.
@@ -140,7 +151,7 @@ class Replayed:
         now.wait_stream(aside)
 
     def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
-        # The mode: what other threads ask of the GPU meanwhile is no part of it, and no mistake.
+        # The mode: what other threads launch meanwhile is no part of the graph, and no mistake.
         try:
             with torch.cuda.graph(graph, stream=self._stream(), capture_error_mode="thread_local"):
                 self._step()
@@ -157,6 +168,30 @@ class Replayed:
         if cls._aside is None:
             cls._aside = torch.cuda.Stream()
         return cls._aside
+
+
+def replay(decoder: FixedDecoder, draws: Draws, more: int, device: torch.device, limits: Limits) -> None:
+    """Draw up to `more` tokens of each live row by replayed steps.
+
+    Rows that have ended are looked for every few steps, since a look waits for the GPU, and leave in bulk.
+    """
+
+    def step() -> None:
+        draws.take(decoder.step(draws.last))
+
+    replayed = Replayed(step, device)
+    for done in range(more):
+        if done % limits.asked_every == 0:
+            going = draws.going
+            left = int(going.sum())
+            if left == 0:
+                return
+            if (len(going) - left) * decoder.bytes_a_row * (more - done) > limits.capture_bytes:
+                index = going.nonzero().squeeze(1)
+                decoder.keep(index)
+                draws.keep(index)
+                replayed = Replayed(step, device)
+        replayed()
 
 
 def _with_room(held: Tensor, room: int) -> Tensor:

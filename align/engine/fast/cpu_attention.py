@@ -10,12 +10,11 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from align.engine.cache import sees_all
-from align.engine.fast.grouped_attention import Before, grouped_attention
-from align.engine.fast.packed_rows import Packed
+from align.engine.compat import attention_of, untested
+from align.engine.fast.grouped_attention import SharedPrefix, grouped_attention
+from align.engine.fast.packed_rows import ATTENTION, Packed
 
-NAME = "align_cpu"
-# Kinds of model whose code does the same under any name of the attention; some build masks for "sdpa" alone.
+# Kinds of model whose code does the same under any name of its attention; others build masks for "sdpa" alone.
 CHECKED = {"llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "phi3", "granite", "starcoder2", "olmo2"}
 # Beyond these torch's kernel, which skips what a causal mask hides, catches up (techniques.py --attention); it does not
 # keep the weights for the gradient, which at so many keys are a third of what a layer keeps.
@@ -30,20 +29,20 @@ def cpu_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    before: Before | None = None,
+    prefix: SharedPrefix | None = None,
     packed: Packed | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' SDPA in other hands where these are faster; the rest is its own.
+    """Compute attention in the way that is fastest on a CPU: by products, as one head of many rows, or by SDPA.
 
     A single token's heads that share keys and values are read as rows of one product: torch's kernel for grouped heads
     reads keys and values once a head, and transformers packs the heads itself only where there is padding. Up to
-    MOST_QUERIES tokens go through products (functional/attention.py), whose gradient takes less time than the kernel's.
+    MOST_QUERIES tokens go through products (grouped_attention.py), whose gradient takes less time than the kernel's.
 
     Args:
         query: (B, H, T, d); key and value are (B, H / groups, S, d).
         attention_mask: None, or (B or 1, 1, T, S), bool or added.
-        before: Keys and values before each row's own; S in the mask is of both then.
+        prefix: Keys and values before each row's own; S in the mask is of both then.
         packed: How one row of tokens, B = 1, is many; the mask is in there then.
 
     Returns:
@@ -52,7 +51,7 @@ def cpu_attention(
     if packed is not None:
         return packed.attend(lambda *states: cpu_attention(module, *states, **settings)[0], query, key, value), None
     rows, heads, length, width = query.shape
-    groups, keys = key.shape[1], key.shape[2] + (0 if before is None else before.key.shape[2])
+    groups, keys = key.shape[1], key.shape[2] + (0 if prefix is None else prefix.key.shape[2])
     plain = not settings.get("dropout") and all(settings.get(name) is None for name in _OTHERS)
     known = attention_mask.dtype is torch.bool if attention_mask is not None else length == keys
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
@@ -63,12 +62,12 @@ def cpu_attention(
         hidden = None if attention_mask is None else ~attention_mask
         if hidden is None and causal:
             hidden = query.new_ones(1, 1, length, keys, dtype=torch.bool).triu(1)
-        of_before = None if before is None else before.to(dtype)
+        of_prefix = None if prefix is None else prefix.to(dtype)
         states = (query.to(dtype), key.to(dtype), value.to(dtype))
-        out = grouped_attention(*states, hidden, scale or width**-0.5, of_before)
+        out = grouped_attention(*states, hidden, scale or width**-0.5, of_prefix)
         return out.transpose(1, 2).contiguous(), None
-    if before is not None:
-        key, value = before.rows(key, value)
+    if prefix is not None:
+        key, value = prefix.rows(key, value)
     if plain and length == 1 and heads != groups:
         together = query.reshape(rows, groups, heads // groups, width)
         out = nn.functional.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scale)
@@ -76,22 +75,28 @@ def cpu_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
 
-def reads_packed(model: PreTrainedModel) -> bool:
-    """Whether a forward pass of this model may be given a Packed: attention is ours, and no layer lets keys go.
+def why_not(model: PreTrainedModel, asked: str | None = None) -> str | None:
+    """Why a model keeps the attention of transformers; None where `use` switches, or has switched, it.
 
-    Not layers that only sample (models/decoding.py), nor a router whose loss reads a mask of rows.
+    Args:
+        asked: The attention that the user chose; null leaves the choice to the engine.
     """
-    plain = not hasattr(model, "align_cache") and not getattr(model.config, "output_router_logits", False)
-    return plain and model.config._attn_implementation == NAME and sees_all(model)
+    if asked is not None:
+        return f"model.attn_implementation={asked}"
+    if model.device.type != "cpu":
+        return f"the model is on {model.device.type}"
+    if not type(model).__module__.startswith("transformers.") or model.config.model_type not in CHECKED:
+        return f"{type(model).__name__} is none of the kinds whose code was read"  # nor is remote code under their name
+    if attention_of(model) not in ("sdpa", ATTENTION):
+        return f"its attention is {attention_of(model)}"
+    return untested("torch", "transformers")
 
 
-def use_cpu_attention(model: PreTrainedModel) -> None:
-    """Switch to `cpu_attention` where it is for this model: a kind that was checked, under SDPA, on a CPU."""
-    own = type(model).__module__.startswith("transformers.")  # and no remote code under a known name
-    checked = own and model.config.model_type in CHECKED
-    if checked and model.config._attn_implementation == "sdpa" and model.device.type == "cpu":
-        model.set_attn_implementation(NAME)
+def use(model: PreTrainedModel, asked: str | None = None) -> None:
+    """Switch a model to `cpu_attention`, where it applies."""
+    if attention_of(model) != ATTENTION and why_not(model, asked) is None:
+        model.set_attn_implementation(ATTENTION)
 
 
-AttentionInterface.register(NAME, cpu_attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(ATTENTION, cpu_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from copy import copy, deepcopy
+from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaFor
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2ForCausalLM
 
-from align.engine.cache import sees_all
-from align.engine.fast.cpu_attention import NAME, cpu_attention
-from align.engine.fast.prepacked import PackedLinear, StoredLinear, can_pack
+from align.engine.compat import attention_of, shell, untested
+from align.engine.fast import prepacked
+from align.engine.fast.cpu_attention import cpu_attention
+from align.engine.fast.limits import Limits
+from align.engine.fast.packed_rows import ATTENTION
+from align.engine.fast.prepacked import PackedLinear, StoredLinear
 from align.engine.fast.prompt_cache import PromptCache
+from align.engine.fast.roomy_cache import sees_all
 
 _LAYERS: dict[type[nn.Module], type[nn.Module]] = {  # whose code was read: they differ in nothing that is computed here
     LlamaForCausalLM: LlamaDecoderLayer,
@@ -88,43 +93,56 @@ class DecodingLayer(nn.Module):
         return self.attention(self, query, key, value, mask, scaling=self.scale)[0]
 
 
-def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None) -> Any:
-    """What computes as `model` does with this adapter on top (None: without any), until the next update of its weights.
-
-    None where it can't be had (`form`), for other kinds of model, for quantized weights. Only the products' weights are
-    copied, an adapter's update added before they are rounded; `model` is not written to. On a CPU its cache is a
-    PromptCache.
-    """
+def why_not(model: Any, dtype: torch.dtype) -> str | None:
+    """Why this model decodes with transformers' layers; None where `decoding_copy` applies."""
     kind = _LAYERS.get(type(model))
-    quantized = getattr(model, "is_quantized", False)  # also where the layers look plain
-    packed = form(model, dtype)
-    if kind is None or quantized or packed is None:
-        return None
+    if kind is None:
+        return f"{type(model).__name__} is none of the kinds whose layers were read"
+    if getattr(model, "is_quantized", False):  # also where the layers look plain
+        return "quantized weights"
+    if (reason := form_why_not(model, dtype)) is not None:
+        return reason
     layers = model.model.layers
     inside = {id(module) for layer in layers for module in layer.modules()}
-    around = [module for module in model.modules() if id(module) not in inside]
     products = [model.lm_head, *(_base(module) for layer in layers for module in _products(layer))]
-    known = all(type(layer) is kind for layer in layers) and all(type(module) is nn.Linear for module in products)
-    if not known or any(isinstance(module, BaseTunerLayer) for module in around) or not sees_all(model):
-        return None
-    copied, body = _shell(model), _shell(model.model)
-    body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype, packed) for layer in layers])
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules() if id(module) not in inside):
+        return "an adapter outside the decoder layers"
+    if any(type(layer) is not kind for layer in layers) or any(type(module) is not nn.Linear for module in products):
+        return "layers that are not the kind's own"
+    return None if sees_all(model) else "a sliding window lets keys go"
+
+
+def form_why_not(model: Any, dtype: torch.dtype) -> str | None:
+    """Why layers have neither form, packed weights on a CPU in bf16 nor stored ones on a GPU in half precision."""
+    attention, device = attention_of(model), model.device.type
+    if device == "cpu":
+        return "it takes the CPU attention, which is off" if attention != ATTENTION else prepacked.why_not(model, dtype)
+    if device != "cuda":
+        return f"the model is on {device}"
+    if attention != "sdpa":
+        return f"its attention is {attention}"
+    return "fp32 on a GPU" if dtype is torch.float32 else untested("torch", "transformers")
+
+
+def packs(model: Any) -> bool:
+    """Whether the layers' weights are packed, as on a CPU, or stored as they are."""
+    return bool(model.device.type == "cpu")
+
+
+def decoding_copy(model: Any, dtype: torch.dtype, adapter: str | None, limits: Limits) -> Any:
+    """Copy what computes as `model` does with this adapter (None: without any), until the next update of its weights.
+
+    Only the products' weights are copied, an adapter's update added before they are rounded; `model` is not written
+    to. On a CPU its cache is a PromptCache.
+    """
+    packed = packs(model)
+    copied, body = shell(model), shell(model.model)
+    body.layers = nn.ModuleList([DecodingLayer(layer, adapter, dtype, packed) for layer in model.model.layers])
     body.rotary_emb = Signed(deepcopy(body.rotary_emb))  # some kinds adapt to the longest sequence they have seen
     copied.model, copied.lm_head = body, _together((model.lm_head,), adapter, dtype, packed)
     if packed:
-        copied.align_cache = PromptCache
+        copied.align_cache = partial(PromptCache, limits=limits)
     return copied
-
-
-def form(model: Any, dtype: torch.dtype) -> bool | None:
-    """Whether the layers' weights are packed (on a CPU) or stored as they are (on a GPU); None where neither is so.
-
-    In bf16, on a GPU in fp16 too, under the attention that was loaded by itself.
-    """
-    attention = model.config._attn_implementation
-    if model.device.type == "cpu":
-        return True if attention == NAME and can_pack(model, dtype) else None
-    return False if model.device.type == "cuda" and attention == "sdpa" and dtype is not torch.float32 else None
 
 
 def _products(layer: Any) -> tuple[Any, ...]:
@@ -134,14 +152,6 @@ def _products(layer: Any) -> tuple[Any, ...]:
 
 def _base(module: Any) -> Any:
     return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-
-
-def _shell(module: nn.Module) -> Any:
-    """The same module again, whose children can be exchanged."""
-    other = copy(module)
-    other._modules = dict(module._modules)
-    other.__dict__.pop("forward", None)  # that accelerate, or TRL, gave this one object: it is bound to it
-    return other
 
 
 def _together(modules: tuple[Any, ...], adapter: str | None, dtype: torch.dtype, packed: bool) -> nn.Module:

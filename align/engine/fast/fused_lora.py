@@ -1,18 +1,37 @@
-"""PEFT's LoRA layer with its product and its update in one (functional/lora.py), where nothing else is asked of it."""
+"""PEFT's LoRA layer with its product and its update in one (lora_linear.py), where it does nothing else."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from align.engine.compat import make_lora_layers, untested
 from align.engine.fast.lora_linear import lora_linear
 
 
+def why_not(base: PreTrainedModel) -> str | None:
+    """Why adapters on `base` are PEFT's own layers; None where they are `FusedLoraLinear`."""
+    if getattr(base, "is_quantized", False):  # whose layers are linear ones as well
+        return "a quantized base has layers of its own"
+    if any(isinstance(module, Conv1D) for module in base.modules()):
+        return f"{type(base).__name__} has convolutions for linear layers"
+    return untested("peft")
+
+
+def use(base: PreTrainedModel, settings: LoraConfig) -> None:
+    """Have PEFT make `FusedLoraLinear` layers under these settings, where they apply."""
+    if why_not(base) is None:
+        make_lora_layers(settings, FusedLoraLinear)
+
+
 class FusedLoraLinear(Linear):
-    """Else PEFT's own layer: names, merging, saving and loading are its. PEFT knows it by the "Linear" in its name."""
+    """PEFT's own layer but for `forward`. PEFT recognises the layer by the "Linear" in its name."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in) -> (..., out)"""
@@ -30,7 +49,7 @@ class FusedLoraLinear(Linear):
         return lora_linear(x.to(dtype), base.weight, bias, down.to(dtype), up)
 
     def _plain_adapter(self) -> str | None:
-        """The one adapter whose update is only added; None for none, several, and all that PEFT can do besides."""
+        """The one adapter whose update is only added; None for none, several, and variants of LoRA."""
         names = [name for name in self.active_adapters if name in self.lora_A]
         base = self.get_base_layer()
         if self.disable_adapters or self.merged or len(names) != 1 or type(base) is not nn.Linear:

@@ -12,19 +12,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_AT_ONCE = 2**19  # scores that are worked on at once: few enough to stay in the cache
+from align.engine.compat import softmax_gradient
+
+AT_ONCE = 2**19  # scores: few enough to stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class Before:
-    """Keys and values of U prompts that several rows have before their own."""
+class SharedPrefix:
+    """Keys and values of U prompts, each shared by the rows that begin with it."""
 
     key: Tensor  # (U, G, P, d)
     value: Tensor  # (U, G, P, d)
     which: Tensor  # (B,) int64, each row's
 
-    def to(self, dtype: torch.dtype) -> Before:
-        return Before(self.key.to(dtype), self.value.to(dtype), self.which)
+    def to(self, dtype: torch.dtype) -> SharedPrefix:
+        return SharedPrefix(self.key.to(dtype), self.value.to(dtype), self.which)
 
     def rows(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Each row's prompt and its own (B, G, T, d) behind it: (B, G, P + T, d)."""
@@ -32,7 +34,13 @@ class Before:
 
 
 def grouped_attention(
-    query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None, scale: float, before: Before | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    hidden: Tensor | None,
+    scale: float,
+    prefix: SharedPrefix | None = None,
+    at_once: int = AT_ONCE,
 ) -> Tensor:
     """softmax(scale Q K' + mask) V, heads that share keys and values as rows of one product.
 
@@ -46,14 +54,14 @@ def grouped_attention(
         value: (B, G, S, d), of query's type.
         hidden: (B or 1, 1, T, S) bool, True where a query does not see a key; a query that sees none gets 0.
         scale: Of the scores, usually d ** -0.5.
-        before: Keys and values before the rows' own, of query's type; S in the mask is of both then.
+        prefix: Keys and values before the rows' own, of query's type; S in the mask is of both then.
+        at_once: Scores that are worked on at once.
 
     Returns:
         (B, H, T, d)
     """
-    if before is None:
-        return _GroupedAttention.apply(query, key, value, hidden, scale, None, None, None)
-    return _GroupedAttention.apply(query, key, value, hidden, scale, before.key, before.value, before.which)
+    shared = (None, None, None) if prefix is None else (prefix.key, prefix.value, prefix.which)
+    return _GroupedAttention.apply(query, key, value, hidden, scale, *shared, at_once)
 
 
 class _GroupedAttention(torch.autograd.Function):
@@ -65,21 +73,22 @@ class _GroupedAttention(torch.autograd.Function):
         value: Tensor,
         hidden: Tensor | None,
         scale: float,
-        before_key: Tensor | None,
-        before_value: Tensor | None,
+        prefix_key: Tensor | None,
+        prefix_value: Tensor | None,
         which: Tensor | None,
+        at_once: int,
     ) -> Tensor:
         with torch.autocast("cpu", enabled=False):  # scores stay in float32
             rows, heads, length, _ = query.shape
-            groups, width = key.shape[1], key.shape[2] + (0 if before_key is None else before_key.shape[2])
+            groups, width = key.shape[1], key.shape[2] + (0 if prefix_key is None else prefix_key.shape[2])
             out = query.new_empty(query.shape)
             kept = any(ctx.needs_input_grad)
             weights = query.new_empty(rows, groups, heads // groups * length, width) if kept else None
             blind = None if hidden is None else hidden.all(-1, keepdim=True)
             blind = blind if blind is not None and bool(blind.any()) else None
-            for part in _parts(rows, heads * length * width):
+            for part in _parts(rows, heads * length * width, at_once):
                 q = _grouped(query[part], groups)
-                k, v = (_of_rows(*both, which, part) for both in ((key, before_key), (value, before_value)))
+                k, v = (_of_rows(*both, which, part) for both in ((key, prefix_key), (value, prefix_value)))
                 scores = torch.bmm(q.float() * scale, k.float().transpose(1, 2))
                 by_head = scores.view(-1, heads, length, width)
                 if hidden is not None:
@@ -90,31 +99,30 @@ class _GroupedAttention(torch.autograd.Function):
                 typed = soft.to(q.dtype) if weights is None else weights[part].view(soft.shape).copy_(soft)
                 torch.bmm(typed, v, out=out[part].view(q.shape))
             if weights is not None:
-                ctx.save_for_backward(query, key, value, weights, before_key, before_value, which)
-                ctx.scale = scale
+                ctx.save_for_backward(query, key, value, weights, prefix_key, prefix_value, which)
+                ctx.scale, ctx.at_once = scale, at_once
             return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with torch.autocast("cpu", enabled=False):
-            query, key, value, weights, before_key, before_value, which = ctx.saved_tensors
-            shared = before_key, before_value  # their gradients are summed over rows in float32
+            query, key, value, weights, prefix_key, prefix_value, which = ctx.saved_tensors
+            shared = prefix_key, prefix_value  # their gradients are summed over rows in float32
             groups = key.shape[1]
             dq, dk, dv = (t.new_empty(t.shape) for t in (query, key, value))
-            of_before = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in shared]
-            for part in _parts(len(query), weights[0].numel()):
+            of_prefix = [None if t is None else t.new_zeros(t.shape, dtype=torch.float32) for t in shared]
+            for part in _parts(len(query), weights[0].numel(), ctx.at_once):
                 q, above = (_grouped(t[part], groups) for t in (query, gradients[0]))
-                k, v = (_of_rows(*both, which, part) for both in ((key, before_key), (value, before_value)))
+                k, v = (_of_rows(*both, which, part) for both in ((key, prefix_key), (value, prefix_value)))
                 w = weights[part].flatten(0, 1)
-                _product(w.transpose(1, 2), above, dv, of_before[1], which, part)
+                _product(w.transpose(1, 2), above, dv, of_prefix[1], which, part)
                 through = torch.bmm(above, v.transpose(1, 2))
-                # d softmax: w (g - sum w g), in float32 inside
-                through = torch.ops.aten._softmax_backward_data(through, w, -1, through.dtype).mul_(ctx.scale)
+                through = softmax_gradient(through, w).mul_(ctx.scale)
                 torch.bmm(through, k, out=dq[part].view(q.shape))
-                _product(through.transpose(1, 2), q, dk, of_before[0], which, part)
-            of_before = [None if t is None else t.to(query.dtype) for t in of_before]
-            return dq, dk, dv, None, None, *of_before, None
+                _product(through.transpose(1, 2), q, dk, of_prefix[0], which, part)
+            of_prefix = [None if t is None else t.to(query.dtype) for t in of_prefix]
+            return dq, dk, dv, None, None, *of_prefix, None, None
 
 
 def _product(left: Tensor, right: Tensor, own: Tensor, total: Tensor | None, which: Tensor, part: slice) -> None:
@@ -133,17 +141,17 @@ def _grouped(states: Tensor, groups: int) -> Tensor:
     return states.reshape(batch * groups, heads // groups * length, width)
 
 
-def _of_rows(own: Tensor, before: Tensor | None, which: Tensor | None, part: slice) -> Tensor:
+def _of_rows(own: Tensor, prefix: Tensor | None, which: Tensor | None, part: slice) -> Tensor:
     """Keys or values that a part of the rows sees, (b G, S, d): put together anew, as they stay in the cache."""
     rows = own[part]
-    if before is not None and which is not None:
-        rows = _behind(before, rows, which[part])
+    if prefix is not None and which is not None:
+        rows = _behind(prefix, rows, which[part])
     return rows.reshape(-1, *rows.shape[2:])
 
 
-def _behind(before: Tensor, own: Tensor, which: Tensor) -> Tensor:
+def _behind(prefix: Tensor, own: Tensor, which: Tensor) -> Tensor:
     """(U, G, P, d) and (B, G, T, d) -> (B, G, P + T, d)."""
-    return torch.cat([before[which], own], dim=2)
+    return torch.cat([prefix[which], own], dim=2)
 
 
 def _of(mask: Tensor, part: slice) -> Tensor:
@@ -151,7 +159,7 @@ def _of(mask: Tensor, part: slice) -> Tensor:
     return mask if len(mask) == 1 else mask[part]
 
 
-def _parts(batch: int, scores: int) -> list[slice]:
+def _parts(batch: int, scores: int, at_once: int) -> list[slice]:
     """Rows of the batch that are worked on at once; `scores` of a row."""
-    size = max(1, _AT_ONCE // scores)
+    size = max(1, at_once // scores)
     return [slice(i, i + size) for i in range(0, batch, size)]

@@ -10,12 +10,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
-from align.engine.fast.grouped_attention import Before
+from align.engine.compat import attention_of
+from align.engine.fast.grouped_attention import SharedPrefix
+from align.engine.fast.roomy_cache import sees_all
 from align.engine.inputs import position_ids
 from align.types import Sequences
 
+ATTENTION = "align_cpu"  # the attention that takes packed rows (cpu_attention.py)
 PADDED_FROM = 0.1  # of the tokens; splitting the row for attention costs more than reading less padding saves
+
+
+def why_not(model: PreTrainedModel) -> str | None:
+    """Why this model reads padding in training; None where a forward pass of it may be given a `Packed`."""
+    if attention_of(model) != ATTENTION:
+        return "it takes the CPU attention, which is off"
+    if hasattr(model, "align_cache"):
+        return "layers that only decode"
+    if getattr(model.config, "output_router_logits", False):
+        return "the router's loss reads a mask of rows"
+    return None if sees_all(model) else "a sliding window lets keys go"
 
 
 @dataclass(frozen=True)
@@ -108,8 +123,8 @@ class Packed:
         """Every prompt on itself, every row on its prompt and itself.
 
         Args:
-            attention: From query (b, H, t, d), key and value (b, G, s, d), a mask (b or 1, 1, t, S) and what is before
-                the keys to (b, t, H, d).
+            attention: From query (b, H, t, d), key and value (b, G, s, d), a mask (b or 1, 1, t, S) and the prefix
+                before the keys to (b, t, H, d).
             query: (1, H, N, d); key and value are (1, G, N, d).
 
         Returns:
@@ -119,8 +134,8 @@ class Packed:
         if self.which is None:
             together = attention(own_q, own_k, own_v, self.of_rows).flatten(0, 1)
         else:
-            before = Before(k, v, self.which)
-            out = attention(q, k, v, self.of_prompts), attention(own_q, own_k, own_v, self.of_rows, before)
+            prefix = SharedPrefix(k, v, self.which)
+            out = attention(q, k, v, self.of_prompts), attention(own_q, own_k, own_v, self.of_rows, prefix)
             together = torch.cat([part.flatten(0, 1) for part in out])
         return (together if self.real is None else _Picked.apply(together, self.real)).unsqueeze(0)
 
@@ -166,8 +181,3 @@ def _seen(mask: Tensor, last: int) -> Tensor:
     seen = before & mask[:, None, None].bool()
     itself = before & ~before.tril(width - last - 1)
     return seen | (itself & ~seen.any(-1, keepdim=True))
-
-
-def in_place(values: Tensor, where: Tensor) -> Tensor:
-    """values (M,) at the M places that `where` (B, T) picks, 0 at all others: (B, T)."""
-    return values.new_zeros(where.shape).masked_scatter(where, values)

@@ -7,11 +7,21 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
+from align.engine.compat import packed_product, packed_weight, unpackable
+
 _ROWS = 16  # that the layout is chosen for; any other number of rows is right, too
 
 
+def why_not(model: nn.Module, dtype: torch.dtype) -> str | None:
+    """Why products keep torch's layout of the weights; None where oneDNN's is called."""
+    if dtype is not torch.bfloat16:
+        return f"oneDNN packs weights for bf16, not {str(dtype).removeprefix('torch.')}"
+    device = next(model.parameters()).device
+    return f"the model is on {device.type}" if device.type != "cpu" else unpackable()
+
+
 class PackedLinear(nn.Module):
-    """A frozen linear layer in oneDNN's own layout: torch would bring the weights into it in every call.
+    """A frozen linear layer in oneDNN's own layout, into which torch would bring the weights in every call.
 
     The operators are those that torch.compile's freezing uses (`torch/_inductor/fx_passes/mkldnn_fusion.py`).
     """
@@ -20,14 +30,14 @@ class PackedLinear(nn.Module):
         """weight (out, in) and bias (out,) of any float type."""
         super().__init__()
         weight = weight.detach().to(torch.bfloat16)
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+        self.packed = packed_weight(weight, _ROWS)
         self.bias = None if bias is None else bias.detach().to(torch.bfloat16)
-        # For code that asks; whoever would multiply by it gets an error.
+        # For code that reads these; a product with it fails.
         self.weight = SimpleNamespace(dtype=weight.dtype, shape=weight.shape, device=weight.device)
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) of any float type -> (..., out) bfloat16."""
-        return torch.ops.mkldnn._linear_pointwise(states.to(torch.bfloat16), self.packed, self.bias, "none", [], "")
+        return packed_product(states.to(torch.bfloat16), self.packed, self.bias)
 
 
 class StoredLinear(nn.Module):
@@ -45,18 +55,6 @@ class StoredLinear(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) of any float type -> (..., out) of the weights'."""
         return nn.functional.linear(states.to(self.weight.dtype), self.weight, self.bias)
-
-
-def can_pack(model: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether this machine and this torch have the product: bf16, on a CPU that computes in it."""
-    device = next(model.parameters()).device
-    return (
-        dtype is torch.bfloat16
-        and device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 def pack_products(model: nn.Module) -> None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig
 
-from align.engine.cache import RoomyLayer, room_for
-
-HELD_ONCE_FROM = 256  # tokens of a prompt; shorter ones are faster copied, as two parts cost more small products
+from align.engine.fast.limits import Limits
+from align.engine.fast.roomy_cache import RoomyLayer, room_for
 
 
 @dataclass(frozen=True)
@@ -57,18 +56,19 @@ class Grid:
 class PromptCache(DynamicCache):
     """A DynamicCache for sampling, without gradients.
 
-    When prompts of HELD_ONCE_FROM tokens or more, padding counted, are repeated for their groups, they are held once:
-    from then on `attend` takes the place of `update`.
+    Prompts of `held_once_from` tokens or more, padding counted, that are repeated for their groups are held once: from
+    then on `attend` takes the place of `update`.
     """
 
-    def __init__(self, config: PretrainedConfig) -> None:
+    def __init__(self, config: PretrainedConfig, limits: Limits) -> None:
         super().__init__(config=config)
-        self.layers: list[PromptLayer] = [PromptLayer() for _ in self.layers]
+        self._held_once_from = limits.held_once_from
+        self.layers: list[PromptLayer] = [PromptLayer(limits.room) for _ in self.layers]
         self.grid: Grid | None = None
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Rows for `repeats` responses to each prompt; short prompts are copied, as reading two parts is not free."""
-        if repeats == 1 or self.get_seq_length() < HELD_ONCE_FROM:
+        if repeats == 1 or self.get_seq_length() < self._held_once_from:
             super().batch_repeat_interleave(repeats)
             return
         prompts = torch.arange(len(self.layers[0].keys), device=self.layers[0].keys.device)
@@ -109,8 +109,8 @@ class PromptCache(DynamicCache):
 class PromptLayer(RoomyLayer):
     """A layer's keys and values (B, G, S, d); after `share` the prompts', and beside them the rows' own."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, room: int) -> None:
+        super().__init__(room)
         self._own_keys: Tensor | None = None  # (R, G, room, d) float32; None until `share`
         self._own_values: Tensor | None = None  # (R, G, room, d) of the values' type
         self._length = 0  # tokens of its own that each row has
@@ -119,15 +119,15 @@ class PromptLayer(RoomyLayer):
         return super().get_seq_length() + self._length
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """What transformers calls; the first time with slices of whole products, which are not held on to."""
+        """Append tokens, as transformers' layers do; the first are slices of products that must not stay alive."""
         assert self._own_keys is None, "rows have tokens of their own: `attend`"
         if not self.is_initialized:
             key_states, value_states = key_states.contiguous(), value_states.contiguous()
         return super().update(key_states, value_states)
 
     def share(self, rows: int) -> None:
-        """From now on `keys` and `values` are the prompts', and `rows` rows go on from them."""
-        self._buffers.clear()
+        """Keep `keys` and `values` as the prompts', which `rows` rows go on from."""
+        self._held.clear()
         self.keys = self.keys.float()
         empty = (rows, self.keys.shape[1], 0, self.keys.shape[3])
         self._own_keys, self._own_values = self.keys.new_empty(empty), self.values.new_empty(empty)
@@ -161,7 +161,8 @@ class PromptLayer(RoomyLayer):
         """The rows' own keys and values with one more token each: (R G, t, d), views."""
         at, self._length = self._length, self._length + 1
         assert self._own_keys is not None and self._own_values is not None
-        self._own_keys, self._own_values = room_for(self._own_keys, at, 1), room_for(self._own_values, at, 1)
+        self._own_keys = room_for(self._own_keys, at, 1, self._room)
+        self._own_values = room_for(self._own_values, at, 1, self._room)
         self._own_keys[:, :, at : at + 1], self._own_values[:, :, at : at + 1] = key, value
         return self._own_keys[:, :, : at + 1].flatten(0, 1), self._own_values[:, :, : at + 1].flatten(0, 1)
 

@@ -1,4 +1,4 @@
-"""Weights rounded once to what autocast rounds them to in every forward pass: the same numbers for less work."""
+"""Weights of frozen models rounded once to what autocast rounds them to in every forward pass: no bit changes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why frozen weights stay as they were loaded; None where they are rounded once."""
+    return "fp32 is not rounded" if dtype is torch.float32 else None
+
+
 def cast_products(model: nn.Module, dtype: torch.dtype) -> None:
     """Store the weights of a frozen model's linear layers in `dtype`, in place; does nothing in fp32.
 
     Embeddings and norms stay as they are: autocast leaves them alone, and so the outputs under it do not change by a
     bit. A head that was tied to the embeddings has weights of its own afterwards.
     """
-    if dtype is torch.float32:
+    if why_not(dtype) is not None:
         return
     for module in _products(model):
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
-from align import memory
+from align.engine.fast import pages
 
 # MiB that stay resident of eight pieces of 24 MiB, freed the last one first: inside, once it is over, and of
 # eight more then. Before them, of a tensor of 30 MiB, the process's first large one, which glibc maps by itself.
 FREED = """
 import ctypes, json, resource, sys, torch
-from align.memory import pages_kept
+from align.engine.fast.pages import pages_kept
 
 libc, size = ctypes.CDLL(None), 24 * 2**20
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
@@ -50,7 +50,7 @@ pieces()
 found["later"] = resident()
 print(json.dumps(found))
 """
-glibc = pytest.mark.skipif(sys.platform != "linux" or memory._glibc() is None, reason="not glibc")
+glibc = pytest.mark.skipif(sys.platform != "linux" or pages._glibc() is None, reason="not glibc")
 
 
 def freed(device: str = "cpu", *more: str, **environment: str) -> dict[str, float]:
@@ -81,6 +81,6 @@ def test_left_alone(device, environment):
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
-    with memory.pages_kept(torch.device("cpu")):
-        assert memory._glibc() is None
+    monkeypatch.setattr(pages.ctypes, "CDLL", lambda name: object())
+    with pages.pages_kept(torch.device("cpu")):
+        assert pages._glibc() is None
