@@ -13,7 +13,6 @@ import torch
 
 from align.algorithms.registry import ALGORITHMS, algorithm_class
 from align.config import SFTConfig
-from align.engine.reference import Policy
 from align.loop.checkpoint import FORMAT
 from align.loop.loop import Loop
 from align.loop.protocol import Algorithm, Loss, Progress, Stop, Trained
@@ -121,8 +120,8 @@ def test_the_policys_graph_is_gone_before_the_critic_reads(tmp_path, monkeypatch
     config = tiny.config(method={"micro_batch_tokens": 60})
     config.model.gradient_checkpointing = checkpointing
     made, _ = tiny.loop(tmp_path, config)
-    forward, value_head = Policy.forward, type(made.run.roles.critic)
-    values, marks, seen = value_head.forward, [], []
+    policy, value_head = type(made.run.roles.policy), type(made.run.roles.critic)
+    forward, values, marks, seen = policy.forward, value_head.forward, [], []
 
     def marked(self, *args):
         found = forward(self, *args)
@@ -139,7 +138,7 @@ def test_the_policys_graph_is_gone_before_the_critic_reads(tmp_path, monkeypatch
             seen.append((len(marks), [mark() for mark in marks]))
         return found
 
-    monkeypatch.setattr(Policy, "forward", marked)
+    monkeypatch.setattr(policy, "forward", marked)
     monkeypatch.setattr(value_head, "forward", reading)
     made.advance()
     assert len(seen) > 1 and seen == [(i + 1, [None] * (i + 1)) for i in range(len(seen))]
