@@ -8,7 +8,8 @@
 Counted are the calls of every callback during training (JSONL, progress, TensorBoard, Weights & Biases offline), every
 metric of a rollout and its texts, every metric of an update, the entropy and the checks among them, and whatever a
 tally takes in or gives out. The reference model's pass, without which there is no KL, is not counted and stands beside.
-On a CPU seconds are the processor's, on one thread, so that what else the machine does counts nothing. Needs the extras wandb and tensorboard.
+On a CPU seconds are the processor's, on one thread, so that what else the machine does counts nothing. Needs the extras
+wandb and tensorboard.
 """
 
 from __future__ import annotations
