@@ -47,11 +47,11 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy")
     for name in ("align", "conf"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/tiny.py", "tests/algorithms/runs.py"):
+    for name in ("pyproject.toml", "tests/tiny.py", "tests/contexts.py", "tests/algorithms/runs.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     blocks = BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text())
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for kind, name, content in blocks:
         path = folder / name
         assert path.exists() == (kind == "diff"), name
@@ -69,7 +69,7 @@ def call(folder: Path, *words: str) -> str:
 
 
 def test_its_test_passes(copy):
-    out = call(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/trainers/test_slic.py")
+    out = call(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/algorithms/test_slic.py")
     assert "2 passed" in out
 
 
@@ -80,11 +80,11 @@ def test_it_runs_by_its_name(copy):
     assert [r["step"] for r in records] == [1, 2]
     assert "slic/loss" in records[0] and set(RECORD_FIELDS) <= set(records[0])
     assert json.loads((copy / "run" / "evaluation.json").read_text())["after"] is not None
-    assert not (ROOT / "align" / "trainers" / "slic.py").exists()
+    assert not (ROOT / "align" / "algorithms" / "slic.py").exists()
 
 
 def test_its_code_is_in_the_house_style(copy):
-    files = [f"align/trainers/slic{part}.py" for part in ("", "_config")] + ["tests/trainers/test_slic.py"]
-    files += ["align/metrics.py", "align/algorithms/registry.py"]
+    files = ["align/config/slic.py", "align/algorithms/slic.py", "tests/algorithms/test_slic.py"]
+    files += ["align/metrics.py", "align/config/groups.py", "align/algorithms/registry.py"]
     call(copy, "ruff", "check", "--no-cache", *files)
     call(copy, "ruff", "format", "--no-cache", "--check", *files)

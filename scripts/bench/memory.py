@@ -36,8 +36,8 @@ def words(args: argparse.Namespace, *own: str) -> list[str]:
 def align(args: argparse.Namespace, *own: str) -> float:
     """A whole run in this process; its peak above the imports, MiB."""
     import torch
-    from align.trainers import reward_model  # noqa: F401  what a run imports is not its own
 
+    from align.algorithms import ppo, reward_model  # noqa: F401  what a run imports is not its own
     from align.cli.compose import composed
     from align.memory import peak_memory_mib
     from align.run import runner
@@ -51,13 +51,13 @@ def align(args: argparse.Namespace, *own: str) -> float:
 def alone(args: argparse.Namespace) -> float:
     """The base, one adapter, one micro-batch's forward and backward; the peak above the imports, MiB."""
     import torch
-    from align.trainers import reward_model  # noqa: F401
 
-    from align import runner  # noqa: F401  the same imports
+    from align.algorithms import ppo, reward_model  # noqa: F401  the same imports
     from align.config import ModelConfig, Precision
     from align.engine.fast.pages import pages_kept
     from align.memory import peak_memory_mib
     from align.models.load import load_causal_lm, torch_dtype
+    from align.run import runner  # noqa: F401
     from align.types import Sequences
 
     imported = resident_mib()

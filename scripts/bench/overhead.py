@@ -6,10 +6,10 @@
     python scripts/bench/overhead.py --device cuda        # waits for the accelerator around everything that is timed
 
 Counted are the calls of every callback during training (JSONL, progress, TensorBoard, Weights & Biases offline), every
-metric of a rollout and its texts, whatever a tally takes in or gives out, the entropy, and, as an upper bound of an
-update's metrics, the whole of the clipped loss in which they are computed. The reference model's pass, without which
-there is no KL, is not counted and stands beside. On a CPU seconds are the processor's, on one thread, so that what else
-the machine does counts nothing. Needs the extras wandb and tensorboard.
+metric of a rollout and its texts, every metric of an update, the entropy and the checks among them, and whatever a
+tally takes in or gives out. The reference model's pass, without which there is no KL, is not counted and stands beside.
+On a CPU seconds are the processor's, on one thread, so that what else the machine does counts nothing. Needs the extras
+wandb and tensorboard.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from shapes import SHAPE, TINY, random_model
 
-from align.algorithms import on_policy, rollout_metrics
+from align.algorithms import grpo, ppo, rollout_metrics
 from align.callbacks.base import CallbackList
 from align.cli.groups import CONF
 from align.config.io import build, register_schemas
-from align.engine import policy
-from align.loop import trainer as base
+from align.loop import updates
+from align.loop.loop import Loop
 from align.metrics import Tally
 from align.run import runner
 
@@ -50,15 +50,15 @@ def counted() -> Iterator[tuple[Any, str, str]]:
     """(owner, name, what for) of every function that is timed."""
     for hook in ("on_rollout", "on_step", "keeps"):
         yield CallbackList, hook, "callbacks"
-    for name, found in vars(rollout_metrics).items():  # those that the trainer calls
-        own = getattr(found, "__module__", None) == rollout_metrics.__name__ and not isinstance(found, type)
-        if own and getattr(on_policy, name, None) is found:
-            yield on_policy, name, "metrics of a rollout"
+    for name, found in vars(rollout_metrics).items():  # those that the algorithms call
+        if getattr(found, "__module__", None) == rollout_metrics.__name__ and not isinstance(found, type):
+            of = "an update" if name in ("add_update", "add_value_update", "check_first_ratio") else "a rollout"
+            for owner in (ppo, grpo):
+                if getattr(owner, name, None) is found:
+                    yield owner, name, f"metrics of {of}"
     for name in ("add", "observe", "merge", "result", "pop"):
         yield Tally, name, "tallies"
-    yield base, "peak_memory_mib", "tallies"
-    yield policy, "entropy", "entropy"
-    yield on_policy.OnPolicyTrainer, "policy_loss", "loss and metrics of an update"
+    yield updates, "peak_memory_mib", "tallies"
 
 
 class Clock:
@@ -67,6 +67,7 @@ class Clock:
     def __init__(self, cuda: bool) -> None:
         self.spent: dict[str, float] = {}
         self._cuda, self._inside, self._running = cuda, False, False
+        self.subject: Any = None  # whose method `during` runs
 
     def now(self) -> float:
         if not self._cuda:
@@ -110,7 +111,7 @@ class Clock:
         inner: Callable[..., Any] = getattr(owner, name)
 
         def running(*arguments: Any) -> Any:
-            self._running = True
+            self._running, self.subject = True, arguments[0]
             try:
                 return inner(*arguments)
             finally:
@@ -125,11 +126,9 @@ def measure(given: argparse.Namespace, scratch: Path) -> list[tuple[str, float]]
     clock = Clock(given.device == "cuda")
     for owner, name, kind in counted():
         clock.around(owner, name, kind)
-    saving = clock.whole(base.Trainer, "save_checkpoint")
-    training = clock.during(base.Trainer, "train")
-    reference = clock.whole(
-        on_policy.OnPolicyTrainer, "logprobs", lambda trainer, _, model: model is trainer.run.roles.reference
-    )
+    saving = clock.whole(Loop, "save_checkpoint")
+    training = clock.during(Loop, "train")
+    reference = clock.whole(ppo, "read_logprobs", lambda model, *_: model is clock.subject.run.reference)
     model = random_model(scratch / "model", TINY if given.tiny else SHAPE)
     words = [*WORDS, *OF_METHOD[given.method], f"model.path={model}", f"device={given.device}"]
     words += [f"{key}={given.responses}" for key in ("rollout.batch_size", "method.minibatch_size")]

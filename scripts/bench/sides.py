@@ -52,12 +52,12 @@ def resident_mib() -> float:
 
 
 def align_side(args: argparse.Namespace) -> None:
-    from align.trainers import ppo  # noqa: F401  # what a run imports is no part of its memory
     from hydra import compose, initialize_config_dir
 
+    from align.algorithms import ppo  # noqa: F401  # what a run imports is no part of its memory
     from align.cli.groups import CONF
     from align.config.io import build, register_schemas
-    from align.loop import trainer as base
+    from align.loop.loop import Loop
     from align.run import runner
 
     turns = Turns(args.device)
@@ -88,14 +88,14 @@ def align_side(args: argparse.Namespace) -> None:
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", words))
-    record = base.Trainer._record
+    record = Loop._record
 
     def recorded(self: Any, metrics: Any) -> None:
         record(self, metrics)
         parts = {k: v for k, v in metrics.items() if k.startswith("time/")}
         turns.step(parts=parts, tokens=metrics.get("response/length_mean"))
 
-    base.Trainer._record = recorded  # type: ignore[method-assign]
+    Loop._record = recorded  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         runner.run(config, Path(folder) / "run")
 
@@ -109,8 +109,8 @@ def trl_side(args: argparse.Namespace) -> None:
 
     from align.config import DataConfig, ModelConfig
     from align.data.preferences import load_preferences
+    from align.models.chat_tokenizer import with_pad
     from align.models.load import load_chat_tokenizer
-    from align.stored.reward_model import with_pad
 
     turns = Turns(args.device)
     lengths: list[int] = []

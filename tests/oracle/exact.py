@@ -42,10 +42,11 @@ def penalised(rewards: Tensor, old: Tensor, ref: Tensor, beta: float) -> Tensor:
 
 def surrogate(logp: Tensor, old: Tensor, advantages: Tensor) -> tuple[Tensor, Batch]:
     """The clipped loss per token, and the batch that it was read from."""
-    mask, nothing = _mask(logp), torch.zeros(*logp.shape, 1)
+    mask = _mask(logp)
     rows = Sequences(mask[:, :1], mask[:, :1], torch.zeros_like(mask), mask)
     batch = Batch(rows, {"logprobs": old, "advantages": advantages}, Size(len(mask), int(mask.sum())))
-    return ppo().surrogate(batch, TokenStats(logp, nothing, 1.0), Tally()), batch
+    logits = torch.zeros(batch.size.tokens, 1)  # of which only the entropy is reported, to nobody
+    return ppo().surrogate(batch, TokenStats(logp, logits, 1.0, mask == 1), Tally()), batch
 
 
 def ppo_loss(token_rewards: Tensor, beta: float) -> Loss:
