@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from align.evaluation.reward_judge import load_scorer
 from hydra import compose, initialize_config_dir
 from pocket_figures import Figures
 from safetensors.torch import load_file, save_file
@@ -26,6 +25,8 @@ from align.cli.groups import CONF
 from align.config import RewardModelSource
 from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
+from align.engine.engine import Engine
+from align.evaluation.judge import load_value_head
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer
@@ -111,7 +112,7 @@ def reward_figures(folder: Path, chat: ChatTokenizer, held_out: Sequence[Pair]) 
     `expected` figures are means over all labels that could have been drawn for these pairs, not only those that were:
     the same accuracy with less noise.
     """
-    model = load_scorer(str(folder), CPU, torch.float32, key="reward.source.path")
+    model = load_value_head(str(folder), CPU, torch.float32, Engine(), key="reward.source.path")
     scores = final_scores(model, chat, held_out).tolist()
     rows = [pair.prompt.row for pair in held_out]
     groups: dict[str, list[tuple[float, ...]]] = defaultdict(list)

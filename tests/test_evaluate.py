@@ -11,9 +11,11 @@ import pytest
 
 from align.cli.evaluate import main
 from align.config.methods import BestOfNConfig, DPOConfig
+from align.run.reward_models import train_reward_model
 from align.run.runner import run
 from tests import tiny
 from tests.algorithms import runs
+from tests.run.stages import LORA, setting, stage
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,13 @@ def test_a_model_alone_and_against_another(data: Path, tmp_path: Path, finished:
 
 
 def test_a_reward_models_report(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for i, model in enumerate((tiny.reward_folder(), tiny.reward_adapter())):
+    """Of transformers' classifiers, and of what a run trained and stored, whole and as an adapter."""
+    models = [tiny.reward_folder(), tiny.reward_adapter()]
+    for i, adapter in enumerate((None, LORA)):
+        cfg, source = setting(adapter, epochs=1)
+        models.append(tmp_path / f"stored_{i}")
+        train_reward_model(stage(models[-1], cfg), source, {})
+    for i, model in enumerate(models):
         assert main([str(model), "--out", str(tmp_path / str(i)), "--by", "prompt", *own(data)]) == 0
         report = json.loads((tmp_path / str(i) / "reward_model_report.json").read_text())
         assert report["accuracy"]["pairs"] == 8 and len(report["by"]["prompt"]) == 8

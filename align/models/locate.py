@@ -158,7 +158,7 @@ def _on_hub(name: str, revision: str | None, key: str) -> Checkpoint:
             return Checkpoint(name, revision)
         with suppress(RemoteEntryNotFoundError):  # an adapter without safetensors is refused in _on_base
             hf_hub_download(name, "adapter_model.safetensors", revision=revision)
-        with suppress(EntryNotFoundError):  # only a reward model of align's has one
+        with suppress(EntryNotFoundError):  # only a reward model of align's has one; unreachable, none that is cached
             hf_hub_download(name, HEAD, revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise InputError(key, name, f"{_ALLOWED} ({reason(error)})") from error

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from align.config import GoldSource, RewardModelSource
 from align.config.methods import BestOfNConfig, RewardModelMethodConfig
 from align.data.preferences import load_preferences
 from align.errors import InputError
+from align.models.locate import HEAD
 from align.run.runner import run
+from align.run.stage import RECORDS
 from tests import tiny
 from tests.algorithms import runs
+from tests.run.stages import alone, loaded
 
 QUICK = {"learning_rate": 3e-3, "epochs": 6, "batch_size": 8, "reference_responses": 8}
 
@@ -53,19 +56,28 @@ def test_it_is_trained_once_and_measured(made):
 def test_the_run_folder_holds_it_and_the_records_say_so(made):
     root, cfg, _ = made
     pairs = load_preferences(cfg.data, tiny.chat()).held_out
-    model = AutoModelForSequenceClassification.from_pretrained(root / "0" / "model").eval()
-    sides = [
-        [(*p.prompt.input_ids, *p.chosen_ids) for p in pairs],
-        [(*p.prompt.input_ids, *p.rejected_ids) for p in pairs],
-    ]
-    with torch.no_grad():
-        chosen, rejected = ([float(model(torch.tensor([row])).logits) for row in side] for side in sides)
-    right = sum(a > b for a, b in zip(chosen, rejected, strict=True)) / len(pairs)
+    model = loaded(root / "0" / "model")
+    right = sum(alone(model, p, p.chosen_ids) > alone(model, p, p.rejected_ids) for p in pairs) / len(pairs)
     summary = json.loads((root / "0" / "evaluation.json").read_text())["after"]
     assert right == summary["reward_model"]["accuracy"]
     last = runs.lines(root / "0" / "log_history.jsonl")[-1]
     assert last["phase"] == "after" and last["eval/reward_model/accuracy"] == right
-    assert (root / "0" / "model" / "reward_model.json").is_file()
+    names = {path.name for path in (root / "0" / "model").iterdir()}
+    assert {"config.json", "model.safetensors", HEAD, "reward_model.json", RECORDS, "README.md"} <= names
+
+
+def test_the_readme_says_how_to_load_it(made):
+    """Its lines of Python, as they stand there, on the folder."""
+    folder = made[0] / "0" / "model"
+    text = (folder / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    start = tiny.prompts(1)[0].input_ids
+    names = {"torch": torch, "ids": torch.tensor([start])}
+    exec(code.replace("this folder", str(folder)), names)
+    scores = names["scores"]
+    assert scores.shape == (1, len(start))
+    pair = tiny.pair(tiny.prompts(1)[0], "a", "b")
+    assert float(scores[0, -1].detach()) == pytest.approx(alone(loaded(folder), pair, ()), abs=1e-5)
 
 
 def test_another_run_takes_it_from_there(made, tmp_path):

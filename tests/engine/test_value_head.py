@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from align.algorithms.ppo import response_values
+from align.engine.passes import read_values
 from align.engine.reference import ValueHead
 from align.engine.roles import zero_head
 from align.errors import InputError
@@ -63,8 +63,7 @@ def test_every_prefix_scores_as_it_does_alone(shape):
 def test_the_value_of_a_token_is_that_of_the_text_before_it(shape):
     """Values are read from the prompt's last token on; one place further, the critic would see what it values."""
     batch = rollout()
-    with torch.no_grad():
-        values = response_values(scorer(shape)(batch.input_ids, batch.attention_mask), batch)
+    values = read_values(scorer(shape), batch, 16384)
     assert values.shape == (3, 4)
     for i, (prompt, response) in enumerate(zip(PROMPTS, RESPONSES, strict=True)):
         expected = [alone(shape, prompt + response[:t]) for t in range(len(response))]

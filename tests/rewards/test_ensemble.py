@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.stored.test_reward_model import HELD_OUT, LORA, TRAIN
 
 from align.config import (
     Combine,
@@ -23,6 +22,7 @@ from align.rewards.ensemble import EnsembleScorer, combined
 from align.stored.keys import reward_model_key
 from align.types import RewardOutput
 from tests import tiny
+from tests.run.stages import HELD_OUT, LORA, TRAIN
 
 SCORES = torch.tensor([[1.0, 2.0], [3.0, -2.0], [2.0, 0.0]])  # 3 members, 2 responses
 

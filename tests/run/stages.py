@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from align.evaluation.reward_judge import load_scorer
 
 from align.config import AdapterConfig, Config, RewardConfig, RewardModelSource, SparseCredit
+from align.engine.engine import Engine
 from align.engine.reference import ValueHead
+from align.evaluation.judge import load_value_head
 from align.models.chat_tokenizer import ChatTokenizer
 from align.run.stage import Stage
 from align.types import Pair
@@ -61,7 +62,7 @@ def stage(
 
 def loaded(folder: Path) -> ValueHead:
     """The reward model in `folder`, alone."""
-    return load_scorer(str(folder), tiny.CPU, torch.float32, key="reward.source.path")
+    return load_value_head(str(folder), tiny.CPU, torch.float32, Engine(), key="reward.source.path")
 
 
 @torch.no_grad()

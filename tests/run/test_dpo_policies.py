@@ -3,55 +3,42 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
-from align.stored.dpo_policy import CARD, dpo_policy_key, ensure_dpo_policy, log_ratio_accuracy
 
-from align.algorithms.registry import trainer_class
-from align.callbacks.base import CallbackList
+from align import metrics
 from align.config import AdapterConfig, Config, GoldSource, ImplicitCredit, ModelConfig, RewardConfig
 from align.config.io import save as save_config
 from align.config.methods import DPOConfig, GRPOConfig, KLConfig, PPOConfig, SFTConfig
 from align.engine.reference import Policy
 from align.engine.roles import build_roles
 from align.errors import InputError
-from align.functional.masked import masked_sum
-from align.loop.context import RunContext
 from align.models.load import load_causal_lm
-from align.rewards import GoldScorer, build_credit
+from align.rewards import GoldScorer
 from align.rewards.signals import LogRatio, WithSignals
-from align.types import Pair
+from align.run.dpo_policies import CARD, ensure_dpo_policy
+from align.run.stage import RECORDS
+from align.stored.keys import dpo_policy_key
 from tests import tiny
+from tests.algorithms import runs
+from tests.contexts import loop_of, run_context
+from tests.run.stages import HELD_OUT, LORA, ON, TRAIN
 
-LORA = AdapterConfig(name="lora", r=4, alpha=8)
-ON = {"device": tiny.CPU, "dtype": torch.float32}
-
-
-def make_pairs(n: int, seed: int) -> list[Pair]:
-    """Words of the first letters of the alphabet are preferred to words of the last."""
-    rng, starts = random.Random(seed), tiny.prompts(8)
-
-    def word(letters: str) -> str:
-        return "".join(rng.choices(letters, k=rng.randint(2, 6)))
-
-    return [tiny.pair(rng.choice(starts), word("abcdefgh"), word("stuvwxyz")) for _ in range(n)]
-
-
-TRAIN, HELD_OUT = make_pairs(96, 0), make_pairs(40, 1)
+PAIRS, MEASURED = TRAIN[:96], HELD_OUT[:40]
 
 
 def setting(adapter: AdapterConfig | None = None, **credit) -> tuple[Config, ImplicitCredit]:
     options = ImplicitCredit(**({"learning_rate": 5e-3, "batch_size": 16, "epochs": 2} | credit))
-    return tiny.config(adapter=adapter, reward=RewardConfig(source=GoldSource(), credit=options)), options
+    made = tiny.config(adapter=adapter, reward=RewardConfig(source=GoldSource(), credit=options))
+    made.callbacks.progress.enabled = False
+    return made, options
 
 
 def ensure(cfg, credit, say=lambda line: None):
-    return ensure_dpo_policy(cfg, credit, tiny.chat(), TRAIN, HELD_OUT, say=say, **ON)
+    return ensure_dpo_policy(cfg, credit, tiny.chat(), PAIRS, MEASURED, say=say, **ON)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,43 +62,19 @@ def stored(home):
 def test_trained_once_and_found_again(stored, adapter):
     cfg, credit = setting(adapter)
     folder, lines = stored[cfg.adapter.name]
-    assert len(lines) >= 3 and "held-out accuracy" in lines[-1]
+    assert len(lines) == 2 and "held-out accuracy" in lines[-1]
     torch.manual_seed(5)
     before = torch.get_rng_state()
     again: list[str] = []
     assert ensure(cfg, credit, say=again.append) == folder
     assert again == [] and torch.equal(torch.get_rng_state(), before)
     assert not list(folder.rglob("*_step_*")) and not list(folder.rglob("*.pkl"))
+    records = runs.lines(folder / RECORDS)
+    assert len(records) == 12 and all(metrics.compare(record, "dpo") == (set(), set()) for record in records)
+    assert {record["policy/learning_rate"] for record in records} == {5e-3}
     card = json.loads((folder / CARD).read_text())
-    assert card["key"] == dpo_policy_key(cfg, credit, TRAIN, HELD_OUT)
+    assert card["key"] == dpo_policy_key(cfg, credit, PAIRS, MEASURED)
     assert card["accuracy"] > 0.9 and (card["train_pairs"], card["held_out_pairs"]) == (96, 40)
-
-
-def test_its_accuracy_is_that_of_the_log_ratio_summed_over_the_response(stored):
-    folder, _ = stored["none"]
-    model = load_causal_lm(ModelConfig(path=str(folder)), dtype=torch.float32, device=tiny.CPU)
-    dpo, reference = Policy(model, torch.float32), tiny.policy()
-    wins = 0.0
-    for pair in HELD_OUT:
-        rollout = tiny.rollout_of([pair.prompt], [pair.chosen_ids, pair.rejected_ids], samples=2)
-        chosen, rejected = masked_sum(LogRatio(dpo, reference)(rollout), rollout.response_mask, dim=1).tolist()
-        wins += chosen > rejected
-    assert log_ratio_accuracy(dpo, reference, tiny.chat(), HELD_OUT, token_budget=50) == pytest.approx(
-        wins / len(HELD_OUT)
-    )
-
-
-def test_the_key_holds_what_the_policy_depends_on_and_nothing_else():
-    def key(train=TRAIN, adapter=None, **credit):
-        return dpo_policy_key(*setting(adapter, **credit), train, HELD_OUT)
-
-    every = [key(), key(train=TRAIN[1:]), key(adapter=LORA)]
-    every += [key(seed=1), key(beta=0.5), key(epochs=1), key(batch_size=8), key(learning_rate=1e-4)]
-    assert all(a != b for i, a in enumerate(every) for b in every[:i])
-    assert key(scale=0.9, clip=0.7) == every[0]  # how it is paid
-    cfg, credit = setting()
-    cfg.seed, cfg.max_steps = 5, 99
-    assert dpo_policy_key(cfg, credit, TRAIN, HELD_OUT) == every[0]
 
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["none", "lora"])
@@ -123,7 +86,7 @@ def test_in_its_place_it_is_the_stored_policy_and_stays_so(stored, adapter, kind
     roles = build_roles(cfg, device=tiny.CPU, dtype=torch.float32, reward=None, critic_init=None, dpo=folder)
     assert roles.dpo is not None
     alone = load_causal_lm(ModelConfig(path=str(folder)), dtype=torch.float32, device=tiny.CPU)
-    rollout = tiny.rollout_of(tiny.prompts(3), [p.chosen_ids for p in TRAIN[:3]])
+    rollout = tiny.rollout_of(tiny.prompts(3), [p.chosen_ids for p in PAIRS[:3]])
     expected = Policy(alone, torch.float32).response_logprobs(rollout, 1.0)
     torch.testing.assert_close(roles.dpo.response_logprobs(rollout, 1.0), expected, rtol=0, atol=1e-4)
     assert float((expected - roles.reference.response_logprobs(rollout, 1.0)).abs().max()) > 0.1
@@ -155,20 +118,11 @@ def test_methods_learn_from_it(stored, tmp_path, method):
             return super().gold(row, "", True)
 
     recorder = tiny.Recorder()
-    run = RunContext(
-        config=cfg,
-        folder=tmp_path,
-        accelerator=Accelerator(cpu=True),
-        roles=roles,
-        chat=tiny.chat(),
-        prompts=tiny.prompts(8),
-        pairs=[],
-        source=WithSignals(GoldScorer(Silent()), LogRatio(roles.dpo, roles.reference)),
-        credit=build_credit(cfg.reward.credit),
-        callbacks=CallbackList([recorder]),
-        evaluate=lambda step: None,
+    source = WithSignals(GoldScorer(Silent()), LogRatio(roles.dpo, roles.reference))
+    run = run_context(
+        tmp_path, cfg, tiny.chat(), roles=roles, source=source, prompts=tiny.prompts(8), callbacks=[recorder]
     )
-    trainer_class(method.name)(run).train()
+    loop_of(run).train()
     totals = recorder.column("reward/total_mean")
     assert set(recorder.column("reward/score_mean")) == {0}
     assert sum(totals[-3:]) / 3 > sum(totals[:3]) / 3 + 1
@@ -195,8 +149,8 @@ def test_a_finished_runs_model_is_taken(finished):
 def test_what_is_no_finished_dpo_run_on_this_model_is_refused(finished):
     cfg, credit = setting(path=str(finished))
 
-    def refused(told: str) -> None:
-        with pytest.raises(InputError, match=rf"^reward\.credit\.path: .*{told}") as caught:
+    def refused(line: str) -> None:
+        with pytest.raises(InputError, match=rf"^reward\.credit\.path: .*{line}") as caught:
             ensure(cfg, credit)
         assert "\n" not in str(caught.value)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from align.stored.store import find, find_or_make, home, key_of
+from align.stored.store import TRAINING, find, find_or_make, home, key_of
 
 MAKER = """
 import os, sys, time
@@ -55,15 +55,25 @@ def test_made_once_then_found():
     assert len(made) == 2
 
 
-def test_a_failed_make_is_never_found_and_made_again():
+def test_a_failed_make_is_never_found_and_hands_on_its_training_alone():
     def fail(folder: Path) -> None:
         (folder / "half").write_text("x")
+        for name in ("other", TRAINING):
+            (folder / name).mkdir()
+            (folder / name / "file").write_text(name)
         raise KeyboardInterrupt
+
+    handed: list[set[str]] = []
+
+    def make(folder: Path) -> None:
+        handed.append({str(p.relative_to(folder)) for p in folder.rglob("*")})
+        (folder / "whole").touch()
 
     with pytest.raises(KeyboardInterrupt):
         find_or_make("things", {"a": 1}, fail)
     assert find("things", {"a": 1}) is None
-    folder = find_or_make("things", {"a": 1}, lambda folder: (folder / "whole").touch())
+    folder = find_or_make("things", {"a": 1}, make)
+    assert handed == [{TRAINING, f"{TRAINING}/file"}]
     assert [p.name for p in folder.iterdir()] == ["whole"]
 
 
