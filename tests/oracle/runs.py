@@ -1,4 +1,4 @@
-"""Real trainers on the enumerable problem: a tokenizer of five tokens, a tiny Llama, and a reward read from a table."""
+"""Real methods on the enumerable problem: a tokenizer of five tokens, a tiny Llama, and a reward read from a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that change the optimum: the real trainers end where exact gradients say, and not in pi*."""
+"""Options that change the optimum: the real methods end where exact gradients say, and not in pi*."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real trainers, from sampling to optimizer, against the exact optimum pi* ∝ pi_ref exp(r / beta)."""
+"""The real methods, from sampling to optimizer, against the exact optimum pi* ∝ pi_ref exp(r / beta)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from align.callbacks.base import Callback
-from align.config import AdapterConfig, MethodConfig
+from align.config import MethodConfig
 from align.loop.loop import Loop
 from align.loop.protocol import Examples
 from align.metrics import Tally
@@ -36,12 +36,11 @@ def loop(
     *,
     moved: bool = True,
     steps: int = 4,
-    adapter: AdapterConfig | None = None,
     callbacks: Sequence[Callback] = (),
     **rollout: Any,
 ) -> Loop:
     """The method on the loop, whose policy has moved away from its reference (`moved`), on the sparse gold reward."""
-    config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps, adapter=adapter)
+    config = tiny.config(rollout=rollout, method={"minibatch_size": 1}, max_steps=steps)
     config.method = method
     method.check(config)
     given = {"prompts": tiny.prompts(), "pairs": pairs(), "callbacks": callbacks}
