@@ -109,8 +109,8 @@ def trl_side(args: argparse.Namespace) -> None:
 
     from align.config import DataConfig, ModelConfig
     from align.data.preferences import load_preferences
+    from align.models.chat_tokenizer import with_pad
     from align.models.load import load_chat_tokenizer
-    from align.stored.reward_model import with_pad
 
     turns = Turns(args.device)
     lengths: list[int] = []
