@@ -56,7 +56,7 @@ DECODING = ("engine/test_decoding.py",)
 SECOND = ("test_second_device.py",)
 LORA = ("engine/test_lora_linear.py", "engine/test_fused_lora.py")
 ATTENTION = ("engine/test_grouped_attention.py", "engine/test_cpu_attention.py")
-PARTS = ("stored/test_reward_model.py",)
+STAGES = ("parity/test_reward_model.py", "run/test_reward_models.py", "run/test_reward_prefixes.py")
 PREFERENCE = ("functional/test_preference.py", *DPO)
 
 MUTANTS = (
@@ -221,8 +221,12 @@ MUTANTS = (
     Mutant("attention_sees_ahead", "engine/fast/cpu_attention.py", ".triu(1)", ".triu(2)", ATTENTION),
     Mutant("attention_scores_rounded", "engine/fast/grouped_attention.py", "torch.softmax(scores, -1, out=scores)",
            "torch.softmax(scores.bfloat16().float(), -1, out=scores)", ATTENTION),
-    Mutant("parts_weigh_the_same", "stored/reward_model.py", "len(index) / pairs", "1 / 3", PARTS),
-    Mutant("parts_part_pairs", "stored/reward_model.py", "[index, index + pairs]", "[index, index]", PARTS),
+    Mutant("centre_forgotten", "algorithms/reward_model.py", "self._center_coef * (chosen", "0 * (chosen", STAGES),
+    Mutant("scored_a_token_early", "algorithms/reward_model.py", "batch.sequences.lengths.unsqueeze(1)",
+           "(batch.sequences.lengths - 1).unsqueeze(1)", STAGES),
+    Mutant("whole_responses_forgotten", "algorithms/reward_model.py", "final(batch, squared).sum() / responses",
+           "0 * final(batch, squared).sum()", STAGES),
+    Mutant("stage_begins_again", "run/stage.py", "loop.resume(found)", "pass", ("run/test_stage.py",)),
     Mutant("shared_prompts_are_free", "functional/batching.py", "max(once.values(), default=0)", "0",
            ("functional/test_batching.py",)),
     Mutant("switch_trusts_its_memory", "models/adapters.py", "for layer in self._layers:  # as",

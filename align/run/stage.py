@@ -17,6 +17,7 @@ from align.config import Config, OfflineConfig
 from align.config.io import plain
 from align.engine.engine import Engine
 from align.engine.reference import Policy, ValueHead
+from align.files import write_atomic
 from align.loop.checkpoint import checkpoints
 from align.loop.context import LoopContext
 from align.loop.loop import Loop
@@ -110,6 +111,6 @@ class Stage:
             self.say(f"{self.name}: starting over, as the training that was cut short had {noted.read_text()}")
             shutil.rmtree(training)
             training.mkdir()
-        noted.write_text(json.dumps(machine))
+        write_atomic(noted, json.dumps(machine))
         found = checkpoints(training, method)
         return found[-1][1] if found else None
