@@ -11,7 +11,7 @@ from align.algorithms.on_policy import Scored
 from align.config import AdapterConfig, CreditConfig, KLController, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
 from align.config.methods import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
-from align.engine import inputs
+from align.engine.fast.limits import Limits
 from align.engine.policy import Policy
 from align.errors import InputError, RunError
 from align.metrics import Tally, compare, repeatable
@@ -77,7 +77,7 @@ def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch)
         made_ = made(tmp_path / str(shared_from), micro_batch_tokens=longest)
         backward = made_.backward
         with monkeypatch.context() as patch:
-            patch.setattr(inputs, "SHARED_FROM", shared_from)
+            patch.setattr(made_.run.roles.policy, "limits", Limits(shared_from=shared_from))
             patch.setattr(Policy, "response_logprobs", lambda *args: read.append(args) or logprobs(*args))
             patch.setattr(made_, "backward", lambda *args: learnt.append(args) or backward(*args))
             logp = made_.logprobs(rollout, made_.run.roles.policy)
@@ -133,10 +133,10 @@ def test_the_old_policy_is_read_beforehand_only_where_somebody_asks(tmp_path, op
     ],
     ids=lambda options: next(iter(options), "plain"),
 )
-def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch, options):
+def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, options):
     """Three rollouts give the same figures and weights with the policy read beforehand and without."""
     options = dict(options)
-    monkeypatch.setattr(inputs, "SHARED_FROM", options.pop("shared_from", inputs.SHARED_FROM))
+    limits = Limits(shared_from=options.pop("shared_from", 48))
     kl = options.pop("kl", GroupKLConfig(coef=BETA))
     ones = once(tmp_path / "a", kl=kl, **options)
     others = once(tmp_path / "b", kl=dataclasses.replace(kl, budget=1e9), **options)
@@ -144,6 +144,7 @@ def test_the_updates_own_reading_stands_for_the_old_policy(tmp_path, monkeypatch
     assert ones.old_is_current and not others.old_is_current
     for made_ in (ones, others):
         tiny.nudge(made_.run.roles.policy, 0.01)  # of adapters too
+        made_.run.roles.policy.limits = made_.run.roles.reference.limits = limits
     for _ in range(3):
         found, expected = ones.update(), others.update()
         assert set(found) == set(expected)
