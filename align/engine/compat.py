@@ -1,6 +1,6 @@
 """Every private function and attribute of torch, transformers and peft that the engine calls, and the versions tried.
 
-A fast path that needs one asks `untested` first: on other versions the path is off, with the reason in run.json.
+A fast path that needs one calls `untested` first: on other versions the path is off, with the reason in run.json.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Engine:
 
     @classmethod
     def of(cls, config: Config) -> Engine:
-        """The engine that a run's configuration asks for."""
+        """The engine of a run's configuration."""
         return cls(config.engine, config.model.attn_implementation)
 
     @property

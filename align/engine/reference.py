@@ -47,8 +47,8 @@ class Policy(nn.Module):
         super().__init__()
         self.model = model
         self.dtype = dtype
-        self._shared = shared
-        self._adapter = adapter
+        self.shared = shared
+        self.adapter = adapter
 
     @property
     def model_config(self) -> PreTrainedConfig:
@@ -62,33 +62,23 @@ class Policy(nn.Module):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Switch to this role's adapter and precision; also around backward where activations are recomputed."""
-        with active(self._shared, self._adapter), autocast(self.device, self.dtype):
+        with active(self.shared, self.adapter), autocast(self.device, self.dtype):
             yield
 
     @property
     def whole(self) -> PreTrainedModel | PeftModel:
         """The model as another library's loop trains it: with its adapters where it has some."""
-        return self.model if self._shared is None else self._shared.model
+        return self.model if self.shared is None else self.shared.model
 
     @property
     def separate(self) -> bool:
         """Whether every weight is this role's own: no adapter on a shared base."""
-        return self._shared is None
-
-    @property
-    def adapter(self) -> str | None:
-        """The name of this role's adapter on a shared base; None for the bare base, or without one."""
-        return self._adapter
-
-    @property
-    def shared(self) -> SharedBase | None:
-        """The base that this role stands on with others."""
-        return self._shared
+        return self.shared is None
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the optimizer owns of this role, by name."""
-        if self._shared is not None and self._adapter is not None:
-            return self._shared.parameters(self._adapter)
+        if self.shared is not None and self.adapter is not None:
+            return self.shared.parameters(self.adapter)
         return dict(self.model.named_parameters())
 
     # Given responses -------------------------------------------------------------------------------------------------
@@ -168,16 +158,16 @@ class Policy(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write a model, or an adapter, that transformers or peft load alone (safetensors)."""
-        if self._shared is not None:
-            self._shared.save(folder)
+        if self.shared is not None:
+            self.shared.save(folder)
         else:
             self.model.save_pretrained(folder)
 
     @torch.no_grad()
     def restore(self, folder: Path) -> None:
         """Read the weights that `save` wrote, bit for bit."""
-        if self._shared is not None:
-            self._shared.restore(folder)
+        if self.shared is not None:
+            self.shared.restore(folder)
             return
         # Through from_pretrained, since what is on disk may be named, tied or sharded in another way than in memory.
         saved = type(self.model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
@@ -199,8 +189,8 @@ class ValueHead(nn.Module):
         self.body = body
         self.head = head
         self.dtype = dtype
-        self._shared = shared
-        self._adapter = adapter
+        self.shared = shared
+        self.adapter = adapter
 
     @property
     def model_config(self) -> PreTrainedConfig:
@@ -214,14 +204,14 @@ class ValueHead(nn.Module):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Switch to this role's adapter and precision, as `Policy.active`."""
-        with active(self._shared, self._adapter), autocast(self.device, self.dtype):
+        with active(self.shared, self.adapter), autocast(self.device, self.dtype):
             yield
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that the optimizer owns of this role, by name: the body or its adapter, and the head."""
         body = dict(self.body.named_parameters())
-        if self._shared is not None and self._adapter is not None:
-            body = self._shared.parameters(self._adapter)
+        if self.shared is not None and self.adapter is not None:
+            body = self.shared.parameters(self.adapter)
         return body | {f"head.{name}": p for name, p in self.head.named_parameters() if p.requires_grad}
 
     @torch.no_grad()

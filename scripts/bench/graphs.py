@@ -1,4 +1,4 @@
-"""Sampling on a GPU: each operation told, a captured step repeated, and that step with layers of our own.
+"""Sampling on a GPU: each kernel launched, a captured step replayed, and that step with layers of our own.
 
     python scripts/bench/graphs.py                                      # SmolLM2-135M's and 1.7B's shapes, bf16, LoRA
     python scripts/bench/graphs.py --precision fp16 --shapes 135m
@@ -29,9 +29,9 @@ from limits import measure, require, settled
 from shapes import SHAPES, lora_policy
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from align.engine import inputs
+from align.engine.engine import Engine
 from align.engine.fast import decoding
-from align.engine.fast.cpu_attention import use_cpu_attention
+from align.engine.fast.limits import Limits
 from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
 from align.memory import peak_memory_mib
@@ -41,16 +41,15 @@ from align.types import Prompt, Rollout, Sequences
 PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group
 ENDS_NEVER = -1  # no such token
 OURS = decoding._LAYERS  # none of them: transformers' layers while sampling, too
-WAYS = {"told": ({}, False), "captured": ({}, True), "captured, own layers": (OURS, True)}
+WAYS = {"launched": ({}, False), "captured": ({}, True), "captured, own layers": (OURS, True)}
 
 
 def policy_of(shape: dict[str, Any], dtype: torch.dtype, args: argparse.Namespace) -> Policy:
     torch.manual_seed(0)
     with torch.device(args.device):
         model = AutoModelForCausalLM.from_config(LlamaConfig(**shape), attn_implementation="sdpa").eval()
-    use_cpu_attention(model)
     if args.adapter == "none":
-        return Policy(model, dtype)
+        return Engine().policy(model, dtype)
     policy = lora_policy(model.to(dtype), dtype)
     with torch.no_grad():
         for name, parameter in policy.trained_parameters().items():
@@ -69,7 +68,7 @@ def timed(policy: Policy, place: tuple[int, int, int, int], args: argparse.Names
     if args.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    for trial in range(args.trials + 1 if graphs else 2):  # where each operation is told, seconds of them: one trial
+    for trial in range(args.trials + 1 if graphs else 2):  # where each kernel is launched, seconds of them: one trial
         settled(args.device)
         started = time.perf_counter()
         found = sample(
@@ -102,10 +101,7 @@ def passes(policy: Policy, place: tuple[int, int, int, int], args: argparse.Name
     batch = Sequences(prompts, torch.ones_like(prompts), responses, torch.ones_like(responses))
     found = {}
     for name, shortest in (("once", 0), ("every row", prompt_tokens + 1)):
-        with (
-            mock.patch.object(inputs, "SHARED_FROM", shortest),
-            mock.patch.object(inputs, "SHARED_FROM_ON_GPU", shortest),
-        ):
+        with mock.patch.object(policy, "limits", Limits(shared_from=shortest, shared_from_on_gpu=shortest)):
             seconds = []
             for _ in range(args.trials + 1):
                 if args.device == "cuda":
@@ -145,7 +141,7 @@ def main() -> None:
         text += f"\n| {name}: prompt + new tokens, rows, group | way | s | ms a token | of the limit | MiB | gap |\n"
         text += "| --- | --- | --- | --- | --- | --- | --- |\n"
         for place, (way, (layers, graphs)) in product(PLACES, WAYS.items()):
-            if way == "told" and place != PLACES[0]:
+            if way == "launched" and place != PLACES[0]:
                 continue  # takes most of the time, and the more tokens, the more
             with mock.patch.object(decoding, "_LAYERS", layers):
                 found = timed(policy, place, args, graphs)

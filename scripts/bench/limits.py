@@ -26,7 +26,7 @@ def require(device: str) -> None:
 
 
 def settled(device: str) -> None:
-    """Wait for all that a GPU has been told."""
+    """Wait for all that a GPU has been given."""
     if device == "cuda":
         torch.cuda.synchronize()
 

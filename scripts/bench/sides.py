@@ -1,4 +1,4 @@
-"""The two sides of against_trl.py, each in a process of its own that makes one step whenever it is told to."""
+"""The two sides of against_trl.py, each in a process of its own that makes one step for every line that it reads."""
 
 from __future__ import annotations
 

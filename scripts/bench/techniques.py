@@ -22,16 +22,17 @@ from peft.tuners.lora import Linear
 from shapes import SHAPE, lora_policy
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.cache_utils import DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from align.engine import cache
-from align.engine import policy as policies
+from align.engine import reference
 from align.engine.draws import inverse_cdf
-from align.engine.fast import decoding, prompt_cache, sampling_copy
-from align.engine.fast.cpu_attention import NAME
+from align.engine.engine import Engine
+from align.engine.fast import decoding, packed_rows, prepacked, roomy_cache, shared_prompts
 from align.engine.fast.fused_lora import FusedLoraLinear
 from align.engine.fast.grouped_attention import grouped_attention
+from align.engine.fast.limits import Limits
+from align.engine.fast.packed_rows import ATTENTION
+from align.engine.fast.policy import FastPolicy
 from align.engine.reference import Policy
 from align.functional.logprobs import token_logprobs
 from align.types import Sequences
@@ -89,24 +90,24 @@ def plain_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 def in_bf16() -> None:
     """Decoding as it would be without any of it, with one technique after the other, and with all."""
-    policy = Policy(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE | {"num_hidden_layers": 6})).eval(), BF16)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE | {"num_hidden_layers": 6})).eval()
+    policy, plain = Engine().policy(model, BF16), Policy(model, BF16)
     print(f"{torch.get_num_threads()} threads, bf16, {ROWS} rows, {NEW // 4} tokens behind prompts; seconds")
     for prompt in (64, 512):
         batch, found = rows(prompt, 1), {}
         policy.model.set_attn_implementation("sdpa")
-        with mock.patch.object(Policy, "for_sampling", lambda self: self):
-            found["as it would be"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
+        found["as it would be"] = seconds(lambda b=batch: decode(plain, b, NEW // 4))
         for name, heads, layout, own in LADDER:
-            policy.model.set_attn_implementation(NAME if heads else "sdpa")
+            policy.model.set_attn_implementation(ATTENTION if heads else "sdpa")
             with (
-                mock.patch.object(sampling_copy, "can_pack", lambda *_, on=layout: on),
-                mock.patch.object(decoding, "can_pack", lambda *_, on=own: on),
+                mock.patch.object(prepacked, "why_not", lambda *_, on=layout: None if on else "off"),
+                nullcontext() if own else mock.patch.object(decoding, "why_not", return_value="off"),
             ):
                 found[f"+ {name}"] = seconds(lambda b=batch: decode(policy, b, NEW // 4))
         print(f"prompts of {prompt}: " + ", ".join(f"{name} {value:.2f}" for name, value in found.items()))
-    stored, batch = Policy(policy.model.to(BF16).requires_grad_(False), BF16), rows(64, 1)  # as LoRA's base is
+    stored, batch = FastPolicy(policy.model.to(BF16).requires_grad_(False), BF16), rows(64, 1)  # as LoRA's base is
     by_index = seconds(lambda: stored.response_logprobs(batch, 1.0))
-    with mock.patch.object(policies, "_last", lambda n, like: n):
+    with mock.patch.object(reference, "last_places", lambda n, like: n):
         by_slice = seconds(lambda: stored.response_logprobs(batch, 1.0))
     print(f"log-probabilities under a base stored in bf16, head by index, by slice: {by_index:.2f}, {by_slice:.2f}")
 
@@ -127,7 +128,7 @@ def in_turns(works: dict[str, tuple[Callable[[], object], AbstractContextManager
 def base_in_bf16() -> LlamaForCausalLM:
     """All 30 layers."""
     base = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).eval().to(BF16)
-    base.set_attn_implementation(NAME)
+    base.set_attn_implementation(ATTENTION)
     return base
 
 
@@ -135,7 +136,7 @@ def packed() -> None:
     """Passes over one row of tokens; responses all of one length, and of all lengths up to it."""
     print(TURNS.format(torch.get_num_threads()))
     policy, longest = lora_policy(base_in_bf16(), BF16), torch.full((ROWS,), NEW)
-    plain = mock.patch.object(policies, "reads_packed", return_value=False)
+    plain = mock.patch.object(packed_rows, "why_not", return_value="off")
     uneven = torch.linspace(1, NEW, ROWS).round()[torch.randperm(ROWS)]
     for prompt, group in ((64, 1), (64, 4), (512, 8)):
         for name, lengths in (("equal", longest), (f"1 to {NEW}", uneven)):
@@ -150,7 +151,7 @@ def with_lora() -> None:
     print(TURNS.format(torch.get_num_threads()))
     policy = lora_policy(base_in_bf16(), BF16)
     peft = mock.patch.object(FusedLoraLinear, "forward", Linear.forward)
-    theirs = mock.patch.object(policies, "decoding_copy", return_value=None)
+    theirs = mock.patch.object(decoding, "why_not", return_value="off")
     work = partial(train, policy, rows(64, 1))
     print("LoRA, forward and backward: " + in_turns({"in the product": (work, nullcontext()), "PEFT's": (work, peft)}))
     copying = {
@@ -160,7 +161,9 @@ def with_lora() -> None:
     print("a copy to sample with: " + in_turns(copying))
     for prompt, group in ((64, 4), (256, 4), (512, 8)):
         work = partial(decode, policy, rows(prompt, group), NEW, group)
-        once, copied = (mock.patch.object(prompt_cache, "HELD_ONCE_FROM", tokens) for tokens in (1, prompt + 1))
+        once, copied = (
+            mock.patch.object(policy, "limits", Limits(held_once_from=tokens)) for tokens in (1, prompt + 1)
+        )
         found = in_turns({"prompts once": (work, once), "copied": (work, copied), "transformers'": (work, theirs)})
         print(f"copy, prefill and {NEW} tokens in groups of {group} behind {prompt}: {found}")
     batch, found = rows(64, 1), {"one buffer": [], "a tensor a step": []}
@@ -229,22 +232,22 @@ def attention() -> None:
 def in_fp32() -> None:
     shape = SHAPE | {"num_hidden_layers": 6, "vocab_size": 8192}
     model = AutoModelForCausalLM.from_config(LlamaConfig(**shape)).eval()
-    policy = Policy(model, torch.float32)
+    policy = Engine().policy(model, torch.float32)
     print(f"{torch.get_num_threads()} threads, fp32, {ROWS} rows, {NEW} response tokens; seconds with, without")
     for prompt, group in ((64, 4), (512, 8)):
         batch = rows(prompt, group)
         with_it = seconds(lambda b=batch: train(policy, b))
-        with mock.patch.object(policies, "shared_prompts", return_value=None):
+        with mock.patch.object(shared_prompts, "why_not", return_value="off"):
             without = seconds(lambda b=batch: train(policy, b), trials=1)
         print(f"shared prompts of {prompt}, groups of {group}, forward and backward: {with_it:.2f}, {without:.2f}")
         alone = rows(prompt, 1)
         with_it = seconds(lambda b=alone: decode(policy, b, NEW // 4))
-        with mock.patch.object(cache, "RoomyLayer", DynamicLayer):
+        with mock.patch.object(roomy_cache, "why_not", return_value="off"):
             without = seconds(lambda b=alone: decode(policy, b, NEW // 4))
         print(f"room in the cache behind {prompt}, prefill and {NEW // 4} tokens: {with_it:.2f}, {without:.2f}")
     lora, batch = lora_policy(model, torch.float32), rows(64, 1)
     with_it = seconds(lambda: decode(lora, batch, NEW))
-    with mock.patch.object(Policy, "for_sampling", lambda self: self):
+    with mock.patch.object(FastPolicy, "for_sampling", lambda self: self):
         without = seconds(lambda: decode(lora, batch, NEW))
     print(f"merged adapter, prefill and {NEW} tokens: {with_it:.2f}, {without:.2f}")
     hidden, weight = torch.randn(4, 64, 576), 0.02 * torch.randn(49152, 576)

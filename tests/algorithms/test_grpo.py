@@ -10,7 +10,7 @@ import torch
 from align.config import CreditConfig, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
 from align.config.methods import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
-from align.engine import inputs
+from align.engine.fast.limits import Limits
 from align.engine.passes import read_logprobs
 from align.engine.reference import Policy
 from align.errors import InputError
@@ -79,7 +79,7 @@ def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch)
         made_ = made(tmp_path / str(shared_from), micro_batch_tokens=longest)
         one = made_.updates._backward
         with monkeypatch.context() as patch:
-            patch.setattr(inputs, "SHARED_FROM", shared_from)
+            patch.setattr(made_.run.roles.policy, "limits", Limits(shared_from=shared_from))
             patch.setattr(Policy, "response_logprobs", lambda *args: read.append(args) or logprobs(*args))
             patch.setattr(made_.updates, "_backward", lambda *args: learnt.append(args) or one(*args))
             logp = read_logprobs(made_.run.roles.policy, rollout, 1.0, longest)

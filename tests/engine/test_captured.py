@@ -23,7 +23,7 @@ from align.types import Rollout
 from tests import tiny
 from tests.engine.reading import kind_of_model, with_adapter
 
-ASKED_EVERY = Limits().asked_every
+LOOK_EVERY = Limits().look_every
 SETTINGS = {"noise": Noise(0, "rollout"), "max_new_tokens": 20, "temperature": 1.5}
 
 
@@ -67,7 +67,7 @@ def test_it_stops_soon_after_the_last_row_has_ended(fixed, monkeypatch):
     found = sampled(policy, max_new_tokens=200)
     longest = int(found.lengths.max())
     assert found.ended.all() and 1 < longest < 100
-    assert longest - 1 <= len(steps) < longest + ASKED_EVERY
+    assert longest - 1 <= len(steps) < longest + LOOK_EVERY
 
 
 def test_rows_that_ended_leave_where_that_is_worth_a_capture(fixed, monkeypatch):
@@ -78,7 +78,7 @@ def test_rows_that_ended_leave_where_that_is_worth_a_capture(fixed, monkeypatch)
     expected, whole = sampled(policy, cuda_graphs=False, max_new_tokens=60), sampled(policy, max_new_tokens=60)
     assert len(made) == 1
     found = sampled(fast("llama", capture_bytes=0), max_new_tokens=60)
-    asked = range(1, 60, ASKED_EVERY)  # after so many tokens
+    asked = range(1, 60, LOOK_EVERY)  # after so many tokens
     lengths = expected.lengths[expected.ended].tolist()
     left = {next((a for a in asked if a >= n), None) for n in lengths} - {None}
     assert len(made) == 2 + len(left) > 3

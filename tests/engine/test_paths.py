@@ -11,10 +11,12 @@ from unittest import mock
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from align.config import EngineKind
+from align.engine import compat
 from align.engine.engine import Engine
 from align.engine.fast import captured, decoding, paths, prepacked
 from align.engine.fast.cpu_attention import CHECKED
@@ -273,3 +275,22 @@ def test_the_reference_engine_takes_no_path():
         assert policy.model.config._attn_implementation == "sdpa"
         assert not policy.shared_tokens(torch.ones(2, 300)).any()
         assert not any(type(module).__module__.startswith("align") for module in policy.model.modules())
+
+
+PUBLIC = {"shared_prompts", "rounded_weights", "roomy_cache", "sampling_copy", "kept_pages"}
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_on_other_versions_only_what_calls_no_private_function_is_on(adapter, monkeypatch):
+    """As transformers renames things, and torch drops operators."""
+    monkeypatch.setattr(compat, "TESTED", dict.fromkeys(compat.TESTED, ()))
+    monkeypatch.delattr(LoraConfig, "_register_custom_module")
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    report = Engine().report(policy_of(Engine(), "llama", HALF, adapter), cuda_graphs=True)["paths"]
+    assert {name for name, path in report.items() if path["on"]} <= PUBLIC
+    said = {path["why"] for path in report.values()}
+    assert any(f"{package} " in str(why) for package in ("torch", "peft")[: 1 + adapter] for why in said)
+    whole = torch.float32
+    same_reading(read(Engine(), "llama", whole, adapter), expected_reading(REFERENCE, "llama", whole, adapter))
+    found, expected = (drawn(engine, "llama", HALF, adapter) for engine in (Engine(), REFERENCE))
+    assert gap(found, "llama", adapter) < 1.25 * gap(expected, "llama", adapter)

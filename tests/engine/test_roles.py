@@ -8,7 +8,11 @@ import pytest
 import torch
 from peft import TaskType, get_peft_model
 
-from align.config import AdapterConfig, CriticInit, RewardConfig, RewardModelSource, SparseCredit
+from align.config import AdapterConfig, CriticInit, EngineKind, RewardConfig, RewardModelSource, SparseCredit
+from align.engine.fast.fused_lora import FusedLoraLinear
+from align.engine.fast.policy import FastPolicy
+from align.engine.fast.value_head import FastValueHead
+from align.engine.reference import Policy, ValueHead
 from align.engine.roles import Roles, build_roles
 from align.errors import InputError
 from align.models.adapters import lora_config
@@ -128,3 +132,18 @@ def test_cards(tmp_path):
     assert read_card(tmp_path) is None and not is_adapter(tmp_path)
     card.write(tmp_path)
     assert read_card(tmp_path) == card
+
+
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["none", "lora"])
+@pytest.mark.parametrize("kind", EngineKind)
+def test_roles_are_of_the_engine_that_the_configuration_names(kind, adapter, reward_adapter):
+    reward = reward_adapter if adapter else tiny.reward_folder()
+    cfg = tiny.config(adapter=adapter, engine=kind)
+    made = build_roles(cfg, device=tiny.CPU, dtype=torch.bfloat16, reward=reward, critic_init=CriticInit.auto)
+    fast = kind is EngineKind.auto
+    assert made.engine.kind is kind
+    for role in (made.policy, made.reference):
+        assert (type(role) is FastPolicy) == fast and isinstance(role, Policy)
+    for role in (made.critic, made.reward):
+        assert (type(role) is FastValueHead) == fast and isinstance(role, ValueHead)
+    assert any(isinstance(m, FusedLoraLinear) for m in made.policy.modules()) == (fast and adapter is not None)

@@ -181,7 +181,7 @@ def replay(decoder: FixedDecoder, draws: Draws, more: int, device: torch.device,
 
     replayed = Replayed(step, device)
     for done in range(more):
-        if done % limits.asked_every == 0:
+        if done % limits.look_every == 0:
             going = draws.going
             left = int(going.sum())
             if left == 0:

@@ -75,14 +75,14 @@ def cpu_attention(
     return sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
 
 
-def why_not(model: PreTrainedModel, asked: str | None = None) -> str | None:
+def why_not(model: PreTrainedModel, chosen: str | None = None) -> str | None:
     """Why a model keeps the attention of transformers; None where `use` switches, or has switched, it.
 
     Args:
-        asked: The attention that the user chose; null leaves the choice to the engine.
+        chosen: The attention that the user chose; null leaves the choice to the engine.
     """
-    if asked is not None:
-        return f"model.attn_implementation={asked}"
+    if chosen is not None:
+        return f"model.attn_implementation={chosen}"
     if model.device.type != "cpu":
         return f"the model is on {model.device.type}"
     if not type(model).__module__.startswith("transformers.") or model.config.model_type not in CHECKED:
@@ -92,9 +92,9 @@ def why_not(model: PreTrainedModel, asked: str | None = None) -> str | None:
     return untested("torch", "transformers")
 
 
-def use(model: PreTrainedModel, asked: str | None = None) -> None:
+def use(model: PreTrainedModel, chosen: str | None = None) -> None:
     """Switch a model to `cpu_attention`, where it applies."""
-    if attention_of(model) != ATTENTION and why_not(model, asked) is None:
+    if attention_of(model) != ATTENTION and why_not(model, chosen) is None:
         model.set_attn_implementation(ATTENTION)
 
 

@@ -15,5 +15,5 @@ class Limits:
     shared_saves: float = 0.2  # of the tokens that all rows have together, at least
     held_once_from: int = 256  # tokens of a prompt that decoding holds once; two parts cost short ones more products
     room: int = 64  # tokens that a cache keeps room for
-    asked_every: int = 8  # captured steps between two looks at which rows have ended: a look waits for the GPU
+    look_every: int = 8  # captured steps between two looks at which rows have ended: a look waits for the GPU
     capture_bytes: int = 2**37  # of keys and values that an H100 reads in the time a capture takes, 40 ms

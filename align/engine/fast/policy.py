@@ -46,8 +46,9 @@ class FastPolicy(Policy):
         return lengths.masked_fill(lengths < shared_prompts.shared_from(prompt_mask, self.limits), 0)
 
     def forward(self, batch: Sequences, temperature: float) -> TokenStats:
-        once = shared_prompts.why_not(self.model) is None
-        shared = shared_prompts.shared_prompts(batch, self.limits) if once else None
+        shared = shared_prompts.shared_prompts(batch, self.limits)
+        if shared is not None and shared_prompts.why_not(self.model) is not None:
+            shared = None
         packed = Packed.of_responses(batch, shared) if packed_rows.why_not(self.model) is None else None
         if packed is not None:
             return self._packed(packed, batch, temperature)
@@ -80,7 +81,7 @@ class FastPolicy(Policy):
 
     def for_sampling(self) -> Policy:
         """A copy of the products' weights for one rollout; itself where a copy gains nothing."""
-        model, dtype, shared, adapter = self.model, self.dtype, self._shared, self._adapter
+        model, dtype, shared, adapter = self.model, self.dtype, self.shared, self.adapter
         if decoding.why_not(model, dtype) is None:
             copy = decoding.decoding_copy(model, dtype, adapter, self.limits)
         elif sampling_copy.why_not(model, dtype, shared, adapter) is not None:
