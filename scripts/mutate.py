@@ -56,7 +56,7 @@ DECODING = ("models/test_decoding.py",)
 SECOND = ("test_second_device.py",)
 LORA = ("functional/test_lora.py", "models/test_lora.py")
 ATTENTION = ("functional/test_attention.py", "models/test_attention.py")
-STAGES = ("parity/test_reward_model.py", "run/test_reward_models.py", "run/test_reward_prefixes.py")
+STAGES = ("algorithms/test_reward_model.py", "parity/test_reward_model.py")
 PREFERENCE = ("functional/test_preference.py", *DPO)
 
 MUTANTS = (
