@@ -56,7 +56,7 @@ DECODING = ("engine/test_decoding.py",)
 SECOND = ("test_second_device.py",)
 LORA = ("engine/test_lora_linear.py", "engine/test_fused_lora.py")
 ATTENTION = ("engine/test_grouped_attention.py", "engine/test_cpu_attention.py")
-STAGES = ("parity/test_reward_model.py", "run/test_reward_models.py", "run/test_reward_prefixes.py")
+STAGES = ("algorithms/test_reward_model.py", "parity/test_reward_model.py")
 PREFERENCE = ("functional/test_preference.py", *DPO)
 
 MUTANTS = (

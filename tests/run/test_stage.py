@@ -151,19 +151,24 @@ def test_an_interrupted_training_goes_on_inside_itself(kind, adapter, tmp_path, 
     assert_equal(folder, whole, 10)
 
 
-def test_another_number_of_threads_starts_over(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changed", ["threads", "device"])
+def test_another_machine_starts_over(changed, tmp_path, monkeypatch):
     """Its sums would be rounded otherwise than those that the training began with."""
     monkeypatch.setenv("ALIGN_HOME", str(tmp_path / "whole"))
     whole = reward(None)(lambda line: None)
     monkeypatch.setenv("ALIGN_HOME", str(tmp_path / "cut"))
-    lines: list[str] = []
-    torch.set_num_threads(2)
+    torch.set_num_threads(2 if changed == "threads" else 1)
     try:
         interrupted(monkeypatch, reward(None))
     finally:
         torch.set_num_threads(1)
+    if changed == "device":
+        (noted,) = (tmp_path / "cut").glob(f"reward_models/{PARTIAL}/{TRAINING}/machine.json")
+        noted.write_text(noted.read_text().replace('"cpu"', '"cuda"'))
+    lines: list[str] = []
     folder = reward(None)(lines.append)
-    assert any("starting over" in line and '"threads": 2' in line for line in lines)
+    had = '"threads": 2' if changed == "threads" else '"device": "cuda"'
+    assert any("starting over" in line and had in line for line in lines)
     assert not any("going on" in line for line in lines)
     assert_equal(folder, whole, 10)
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from datasets import load_dataset
 from hydra import compose, initialize_config_dir
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from align.cli.groups import CONF
 from align.config import RewardModelSource
@@ -148,8 +149,13 @@ def test_reward_models_rank_pairs(record: dict[str, Any], variant: str) -> None:
     figures = record["figures"]["reward_models"][variant]
     folder = ROOT / "reward_models" / figures["folder"]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    assert model.config.num_labels == 1
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    head = load_file(folder / "head.safetensors")
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
+    assert {name: (*tensor.shape, tensor.dtype) for name, tensor in head.items()} == {
+        "weight": (1, 128, torch.float32),
+        "bias": (1, torch.float32),
+    }
     sample = rows("held_out.jsonl")[:200]
     texts = [
         tokenizer.apply_chat_template(
@@ -159,6 +165,8 @@ def test_reward_models_rank_pairs(record: dict[str, Any], variant: str) -> None:
         for side in ("chosen", "rejected")
     ]
     with torch.no_grad():
-        scores = model(**tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")).logits.view(-1, 2)
+        inputs = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        states, last = model(**inputs).last_hidden_state, inputs["attention_mask"].sum(1) - 1
+        scores = (states[torch.arange(len(last)), last] @ head["weight"][0] + head["bias"]).view(-1, 2)
     accuracy = (scores[:, 0] > scores[:, 1]).float().mean().item()
     assert accuracy == pytest.approx(figures["held_out"]["all"]["accuracy"], abs=0.1)
