@@ -203,8 +203,7 @@ class Loop:
             self.run.accelerator.scaler.load_state_dict(state["scaler"])
         self.algorithm.load_state(state["method"])
         device = self.run.accelerator.device
-        saved: dict[str, Tensor] = checkpoint.read_tensors(folder, "experience")
-        if saved:
-            self.examples = Experience.load({k: v.to(device) for k, v in saved.items()}, state["examples"])
+        saved: dict[str, Tensor] = {k: v.to(device) for k, v in checkpoint.read_tensors(folder, "experience").items()}
+        self.examples = Experience.load(saved, state["examples"]) if saved else None
         checkpoint.set_global_rng_state(state["rng"], checkpoint.read_tensors(folder, "rng"))
         self._started = time.perf_counter()
