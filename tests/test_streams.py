@@ -2,7 +2,7 @@
 
 import torch
 
-from align.streams import derive, generator, permutation
+from align.streams import derive, generator, in_passes, permutation
 
 
 def test_a_stream_depends_on_seed_and_every_name_and_on_nothing_that_ran_before():
@@ -33,3 +33,10 @@ def test_permutations():
     assert sorted(order) == list(range(50))
     assert order == permutation(50, 3, "minibatch", 0, 1).tolist()
     assert order != permutation(50, 3, "minibatch", 0, 2).tolist()
+
+
+def test_passes_follow_each_other_wherever_they_are_cut():
+    whole = in_passes(5, 0, 15, 0, "pairs")
+    assert [i for start in range(0, 15, 3) for i in in_passes(5, start, 3, 0, "pairs")] == whole
+    passes = [whole[i : i + 5] for i in (0, 5, 10)]
+    assert all(sorted(p) == list(range(5)) for p in passes) and len({tuple(p) for p in passes}) == 3

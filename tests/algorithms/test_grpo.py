@@ -15,6 +15,7 @@ from align.engine.passes import read_logprobs
 from align.engine.reference import Policy
 from align.errors import InputError
 from align.loop.loop import Loop
+from align.loop.protocol import Progress
 from align.metrics import compare, repeatable
 from align.types import Experience
 from tests import tiny
@@ -78,8 +79,8 @@ def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch)
         logprobs = Policy.response_logprobs
         made_ = made(tmp_path / str(shared_from), micro_batch_tokens=longest)
         one = made_.updates._backward
+        made_.run.roles.policy.limits = Limits(shared_from=shared_from)
         with monkeypatch.context() as patch:
-            patch.setattr(made_.run.roles.policy, "limits", Limits(shared_from=shared_from))
             patch.setattr(Policy, "response_logprobs", lambda *args: read.append(args) or logprobs(*args))
             patch.setattr(made_.updates, "_backward", lambda *args: learnt.append(args) or one(*args))
             logp = read_logprobs(made_.run.roles.policy, rollout, 1.0, longest)
@@ -115,6 +116,13 @@ def test_a_resumed_run_goes_on_bit_for_bit(tmp_path):
     assert [repeatable(r) for r in found.records] == [repeatable(r) for r in expected.records[2:]]
     assert [r["rollout"] for r in expected.records] == [0, 1, 2, 3]
     assert tiny.same(*(tiny.weights(made_.run.roles.policy) for made_ in (straight, again)))
+
+
+def test_every_prompt_comes_once_in_a_pass(tmp_path):
+    algorithm = made(tmp_path).algorithm  # two prompts a rollout
+    rollouts = [algorithm.collect(Progress(rollout=k)).rollout for k in range(3)]
+    served = [number for rollout in rollouts for number in rollout.prompt_index[::2].tolist()]
+    assert sorted(served) == [prompt.id for prompt in tiny.prompts()]
 
 
 # --- gradients, runs, options -----------------------------------------------------------------------------------------

@@ -33,6 +33,13 @@ def test_an_epoch_uses_every_response_once(tmp_path):
     for epoch in (orders[:4], orders[4:]):
         assert sorted(i for order in epoch for i in order) == list(range(16))
     assert orders[:4] != orders[4:]
+    assert orders[:4] != [made.algorithm.minibatch(Progress(rollout=1, update=k), 16).tolist() for k in range(4)]
+
+
+def test_every_rollout_draws_noise_of_its_own(tmp_path):
+    made, _ = tiny.loop(tmp_path, tiny.config(), start=tiny.prompts(1))
+    drawn = [made.algorithm.collect(Progress(rollout=k)).rollout.response_ids.tolist() for k in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 # --- what is not finite -----------------------------------------------------------------------------------------------
@@ -103,6 +110,7 @@ def test_an_update_that_is_not_finite_is_not_applied(tmp_path, role, where):
     assert all(same(was, weights(module)) for was, module in zip(before, modules.values(), strict=True))
     assert all(torch.equal(v, moments[k]) for k, v in made.updates.optimization.tensors().items())
     assert made.progress.step == 1 and len(seen.records) == 1
+    assert made.progress.update == 3  # each of them on the next minibatch
     events = bad_lines(tmp_path)
     assert len(events) == 3 and all(e["step"] == 1 for e in events)
     assert len(events[0]["samples"]) == 8 and set(events[0]["samples"][0]) == {"prompt_id", "response"}

@@ -13,7 +13,7 @@ import torch
 
 from align.algorithms.registry import ALGORITHMS, algorithm_class
 from align.config import SFTConfig
-from align.loop.checkpoint import FORMAT
+from align.loop.checkpoint import FORMAT, read_state
 from align.loop.loop import Loop
 from align.loop.protocol import Algorithm, Loss, Progress, Stop, Trained
 from align.metrics import Tally, repeatable
@@ -167,3 +167,11 @@ def test_a_checkpoint_of_format_1_goes_on(tmp_path, stop):
     assert [repeatable(r) for r in resumed.records] == [repeatable(r) for r in records.records[stop:]]
     for name, module in straight.run.modules.items():
         assert tiny.same(tiny.weights(module), tiny.weights(again.run.modules[name]))
+
+
+def test_a_checkpoint_of_format_1_goes_on_with_its_pairs(tmp_path):
+    """Of a method without rollouts, where it had come to."""
+    path = tmp_path / "state.json"
+    progress = {"step": 3, "rollout": 0, "update": 3}
+    path.write_text(json.dumps({"progress": progress, "method": {}}))
+    assert read_state(tmp_path) == {"progress": progress, "method": {}, "examples": {}}
