@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant("scored_a_token_early", "algorithms/reward_model.py", "batch.sequences.lengths.unsqueeze(1)",
            "(batch.sequences.lengths - 1).unsqueeze(1)", REWARD_MODEL),
     Mutant("whole_responses_forgotten", "algorithms/reward_model.py", "final(batch, squared).sum() / responses",
-           "0 * final(batch, squared).sum()", REWARD_MODEL),
+           "0 * final(batch, squared).sum()", PREFIXES),
     Mutant("stage_begins_again", "run/stage.py", "loop.resume(found)", "pass", ("run/test_stage.py",)),
     Mutant("shared_prompts_are_free", "functional/batching.py", "max(once.values(), default=0)", "0",
            ("functional/test_batching.py",)),
