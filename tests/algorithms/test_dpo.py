@@ -65,6 +65,8 @@ def test_a_pass_serves_every_pair_once_and_a_short_batch_is_completed_from_the_n
     made = loop(tmp_path, DPOConfig(batch_size=3))
     served = [i for k in range(4) for i in made.algorithm.minibatch(Progress(update=k), 4).tolist()]
     assert [sorted(served[i : i + 4]) for i in (0, 4, 8)] == [[0, 1, 2, 3]] * 3
+    at = Progress(update=3)
+    assert not made.algorithm.used_up(at, 4, None) and at.rollout == 2  # passes behind it
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 
 from align.config import CreditConfig, RewardConfig, SparseCredit, UniformCredit
 from align.config import GoldSource as GoldConfig
-from align.config.methods import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength
+from align.config.methods import Baseline, GroupKLConfig, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
 from align.engine.fast.limits import Limits
 from align.engine.passes import read_logprobs
 from align.engine.reference import Policy
@@ -17,7 +17,7 @@ from align.errors import InputError
 from align.loop.loop import Loop
 from align.loop.protocol import Progress
 from align.metrics import compare, repeatable
-from align.types import Experience
+from align.types import Experience, Size
 from tests import tiny
 from tests.parity.sides import backward, gradients, loop
 
@@ -66,6 +66,18 @@ def test_dense_rewards_become_reward_to_go_over_the_groups_tokens(tmp_path):
     mask = tiny.rollout_of(tiny.prompts(2), ROWS, samples=2).response_mask
     means = torch.tensor([[3.0], [3.0], [-4 / 6], [-4 / 6]])
     torch.testing.assert_close(found, (togo - means) * mask)
+
+
+def test_the_corrected_kl_is_weighed_by_each_tokens_own_ratio(tmp_path):
+    """Also where the surrogate's ratio is the response's: it corrects for who sampled the token."""
+    kl = GroupKLConfig(coef=BETA, place=KLPlace.loss, estimator=KLEstimator.k3_corrected)
+    method = GRPOConfig(group_size=2, minibatch_size=4, ratio=RatioLevel.sequence, kl=kl)
+    made_ = loop(tmp_path, method, batch_size=4)
+    batch = experience(made_, torch.ones(4, 3)).rows(torch.arange(4), Size(4, 11))
+    now = batch.columns["logprobs"] + 0.1 * torch.arange(12.0).view(4, 3)
+    gap = batch.columns["ref_logprobs"] - now
+    expected = (now - batch.columns["logprobs"]).exp() * (gap.exp() - 1 - gap) * batch.mask
+    torch.testing.assert_close(made_.algorithm._kl(batch, now) * batch.mask, expected)
 
 
 def test_a_groups_prompt_counts_once_in_its_micro_batches(tmp_path, monkeypatch):

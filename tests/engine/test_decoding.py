@@ -63,6 +63,12 @@ def test_down_to_one_prompt_with_several_rows(prompts, at_once, plain):
     same(found, sampled(Policy(made.model, torch.float32), 8 if at_once is None else 4, prompts, at_once))
 
 
+def test_an_adapter_is_part_of_the_products(plain):
+    """With its scale, 6 / 4; of the bare base the responses would be others."""
+    made = policy(adapter=True)
+    same(sampled(made), sampled(Policy(made.model, torch.float32, made.shared, made.adapter)))
+
+
 @pytest.mark.parametrize("adapter", [False, True])
 def test_the_model_is_not_written_to(adapter, plain):
     made = policy(adapter=adapter)

@@ -89,6 +89,19 @@ def test_a_toy_trains_records_and_resumes_bit_for_bit(tmp_path, stop):
     assert tiny.same(*(tiny.weights(made.run.roles.policy) for made in (straight, again)))
 
 
+def test_an_update_reads_the_rows_of_its_minibatch(tmp_path):
+    made, _ = start(tmp_path)
+    read, loss = [], made.algorithm.loss
+
+    def reading(batch, out) -> Loss:
+        read.extend(ids[:n] for ids, n in zip(batch.sequences.response_ids.tolist(), batch.mask.sum(1), strict=True))
+        return loss(batch, out)
+
+    made.algorithm.trained["policy"] = Trained(reading, 1e-2)
+    assert made.advance() and made.advance()
+    assert [sorted(read[:2]), sorted(read[2:])] == [sorted(ROWS[:2]), sorted(ROWS[2:])]
+
+
 def names(of: type) -> set[str]:
     return {name for name in {*vars(of), *of.__annotations__} if not name.startswith("_")}
 
