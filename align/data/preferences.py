@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from align.config import BadRows, DataConfig, PromptOverflow
 from align.data.conversations import Columns, Example, Message, is_conversation, read_example
-from align.data.prompts import prompts_of
-from align.data.row_filter import matching
-from align.data.sources import Row, load_rows
+from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
@@ -58,9 +56,8 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     `train_where` and `held_out_where` then filter the pairs of each side by columns. They move no pair to the other
     side and change no prompt's id, so that the same prompt gets the same noise under every filter.
 
-    Raises:
-        InputError: Unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
-            error, a prompt that is too long where `long_prompts` is error, or nothing left.
+    Raises InputError for unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows`
+    is error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, chat)
     train_rows, held_rows = _rows(config)
@@ -85,18 +82,18 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     if held_rows is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
-    return Preferences(
-        train,
-        held_out,
-        counts,
-        reward_train=_where(every, config.reward_where, "data.reward_where", config.path),
-        reward_held_out=[item.pair for item in every_held],
-    )
+    reward_train = _where(every, config.reward_where, "data.reward_where", config.path)
+    return Preferences(train, held_out, counts, reward_train, reward_held_out=[item.pair for item in every_held])
 
 
 def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
     kept = matching([item.row for item in items], where, key, source)
     return [item.pair for item, keep in zip(items, kept, strict=True) if keep]
+
+
+def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:
+    """Return each prompt once, in order of first appearance."""
+    return list({pair.prompt.id: pair.prompt for pair in pairs}.values())
 
 
 def digest(pairs: Sequence[Pair]) -> str:
@@ -106,11 +103,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
-    """Split off a share of the training prompts, chosen as held-out ones are, with their pairs.
-
-    Raises:
-        InputError: There is a single training prompt.
-    """
+    """Split off a share of the training prompts, chosen as held-out ones are; InputError where there is a single one."""
     held = _held_prompts(data.reward_train, fraction)
     train = [pair for pair in data.train if pair.prompt.id not in held]
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
@@ -134,9 +127,12 @@ def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: in
     return {name: counts[name] for name in COUNTS}
 
 
+def _columns(config: DataConfig) -> tuple[str, str, str, str | None]:
+    return config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
+
+
 def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    columns = (config.prompt_column, config.chosen_column, config.rejected_column, config.system_column)
-    load = partial(load_rows, subset=config.subset, text=[c for c in columns if c is not None])
+    load = partial(load_rows, subset=config.subset, text=[c for c in _columns(config) if c is not None])
     own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
     train = own(split=config.train_split, split_key="data.train_split")
     if config.held_out_path is not None:
@@ -164,11 +160,7 @@ class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
-        self._config = config
-        self._chat = chat
-        self._columns = Columns(
-            config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
-        )
+        self._config, self._chat, self._columns = config, chat, Columns(*_columns(config))
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts

@@ -22,7 +22,7 @@ PLAIN_TEMPLATE = (
     r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes itself
+PROBE = "zqx"  # a content that no template writes itself
 _USER = ({"role": "user", "content": "hello"},)
 
 
@@ -181,12 +181,12 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
         The text that opens the turn, the blanks before and after the content, and whether the content is stripped.
     """
     opening = render(tokenizer, _USER, generation_prompt=True)
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
-    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
+    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {PROBE} "}], generation_prompt=False)
     strips = spaced == turn
     if not turn.startswith(opening):  # the template opens given turns differently from generated ones
         return opening, "", "", strips
-    head, _, tail = turn[len(opening) :].partition(_PROBE)
+    head, _, tail = turn[len(opening) :].partition(PROBE)
     names = [re.escape(t) for t in _special_names(tokenizer)]
     after = re.match(rf"(\s+)(?:{'|'.join(names)})", tail) if names else None
     return opening, head if head.isspace() else "", after[1] if after else "", strips
@@ -194,8 +194,8 @@ def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, 
 
 def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the special token that the template writes after an assistant's content (blanks may come between)."""
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
-    tail = turn.rpartition(_PROBE)[2].lstrip()
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
+    tail = turn.rpartition(PROBE)[2].lstrip()
     names = sorted(_special_names(tokenizer), key=len, reverse=True)
     name = next((n for n in names if tail.startswith(n)), None)
     return None if name is None else tokenizer.convert_tokens_to_ids(name)
@@ -216,7 +216,7 @@ def _choose_pad(tokenizer: PreTrainedTokenizerBase, end_ids: set[int], vocab_siz
     if pad is not None and pad not in end_ids and pad < rows:
         return pad
     special = {i: name for i, name in sorted(_special_ids(tokenizer).items()) if i not in end_ids and i < rows}
-    written = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=True)
+    written = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=True)
     named = [i for i, name in special.items() if "pad" in name.lower()]
     unknown = [i for i in special if i == tokenizer.unk_token_id]
     unused = [i for i, name in special.items() if i != tokenizer.bos_token_id and name not in written]

@@ -10,15 +10,15 @@ from align.engine.protocol import PrefixScorer
 from align.functional.batching import token_batches
 from align.functional.credit import last_token
 from align.functional.masked import masked_sum
+from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput, Rollout
 
 
-class RewardModelScorer:
+class RewardModelScorer(Source):
     """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
     def __init__(self, value_head: PrefixScorer, token_budget: int = FORWARD_TOKENS) -> None:
-        self._head = value_head
-        self._budget = token_budget
+        self._head, self._budget = value_head, token_budget
 
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
@@ -35,12 +35,8 @@ class RewardModelScorer:
             if attention is not None and weights is not None:
                 attention[index, :t] = weights
         total = masked_sum(prefix[:, 1:], last_token(rollout.response_mask), dim=1)
-        return RewardOutput(
-            total=total,
-            parts={"reward_model": total},
-            prefix_scores=prefix if "prefix_scores" in needs else None,
-            attention=attention,
-        )
+        wanted = prefix if "prefix_scores" in needs else None
+        return RewardOutput(total, {"reward_model": total}, prefix_scores=wanted, attention=attention)
 
     def _forward(self, part: Rollout, with_attention: bool) -> tuple[Tensor, Tensor | None]:
         """Scores (b, t + 1) of every prefix, and what each response's last token attends to (b, t)."""

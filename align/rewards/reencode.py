@@ -13,10 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from align.errors import InputError
-from align.models.chat_tokenizer import render
-
-Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes by itself
+from align.models.chat_tokenizer import PROBE, Messages, render
 
 
 @dataclass(frozen=True)
@@ -29,26 +26,17 @@ class Encoded:
 
 
 class Reader:
-    """Encoder of conversations for one reward model.
-
-    Raises:
-        InputError: The tokenizer is a slow one, without character offsets.
-    """
+    """Encoder of conversations for one reward model; InputError for a slow tokenizer, without character offsets."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, key: str) -> None:
         if not tokenizer.is_fast:
             allowed = "a reward model with a fast tokenizer (tokenizer.json), or with the policy's own"
             raise InputError(key, type(tokenizer).__name__, allowed)
-        self._tokenizer = tokenizer
-        self._key = key
+        self._tokenizer, self._key = tokenizer, key
         self._special = [str(t) for t in (*tokenizer.all_special_tokens, *tokenizer.added_tokens_decoder.values())]
 
     def encode(self, messages: Messages, response: str) -> Encoded:
-        """Encode a conversation with its response.
-
-        Raises:
-            InputError: The template refuses the turns, or does not write the response as it is.
-        """
+        """Encode a conversation with its response; InputError where the template does not write it as it is."""
         if self._tokenizer.chat_template is None:
             return self._pair("\n".join(m["content"] for m in messages), response)
         full, start = self._rendered(messages, response)
@@ -63,10 +51,10 @@ class Reader:
     def _rendered(self, messages: Messages, response: str) -> tuple[str, int]:
         """Render the conversation; return it with the place of the response's first character."""
         try:
-            full, probe = (self._render(messages, content) for content in (response, _PROBE))
+            full, probe = (self._render(messages, content) for content in (response, PROBE))
         except InputError as error:
             raise InputError(self._key, error.given, f"a reward model whose {error.allowed}") from error
-        head = len(probe.rpartition(_PROBE)[0])
+        head = len(probe.rpartition(PROBE)[0])
         if full.startswith(response, head):
             return full, head
         if full.startswith(response.strip(), head):  # many templates strip the content

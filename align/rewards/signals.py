@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from align.engine.protocol import LanguageModel
 from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
-from align.rewards.base import Source, frozen, load_state, state
+from align.rewards.base import Source, Wrapper
 from align.types import RewardInput, RewardOutput, Rollout
 
 SENTENCE_ENDS = frozenset(".!?\n")
@@ -36,14 +35,15 @@ class LogRatio:
         return out
 
 
-class WithSignals:
+class WithSignals(Wrapper):
     """A source with the signals in `needs` added: sentence_ends, log_ratio, token_scores of its spans."""
 
     def __init__(self, source: Source, log_ratio: LogRatio | None = None) -> None:
-        self._source, self._log_ratio = source, log_ratio
+        super().__init__(source)
+        self._log_ratio = log_ratio
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        output = self._source.score(batch, needs)
+        output = self.source.score(batch, needs)
         added: dict[str, Any] = {}
         if "sentence_ends" in needs:
             added["sentence_ends"] = sentence_ends(batch)
@@ -52,15 +52,6 @@ class WithSignals:
         if "token_scores" in needs and output.token_scores is None and output.spans is not None:
             added["token_scores"] = spans(output.spans, batch.offsets, batch.rollout.response_mask)
         return replace(output, **added)
-
-    def frozen(self) -> Source:
-        return WithSignals(frozen(self._source), self._log_ratio)
-
-    def state(self) -> dict[str, Any]:
-        return state(self._source)
-
-    def load_state(self, saved: Mapping[str, Any]) -> None:
-        load_state(self._source, saved)
 
 
 def sentence_ends(batch: RewardInput) -> Tensor:

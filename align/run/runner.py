@@ -14,7 +14,7 @@ from align.algorithms.registry import algorithm_class
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
-from align.data.prompts import prompts_of
+from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import InputError

@@ -10,6 +10,7 @@ import torch
 from align.errors import RunError
 from align.files import read_lines
 from align.loop.protocol import Progress
+from align.rewards import Source
 from tests import tiny
 from tests.tiny import same, weights
 
@@ -38,7 +39,7 @@ def test_an_epoch_uses_every_response_once(tmp_path):
 # --- what is not finite -----------------------------------------------------------------------------------------------
 
 
-class Faulty:
+class Faulty(Source):
     """The gold reward, with a NaN in one row of the given calls."""
 
     def __init__(self, calls, value=float("nan")) -> None:
