@@ -103,7 +103,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
-    """Split off a share of the training prompts, chosen as held-out ones are; InputError where there is a single one."""
+    """Split off a share of the training prompts, chosen as held-out ones are; refused where there is one alone."""
     held = _held_prompts(data.reward_train, fraction)
     train = [pair for pair in data.train if pair.prompt.id not in held]
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]

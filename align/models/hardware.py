@@ -11,11 +11,7 @@ from align.errors import InputError
 
 
 def resolve_device(config: Config) -> torch.device:
-    """Return the device of `config.device`; auto is the first of CUDA, MPS and CPU that the machine has.
-
-    Raises:
-        InputError: The machine does not have the device.
-    """
+    """Return the device of `config.device`, if the machine has it; auto is the first there is of CUDA, MPS and CPU."""
     there = {Device.cuda: torch.cuda.is_available(), Device.mps: torch.backends.mps.is_available(), Device.cpu: True}
     if config.device is Device.auto:
         return torch.device(next(d for d, found in there.items() if found).value)
@@ -46,11 +42,7 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def one_process(device: torch.device, dtype: torch.dtype) -> Accelerator:
-    """Build the accelerator: device placement and, in fp16, gradient scaling; autocast is the roles' own.
-
-    Raises:
-        InputError: The run was launched as several processes.
-    """
+    """Build the accelerator: device placement and, in fp16, gradient scaling; autocast is the roles' own."""
     # Accelerate keeps one state per process, which an earlier training in this process may have left.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if dtype is torch.float16 else "no")

@@ -15,14 +15,11 @@ class TokenSpans:
     """Spans of tokens in their decoded text; caches each token's text in the middle of a text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], anchor: Sequence[int]) -> None:
-        """Create from a decoder of one tokenizer.
+        """`decode` is ids to text without special tokens of one tokenizer.
 
-        Args:
-            decode: Ids to text, special tokens left out.
-            anchor: Ordinary tokens to decode a token behind, so that its text is that of the middle of a text.
+        `anchor` holds ordinary tokens to decode a token behind, so that its text is that of the middle of a text.
         """
-        self._decode = decode
-        self._anchor = list(anchor)
+        self._decode, self._anchor = decode, list(anchor)
         self._skip = len(decode(anchor))
         self._pieces: dict[int, str] = {}
 

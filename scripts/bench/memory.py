@@ -56,7 +56,8 @@ def alone(args: argparse.Namespace) -> float:
     from align.config import ModelConfig, Precision
     from align.engine.fast.pages import pages_kept
     from align.memory import peak_memory_mib
-    from align.models.load import load_causal_lm, torch_dtype
+    from align.models.hardware import torch_dtype
+    from align.models.load import load_causal_lm
     from align.run import runner  # noqa: F401
     from align.types import Sequences
 
