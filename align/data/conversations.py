@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from align.config import DataConfig
 from align.errors import InputError
 
 Message = Mapping[str, str]
@@ -23,18 +24,8 @@ class Example:
     rejected: str
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a preference data set."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    system: str | None = None  # None: there is no such column
-
-
-def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Example | None:
-    """Read the prompt and the responses of `row`.
+def read_example(row: Mapping[str, Any], config: DataConfig, where: str) -> Example | None:
+    """Read the prompt and the responses of `row` from the columns that `config` names.
 
     A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations.
     Whole conversations share the prompt, so that the prompt column may be missing (`implicit prompt`); None where they
@@ -43,17 +34,17 @@ def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Exampl
     Raises InputError, which names the row by `where`, for an empty cell, a cell of a wrong type, or a conversation that
     does not end as it must.
     """
-    chosen, rejected = (_cell(row, name, where) for name in (columns.chosen, columns.rejected))
-    explicit = _cell(row, columns.prompt, where) if columns.prompt in row else None
+    chosen, rejected = (_cell(row, name, where) for name in (config.chosen_column, config.rejected_column))
+    explicit = _cell(row, config.prompt_column, where) if config.prompt_column in row else None
     if explicit is None and isinstance(chosen, str) and isinstance(rejected, str):
-        chosen, rejected = (_dialogue(text, f"{where}, column {columns.chosen}") for text in (chosen, rejected))
-    head, reply = _reply(chosen, f"{where}, column {columns.chosen}")
-    other, other_reply = _reply(rejected, f"{where}, column {columns.rejected}")
+        chosen, rejected = (_dialogue(text, f"{where}, column {config.chosen_column}") for text in (chosen, rejected))
+    head, reply = _reply(chosen, f"{where}, column {config.chosen_column}")
+    other, other_reply = _reply(rejected, f"{where}, column {config.rejected_column}")
     if head and other and head != other:
         return None
-    messages = _prompt(explicit, head or other, f"{where}, column {columns.prompt}")
-    if columns.system is not None:
-        messages = (*_system(row[columns.system], messages, f"{where}, column {columns.system}"), *messages)
+    messages = _prompt(explicit, head or other, f"{where}, column {config.prompt_column}")
+    if config.system_column is not None:
+        messages = (*_system(row[config.system_column], messages, f"{where}, column {config.system_column}"), *messages)
     return Example(messages, reply, other_reply)
 
 
@@ -123,6 +114,5 @@ def _dialogue(text: str, place: str) -> list[Message]:
 
 def _brief(value: object) -> object:
     """Shorten a cell for an error message, which is one line."""
-    if isinstance(value, str):
-        return value if len(value) <= 60 else value[:60] + "..."
-    return value if len(repr(value)) <= 60 else repr(value)[:60] + "..."
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= 60 else text[:60] + "..."

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.conversations import Columns, Example, Message, is_conversation, read_example
+from align.data.conversations import Example, Message, is_conversation, read_example
 from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
@@ -64,7 +64,9 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     every = reader.pairs(train_rows, config.path)
     source = config.held_out_path or config.path
     if held_rows is None:
-        every, every_held = _cut_by_prompt(every, config.held_out_fraction)
+        held = _held_prompts([item.pair for item in every], config.held_out_fraction)
+        every_held = [item for item in every if item.pair.prompt.id in held]
+        every = [item for item in every if item.pair.prompt.id not in held]
     else:
         given = reader.pairs(held_rows, source)
         seen = {item.pair.prompt.id for item in every}
@@ -127,12 +129,9 @@ def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: in
     return {name: counts[name] for name in COUNTS}
 
 
-def _columns(config: DataConfig) -> tuple[str, str, str, str | None]:
-    return config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
-
-
 def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    load = partial(load_rows, subset=config.subset, text=[c for c in _columns(config) if c is not None])
+    columns = (config.prompt_column, config.chosen_column, config.rejected_column, config.system_column)
+    load = partial(load_rows, subset=config.subset, text=[c for c in columns if c is not None])
     own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
     train = own(split=config.train_split, split_key="data.train_split")
     if config.held_out_path is not None:
@@ -160,7 +159,7 @@ class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
-        self._config, self._chat, self._columns = config, chat, Columns(*_columns(config))
+        self._config, self._chat = config, chat
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -177,14 +176,15 @@ class _Reader:
         return [_Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
-        needed = ["chosen", "rejected", *(["system"] if self._columns.system is not None else [])]
-        whole = is_conversation(row.get(self._columns.chosen)) and is_conversation(row.get(self._columns.rejected))
-        if not whole or self._columns.prompt != DataConfig.prompt_column:  # a configured column must exist
-            needed.append("prompt")
+        config = self._config
+        needed = ["chosen_column", "rejected_column", *(["system_column"] if config.system_column is not None else [])]
+        whole = is_conversation(row.get(config.chosen_column)) and is_conversation(row.get(config.rejected_column))
+        if not whole or config.prompt_column != DataConfig.prompt_column:  # a configured column must exist
+            needed.append("prompt_column")
         for name in needed:
-            column = getattr(self._columns, name)
+            column = getattr(config, name)
             if column not in row:
-                raise InputError(f"data.{name}_column", column, f"a column of {source}: {', '.join(row)}")
+                raise InputError(f"data.{name}", column, f"a column of {source}: {', '.join(row)}")
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
         """Return the pair of each row, or the count under which the row is dropped."""
@@ -198,10 +198,13 @@ class _Reader:
     def _asked(self, row: Row, where: str) -> tuple[Prompt, Example] | str:
         """Return a row's prompt and responses, or the count under which the row is dropped."""
         try:
-            example = read_example(row, self._columns, where)
+            example = read_example(row, self._config, where)
             if example is None:
                 return "diverging_dropped"
-            prompt = self._numbered(example, row, where)
+            number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
+            if number not in self._prompts:
+                self._prompts[number] = self._prompt(number, example.messages, row, where)
+            prompt = self._prompts[number]
             return "long_prompts_dropped" if prompt is None else (prompt, example)
         except _TooLong:
             raise
@@ -210,12 +213,6 @@ class _Reader:
                 raise
             self.first_bad = self.first_bad or error
             return "malformed_dropped"
-
-    def _numbered(self, example: Example, row: Row, where: str) -> Prompt | None:
-        number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
-        if number not in self._prompts:
-            self._prompts[number] = self._prompt(number, example.messages, row, where)
-        return self._prompts[number]
 
     @staticmethod
     def _pair(prompt: Prompt, first: _Response, second: _Response) -> Pair | str:
@@ -244,16 +241,8 @@ class _Reader:
         return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
 
     def _response(self, text: str, ids: list[int]) -> _Response:
-        limit = self._config.max_response_tokens
-        if len(ids) <= limit:
-            return text, tuple(ids)
-        return self._chat.decode(ids[:limit]), tuple(ids[:limit])
-
-
-def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:
-    """Split into (train, held out) by prompt: held out are those whose content hashes lowest."""
-    held = _held_prompts([item.pair for item in items], fraction)
-    return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
+        cut = ids[: self._config.max_response_tokens]
+        return text if cut == ids else self._chat.decode(cut), tuple(cut)
 
 
 def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:

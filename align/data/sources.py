@@ -25,27 +25,19 @@ datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file
 
 
 def load_rows(
-    path: str,
+    path: str,  # a file, a folder or a Hub id
     *,
-    key: str,
-    split: str = "train",
-    split_key: str = "",
-    subset: str | None = None,
-    folder: str | None = None,
-    revision: str | None = None,
-    text: Iterable[str] = (),
+    key: str,  # the config key of `path`, named in errors
+    split: str = "train",  # the only one of a file; slices (`train[:1000]`) work everywhere
+    split_key: str = "",  # the config key of `split`
+    subset: str | None = None,  # the configuration of a Hub data set that has several
+    folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
+    revision: str | None = None,  # a branch, tag or commit of the Hub
+    text: Iterable[str] = (),  # columns that hold text even if it looks like numbers: a CSV file's `12` or `None`
 ) -> list[Row]:
     """Load all rows of one split.
 
     Raises InputError for a missing path, unreadable content (with its line where known), an unknown split, or no rows.
-
-    Args:
-        path: A file, a folder or a Hub id. A file has one split, `train`; slices (`train[:1000]`) work everywhere.
-        key: The config key of `path`, named in errors; `split_key` that of `split`.
-        subset: The configuration of a Hub data set that has several.
-        folder: The folder of a Hub data set that keeps several, apart from configurations.
-        revision: A branch, tag or commit of the Hub.
-        text: Columns that hold text even if they look like numbers: a CSV file's `12` or `None` stays a string.
     """
     place = _existing_path(path, key)
     if place is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -159,11 +159,6 @@ class SharedBase:
             parameter.requires_grad_(parameter in self._trained)
 
 
-@contextmanager
-def active(shared: SharedBase | None, name: str | None) -> Iterator[None]:
+def active(shared: SharedBase | None, name: str | None) -> AbstractContextManager[None]:
     """`shared.use(name)`, or nothing where the role has a model of its own."""
-    if shared is None:
-        yield
-        return
-    with shared.use(name):
-        yield
+    return nullcontext() if shared is None else shared.use(name)

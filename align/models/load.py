@@ -200,7 +200,8 @@ def _load(
             **arguments,
         )
         if adapter is not None:
-            model = _merged(model, adapter).to(dtype)
+            model = PeftModel.from_pretrained(model, str(adapter), config=PeftConfig.from_pretrained(str(adapter)))
+            model = model.merge_and_unload(safe_merge=True).requires_grad_(True).to(dtype)  # PEFT has frozen the base
     missing = sorted(info["missing_keys"])
     if adapter is not None and auto is AutoModelForSequenceClassification:
         missing = [name for name in missing if not name.startswith(_HEADS)]  # the adapter brought its own
@@ -223,12 +224,6 @@ def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedC
 
 def _is_classifier(config: PreTrainedConfig) -> bool:
     return any("SequenceClassification" in kind for kind in config.architectures or [])
-
-
-def _merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    settings = PeftConfig.from_pretrained(str(folder))
-    model = PeftModel.from_pretrained(base, str(folder), config=settings)
-    return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # PEFT has frozen the base
 
 
 def _check_adapter_head(folder: Path, key: str) -> None:

@@ -28,10 +28,9 @@ from align.types import RewardInput, RewardOutput
 
 
 def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
-    """Return whether a reward model can read the policy's own tokens.
+    """Return whether a reward model reads the policy's own tokens: causal, with its vocabulary and chat template.
 
-    It can where it is causal, with the policy's vocabulary and chat template; a tokenizer without a template takes the
-    policy's.
+    A tokenizer without a template takes the policy's.
     """
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)), key=key)
     same = tokenizer.get_vocab() == chat.tokenizer.get_vocab()
@@ -44,8 +43,7 @@ def load_cross_tokenizer(
 ) -> Source:
     """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
-    Raises:
-        InputError: The model cannot be loaded, or attention is needed of a model without causal body and linear head.
+    Raises InputError where attention is needed of a model without causal body and linear head.
     """
     path = str(folder)
     tokenizer = load_tokenizer(ModelConfig(path=path), key=key)

@@ -36,10 +36,10 @@ class Running:
         self.count, self.mean, self.squares = combine_moments(seen, moments(values))
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """Return (mean, population deviation); the deviation is 1 while all scores are the same."""
+    def std(self) -> float:
+        """Return the population deviation; 1 while all scores are the same."""
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return self.mean, std if std > 1e-6 else 1.0
+        return std if std > 1e-6 else 1.0
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class Fixed:
 
     mean: float
     std: float
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        return self.mean, self.std
 
 
 class Scaled(Wrapper):
@@ -68,8 +64,8 @@ class Scaled(Wrapper):
         out = self.source.score(batch, needs)
         if isinstance(self.scale, Running):
             self.scale.add(out.total)
-        mean, std = (0.0, 1.0) if self.scale is None else self.scale.scale
-        return rescaled(out, mean, std, self.clip, batch)
+        scale = self.scale or Fixed(0.0, 1.0)
+        return rescaled(out, scale.mean, scale.std, self.clip, batch)
 
     def frozen(self) -> Source:
         return self.source.frozen() if isinstance(self.scale, Running) else super().frozen()

@@ -12,8 +12,8 @@ from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
-from align.functional.masked import masked_sum
 from align.models.chat_tokenizer import ChatTokenizer
+from align.rewards.signals import LogRatio
 from align.types import Pair, Sequences
 
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)  # of the response's tokens, at which prefix scores are compared with the final one
@@ -53,11 +53,7 @@ def pair_accuracy(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
 def log_ratio_accuracy(policy: Policy, reference: Policy, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
     """Share of pairs whose chosen response has the higher log pi - log pi_ref, ties counting half."""
     rows = sequences_of(pairs, chat, policy.device)
-    ratios = torch.zeros(len(rows), device=policy.device)
-    for index in token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS):
-        part = rows.rows(index)
-        both = policy.response_logprobs(part, 1.0) - reference.response_logprobs(part, 1.0)
-        ratios[index] = masked_sum(both, part.response_mask, dim=1)
+    ratios = LogRatio(policy, reference)(rows).sum(1)
     return _share(ratios[0::2] - ratios[1::2])
 
 

@@ -14,7 +14,7 @@ from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
 from align.rewards.base import Source, Wrapper
-from align.types import RewardInput, RewardOutput, Rollout
+from align.types import RewardInput, RewardOutput, Sequences
 
 SENTENCE_ENDS = frozenset(".!?\n")
 
@@ -25,11 +25,11 @@ class LogRatio:
     def __init__(self, dpo: LanguageModel, reference: LanguageModel, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
-    def __call__(self, rollout: Rollout) -> Tensor:
+    def __call__(self, rows: Sequences) -> Tensor:
         """Compute log pi_dpo - log pi_ref of every response token: (B, T) nats, 0 outside the mask."""
-        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in token_batches(rollout.attention_mask.sum(1), self._budget):
-            part = rollout.rows(index)
+        out = torch.zeros(rows.response_ids.shape, device=rows.response_ids.device)
+        for index in token_batches(rows.attention_mask.sum(1), self._budget):
+            part = rows.rows(index)
             ratio = self._dpo.response_logprobs(part, 1.0) - self._reference.response_logprobs(part, 1.0)
             out[index, : ratio.shape[1]] = ratio
         return out

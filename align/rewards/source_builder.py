@@ -24,11 +24,10 @@ from align.rewards.base import Source
 from align.rewards.combined import CompositeScorer, EnsembleScorer
 from align.rewards.cross_tokenizer import load_cross_tokenizer
 from align.rewards.function import FunctionScorer, load_function
-from align.rewards.gold import GoldScorer
-from align.rewards.learned import RewardModelScorer
 from align.rewards.normalise import Fixed, Folded, Running, Scaled
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
+from align.rewards.scorers import GoldScorer, RewardModelScorer
 from align.types import Prompt
 from align.worlds import World
 

@@ -37,7 +37,7 @@ def test_every_signal_keeps_adding_up(scale, clip):
     given = batch("aeiou", "xyz", "ab")
     plain = GoldScorer(tiny.VowelWorld()).score(given, NEEDS)
     out = Scaled(GoldScorer(tiny.VowelWorld()), scale, clip).score(given, NEEDS)
-    mean, std = (0.0, 1.0) if scale is None else scale.scale
+    mean, std = (0.0, 1.0) if scale is None else (scale.mean, scale.std)
     expected = [(x - mean) / std for x in (1.25, 0.0, 0.25)]
     expected = [x if clip is None else max(-clip, min(clip, x)) for x in expected]
     assert out.total.tolist() == pytest.approx(expected, abs=1e-6)

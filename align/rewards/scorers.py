@@ -1,4 +1,4 @@
-"""Scores of a reward model that reads the policy's own tokens."""
+"""Exact scores by a world's own reward, and scores of a reward model that reads the policy's own tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,29 @@ from torch import Tensor
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.protocol import PrefixScorer
 from align.functional.batching import token_batches
-from align.functional.credit import last_token
+from align.functional.credit import last_token, prefix_sums
+from align.functional.credit import spans as span_rewards
 from align.functional.masked import masked_sum
 from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput, Rollout
+from align.worlds import World
+
+
+class GoldScorer(Source):
+    """Scorer by the rule that made the world, per response and segment: the upper bound of any reward model."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        mask = batch.rollout.response_mask
+        rows = zip(batch.rows, batch.responses, batch.rollout.ended.tolist(), strict=True)
+        golds = [self._world.gold(row, response, ended) for row, response, ended in rows]
+        spans = [[(s.start, s.end, s.credit) for s in gold.segments] for gold in golds]
+        total = torch.tensor([gold.total for gold in golds], device=mask.device)
+        tokens = span_rewards(spans, batch.offsets, mask)
+        prefixes = prefix_sums(tokens) if "prefix_scores" in needs else None
+        return RewardOutput(total, {"gold": total}, token_scores=tokens, prefix_scores=prefixes, spans=spans)
 
 
 class RewardModelScorer(Source):
@@ -23,8 +42,7 @@ class RewardModelScorer(Source):
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         rollout = batch.rollout
-        n, width = rollout.response_ids.shape
-        device = rollout.response_ids.device
+        (n, width), device = rollout.response_ids.shape, rollout.response_ids.device
         prefix = torch.zeros(n, width + 1, device=device)
         attention = torch.zeros(n, width, device=device) if "attention" in needs else None
         for index in token_batches(rollout.attention_mask.sum(1), self._budget):
