@@ -16,7 +16,7 @@ from align.engine.roles import Roles, build_roles
 from align.loop.context import RunContext, modules_of
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards import Credit, RewardModelScorer, Source
+from align.rewards import RewardModelScorer, Source, build_credit
 from align.types import Pair, Prompt
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def run_context(
         prompts=list(prompts),
         pairs=list(pairs),
         source=source,
-        credit=Credit(config.reward.credit),
+        credit=build_credit(config.reward.credit),
         callbacks=CallbackList(list(callbacks)),
         evaluate=evaluate,
     )

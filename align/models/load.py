@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -130,8 +129,11 @@ def load_sequence_classifier(
     with one_line(key, path):
         config = _load_config(checkpoint, trust_remote_code=False)
     if checkpoint.adapter is not None:
-        _check_adapter_head(checkpoint.adapter, key)
         config.num_labels = 1
+        with safe_open(checkpoint.adapter / "adapter_model.safetensors", framework="pt") as weights:
+            names = {part for name in weights.keys() for part in name.split(".")}  # noqa: SIM118
+        if names.isdisjoint(_HEADS):
+            raise InputError(key, str(checkpoint.adapter), "an adapter stored with its head (score.weight)")
     kinds = config.architectures or []
     if checkpoint.adapter is None and kinds and not _is_classifier(config):
         raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")
@@ -224,9 +226,3 @@ def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedC
 
 def _is_classifier(config: PreTrainedConfig) -> bool:
     return any("SequenceClassification" in kind for kind in config.architectures or [])
-
-
-def _check_adapter_head(folder: Path, key: str) -> None:
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        if not any(head in name.split(".") for name in weights.keys() for head in _HEADS):  # noqa: SIM118
-            raise InputError(key, str(folder), "an adapter stored with its head (score.weight)")

@@ -1,7 +1,7 @@
 """Rewards: sources of scores, and credit schemes that spread a score over tokens."""
 
 from align.rewards.base import Source, given_input, reward_input
-from align.rewards.credit_schemes import Credit
+from align.rewards.credit_schemes import Credit, build_credit
 from align.rewards.reference import References
 from align.rewards.scorers import GoldScorer, RewardModelScorer
 from align.rewards.source_builder import Builder, load_functions
@@ -13,6 +13,7 @@ __all__ = [
     "References",
     "RewardModelScorer",
     "Source",
+    "build_credit",
     "given_input",
     "load_functions",
     "reward_input",

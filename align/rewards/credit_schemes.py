@@ -20,12 +20,23 @@ from align.config import (
 from align.functional import credit as functional
 from align.types import RewardOutput
 
+Scheme = (
+    SparseCredit | UniformCredit | PrefixCredit | AttentionCredit | ImplicitCredit | SpansCredit | TruthCredit
+)  # CreditConfig subclasses that have a case in `Credit.assign`
+
+
+def build_credit(config: CreditConfig) -> Credit:
+    """Build the scheme that a configuration names."""
+    if not isinstance(config, Scheme):
+        raise TypeError(f"no credit scheme for {type(config).__name__}")
+    return Credit(config)
+
 
 @dataclass(frozen=True)
 class Credit:
-    """The credit scheme that a configuration names."""
+    """A credit scheme."""
 
-    config: CreditConfig
+    config: Scheme
 
     @property
     def needs(self) -> frozenset[str]:
@@ -47,7 +58,6 @@ class Credit:
                 return functional.implicit(out.total, _given(out.log_ratio), mask, scale, clip)
             case SpansCredit() | TruthCredit():  # the source, or signals.py, has put segments on their last tokens
                 return functional.own(_given(out.token_scores), mask)
-        raise TypeError(f"no credit scheme for {type(self.config).__name__}")
 
 
 def _steps(config: PrefixCredit, out: RewardOutput, mask: Tensor) -> Tensor | None:

@@ -15,7 +15,7 @@ from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
 from align.models.load import context_length
-from align.rewards import Builder, Credit, References, Source
+from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
 from align.rewards.signals import LogRatio, WithSignals
 from align.run.stages import Materials, Site, Stored
@@ -63,7 +63,7 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     if roles.critic_from is not None:
         site.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
     world = get_world(config.data.world) if config.data.world is not None else None
-    credit = Credit(config.reward.credit)
+    credit = build_credit(config.reward.credit)
     source = _source(site, materials, roles, world, cross_tokenizer, credit.needs)
     judge = _judge(site, materials, stored, roles.engine, source, credit, world)
     data = _evaluation_set(site, materials)

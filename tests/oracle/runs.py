@@ -35,7 +35,7 @@ from align.engine.reference import Policy
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.rewards import Credit, Source
+from align.rewards import Source, build_credit
 from align.types import Pair, Prompt, RewardInput, RewardOutput
 from tests.contexts import loop_of, run_context
 from tests.oracle.tree import Tree, best, objective
@@ -121,7 +121,7 @@ class Tables:
 
     def credited(self, credit: CreditConfig) -> Tensor:
         """(P, R, L) token rewards of the scheme, as the run's own code spreads them."""
-        scheme = Credit(credit)
+        scheme = build_credit(credit)
         rows = [scheme.assign(RewardOutput(s, prefix_scores=p, attention=a), TREE.mask) for s, p, a in self._rows()]
         return torch.stack(rows).double()
 

@@ -28,7 +28,7 @@ from align.config import (
 from align.config.composition import check_all
 from align.engine.roles import build_roles
 from align.errors import InputError
-from align.rewards import Builder, Credit, References, reward_input
+from align.rewards import Builder, References, build_credit, reward_input
 from tests import tiny
 
 SPANS = FunctionSource(path="tests/tiny.py:prompt", returns=Returns.spans)
@@ -75,7 +75,7 @@ def test_signals_per_token_add_up_and_a_part_without_any_is_paid_at_the_end(batc
     )
     mask = batch.rollout.response_mask
     out = source.score(batch, frozenset({"prefix_scores"}))
-    paid = Credit(PrefixCredit()).assign(out, mask)
+    paid = build_credit(PrefixCredit()).assign(out, mask)
     torch.testing.assert_close(paid.sum(1), out.total - out.prefix_scores[:, 0], rtol=0, atol=1e-5)
     torch.testing.assert_close(out.token_scores.sum(1), out.total, rtol=0, atol=1e-5)
     assert set(builder.scales) == {"reward.source", "reward.source.parts.model"}
@@ -84,7 +84,7 @@ def test_signals_per_token_add_up_and_a_part_without_any_is_paid_at_the_end(batc
     alone = built(CompositeSource(parts={"m": RewardModelSource(path="given")}))[0].score(
         batch, frozenset({"prefix_scores"})
     )
-    model = Credit(PrefixCredit()).assign(alone, mask)
+    model = build_credit(PrefixCredit()).assign(alone, mask)
     expected = torch.zeros(mask.shape)
     expected[0, 0] = expected[0, 1] = expected[2, 0] = expected[2, 1] = expected[2, 2] = expected[2, 3] = 0.25
     for i, n in enumerate(batch.rollout.lengths.tolist()):
@@ -192,7 +192,7 @@ def test_what_fits_passes(source, credit):
 def test_the_worlds_credit_in_a_sum_stays_where_it_is_and_the_rest_is_paid_at_the_end(batch):
     """Gold pays each vowel .25 where it stands; the rule is paid at the end token, and so is what the clip cut off."""
     source, _ = built(CompositeSource(parts={"world": GoldSource(clip=0.75), "text": RULES}, weights={"world": 2.0}))
-    credit = Credit(TruthCredit())
+    credit = build_credit(TruthCredit())
     out = source.score(batch, credit.needs)
     paid = credit.assign(out, batch.rollout.response_mask)
     assert paid[0].tolist()[:4] == [0.5, 0.5, 0, 1.0]

@@ -15,7 +15,7 @@ from align.config import (
 )
 from align.config.groups import CREDITS
 from align.functional import credit
-from align.rewards import Credit
+from align.rewards import build_credit
 from align.types import RewardOutput
 
 MASK = torch.tensor([[1, 1, 0], [1, 1, 1]])
@@ -27,7 +27,7 @@ OUT = RewardOutput(
 
 
 def test_each_scheme_calls_its_function():
-    found = {type(c).__name__: Credit(c) for c in (SparseCredit(), UniformCredit(), PrefixCredit())}
+    found = {type(c).__name__: build_credit(c) for c in (SparseCredit(), UniformCredit(), PrefixCredit())}
     assert {k: set(v.needs) for k, v in found.items()} == {
         "SparseCredit": set(),
         "UniformCredit": set(),
@@ -40,25 +40,25 @@ def test_each_scheme_calls_its_function():
 
 def test_attention_takes_its_mix():
     for mix in (0.8, 0.25):
-        scheme = Credit(AttentionCredit(mix=mix))
+        scheme = build_credit(AttentionCredit(mix=mix))
         assert scheme.needs == {"attention"}
         assert torch.equal(scheme.assign(OUT, MASK), credit.attention(OUT.total, OUT.attention, MASK, mix))
 
 
 def test_steps_of_prefix():
-    by_two = Credit(PrefixCredit(step=PrefixStep.k, k=2))
+    by_two = build_credit(PrefixCredit(step=PrefixStep.k, k=2))
     assert by_two.needs == {"prefix_scores"}
     assert by_two.assign(OUT, MASK).tolist() == [[0, 2, 0], [0, -2, -1]]
 
 
 def test_implicit_takes_its_scale_and_clip():
     out = RewardOutput(total=OUT.total, log_ratio=torch.tensor([[1.0, -4.0, 9.0], [0.5, 0.0, -1.0]]))
-    rewards = Credit(ImplicitCredit(scale=0.5, clip=1.0)).assign(out, MASK)
+    rewards = build_credit(ImplicitCredit(scale=0.5, clip=1.0)).assign(out, MASK)
     assert rewards.tolist() == [[0.5, 1.0, 0], [0.25, 0, -3.5]]
 
 
 def test_true_credit_is_the_sources_own():
-    scheme = Credit(TruthCredit())
+    scheme = build_credit(TruthCredit())
     assert scheme.needs == {"token_scores"}
     out = RewardOutput(total=OUT.total, token_scores=torch.tensor([[3.0, -1.0, 8.0], [0.0, -3.0, 0.0]]))
     assert scheme.assign(out, MASK).tolist() == [[3, -1, 0], [0, -3, 0]]
@@ -66,12 +66,12 @@ def test_true_credit_is_the_sources_own():
 
 def test_every_option_has_a_scheme():
     for name, config in CREDITS.items():
-        assert Credit(config()).needs == config().needs | config().adds, name
+        assert build_credit(config()).needs == config().needs | config().adds, name
 
 
 def test_a_missing_signal_or_scheme_is_a_programming_error():
     for config in (PrefixCredit(), AttentionCredit(), ImplicitCredit(), TruthCredit()):
         with pytest.raises(TypeError, match="signal"):
-            Credit(config).assign(RewardOutput(total=OUT.total), MASK)
+            build_credit(config).assign(RewardOutput(total=OUT.total), MASK)
     with pytest.raises(TypeError, match="no credit scheme"):
-        Credit(CreditConfig(name="other"))
+        build_credit(CreditConfig(name="other"))

@@ -24,7 +24,7 @@ from align.engine.reference import ValueHead
 from align.errors import InputError, RunError
 from align.models.load import body_of
 from align.models.reward_folder import linear_head
-from align.rewards import Credit, RewardModelScorer, reward_input
+from align.rewards import RewardModelScorer, build_credit, reward_input
 from align.rewards.cross_tokenizer import load_cross_tokenizer, reads_policy_tokens
 from align.rewards.reencode import Reader, prefix_places, spread
 from align.run.runner import run
@@ -146,7 +146,7 @@ def test_each_prefix_takes_the_score_at_the_last_token_that_it_holds_whole(batch
             assert out.prefix_scores[i, t].item() == pytest.approx(expected, abs=1e-4), (text, t)
         assert out.prefix_scores[i, n] == out.total[i]
         assert not out.prefix_scores[i, n + 1 :].any()
-    paid = Credit(PrefixCredit()).assign(out, batch.rollout.response_mask)
+    paid = build_credit(PrefixCredit()).assign(out, batch.rollout.response_mask)
     torch.testing.assert_close(paid.sum(1), out.total - out.prefix_scores[:, 0], rtol=0, atol=1e-4)
 
 
@@ -166,7 +166,7 @@ def test_attention_comes_back_by_characters(batch):
     shares = out.attention[0, a:b].tolist()
     assert shares == pytest.approx([look[inside[0]].item() / (b - a)] * (b - a), abs=1e-5)
     assert out.attention[0, len(text)] == 0  # the policy's end token has no characters
-    paid = Credit(AttentionCredit()).assign(out, batch.rollout.response_mask)
+    paid = build_credit(AttentionCredit()).assign(out, batch.rollout.response_mask)
     torch.testing.assert_close(paid.sum(1), out.total, rtol=0, atol=1e-4)
 
 

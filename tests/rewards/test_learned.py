@@ -8,7 +8,7 @@ from align.config import AttentionCredit, PrefixCredit, SparseCredit
 from align.engine.reference import ValueHead
 from align.models.load import body_of
 from align.models.reward_folder import linear_head
-from align.rewards import Credit, RewardModelScorer, reward_input
+from align.rewards import RewardModelScorer, build_credit, reward_input
 from tests import tiny
 
 TEXTS = ["abe", "xyzou and so", "", "hm", "four", "five it is"]
@@ -73,8 +73,8 @@ def test_only_what_is_asked_for(batch):
 def test_every_credit_spreads_the_same_score(batch):
     mask = batch.rollout.response_mask
     out = source().score(batch, ALL)
-    sums = {type(c).__name__: Credit(c).assign(out, mask).sum(1) for c in (SparseCredit(), AttentionCredit())}
+    sums = {type(c).__name__: build_credit(c).assign(out, mask).sum(1) for c in (SparseCredit(), AttentionCredit())}
     for total in sums.values():
         torch.testing.assert_close(total, out.total, rtol=0, atol=1e-5)
-    prefix = Credit(PrefixCredit()).assign(out, mask).sum(1)
+    prefix = build_credit(PrefixCredit()).assign(out, mask).sum(1)
     torch.testing.assert_close(prefix, out.total - out.prefix_scores[:, 0], rtol=0, atol=1e-5)

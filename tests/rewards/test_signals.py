@@ -9,7 +9,7 @@ import torch
 
 from align.config import ImplicitCredit, PrefixCredit, PrefixStep, SpansCredit, SparseCredit
 from align.functional.masked import zero_outside
-from align.rewards import Credit, Source, reward_input
+from align.rewards import Source, build_credit, reward_input
 from align.rewards.normalise import Running, Scaled
 from align.rewards.signals import LogRatio, WithSignals, sentence_ends
 from align.types import RewardInput, RewardOutput
@@ -50,7 +50,7 @@ def test_sentences_end_where_their_last_sign_stands():
 
 def test_sentence_steps_use_them():
     config = PrefixCredit(step=PrefixStep.sentence)
-    credit = Credit(config)
+    credit = build_credit(config)
     assert (config.needs, config.adds) == ({"prefix_scores"}, {"sentence_ends"})
     assert credit.needs == {"prefix_scores", "sentence_ends"}
     given = batch()
@@ -64,7 +64,7 @@ def test_sentence_steps_use_them():
 
 
 def test_segments_are_put_on_their_last_tokens():
-    credit = Credit(SpansCredit())
+    credit = build_credit(SpansCredit())
     given = batch(["so old", "xx"])
     out = WithSignals(Spans()).score(given, credit.needs)
     rewards = credit.assign(out, given.rollout.response_mask)
@@ -89,7 +89,7 @@ def test_a_running_scale_underneath_is_kept_and_left_alone_by_evaluations():
 
 @pytest.mark.parametrize("scale", [None, Running()], ids=["none", "running"])
 def test_segments_sum_to_the_score_on_any_scale(scale):
-    credit = Credit(SpansCredit())
+    credit = build_credit(SpansCredit())
     given = batch(["so old", "xx", "o"])
     out = WithSignals(Scaled(Spans(), scale, clip=0.5)).score(given, credit.needs)
     torch.testing.assert_close(credit.assign(out, given.rollout.response_mask).sum(1), out.total)
@@ -108,11 +108,11 @@ def test_the_log_ratio_is_that_of_the_two_policies(log_ratio):
     torch.testing.assert_close(log_ratio(rollout), expected, rtol=0, atol=1e-5)
     assert float(expected.abs().sum()) > 1
     config = ImplicitCredit(scale=0.5, clip=10.0)
-    credit = Credit(config)
+    credit = build_credit(config)
     assert (config.needs, credit.needs) == (set(), {"log_ratio"})
     out = WithSignals(Spans(), log_ratio).score(given, credit.needs)
     rewards = credit.assign(out, rollout.response_mask)
-    plain = Credit(SparseCredit()).assign(out, rollout.response_mask)
+    plain = build_credit(SparseCredit()).assign(out, rollout.response_mask)
     torch.testing.assert_close(rewards - plain, 0.5 * expected, rtol=0, atol=1e-5)
 
 
