@@ -4,19 +4,15 @@ from __future__ import annotations
 
 
 class InputError(Exception):
-    """Bad configuration or data, reported as one line: which key or row, what was given, what is allowed."""
+    """Bad configuration or data, reported as one line: which key or row, what was given, what is allowed.
+
+    `key` is the dotted config key (`method.minibatch_size`) or the place in a file (`pairs.jsonl, row 7`), `allowed`
+    a phrase that describes valid values.
+    """
 
     def __init__(self, key: str, given: object, allowed: str) -> None:
-        """
-        Args:
-            key: The dotted config key (`method.minibatch_size`) or the place in a file (`pairs.jsonl, row 7`).
-            given: The value found there.
-            allowed: Description of valid values, as a phrase.
-        """
         super().__init__(f"{key}: given {given!r}; allowed: {allowed}")
-        self.key = key
-        self.given = given
-        self.allowed = allowed
+        self.key, self.given, self.allowed = key, given, allowed
 
     def __reduce__(self) -> tuple[type[InputError], tuple[str, object, str]]:
         return type(self), (self.key, self.given, self.allowed)  # launchers pickle what a job raised

@@ -30,10 +30,7 @@ def permutation(n: int, seed: int, *names: str | int) -> Tensor:
 
 
 def in_passes(n: int, start: int, count: int, seed: int, *names: str | int) -> list[int]:
-    """Draw `count` of 0..n-1 from place `start` of an endless row of passes, each in a random order of its own.
-
-    Nothing comes twice in a pass; what a pass leaves over is completed from the next one.
-    """
+    """Draw `count` of 0..n-1 from place `start` of an endless row of passes, each in a random order of its own."""
     places = range(start, start + count)
     orders = {epoch: permutation(n, seed, *names, epoch).tolist() for epoch in {place // n for place in places}}
     return [orders[place // n][place % n] for place in places]
@@ -41,10 +38,7 @@ def in_passes(n: int, start: int, count: int, seed: int, *names: str | int) -> l
 
 @contextmanager
 def drawn_from(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global generators from the stream `names` of `seed`, for library code that draws from them.
-
-    Their states are restored afterwards.
-    """
+    """Seed torch's global generators, for library code that draws from them; their states are restored afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, *names))
         yield

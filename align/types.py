@@ -35,9 +35,6 @@ class Pair:
     rejected_ids: tuple[int, ...]
 
 
-_PROMPT_SIDE = ("prompt_ids", "prompt_mask")
-
-
 @dataclass(frozen=True)
 class Sequences:
     """Prompts with a response each. Row i is `prompt_ids[i] + response_ids[i]`, left-padded and right-padded."""
@@ -72,7 +69,7 @@ class Sequences:
         stop = int(picked["response_mask"].sum(1).max())
         for name, tensor in picked.items():
             if tensor.dim() == 2:
-                picked[name] = tensor[:, start:] if name in _PROMPT_SIDE else tensor[:, :stop]
+                picked[name] = tensor[:, start:] if name in ("prompt_ids", "prompt_mask") else tensor[:, :stop]
         return type(self)(**picked)
 
     def tensors(self) -> dict[str, Tensor]:

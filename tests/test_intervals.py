@@ -2,7 +2,7 @@
 
 import pytest
 
-from align.intervals import Interval, mean_interval, student_quantile
+from align.numbers import Interval, mean_interval, student_quantile
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from align.cli.compose import composed
 from align.config.methods import PPOConfig
-from align.intervals import Interval
+from align.numbers import Interval
 from align.run.runner import run
 from tests.algorithms import runs as tiny_runs
 

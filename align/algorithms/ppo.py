@@ -33,7 +33,7 @@ from align.functional.masked import masked_sum, whiten, zero_outside
 from align.loop.context import RunContext
 from align.loop.protocol import Loss, Progress, Stop, Trained
 from align.metrics import Tally
-from align.rewards import load_state, reward_input, state
+from align.rewards import reward_input
 from align.streams import in_passes, permutation
 from align.types import Batch, Experience, Rollout
 
@@ -153,11 +153,11 @@ class PPO:
 
     def state(self) -> dict[str, Any]:
         """6. What a checkpoint keeps."""
-        return {"kl_coef": self.kl.coef, "source": state(self.run.source)}
+        return {"kl_coef": self.kl.coef, "source": self.run.source.state()}
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
         self.kl.coef = saved["kl_coef"]
-        load_state(self.run.source, saved.get("source", {}))
+        self.run.source.load_state(saved.get("source", {}))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from align.config import DataConfig
 from align.errors import InputError
 
 Message = Mapping[str, str]
@@ -23,48 +24,28 @@ class Example:
     rejected: str
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns of a preference data set."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    system: str | None = None  # None: there is no such column
-
-
-def read_example(row: Mapping[str, Any], columns: Columns, where: str) -> Example | None:
-    """Read the prompt and the responses of `row`.
+def read_example(row: Mapping[str, Any], config: DataConfig, where: str) -> Example | None:
+    """Read the prompt and the responses of `row` from the columns that `config` names.
 
     A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations.
-    Whole conversations share the prompt, so that the prompt column may be missing (`implicit prompt`). A system
-    column's text, where there is any, goes first.
+    Whole conversations share the prompt, so that the prompt column may be missing (`implicit prompt`); None where they
+    differ before their last message. A system column's text, where there is any, goes first.
 
-    Args:
-        where: Name of the row in errors.
-
-    Returns:
-        None where the two conversations differ before their last message, so that they share no prompt.
-
-    Raises:
-        InputError: An empty cell, a cell of a wrong type, or a conversation that does not end as it must.
+    Raises InputError, which names the row by `where`, for an empty cell, a cell of a wrong type, or a conversation that
+    does not end as it must.
     """
-    chosen, rejected = (_cell(row, name, where) for name in (columns.chosen, columns.rejected))
-    explicit = _cell(row, columns.prompt, where) if columns.prompt in row else None
+    chosen, rejected = (_cell(row, name, where) for name in (config.chosen_column, config.rejected_column))
+    explicit = _cell(row, config.prompt_column, where) if config.prompt_column in row else None
     if explicit is None and isinstance(chosen, str) and isinstance(rejected, str):
-        chosen, rejected = (_dialogue(text, f"{where}, column {columns.chosen}") for text in (chosen, rejected))
-    heads, replies = [], []
-    for value, name in ((chosen, columns.chosen), (rejected, columns.rejected)):
-        head, reply = _reply(value, f"{where}, column {name}")
-        heads.append(head)
-        replies.append(reply)
-    implicit = [head for head in heads if head]
-    if len(implicit) == 2 and implicit[0] != implicit[1]:
+        chosen, rejected = (_dialogue(text, f"{where}, column {config.chosen_column}") for text in (chosen, rejected))
+    head, reply = _reply(chosen, f"{where}, column {config.chosen_column}")
+    other, other_reply = _reply(rejected, f"{where}, column {config.rejected_column}")
+    if head and other and head != other:
         return None
-    messages = _prompt(explicit, implicit[0] if implicit else None, f"{where}, column {columns.prompt}")
-    if columns.system is not None:
-        messages = (*_system(row[columns.system], messages, f"{where}, column {columns.system}"), *messages)
-    return Example(messages, *replies)
+    messages = _prompt(explicit, head or other, f"{where}, column {config.prompt_column}")
+    if config.system_column is not None:
+        messages = (*_system(row[config.system_column], messages, f"{where}, column {config.system_column}"), *messages)
+    return Example(messages, reply, other_reply)
 
 
 def is_conversation(value: object) -> bool:
@@ -97,14 +78,9 @@ def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...],
     return tuple(value[:-1]), value[-1]["content"]
 
 
-def _prompt(
-    explicit: str | list[Message] | None, implicit: tuple[Message, ...] | None, place: str
-) -> tuple[Message, ...]:
-    if isinstance(explicit, str):
-        stated: tuple[Message, ...] = ({"role": "user", "content": explicit},)
-    else:
-        stated = tuple(explicit or ())
-    shared = implicit or ()
+def _prompt(explicit: str | list[Message] | None, shared: tuple[Message, ...], place: str) -> tuple[Message, ...]:
+    """Join a prompt cell and the turns before the responses, either of which may be empty."""
+    stated = ({"role": "user", "content": explicit},) if isinstance(explicit, str) else tuple(explicit or ())
     short, messages = sorted((stated, shared), key=len)  # either may hold a system turn that the other lacks
     if short and messages[-len(short) :] != short:
         allowed = f"the turn before the response ({_brief(shared[-1]['content'])!r})"
@@ -138,6 +114,5 @@ def _dialogue(text: str, place: str) -> list[Message]:
 
 def _brief(value: object) -> object:
     """Shorten a cell for an error message, which is one line."""
-    if isinstance(value, str):
-        return value if len(value) <= 60 else value[:60] + "..."
-    return value if len(repr(value)) <= 60 else repr(value)[:60] + "..."
+    text = value if isinstance(value, str) else repr(value)
+    return value if len(text) <= 60 else text[:60] + "..."

@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.conversations import Columns, Example, Message, is_conversation, read_example
-from align.data.prompts import prompts_of
-from align.data.row_filter import matching
-from align.data.sources import Row, load_rows
+from align.data.conversations import Example, Message, is_conversation, read_example
+from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
@@ -58,16 +56,17 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     `train_where` and `held_out_where` then filter the pairs of each side by columns. They move no pair to the other
     side and change no prompt's id, so that the same prompt gets the same noise under every filter.
 
-    Raises:
-        InputError: Unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows` is
-            error, a prompt that is too long where `long_prompts` is error, or nothing left.
+    Raises InputError for unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows`
+    is error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
     reader = _Reader(config, chat)
     train_rows, held_rows = _rows(config)
     every = reader.pairs(train_rows, config.path)
     source = config.held_out_path or config.path
     if held_rows is None:
-        every, every_held = _cut_by_prompt(every, config.held_out_fraction)
+        held = _held_prompts([item.pair for item in every], config.held_out_fraction)
+        every_held = [item for item in every if item.pair.prompt.id in held]
+        every = [item for item in every if item.pair.prompt.id not in held]
     else:
         given = reader.pairs(held_rows, source)
         seen = {item.pair.prompt.id for item in every}
@@ -85,18 +84,18 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     if held_rows is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
-    return Preferences(
-        train,
-        held_out,
-        counts,
-        reward_train=_where(every, config.reward_where, "data.reward_where", config.path),
-        reward_held_out=[item.pair for item in every_held],
-    )
+    reward_train = _where(every, config.reward_where, "data.reward_where", config.path)
+    return Preferences(train, held_out, counts, reward_train, reward_held_out=[item.pair for item in every_held])
 
 
 def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
     kept = matching([item.row for item in items], where, key, source)
     return [item.pair for item, keep in zip(items, kept, strict=True) if keep]
+
+
+def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:
+    """Return each prompt once, in order of first appearance."""
+    return list({pair.prompt.id: pair.prompt for pair in pairs}.values())
 
 
 def digest(pairs: Sequence[Pair]) -> str:
@@ -106,11 +105,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
-    """Split off a share of the training prompts, chosen as held-out ones are, with their pairs.
-
-    Raises:
-        InputError: There is a single training prompt.
-    """
+    """Split off a share of the training prompts, chosen as held-out ones are; refused where there is one alone."""
     held = _held_prompts(data.reward_train, fraction)
     train = [pair for pair in data.train if pair.prompt.id not in held]
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
@@ -164,11 +159,7 @@ class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
-        self._config = config
-        self._chat = chat
-        self._columns = Columns(
-            config.prompt_column, config.chosen_column, config.rejected_column, config.system_column
-        )
+        self._config, self._chat = config, chat
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -185,14 +176,15 @@ class _Reader:
         return [_Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
-        needed = ["chosen", "rejected", *(["system"] if self._columns.system is not None else [])]
-        whole = is_conversation(row.get(self._columns.chosen)) and is_conversation(row.get(self._columns.rejected))
-        if not whole or self._columns.prompt != DataConfig.prompt_column:  # a configured column must exist
-            needed.append("prompt")
+        config = self._config
+        needed = ["chosen_column", "rejected_column", *(["system_column"] if config.system_column is not None else [])]
+        whole = is_conversation(row.get(config.chosen_column)) and is_conversation(row.get(config.rejected_column))
+        if not whole or config.prompt_column != DataConfig.prompt_column:  # a configured column must exist
+            needed.append("prompt_column")
         for name in needed:
-            column = getattr(self._columns, name)
+            column = getattr(config, name)
             if column not in row:
-                raise InputError(f"data.{name}_column", column, f"a column of {source}: {', '.join(row)}")
+                raise InputError(f"data.{name}", column, f"a column of {source}: {', '.join(row)}")
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
         """Return the pair of each row, or the count under which the row is dropped."""
@@ -206,10 +198,13 @@ class _Reader:
     def _asked(self, row: Row, where: str) -> tuple[Prompt, Example] | str:
         """Return a row's prompt and responses, or the count under which the row is dropped."""
         try:
-            example = read_example(row, self._columns, where)
+            example = read_example(row, self._config, where)
             if example is None:
                 return "diverging_dropped"
-            prompt = self._numbered(example, row, where)
+            number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
+            if number not in self._prompts:
+                self._prompts[number] = self._prompt(number, example.messages, row, where)
+            prompt = self._prompts[number]
             return "long_prompts_dropped" if prompt is None else (prompt, example)
         except _TooLong:
             raise
@@ -218,12 +213,6 @@ class _Reader:
                 raise
             self.first_bad = self.first_bad or error
             return "malformed_dropped"
-
-    def _numbered(self, example: Example, row: Row, where: str) -> Prompt | None:
-        number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
-        if number not in self._prompts:
-            self._prompts[number] = self._prompt(number, example.messages, row, where)
-        return self._prompts[number]
 
     @staticmethod
     def _pair(prompt: Prompt, first: _Response, second: _Response) -> Pair | str:
@@ -252,16 +241,8 @@ class _Reader:
         return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
 
     def _response(self, text: str, ids: list[int]) -> _Response:
-        limit = self._config.max_response_tokens
-        if len(ids) <= limit:
-            return text, tuple(ids)
-        return self._chat.decode(ids[:limit]), tuple(ids[:limit])
-
-
-def _cut_by_prompt(items: list[_Read], fraction: float) -> tuple[list[_Read], list[_Read]]:
-    """Split into (train, held out) by prompt: held out are those whose content hashes lowest."""
-    held = _held_prompts([item.pair for item in items], fraction)
-    return [i for i in items if i.pair.prompt.id not in held], [i for i in items if i.pair.prompt.id in held]
+        cut = ids[: self._config.max_response_tokens]
+        return text if cut == ids else self._chat.decode(cut), tuple(cut)
 
 
 def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:

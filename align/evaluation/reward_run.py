@@ -20,7 +20,8 @@ from align.evaluation.reward_report import reward_report
 from align.evaluation.reward_tables import markdown, show
 from align.files import dumps, write_atomic
 from align.libraries import quiet
-from align.models.load import load_chat_tokenizer, resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import resolve_device, resolve_precision, torch_dtype
+from align.models.load import load_chat_tokenizer
 from align.rewards import RewardModelScorer
 from align.worlds import get
 

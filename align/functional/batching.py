@@ -17,12 +17,9 @@ def token_batches(
     """Split rows (n,) into index groups, longest first, whose size times longest row is at most `budget` tokens.
 
     A row longer than the budget gets a group of its own, and no group mixes rows of very different lengths. Every row
-    is in exactly one group.
-
-    Args:
-        together: (n,) rows of the same number stay in one group, as far as the budget allows; None = all separate.
-        shared: (n,) tokens at the start of each row that rows of the same number have in common, read once per group;
-            None = none.
+    is in exactly one group. Rows of the same number in `together` (n,) stay in one group, as far as the budget allows
+    (None = all separate); `shared` (n,) counts the tokens at each row's start that they have in common, which are read
+    once per group (None = none).
     """
     known = lengths.tolist()
     sizes = [max(1, n) for n in known]
@@ -44,8 +41,7 @@ def token_batches(
     groups: list[list[int]] = []
     for piece in pieces:
         longest = sizes[groups[-1][0]] if groups else 0
-        similar = known[piece[0]] >= SHORTEST * longest
-        if groups and similar and tokens(groups[-1] + piece) <= budget:
+        if groups and known[piece[0]] >= SHORTEST * longest and tokens(groups[-1] + piece) <= budget:
             groups[-1] += piece
         else:
             groups.append([*piece])

@@ -37,12 +37,9 @@ def prefix(prefix_scores: Tensor, mask: Tensor, steps: Tensor | None = None) -> 
     """Assign to the end t of each step s..t the difference R(x, y_<=t) - R(x, y_<s).
 
     Potential-based shaping (Ng et al. 1999; RED, arXiv 2411.08302). Keeps the optimum where gamma is 1 and a step's end
-    is settled by the tokens up to it.
-
-    Args:
-        prefix_scores: (B, T + 1), the score of the first 0..T response tokens. Rewards sum to R - R(x, empty).
-        steps: (B, T), 1 = a step ends with this token (`every_k`); None = every token is a step. The last token always
-            ends one.
+    is settled by the tokens up to it. `prefix_scores` (B, T + 1) are those of the first 0..T response tokens; rewards
+    sum to R - R(x, empty). `steps` (B, T) is 1 where a step ends with this token (`every_k`), as one always does with
+    the last; None = every token is a step.
     """
     if steps is None:
         return zero_outside(prefix_scores[:, 1:] - prefix_scores[:, :-1], mask)
@@ -67,11 +64,9 @@ def every_k(mask: Tensor, k: int) -> Tensor:
 def attention(total: Tensor, weights: Tensor, mask: Tensor, mix: float = 0.8) -> Tensor:
     """Assign R by attention: mix * a_t * R + (1 - mix) * 1[t = T] * R (ABC, arXiv 2402.00782, with b = 0.8).
 
-    Sums to R. Weights that depend on the response change the optimum (closes .76-.99 of the gap).
-
-    Args:
-        weights: (B, T) >= 0, the reward model's attention from the last token; normalised to 1 over the mask here. A
-            row without any weight falls back to the last token, so that its rewards still sum to R.
+    Sums to R. Weights that depend on the response change the optimum (closes .76-.99 of the gap). `weights` (B, T) >= 0
+    are the reward model's attention from the last token, normalised to 1 over the mask here. A row without any weight
+    falls back to the last token, so that its rewards still sum to R.
     """
     sums = masked_sum(weights, mask, dim=1).unsqueeze(1)
     spread = torch.where(sums > 0, zero_outside(weights, mask) / sums.clamp(min=1e-12), last_token(mask).to(weights))
@@ -82,10 +77,8 @@ def implicit(total: Tensor, log_ratio: Tensor, mask: Tensor, scale: float = 0.05
     """Add the implicit reward: clip(scale * log_ratio_t, +-clip) + 1[t = T] * R (RTO, arXiv 2404.18922, b1 = 0.05).
 
     This adds to R instead of spreading it, so the optimum becomes that of R + sum_t clip(...); without the clip it is
-    pi_ref^(1 - scale/beta) * pi_dpo^(scale/beta) * exp(R / beta), normalised.
-
-    Args:
-        log_ratio: (B, T), log pi_dpo(y_t) - log pi_ref(y_t) in nats.
+    pi_ref^(1 - scale/beta) * pi_dpo^(scale/beta) * exp(R / beta), normalised. `log_ratio` (B, T) is
+    log pi_dpo(y_t) - log pi_ref(y_t) in nats.
     """
     return zero_outside((scale * log_ratio).clamp(-clip, clip), mask) + sparse(total, mask)
 
@@ -94,12 +87,9 @@ def spans(segments: Sequence[Sequence[tuple[int, int, float]]], offsets: Tensor,
     """Assign each labelled segment's score to the token that holds its last character.
 
     Fine-grained RLHF (arXiv 2306.01693, section 3.1). Sums to the segments' scores; keeps the optimum of that sum where
-    a segment's score is settled by the tokens up to its end.
-
-    Args:
-        segments: Per response (start, end, score) in characters of its text; any number, in any order. One past the
-            text's end is paid at the last token.
-        offsets: (B, T, 2) characters [start, end) of each token.
+    a segment's score is settled by the tokens up to its end. Segments are (start, end, score) in characters of each
+    response's text, any number in any order; one past the text's end is paid at the last token. `offsets` (B, T, 2) are
+    the characters [start, end) of each token.
     """
     rewards = torch.zeros(mask.shape)
     places, counted = offsets.cpu(), mask.cpu() == 1
@@ -113,12 +103,9 @@ def spans(segments: Sequence[Sequence[tuple[int, int, float]]], offsets: Tensor,
 
 
 def own(token_scores: Tensor, mask: Tensor) -> Tensor:
-    """Assign the source's own token scores: of labelled segments, of a user's function, or of a world's true credit.
+    """Assign the source's own scores (B, T): of labelled segments, of a user's function, or of a world's true credit.
 
     Sums to the source's total; keeps its optimum as `spans` does.
-
-    Args:
-        token_scores: (B, T).
     """
     return zero_outside(token_scores, mask)
 

@@ -16,11 +16,8 @@ def segment_rewards(token_rewards: Tensor, segments: Segments, offsets: Tensor) 
 
     A token belongs to the first segment that is not over where the token starts, so that blanks count to what follows
     and a token across a border to the earlier segment, whose last character it holds. The last of the n segments is the
-    end of the response: its end token, and the credit of whatever starts behind the text.
-
-    Args:
-        token_rewards: (T,), of the tokens that count.
-        offsets: (T, 2) characters [start, end) of each.
+    end of the response: its end token, and the credit of whatever starts behind the text. `token_rewards` (T,) are of
+    the tokens that count, `offsets` (T, 2) the characters [start, end) of each.
     """
     text = [(start, end, credit) for start, end, credit in segments if end > start]
     ends = torch.tensor([end for _, end, _ in text], device=offsets.device, dtype=offsets.dtype)
@@ -32,13 +29,9 @@ def segment_rewards(token_rewards: Tensor, segments: Segments, offsets: Tensor) 
 
 
 def within_correlation(groups: Sequence[Tensor]) -> float | None:
-    """Compute Pearson's correlation within groups: both sides centred per group, then pooled over all groups.
+    """Compute Pearson's correlation within groups (2, n): both sides centred per group, then pooled over all groups.
 
-    Args:
-        groups: (2, n) each, any n.
-
-    Returns:
-        A number in [-1, 1]; None where either quantity does not vary within any group.
+    None where either quantity does not vary within any group.
     """
     centred = [group - group.mean(1, keepdim=True) for group in groups if group.shape[1] > 1]
     if not centred:

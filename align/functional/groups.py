@@ -11,15 +11,13 @@ STD_EPS = 1e-4  # of GRPO's reference implementation; a group with one score for
 
 
 def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_one_out: bool = False) -> Tensor:
-    """Compute (r - baseline) / (std + 1e-4) within each group: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
+    """Compute (r - baseline) / (std + 1e-4) within each group of >= 2: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
 
-    Args:
-        scores: (B,), B a multiple of group_size >= 2.
-        scale_std: Divide by the group's sample deviation. With the KL in the loss it rescales the reward against beta,
-            prompt by prompt, so that the fixed point is not the KL-regularised optimum and, under k2, may lie far below
-            the start; with the KL in the scores the optimum stays. Without it: Dr. GRPO, arXiv 2503.20783.
-        leave_one_out: The baseline is the mean of the *other* responses (RLOO, arXiv 2402.14740), which is unbiased;
-            the group's own mean shrinks every advantage by (G - 1) / G.
+    `scale_std` divides by the group's sample deviation. With the KL in the loss it rescales the reward against beta,
+    prompt by prompt, so that the fixed point is not the KL-regularised optimum and, under k2, may lie far below the
+    start; with the KL in the scores the optimum stays. Without it: Dr. GRPO, arXiv 2503.20783. `leave_one_out`: the
+    baseline is the mean of the *other* responses (RLOO, arXiv 2402.14740), which is unbiased; the group's own mean
+    shrinks every advantage by (G - 1) / G.
     """
     grouped = scores.view(-1, group_size)
     centred = grouped - grouped.mean(1, keepdim=True)
@@ -66,11 +64,9 @@ def sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
 def token_weights(mask: Tensor, *, per_response: bool, constant: float | None, tokens: int, responses: int) -> Tensor:
     """Compute the weight of each token's loss in an update: (B, T), 0 outside mask.
 
-    Args:
-        per_response: Mean over each response's tokens, then over responses (GRPO): long responses' tokens count less.
-        constant: Divide every response's sum by this length instead (Dr. GRPO, arXiv 2503.20783).
-        tokens, responses: Numbers in the whole update, not in this micro-batch. By default each token counts
-            1 / tokens (DAPO, arXiv 2503.14476, eq. 8).
+    By default each token counts 1 / tokens (DAPO, arXiv 2503.14476, eq. 8). `per_response`: mean over each response's
+    tokens, then over responses (GRPO), so that long responses' tokens count less. `constant` divides every response's
+    sum by this length instead (Dr. GRPO, arXiv 2503.20783). `tokens` and `responses` are those of the whole update.
     """
     weights = mask.to(torch.float32)
     if constant is not None:

@@ -11,14 +11,9 @@ _CACHED, _LAUNCHED = 2**20, 2**27  # logits processed at once, on a CPU (its cac
 
 
 def token_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """Compute log p(ids) under softmax(logits / temperature), in fp32 for any logits, a few rows at a time.
+    """Compute log p(ids) under softmax(logits / temperature), a few rows at a time: (...) float32, nats.
 
-    Args:
-        logits: (..., V), any float type; the row that predicts the token in `ids` at the same place.
-        ids: (...) int64.
-
-    Returns:
-        (...) float32, nats.
+    `logits` (..., V) of any float type predict the tokens in `ids` (...) int64 at the same places.
     """
     rows = logits.reshape(-1, logits.shape[-1])
     return _TokenLogprobs.apply(rows, ids.reshape(-1, 1), temperature).view(ids.shape)

@@ -36,9 +36,8 @@ def masked_var(x: Tensor, mask: Tensor) -> Tensor:
 def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
     """Scale x to unit variance over mask; 0 outside mask.
 
-    Args:
-        shift_mean: True for advantages (mean becomes 0), False for rewards (the mean is kept: a constant reward is
-            information). N+ implementation details, "reward and advantage whitening", arXiv 2403.17031.
+    `shift_mean` is for advantages (mean becomes 0) and not for rewards (the mean is kept: a constant reward is
+    information). N+ implementation details, "reward and advantage whitening", arXiv 2403.17031.
     """
     x = zero_outside(x, mask)
     mean = masked_mean(x, mask)

@@ -16,10 +16,8 @@ def preference_margin(
 ) -> Tensor:
     """Compute (log pi(y_w) - log pi_ref(y_w)) - (log pi(y_l) - log pi_ref(y_l)): (N,). DPO, arXiv 2305.18290, eq. 7.
 
-    Args:
-        chosen, rejected: (N,) log-probabilities of whole responses, summed over tokens or averaged (length-normalised).
-        ref_chosen, ref_rejected: (N,) log-probabilities under the reference; None = reference-free (SimPO,
-            arXiv 2405.14734).
+    Log-probabilities (N,) are of whole responses, summed over tokens or averaged (length-normalised); None for those
+    under the reference = reference-free (SimPO, arXiv 2405.14734).
     """
     margin = chosen - rejected
     if ref_chosen is not None and ref_rejected is not None:
@@ -30,10 +28,8 @@ def preference_margin(
 def sigmoid_loss(margin: Tensor, beta: float, *, label_smoothing: float = 0.0, target: float = 0.0) -> Tensor:
     """Compute -(1 - e) log s(h) - e log s(-h) with h = beta * margin - target: DPO, and cDPO with e > 0.
 
-    Args:
-        label_smoothing: e, the share of pairs whose label is taken to be flipped (Mitchell 2023, "a note on DPO with
-            noisy preferences", eq. 3).
-        target: gamma of SimPO (arXiv 2405.14734, eq. 6): the margin that a pair must reach.
+    `label_smoothing` is e, the share of pairs whose label is taken to be flipped (Mitchell 2023, "a note on DPO with
+    noisy preferences", eq. 3); `target` gamma of SimPO (arXiv 2405.14734, eq. 6): the margin that a pair must reach.
     """
     h = beta * margin - target
     return -(1 - label_smoothing) * logsigmoid(h) - label_smoothing * logsigmoid(-h)

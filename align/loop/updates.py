@@ -15,8 +15,8 @@ from align.functional.batching import token_batches
 from align.loop.context import LoopContext
 from align.loop.optimization import Optimization
 from align.loop.protocol import Algorithm, Examples, Progress, Trained
-from align.memory import peak_memory_mib
 from align.metrics import Tally
+from align.models.hardware import peak_memory_mib
 from align.types import Batch, Size
 
 MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then

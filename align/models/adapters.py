@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 
@@ -43,8 +43,7 @@ class SharedBase:
     ) -> None:
         """Fresh A matrices are drawn from `seed` and the adapter's name, whatever the process drew before.
 
-        Args:
-            prepare: Changes PEFT's settings before it makes its layers; by default they are PEFT's own.
+        `prepare` changes PEFT's settings before it makes its layers; by default they are PEFT's own.
         """
         self._config, self._seed = config, seed
         settings = lora_config(config, TaskType.CAUSAL_LM)
@@ -63,13 +62,9 @@ class SharedBase:
         self._switch(self._active)
 
     def load(self, name: str, folder: Path) -> Tensor | None:
-        """Add an adapter from a PEFT folder.
+        """Add an adapter from a PEFT folder; InputError where it does not fit this base and LoRA settings.
 
-        Returns:
-            The (1, d) weight of the scalar head stored with it, or None where there is none.
-
-        Raises:
-            InputError: The folder's weights do not fit this base and LoRA settings.
+        Returns the (1, d) weight of the scalar head stored with it, or None where there is none.
         """
         self._check_settings(folder)
         self.add(name)
@@ -120,12 +115,7 @@ class SharedBase:
         base = self.model.get_base_model()
         if getattr(base, "is_quantized", False):
             return None
-        touched = {
-            id(p)
-            for module in base.modules()
-            if isinstance(module, BaseTunerLayer)
-            for p in module.get_base_layer().parameters()
-        }
+        touched = {id(p) for layer in self._layers for p in layer.get_base_layer().parameters()}
         tensors = (*base.parameters(), *base.buffers())
         copy = deepcopy(base, {id(t): t for t in tensors if id(t) not in touched})
         for parent in list(copy.modules()):
@@ -169,11 +159,6 @@ class SharedBase:
             parameter.requires_grad_(parameter in self._trained)
 
 
-@contextmanager
-def active(shared: SharedBase | None, name: str | None) -> Iterator[None]:
+def active(shared: SharedBase | None, name: str | None) -> AbstractContextManager[None]:
     """`shared.use(name)`, or nothing where the role has a model of its own."""
-    if shared is None:
-        yield
-        return
-    with shared.use(name):
-        yield
+    return nullcontext() if shared is None else shared.use(name)

@@ -22,7 +22,7 @@ PLAIN_TEMPLATE = (
     r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes itself
+PROBE = "zqx"  # a content that no template writes itself
 _USER = ({"role": "user", "content": "hello"},)
 
 
@@ -34,23 +34,13 @@ class ChatTokenizer:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int], end_id: int, *, pad_id: int) -> None:
-        """Create from a tokenizer with a chat template; `make_chat_tokenizer` chooses the ids.
-
-        Raises:
-            InputError: The chat template cannot be rendered.
-        """
-        self.tokenizer = tokenizer
+        """`make_chat_tokenizer` chooses the ids; InputError where the tokenizer's chat template cannot be rendered."""
+        self.tokenizer, self.end_id, self.pad_id = tokenizer, end_id, pad_id
         self.end_ids = tuple(sorted({*end_ids, end_id}))
-        self.end_id = end_id
-        self.pad_id = pad_id
         self._opening, self._before, self._after, self._strips = _assistant_turn(tokenizer)
 
     def encode_prompt(self, messages: Messages) -> list[int]:
-        """Encode a conversation under the chat template, up to where the assistant's answer begins.
-
-        Raises:
-            InputError: The template refuses these messages (a system turn, two user turns in a row ...).
-        """
+        """Encode a conversation under the chat template, up to where the assistant's answer begins (`render`)."""
         return self._ids(render(self.tokenizer, messages, generation_prompt=True))
 
     def encode_response(self, text: str) -> list[int]:
@@ -120,16 +110,16 @@ def make_chat_tokenizer(
 
     PAD is the tokenizer's pad token unless that ends responses; otherwise the first of: a special token named like
     padding, the unknown token, another special token that the template does not write, the token of a byte that no
-    UTF-8 text contains. The vocabulary is never extended: a new row would be a new outcome of every sampling step.
+    UTF-8 text contains, all among the `vocab_size` rows of the model's embedding (None = the tokenizer's own size). The
+    vocabulary is never extended: a new row would be a new outcome of every sampling step.
 
-    Args:
-        vocab_size: Rows of the model's embedding; PAD is one of them. null = the tokenizer's own size.
-
-    Raises:
-        InputError: A template that cannot be read or rendered, no end token, or no token that can serve as PAD.
+    Raises InputError for a template that cannot be read or rendered, no end token, or none that can serve as PAD.
     """
     if chat_template_path is not None:
-        tokenizer.chat_template = _read_template(Path(chat_template_path))
+        try:
+            tokenizer.chat_template = Path(chat_template_path).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("model.chat_template", str(Path(chat_template_path)), "a readable Jinja file") from error
     elif tokenizer.chat_template is None:
         bos = "{{ bos_token }}" if tokenizer.bos_token_id in tokenizer("a")["input_ids"] else ""
         tokenizer.chat_template = bos + PLAIN_TEMPLATE
@@ -152,19 +142,11 @@ def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read_template(path: Path) -> str:
-    try:
-        return path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("model.chat_template", str(path), "a readable Jinja file") from error
-
-
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
-    """Render a conversation by the chat template; raise InputError where the template refuses it."""
+    """Render a conversation; InputError where the template refuses it (a system turn, two user turns in a row ...)."""
+    turns = [dict(m) for m in messages]
     try:
-        return tokenizer.apply_chat_template(
-            [dict(m) for m in messages], add_generation_prompt=generation_prompt, tokenize=False
-        )
+        return tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, tokenize=False)
     except jinja2.TemplateSyntaxError as error:
         given = f"line {error.lineno}: {error.message}"
         raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
@@ -175,28 +157,24 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation
 
 
 def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:
-    """Return how the template writes an assistant's turn.
-
-    Returns:
-        The text that opens the turn, the blanks before and after the content, and whether the content is stripped.
-    """
+    """Return the text that opens an assistant's turn, the blanks around the content, and whether it is stripped."""
     opening = render(tokenizer, _USER, generation_prompt=True)
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
-    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {_PROBE} "}], generation_prompt=False)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
+    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {PROBE} "}], generation_prompt=False)
     strips = spaced == turn
     if not turn.startswith(opening):  # the template opens given turns differently from generated ones
         return opening, "", "", strips
-    head, _, tail = turn[len(opening) :].partition(_PROBE)
-    names = [re.escape(t) for t in _special_names(tokenizer)]
+    head, _, tail = turn[len(opening) :].partition(PROBE)
+    names = [re.escape(name) for name in _special_ids(tokenizer).values()]
     after = re.match(rf"(\s+)(?:{'|'.join(names)})", tail) if names else None
     return opening, head if head.isspace() else "", after[1] if after else "", strips
 
 
 def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """Return the special token that the template writes after an assistant's content (blanks may come between)."""
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=False)
-    tail = turn.rpartition(_PROBE)[2].lstrip()
-    names = sorted(_special_names(tokenizer), key=len, reverse=True)
+    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
+    tail = turn.rpartition(PROBE)[2].lstrip()
+    names = sorted(_special_ids(tokenizer).values(), key=len, reverse=True)
     name = next((n for n in names if tail.startswith(n)), None)
     return None if name is None else tokenizer.convert_tokens_to_ids(name)
 
@@ -206,17 +184,13 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     return added | dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
 
 
-def _special_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return list(_special_ids(tokenizer).values())
-
-
 def _choose_pad(tokenizer: PreTrainedTokenizerBase, end_ids: set[int], vocab_size: int | None) -> int:
     rows = len(tokenizer) if vocab_size is None else vocab_size
     pad = tokenizer.pad_token_id
     if pad is not None and pad not in end_ids and pad < rows:
         return pad
     special = {i: name for i, name in sorted(_special_ids(tokenizer).items()) if i not in end_ids and i < rows}
-    written = render(tokenizer, [*_USER, {"role": "assistant", "content": _PROBE}], generation_prompt=True)
+    written = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=True)
     named = [i for i, name in special.items() if "pad" in name.lower()]
     unknown = [i for i in special if i == tokenizer.unk_token_id]
     unused = [i for i, name in special.items() if i != tokenizer.bos_token_id and name not in written]

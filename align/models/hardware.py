@@ -1,6 +1,10 @@
-"""Device and precision of a run."""
+"""Device and precision of a run, and how much memory it has taken."""
 
 from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -11,11 +15,7 @@ from align.errors import InputError
 
 
 def resolve_device(config: Config) -> torch.device:
-    """Return the device of `config.device`; auto is the first of CUDA, MPS and CPU that the machine has.
-
-    Raises:
-        InputError: The machine does not have the device.
-    """
+    """Return the device of `config.device`, if the machine has it; auto is the first there is of CUDA, MPS and CPU."""
     there = {Device.cuda: torch.cuda.is_available(), Device.mps: torch.backends.mps.is_available(), Device.cpu: True}
     if config.device is Device.auto:
         return torch.device(next(d for d, found in there.items() if found).value)
@@ -46,14 +46,21 @@ def torch_dtype(precision: Precision) -> torch.dtype:
 
 
 def one_process(device: torch.device, dtype: torch.dtype) -> Accelerator:
-    """Build the accelerator: device placement and, in fp16, gradient scaling; autocast is the roles' own.
-
-    Raises:
-        InputError: The run was launched as several processes.
-    """
-    # Accelerate keeps one state per process, which an earlier training in this process may have left.
+    """Build the accelerator of the run's one process; InputError where it is one of several."""
+    # It places modules and, in fp16, scales gradients; autocast is the roles' own. Accelerate keeps one state per
+    # process, which an earlier training in this process may have left.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="fp16" if dtype is torch.float16 else "no")
     if accelerator.num_processes > 1:
         raise InputError("processes", accelerator.num_processes, "1: a run is one process; sweeps run many")
     return accelerator
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Peak so far: allocated on the accelerator, else the process's resident size (its unit differs on macOS)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "linux":  # ru_maxrss would begin at the peak of the process that started this one
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,11 +1,13 @@
-"""Models and tokenizers from disk or the Hub: safetensors only, no remote code unless asked for, no dropout."""
+"""Models and tokenizers from disk or the Hub: safetensors only, no remote code unless asked for, no dropout.
+
+What cannot be loaded ends in an InputError that names the config key.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,33 +29,14 @@ from transformers import (
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
-from align.models.hardware import resolve_device, resolve_precision, torch_dtype
-from align.models.locate import Checkpoint, fingerprint, head_file, hub_commit, locate, one_line, refuse_pickles
+from align.models.locate import Checkpoint, head_file, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
-
-__all__ = [
-    "fingerprint",
-    "has_linear_head",
-    "hub_commit",
-    "is_reward_model",
-    "load_causal_lm",
-    "load_chat_tokenizer",
-    "load_sequence_classifier",
-    "load_tokenizer",
-    "resolve_device",
-    "resolve_precision",
-    "torch_dtype",
-]
 
 _HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
 
 
 def load_tokenizer(config: ModelConfig, *, key: str = "model.path") -> PreTrainedTokenizerBase:
-    """The model's tokenizer as it was stored; `load_chat_tokenizer` settles PAD, the template and the end tokens.
-
-    Raises:
-        InputError: it cannot be loaded; `key` is named.
-    """
+    """The model's tokenizer as it was stored; `load_chat_tokenizer` settles PAD, the template and the end tokens."""
     checkpoint = locate(config.path, config.revision, key=key)
     with one_line(key, config.path):
         return AutoTokenizer.from_pretrained(
@@ -62,19 +45,14 @@ def load_tokenizer(config: ModelConfig, *, key: str = "model.path") -> PreTraine
 
 
 def is_reward_model(path: str, revision: str | None = None, *, key: str = "model.path") -> bool:
-    """Whether `path` is a sequence classifier, or an adapter that makes one of its base; weights are not read.
-
-    Raises:
-        InputError: nothing loadable is there; `key` is named.
-    """
+    """Whether `path` is a sequence classifier, or an adapter that makes one of its base; weights are not read."""
     checkpoint = locate(path, revision, key=key)
     if head_file(checkpoint) is not None:
         return True
     with one_line(key, path):
         if checkpoint.adapter is not None:
             return str(PeftConfig.from_pretrained(str(checkpoint.adapter)).task_type) == "SEQ_CLS"
-        kinds = _load_config(checkpoint, trust_remote_code=False).architectures or []
-    return any("SequenceClassification" in kind for kind in kinds)
+        return _is_classifier(_load_config(checkpoint, trust_remote_code=False))
 
 
 def context_length(config: ModelConfig) -> int | None:
@@ -86,11 +64,7 @@ def context_length(config: ModelConfig) -> int | None:
 
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
-    """The chat of the model that `config` names (`make_chat_tokenizer`).
-
-    Raises:
-        InputError: as `load_tokenizer` and `make_chat_tokenizer`, or a tokenizer with more tokens than the model.
-    """
+    """The chat of the model that `config` names (`make_chat_tokenizer`); refused with more tokens than the model."""
     checkpoint = locate(config.path, config.revision)
     with one_line("model.path", config.path):
         model_config = _load_config(checkpoint, config.trust_remote_code)
@@ -101,60 +75,34 @@ def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
     chat = make_chat_tokenizer(load_tokenizer(config), generation, config.chat_template, vocab_size=rows)
     largest = max(*chat.encode_prompt([{"role": "user", "content": "hello"}]), chat.end_id, chat.pad_id)
     if largest >= rows:
-        raise InputError(
-            "model.path", config.path, f"a tokenizer that fits its {rows} embeddings (it has id {largest})"
-        )
+        allowed = f"a tokenizer that fits its {rows} embeddings (it has id {largest})"
+        raise InputError("model.path", config.path, allowed)
     return chat
 
 
 def load_causal_lm(
-    config: ModelConfig,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantization: QuantizationConfig | None = None,
-    attn_implementation: str | None = None,
-    key: str = "model.path",
+    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, quantization: QuantizationConfig | None = None
 ) -> PreTrainedModel:
-    """A causal LM in eval mode, without dropout, on `device`.
+    """A causal LM in eval mode, without dropout, on `device`; a reward model, or one that lacks weights, is refused.
 
-    An adapter is merged into this copy of its base, in fp32 and before any rounding or quantization.
-
-    Args:
-        dtype: Of the weights; with quantization, of what stays unquantized and of compute.
-        attn_implementation: null = `config.attn_implementation`.
-
-    Raises:
-        InputError: the model cannot be loaded, lacks weights or is a reward model; the key is named.
+    `dtype` is that of the weights; with quantization, of what stays unquantized and of compute. An adapter is merged
+    into this copy of its base, in fp32 and before any rounding or quantization.
     """
-    checkpoint = locate(config.path, config.revision, key=key)
+    checkpoint = locate(config.path, config.revision)
     if head_file(checkpoint) is not None:  # with tied embeddings its body would pass for a whole language model
-        raise InputError(key, config.path, "a causal language model (reward.source.path takes a reward model)")
-    options: dict[str, Any] = {
-        "dtype": dtype,
-        "device": device,
-        "attn_implementation": attn_implementation or config.attn_implementation,
-        "trust_remote_code": config.trust_remote_code,
-        "key": key,
-    }
+        raise InputError("model.path", config.path, "a causal language model (reward.source.path takes a reward model)")
+    options: dict[str, Any] = {"dtype": dtype, "device": device, "key": "model.path"}
     quantized = quantization_config(quantization, dtype) if quantization is not None else None
-    if quantized is None:
-        return _load(AutoModelForCausalLM, checkpoint, **options)
-    options["quantization_config"] = quantized
-    if checkpoint.adapter is None:
-        return _load(AutoModelForCausalLM, checkpoint, **options)
+    if quantized is None or checkpoint.adapter is None:
+        return _load(AutoModelForCausalLM, checkpoint, config, **options, quantized=quantized)
     with tempfile.TemporaryDirectory() as folder:
-        whole = options | {"dtype": torch.float32, "device": torch.device("cpu"), "quantization_config": None}
-        _load(AutoModelForCausalLM, checkpoint, **whole).save_pretrained(folder)
-        return _load(AutoModelForCausalLM, Checkpoint(folder, None), **options)
+        whole = options | {"dtype": torch.float32, "device": torch.device("cpu")}
+        _load(AutoModelForCausalLM, checkpoint, config, **whole).save_pretrained(folder)
+        return _load(AutoModelForCausalLM, Checkpoint(folder, None), config, **options, quantized=quantized)
 
 
 def body_of(model: PreTrainedModel, key: str = "model.path") -> PreTrainedModel:
-    """The transformer of a model without its language-model or classification head.
-
-    Raises:
-        InputError: The model's architecture keeps no body apart from its head.
-    """
+    """The transformer of a model without its head; an architecture that keeps none apart from its head is refused."""
     body = getattr(model, model.base_model_prefix or "", None)
     if not isinstance(body, PreTrainedModel):
         allowed = "an architecture whose transformer can be read without its head"
@@ -163,66 +111,41 @@ def body_of(model: PreTrainedModel, key: str = "model.path") -> PreTrainedModel:
 
 
 def load_body(path: str, *, dtype: torch.dtype, device: torch.device, key: str) -> PreTrainedModel:
-    """The transformer of a stored reward model, its adapter merged, in eval mode, without dropout.
-
-    Raises:
-        InputError: as `load_causal_lm`.
-    """
-    checkpoint = locate(path, key=key)
-    options: dict[str, Any] = {"attn_implementation": None, "trust_remote_code": False, "key": key}
+    """The transformer of a stored reward model, its adapter merged, in eval mode, without dropout."""
+    checkpoint, config = locate(path, key=key), ModelConfig(path=path)
     if checkpoint.adapter is None:
-        return _load(AutoModel, checkpoint, dtype=dtype, device=device, **options)
-    return body_of(_load(AutoModelForCausalLM, checkpoint, dtype=dtype, device=device, **options), key)
+        return _load(AutoModel, checkpoint, config, dtype=dtype, device=device, key=key)
+    return body_of(_load(AutoModelForCausalLM, checkpoint, config, dtype=dtype, device=device, key=key), key)
 
 
 def load_sequence_classifier(
-    path: str,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    attn_implementation: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    pad_id: int | None = None,
-    key: str = "reward.source.path",
+    path: str, *, dtype: torch.dtype, device: torch.device, pad_id: int | None = None, key: str = "reward.source.path"
 ) -> PreTrainedModel:
-    """A sequence classifier with one output, in eval mode, without dropout, on `device`.
+    """A sequence classifier in eval mode, without dropout, on `device`; refused with more outputs than one.
 
-    Args:
-        pad_id: Overrides the checkpoint's pad token; where neither is given, the chat of `path` chooses one.
-        key: The config key that an error names.
-
-    Raises:
-        InputError: it cannot be loaded, is not a classifier, has more than one output or lacks weights.
+    `pad_id` overrides the checkpoint's pad token; where neither is given, the chat of `path` chooses one.
     """
-    checkpoint = locate(path, revision, key=key)
+    checkpoint, settings = locate(path, key=key), ModelConfig(path=path)
     with one_line(key, path):
-        config = _load_config(checkpoint, trust_remote_code)
+        config = _load_config(checkpoint, trust_remote_code=False)
     if checkpoint.adapter is not None:
-        _check_adapter_head(checkpoint.adapter, key)
         config.num_labels = 1
+        with safe_open(checkpoint.adapter / "adapter_model.safetensors", framework="pt") as weights:
+            names = {part for name in weights.keys() for part in name.split(".")}  # noqa: SIM118
+        if names.isdisjoint(_HEADS):
+            raise InputError(key, str(checkpoint.adapter), "an adapter stored with its head (score.weight)")
     kinds = config.architectures or []
-    if checkpoint.adapter is None and kinds and not any("SequenceClassification" in kind for kind in kinds):
+    if checkpoint.adapter is None and kinds and not _is_classifier(config):
         raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")
     if config.num_labels != 1:
         raise InputError(key, f"{path} (num_labels={config.num_labels})", "a sequence classifier with num_labels=1")
     text_config = config.get_text_config()
     if pad_id is None and text_config.pad_token_id is None:
-        pad_id = load_chat_tokenizer(
-            ModelConfig(path=path, revision=revision, trust_remote_code=trust_remote_code)
-        ).pad_id
+        pad_id = load_chat_tokenizer(settings).pad_id
     if pad_id is not None:
         config.pad_token_id = text_config.pad_token_id = pad_id
-    return _load(
-        AutoModelForSequenceClassification,
-        checkpoint,
-        dtype=dtype,
-        device=device,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-        key=key,
-        config=config,
-    )
+    auto = AutoModelForSequenceClassification
+    return _load(auto, checkpoint, settings, dtype=dtype, device=device, key=key, config=config)
 
 
 def has_linear_head(path: str, key: str) -> bool:
@@ -252,63 +175,54 @@ def without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
 def _load(
     auto: Any,
     checkpoint: Checkpoint,
+    settings: ModelConfig,
     *,
     dtype: torch.dtype,
     device: torch.device,
-    attn_implementation: str | None,
-    trust_remote_code: bool,
     key: str,
     config: PreTrainedConfig | None = None,
-    quantization_config: Any = None,
+    quantized: Any = None,
 ) -> PreTrainedModel:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else pickled Hub weights come back as someone's converted PR
     refuse_pickles(checkpoint, key)
-    arguments: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    if quantization_config is not None:
-        arguments |= {"quantization_config": quantization_config, "device_map": {"": device}}
+    arguments: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
+    if settings.attn_implementation:
+        arguments["attn_implementation"] = settings.attn_implementation
+    if quantized is not None:
+        arguments |= {"quantization_config": quantized, "device_map": {"": device}}
     adapter = checkpoint.adapter
     with one_line(key, checkpoint.base):
         model, info = auto.from_pretrained(
             checkpoint.base,
-            config=without_dropout(config or _load_config(checkpoint, trust_remote_code)),
+            config=without_dropout(config or _load_config(checkpoint, settings.trust_remote_code)),
             revision=checkpoint.revision,
             dtype=dtype if adapter is None else torch.float32,
             use_safetensors=True,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             **arguments,
         )
         if adapter is not None:
-            model = _merged(model, adapter).to(dtype)
+            model = PeftModel.from_pretrained(model, str(adapter), config=PeftConfig.from_pretrained(str(adapter)))
+            model = model.merge_and_unload(safe_merge=True).requires_grad_(True).to(dtype)  # PEFT has frozen the base
     missing = sorted(info["missing_keys"])
     if adapter is not None and auto is AutoModelForSequenceClassification:
         missing = [name for name in missing if not name.startswith(_HEADS)]  # the adapter brought its own
     if missing:
-        raise InputError(
-            key, checkpoint.base, f"a checkpoint with all weights of a {type(model).__name__} ({missing[0]})"
-        )
+        allowed = f"a checkpoint with all weights of a {type(model).__name__} ({missing[0]})"
+        raise InputError(key, checkpoint.base, allowed)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    if quantization_config is None:
+    if quantized is None:
         model = model.to(device)
     keep_differentiable(model)  # the checkpoint may be a quantized one
     return model.eval()
 
 
 def _load_config(checkpoint: Checkpoint, trust_remote_code: bool) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(
-        checkpoint.base, revision=checkpoint.revision, trust_remote_code=trust_remote_code
-    )
+    options = {"revision": checkpoint.revision, "trust_remote_code": trust_remote_code}
+    return AutoConfig.from_pretrained(checkpoint.base, **options)
 
 
-def _merged(base: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    settings = PeftConfig.from_pretrained(str(folder))
-    model = PeftModel.from_pretrained(base, str(folder), config=settings)
-    return model.merge_and_unload(safe_merge=True).requires_grad_(True)  # PEFT has frozen the base
-
-
-def _check_adapter_head(folder: Path, key: str) -> None:
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        if not any(head in name.split(".") for name in weights.keys() for head in _HEADS):  # noqa: SIM118
-            raise InputError(key, str(folder), "an adapter stored with its head (score.weight)")
+def _is_classifier(config: PreTrainedConfig) -> bool:
+    return any("SequenceClassification" in kind for kind in config.architectures or [])

@@ -35,7 +35,7 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> str:
-        """Return where the tokenizer is: beside the adapter if it was saved there, else with the base."""
+        """Where the tokenizer is: beside the adapter if it was saved there, else with the base."""
         if self.adapter is not None and (self.adapter / "tokenizer_config.json").is_file():
             return str(self.adapter)
         return self.base
@@ -48,15 +48,14 @@ class Checkpoint:
 def locate(path: str, revision: str | None = None, *, key: str = "model.path") -> Checkpoint:
     """Locate the model that `path` names. A run's folder (`run.json` and `model/`) stands for the model in it.
 
-    Raises:
-        InputError: A path that does not exist, a folder without a model, an adapter without safetensors weights or
-            whose base cannot be found; `key` is named.
+    Raises InputError, which names `key`, for a path that does not exist, a folder without a model, an adapter without
+    safetensors weights or whose base cannot be found.
     """
     folder = Path(resolve(path, key)).expanduser()
     if path and folder.is_dir():
         if (folder / "run.json").is_file() and (folder / "model").is_dir():
             folder = folder / "model"
-        if (folder / "adapter_config.json").is_file():
+        if is_adapter(folder):
             return _on_base(folder, key)
         if not (folder / "config.json").is_file():
             raise InputError(key, path, f"{_ALLOWED} (this folder has no config.json)")
@@ -69,10 +68,8 @@ def locate(path: str, revision: str | None = None, *, key: str = "model.path") -
 def fingerprint(path: str, revision: str | None = None) -> str:
     """Compute a model's identity, wherever it lies: a hash of configuration, tokenizer and weights, or id@commit.
 
-    An adapter's fingerprint covers its base as well. The commit is the cached one where the Hub cannot be reached.
-
-    Raises:
-        InputError: As `locate`, or a Hub id that is neither reachable nor cached.
+    An adapter's fingerprint covers its base as well. The commit is the cached one where the Hub cannot be reached;
+    InputError where there is none.
     """
     checkpoint = locate(path, revision)
     base = _hash_folder(Path(checkpoint.base)) if checkpoint.is_local else _hub_commit(checkpoint)
@@ -82,11 +79,7 @@ def fingerprint(path: str, revision: str | None = None) -> str:
 
 
 def hub_commit(path: str, revision: str | None = None) -> str | None:
-    """Return id@commit of the weights below `path`, for the record; None for local weights.
-
-    Raises:
-        InputError: As `fingerprint`.
-    """
+    """Return id@commit of the weights below `path`, as `fingerprint` finds it; None for local weights."""
     checkpoint = locate(path, revision)
     return None if checkpoint.is_local else _hub_commit(checkpoint)
 

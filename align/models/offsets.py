@@ -7,6 +7,7 @@ text in another way, so the spans are found by decoding.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 _BROKEN = "\ufffd"  # what an incomplete UTF-8 sequence decodes to
 
@@ -15,16 +16,13 @@ class TokenSpans:
     """Spans of tokens in their decoded text; caches each token's text in the middle of a text."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str], anchor: Sequence[int]) -> None:
-        """Create from a decoder of one tokenizer.
+        """`decode` is ids to text without special tokens of one tokenizer.
 
-        Args:
-            decode: Ids to text, special tokens left out.
-            anchor: Ordinary tokens to decode a token behind, so that its text is that of the middle of a text.
+        `anchor` holds ordinary tokens to decode a token behind, so that its text is that of the middle of a text.
         """
-        self._decode = decode
-        self._anchor = list(anchor)
+        self._decode, self._anchor = decode, list(anchor)
         self._skip = len(decode(anchor))
-        self._pieces: dict[int, str] = {}
+        self._piece = cache(lambda token: self._inside([token]))
 
     def __call__(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Return [start, end) per token, in order, covering `decode(ids)` without gap or overlap."""
@@ -62,11 +60,6 @@ class TokenSpans:
         if run:
             out[run[-1]] += self._inside([ids[j] for j in run])[shown:]
         return out
-
-    def _piece(self, token: int) -> str:
-        if token not in self._pieces:
-            self._pieces[token] = self._inside([token])
-        return self._pieces[token]
 
     def _inside(self, ids: Sequence[int]) -> str:
         return self._decode([*self._anchor, *ids])[self._skip :]

@@ -14,24 +14,20 @@ def quantization_config(config: QuantizationConfig, compute_dtype: torch.dtype) 
     """Return the quantization argument of `from_pretrained`; None for full-precision weights.
 
     int8 is LLM.int8() (Dettmers et al., arXiv 2208.07339); nf4 is 4-bit NormalFloat with double quantization
-    (arXiv 2305.14314). Heads stay unquantized.
-
-    Raises:
-        InputError: An unknown name, or bitsandbytes is not installed.
+    (arXiv 2305.14314). Heads stay unquantized. InputError where bitsandbytes is not installed.
     """
     if config.name == "none":
         return None
     if config.name not in ("int8", "nf4"):
         raise InputError("quantization", config.name, "none, int8, nf4")
-    _import_bitsandbytes(config.name)
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise InputError("quantization", config.name, "none, as bitsandbytes is not installed") from error
     if config.name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-    )
+    nf4 = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute_dtype}
+    return BitsAndBytesConfig(load_in_4bit=True, **nf4)
 
 
 def keep_differentiable(model: nn.Module) -> None:
@@ -43,10 +39,3 @@ def keep_differentiable(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  bitsandbytes is not imported here
-
-
-def _import_bitsandbytes(name: str) -> None:
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError as error:
-        raise InputError("quantization", name, "none, as bitsandbytes is not installed") from error

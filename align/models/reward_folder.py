@@ -40,7 +40,6 @@ class RewardCard:
     prefix_scores: Mapping[str, Any] | None = None
 
     def write(self, folder: Path) -> None:
-        """Write the card into `folder`."""
         (folder / CARD).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n")
 
 
@@ -79,14 +78,9 @@ def load_reward_model(
 ) -> tuple[PreTrainedModel, nn.Linear]:
     """Load a reward model as the body of a causal LM and the linear head on its states, weights in `dtype`.
 
-    Args:
-        path: A stored reward model, or a sequence classifier of transformers: a folder, a run's or an adapter's too, or
-            a Hub id.
-        pad_id: Of a classifier without a pad token of its own; None = its chat tokenizer's.
-        key: The configuration's key that an error names.
-
-    Raises:
-        InputError: Nothing loadable is there, or its head is not linear.
+    `path` is a stored reward model or a sequence classifier of transformers: a folder, a run's or an adapter's too, or
+    a Hub id. `pad_id` is for a classifier without a pad token of its own; None = its chat tokenizer's. Raises
+    InputError, which names `key`, where nothing loadable is there or the head is not linear.
     """
     file = head_file(locate(path, key=key))
     head = None if file is None else read_head(file.parent)

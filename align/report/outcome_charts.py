@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from align import metrics
-from align.intervals import mean_interval
+from align.numbers import mean_interval
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
 from align.report.load import Run, at

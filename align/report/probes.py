@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from align.intervals import mean_interval
-from align.numbers import number
+from align.numbers import mean_interval, number
 from align.report.jobs import Arm
 from align.report.load import Run, at
 from align.report.series import Value, finite

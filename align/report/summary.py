@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.intervals import Interval, mean_interval
+from align.numbers import Interval, mean_interval
 from align.report.load import Run, at, is_run, load_run
 from align.report.peak import gold_peak
 

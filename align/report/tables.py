@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from align import metrics
-from align.intervals import Interval, mean_interval
-from align.numbers import number
+from align.numbers import Interval, mean_interval, number
 from align.report.jobs import Arm
 from align.report.summary import COLUMNS, ArmFigures, Column, Record, arm_names, arms, common_overrides
 

@@ -1,10 +1,9 @@
 """Rewards: sources of scores, and credit schemes that spread a score over tokens."""
 
-from align.rewards.base import Source, frozen, given_input, load_state, reward_input, state
+from align.rewards.base import Source, given_input, reward_input
 from align.rewards.credit_schemes import Credit, build_credit
-from align.rewards.gold import GoldScorer
-from align.rewards.learned import RewardModelScorer
 from align.rewards.reference import References
+from align.rewards.scorers import GoldScorer, RewardModelScorer
 from align.rewards.source_builder import Builder, load_functions
 
 __all__ = [
@@ -15,10 +14,7 @@ __all__ = [
     "RewardModelScorer",
     "Source",
     "build_credit",
-    "frozen",
     "given_input",
     "load_functions",
-    "load_state",
     "reward_input",
-    "state",
 ]

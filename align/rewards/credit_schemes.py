@@ -26,11 +26,7 @@ Scheme = (
 
 
 def build_credit(config: CreditConfig) -> Credit:
-    """Build the scheme that a configuration names.
-
-    Raises:
-        TypeError: A CreditConfig subclass without a scheme: a programming error.
-    """
+    """Build the scheme that a configuration names."""
     if not isinstance(config, Scheme):
         raise TypeError(f"no credit scheme for {type(config).__name__}")
     return Credit(config)
@@ -48,11 +44,7 @@ class Credit:
         return self.config.needs | self.config.adds
 
     def assign(self, out: RewardOutput, mask: Tensor) -> Tensor:
-        """Compute the token rewards (B, T) of `out` under the response mask (B, T).
-
-        Raises:
-            TypeError: A signal is missing that the source's configuration offers: a programming error.
-        """
+        """Compute the token rewards (B, T) of `out` under the response mask (B, T)."""
         match self.config:
             case SparseCredit():
                 return functional.sparse(out.total, mask)

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from align.config import ModelConfig
+from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.engine import Engine
 from align.engine.inputs import autocast
@@ -27,10 +28,9 @@ from align.types import RewardInput, RewardOutput
 
 
 def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
-    """Return whether a reward model can read the policy's own tokens.
+    """Return whether a reward model reads the policy's own tokens: causal, with its vocabulary and chat template.
 
-    It can where it is causal, with the policy's vocabulary and chat template; a tokenizer without a template takes the
-    policy's.
+    A tokenizer without a template takes the policy's.
     """
     tokenizer = load_tokenizer(ModelConfig(path=str(folder)), key=key)
     same = tokenizer.get_vocab() == chat.tokenizer.get_vocab()
@@ -43,8 +43,7 @@ def load_cross_tokenizer(
 ) -> Source:
     """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
-    Raises:
-        InputError: The model cannot be loaded, or attention is needed of a model without causal body and linear head.
+    Raises InputError where attention is needed of a model without causal body and linear head.
     """
     path = str(folder)
     tokenizer = load_tokenizer(ModelConfig(path=path), key=key)
@@ -70,7 +69,7 @@ def _is_causal(body: PreTrainedModel) -> bool:
     return torch.allclose(states[0], states[1], rtol=0, atol=1e-5)
 
 
-class CausalReader:
+class CausalReader(Source):
     """Scorer by a causal model: one forward pass scores a response and all its prefixes, at the model's own tokens.
 
     A prefix of the policy's tokens has the score at the last token whose characters all lie within it. The whole
@@ -78,10 +77,9 @@ class CausalReader:
     """
 
     def __init__(self, value_head: ValueHead, reader: Reader) -> None:
-        self._head = value_head
+        self._head, self._reader = value_head, reader
         self._pad = value_head.body.config.get_text_config().pad_token_id
         self._limit = _context(value_head.body)
-        self._reader = reader
 
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
@@ -91,7 +89,10 @@ class CausalReader:
         look = torch.zeros(mask.shape, device=device) if "attention" in needs else None
         for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             rows = index.tolist()
-            ids, real, last = self._pad_rows([encoded[i].ids for i in rows], device)
+            ids, real = _padded([encoded[i].ids for i in rows], 0, device)
+            last = [  # where each row's score is read: transformers' own rule
+                max((j for j, token in enumerate(encoded[i].ids) if token != self._pad), default=0) for i in rows
+            ]
             if look is None:
                 scores = self._head(ids, real)
             else:
@@ -110,20 +111,12 @@ class CausalReader:
         wanted = prefix if "prefix_scores" in needs else None
         return RewardOutput(total=total, parts={"reward_model": total}, prefix_scores=wanted, attention=look)
 
-    def _pad_rows(self, rows: Sequence[list[int]], device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
-        """Pad ids and mask (b, S) on the right; return also where each row's score is read (transformers' own rule)."""
-        ids, real = _padded(rows, 0, device), _padded([[1] * len(row) for row in rows], 0, device)
-        last = [max((j for j, token in enumerate(row) if token != self._pad), default=0) for row in rows]
-        return ids, real, last
 
-
-class WholeReader:
+class WholeReader(Source):
     """Scorer by any classifier's single output; every prefix is a text of its own and takes a forward pass."""
 
     def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
-        self._model = model
-        self._reader = reader
-        self._dtype = dtype
+        self._model, self._reader, self._dtype = model, reader, dtype
         self._limit = _context(model)
         self._pad = model.config.get_text_config().pad_token_id or 0
 
@@ -147,21 +140,19 @@ class WholeReader:
         out = torch.zeros(len(encoded), device=self._model.device)
         for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
             part = [encoded[i] for i in index.tolist()]
-            inputs = {
-                "input_ids": _padded([e.ids for e in part], self._pad, out.device),
-                "attention_mask": _padded([[1] * len(e.ids) for e in part], 0, out.device),
-            }
+            ids, real = _padded([e.ids for e in part], self._pad, out.device)
+            inputs = {"input_ids": ids, "attention_mask": real}
             if all(e.types is not None for e in part):
-                inputs["token_type_ids"] = _padded([e.types or [] for e in part], 0, out.device)
+                inputs["token_type_ids"], _ = _padded([e.types or [] for e in part], 0, out.device)
             with autocast(self._model.device, self._dtype):
                 out[index.to(out.device)] = self._model(**inputs).logits[:, 0].float()
         return out
 
 
-def _padded(rows: Sequence[list[int]], fill: int, device: torch.device) -> Tensor:
-    """Pad rows on the right to a tensor (b, S) int64."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
+def _padded(rows: Sequence[list[int]], fill: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Pad rows on the right: values and mask (b, S) int64."""
+    batch = collate([((), row) for row in rows], fill, device)
+    return batch.response_ids, batch.response_mask
 
 
 def _offsets(batch: RewardInput, i: int) -> list[tuple[int, int]]:

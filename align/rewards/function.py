@@ -32,17 +32,17 @@ from align.config import Returns
 from align.errors import InputError, RunError
 from align.functional.credit import prefix_sums
 from align.functional.credit import spans as span_rewards
-from align.rewards.returned import Returned, Span
+from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput
 
 GIVEN = ("prompts", "responses", "offsets", "rows")
+Span = tuple[int, int, float, str]  # start and end character, score, label (empty where there is none)
 
 
 def load_function(path: str, key: str) -> Callable[..., Any]:
-    """Load the function that FILE.py:NAME names; the file is executed.
+    """Execute the file of FILE.py:NAME and return the function that NAME names.
 
-    Raises:
-        InputError: The file cannot be imported, or the function has parameters beyond the arguments above.
+    Raises InputError where the file cannot be imported or the function has parameters beyond the arguments above.
     """
     file, _, name = path.rpartition(":")
     place = Path(file).resolve()
@@ -68,25 +68,17 @@ def load_function(path: str, key: str) -> Callable[..., Any]:
     return function
 
 
-class FunctionScorer:
-    """Scorer by the user's function."""
+class FunctionScorer(Source):
+    """Scorer by the user's function; RunError where it raises or returns an invalid result names the first sample."""
 
     def __init__(self, function: Callable[..., Any], returns: Returns, path: str) -> None:
-        self._function = function
-        self._returns = returns
-        self._path = path
+        self._function, self._returns, self._path = function, returns, path
         parameters = inspect.signature(function).parameters
         everything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes = [name for name in GIVEN if everything or name in parameters]
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        """Score the batch.
-
-        Raises:
-            RunError: The function raised, or returned an invalid result; names the first such sample.
-        """
-        read = Returned(self._path, batch)
-        rows = range(len(batch.responses))
+        read, rows = _Returned(self._path, batch), range(len(batch.responses))
         found = list(enumerate(read.entries(self._call(batch, rows, read), rows)))
         mask = batch.rollout.response_mask
         match self._returns:
@@ -105,7 +97,7 @@ class FunctionScorer:
                 out = _dense(span_rewards(spans, batch.offsets, mask), spans)
                 return RewardOutput(**vars(out) | {"parts": _by_label(labelled, mask.device) or out.parts})
 
-    def _call(self, batch: RewardInput, rows: Sequence[int], read: Returned) -> Any:
+    def _call(self, batch: RewardInput, rows: Sequence[int], read: _Returned) -> Any:
         """Call the function on these rows; an error names the first row on which it raises alone."""
         try:
             return self._function(**self._arguments(batch, rows))
@@ -147,3 +139,71 @@ def _by_label(rows: Sequence[Sequence[Span]], device: torch.device) -> dict[str,
 def _brief(error: BaseException) -> str:
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:120]}" if message else type(error).__name__
+
+
+class _Returned:
+    """Reader of a function's entries for the responses of `batch`; an error is one line, nothing is repaired.
+
+    Arrays and tensors count as lists, and their numbers as numbers.
+    """
+
+    def __init__(self, function: str, batch: RewardInput) -> None:
+        self._function, self._batch = function, batch
+
+    def sample(self, i: int) -> str:
+        return f"sample {i} (prompt {int(self._batch.rollout.prompt_index[i])})"
+
+    def entries(self, value: Any, rows: Sequence[int]) -> list[Any]:
+        """Return the value as a list with one entry for each of these rows."""
+        value = self._list(value, f"a list with an entry for each of {len(rows)} responses", rows[0])
+        if len(value) != len(rows):
+            first = rows[min(len(value), len(rows) - 1)]
+            raise self._bad(f"{len(value)} entries", f"{len(rows)}, one for each response", first)
+        return value
+
+    def number(self, value: Any, i: int, of: str = "") -> float:
+        """Return a finite number of response i."""
+        value = _plain(value)
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._bad(value, f"a finite number{of}", i)
+        return float(value)
+
+    def tokens(self, value: Any, i: int) -> list[float]:
+        """Return one number for each token of response i."""
+        n = int(self._batch.rollout.lengths[i])
+        value = self._list(value, f"a list of {n} numbers, one for each token", i)
+        if len(value) != n:
+            raise self._bad(f"{len(value)} numbers", f"{n}, one for each token", i)
+        return [self.number(x, i, f" for token {t}") for t, x in enumerate(value)]
+
+    def spans(self, value: Any, i: int) -> list[Span]:
+        """Return the labelled spans of response i."""
+        return [self._span(span, i) for span in self._list(value, "a list of spans", i)]
+
+    def _span(self, span: Any, i: int) -> Span:
+        if not isinstance(span, (list, tuple)) or len(span) not in (3, 4):
+            raise self._bad(span, "(start, end, score) or (start, end, score, label)", i)
+        start, end = _plain(span[0]), _plain(span[1])
+        size = len(self._batch.responses[i])
+        whole = all(isinstance(x, int) and not isinstance(x, bool) for x in (start, end))
+        if not whole or not 0 <= start <= end <= size:
+            raise self._bad((start, end), f"characters of the response, 0 <= start <= end <= {size}", i)
+        label = span[3] if len(span) == 4 else ""
+        if not isinstance(label, str):
+            raise self._bad(label, "a label that is text", i)
+        return start, end, self.number(span[2], i, " for a span"), label
+
+    def _list(self, value: Any, allowed: str, i: int) -> list[Any]:
+        value = _plain(value)
+        if not isinstance(value, (list, tuple)):
+            raise self._bad(value, allowed, i)
+        return list(value)
+
+    def _bad(self, given: Any, allowed: str, i: int) -> RunError:
+        text = given if isinstance(given, str) and given[:1].isdigit() else repr(given)
+        shown = text if len(text) <= 60 else text[:60] + "..."
+        return RunError(f"{self._function}: returned {shown} at {self.sample(i)}; allowed: {allowed}")
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value

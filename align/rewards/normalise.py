@@ -17,7 +17,7 @@ from torch import Tensor
 
 from align.functional.credit import last_token
 from align.metrics import combine_moments, moments
-from align.rewards.base import Source, frozen, load_state, state
+from align.rewards.base import Source, Wrapper
 from align.types import RewardInput, RewardOutput
 
 
@@ -36,10 +36,10 @@ class Running:
         self.count, self.mean, self.squares = combine_moments(seen, moments(values))
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """Return (mean, population deviation); the deviation is 1 while all scores are the same."""
+    def std(self) -> float:
+        """Return the population deviation; 1 while all scores are the same."""
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return self.mean, std if std > 1e-6 else 1.0
+        return std if std > 1e-6 else 1.0
 
 
 @dataclass(frozen=True)
@@ -49,43 +49,36 @@ class Fixed:
     mean: float
     std: float
 
-    @property
-    def scale(self) -> tuple[float, float]:
-        return self.mean, self.std
 
-
-class Scaled:
+class Scaled(Wrapper):
     """A source whose scores are normalised and clipped.
 
-    With a running scale every call to `score` counts. `frozen` gives a view that does not count and does not normalise,
-    so that its scores can be compared over time.
+    With a running scale every call to `score` counts; a `frozen` view does not count, normalise or clip.
     """
 
     def __init__(self, source: Source, scale: Fixed | Running | None = None, clip: float | None = None) -> None:
-        self.source = source
-        self.scale = scale
-        self.clip = clip
+        super().__init__(source)
+        self.scale, self.clip = scale, clip
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         out = self.source.score(batch, needs)
         if isinstance(self.scale, Running):
             self.scale.add(out.total)
-        mean, std = (0.0, 1.0) if self.scale is None else self.scale.scale
-        return rescaled(out, mean, std, self.clip, batch)
+        scale = self.scale or Fixed(0.0, 1.0)
+        return rescaled(out, scale.mean, scale.std, self.clip, batch)
 
     def frozen(self) -> Source:
-        inner = frozen(self.source)
-        return inner if isinstance(self.scale, Running) else Scaled(inner, self.scale, self.clip)
+        return self.source.frozen() if isinstance(self.scale, Running) else super().frozen()
 
     def state(self) -> dict[str, Any]:
         own = {"running": asdict(self.scale)} if isinstance(self.scale, Running) else {}
-        inner = state(self.source)
+        inner = self.source.state()
         return own | ({"source": inner} if inner else {})
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
         if isinstance(self.scale, Running):
             self.scale = Running(**saved["running"])
-        load_state(self.source, saved.get("source", {}))
+        self.source.load_state(saved.get("source", {}))
 
 
 def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, batch: RewardInput) -> RewardOutput:
@@ -113,12 +106,13 @@ def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, bat
     )
 
 
-class Folded:
+class Folded(Wrapper):
     """A reward model into whose head (score - mean) / std is folded; `raw_total` has the scores before."""
 
     def __init__(self, source: Source, mean: float, std: float) -> None:
-        self._source, self._mean, self._std = source, mean, std
+        super().__init__(source)
+        self._mean, self._std = mean, std
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        out = self._source.score(batch, needs)
+        out = self.source.score(batch, needs)
         return replace(out, raw_total=torch.add(self._mean, out.total, alpha=self._std))

@@ -12,8 +12,8 @@ from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
-from align.functional.masked import masked_sum
 from align.models.chat_tokenizer import ChatTokenizer
+from align.rewards.signals import LogRatio
 from align.types import Pair, Sequences
 
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)  # of the response's tokens, at which prefix scores are compared with the final one
@@ -40,8 +40,7 @@ def prefix_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
 
 def final_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> Tensor:
     """Score whole responses, chosen and rejected of each pair next to each other: (2n,)."""
-    scores, lengths = prefix_scores(model, chat, pairs)
-    return scores.gather(1, lengths.unsqueeze(1)).squeeze(1)
+    return _at(*prefix_scores(model, chat, pairs))
 
 
 def pair_accuracy(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
@@ -54,11 +53,7 @@ def pair_accuracy(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
 def log_ratio_accuracy(policy: Policy, reference: Policy, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
     """Share of pairs whose chosen response has the higher log pi - log pi_ref, ties counting half."""
     rows = sequences_of(pairs, chat, policy.device)
-    ratios = torch.zeros(len(rows), device=policy.device)
-    for index in token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS):
-        part = rows.rows(index)
-        both = policy.response_logprobs(part, 1.0) - reference.response_logprobs(part, 1.0)
-        ratios[index] = masked_sum(both, part.response_mask, dim=1)
+    ratios = LogRatio(policy, reference)(rows).sum(1)
     return _share(ratios[0::2] - ratios[1::2])
 
 
@@ -71,24 +66,27 @@ def _share(margins: Tensor) -> float:
     return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
 
 
+def _at(scores: Tensor, places: Tensor) -> Tensor:
+    """Return the score at one place (2n,) of each row (2n, T + 1)."""
+    return scores.gather(1, places.unsqueeze(1)).squeeze(1)
+
+
 def prefix_figures(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
     """Measure how far the scores of prefixes foretell the final one, over the responses of `pairs`.
 
-    Returns:
-        `correlation` with the final score, of prefixes that hold the first 25, 50, 75, 90% of the response's tokens
-        (rounded) and of the one that lacks the last token alone (`before_last`). `offset`: how far the mean score of
-        such prefixes, and of the empty response (`0`), lies above the mean final score, in deviations of the final
-        scores: 0 at each is a flat mean, on which no token is paid or charged for its place alone.
+    `correlation` with the final score is that of prefixes that hold the first 25, 50, 75, 90% of the response's tokens
+    (rounded) and of the one that lacks the last token alone (`before_last`). `offset`: how far the mean score of such
+    prefixes, and of the empty response (`0`), lies above the mean final score, in deviations of the final scores: 0 at
+    each is a flat mean, on which no token is paid or charged for its place alone.
     """
-    scores, lengths = prefix_scores(model, chat, pairs)
-    scores, lengths = scores.double().cpu(), lengths.cpu()
+    scores, lengths = (tensor.cpu() for tensor in prefix_scores(model, chat, pairs))
+    scores = scores.double()
     places = {f"{fraction:g}": (fraction * lengths).round().long() for fraction in (0.0, *FRACTIONS)}
     places["before_last"] = (lengths - 1).clamp(min=0)
-    final = scores.gather(1, lengths.unsqueeze(1)).squeeze(1)
-    at = {name: scores.gather(1, place.unsqueeze(1)).squeeze(1) for name, place in places.items()}
+    final = _at(scores, lengths)
+    at = {name: _at(scores, place) for name, place in places.items()}
     unit = final.std(unbiased=False).clamp(min=1e-12)
-    correlation = {
-        name: float(torch.corrcoef(torch.stack([value, final]))[0, 1]) for name, value in at.items() if name != "0"
-    }
+    both = {name: torch.stack([value, final]) for name, value in at.items() if name != "0"}
+    correlation = {name: float(torch.corrcoef(pair)[0, 1]) for name, pair in both.items()}
     offset = {name: float((value.mean() - final.mean()) / unit) for name, value in at.items()}
     return {"correlation": correlation, "offset": offset}

@@ -6,17 +6,13 @@ template get prompt and response as a pair of texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from align.errors import InputError
-from align.models.chat_tokenizer import render
-
-Messages = Sequence[Mapping[str, str]]
-_PROBE = "zqx"  # a content that no template writes by itself
+from align.models.chat_tokenizer import PROBE, Messages, render
 
 
 @dataclass(frozen=True)
@@ -29,69 +25,51 @@ class Encoded:
 
 
 class Reader:
-    """Encoder of conversations for one reward model.
-
-    Raises:
-        InputError: The tokenizer is a slow one, without character offsets.
-    """
+    """Encoder of conversations for one reward model; InputError for a slow tokenizer, without character offsets."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, key: str) -> None:
         if not tokenizer.is_fast:
             allowed = "a reward model with a fast tokenizer (tokenizer.json), or with the policy's own"
             raise InputError(key, type(tokenizer).__name__, allowed)
-        self._tokenizer = tokenizer
-        self._key = key
+        self._tokenizer, self._key = tokenizer, key
         self._special = [str(t) for t in (*tokenizer.all_special_tokens, *tokenizer.added_tokens_decoder.values())]
 
     def encode(self, messages: Messages, response: str) -> Encoded:
-        """Encode a conversation with its response.
-
-        Raises:
-            InputError: The template refuses the turns, or does not write the response as it is.
-        """
+        """Encode a conversation with its response; InputError where the template does not write it as it is."""
         if self._tokenizer.chat_template is None:
             return self._pair("\n".join(m["content"] for m in messages), response)
         full, start = self._rendered(messages, response)
         end = start + len(response.rstrip())
-        if not any(name in response for name in self._special):
-            return _encoded([(self._tokens(full), -start)])
-        # A special token's name inside the response stays text.
-        parts = [(full[:start], {}), (full[start:end], {"split_special_tokens": True}), (full[end:], {})]
-        at = (-start, 0, end - start)
-        return _encoded([(self._tokens(text, **options), a) for (text, options), a in zip(parts, at, strict=True)])
+        parts = [(full, -start, False)]  # text, its first character's place, whether special tokens' names stay text
+        if any(name in response for name in self._special):
+            parts = [(full[:start], -start, False), (full[start:end], 0, True), (full[end:], end - start, False)]
+        encoded = Encoded([], [])
+        for text, at, split in parts:
+            options = {"split_special_tokens": True} if split else {}
+            tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, **options)
+            encoded.ids.extend(tokens["input_ids"])
+            encoded.spans.extend((a + at, b + at) for a, b in tokens["offset_mapping"])
+        return encoded
 
     def _rendered(self, messages: Messages, response: str) -> tuple[str, int]:
         """Render the conversation; return it with the place of the response's first character."""
         try:
-            full, probe = (self._render(messages, content) for content in (response, _PROBE))
+            turns = ([*messages, {"role": "assistant", "content": content}] for content in (response, PROBE))
+            full, probe = (render(self._tokenizer, turn, generation_prompt=False) for turn in turns)
         except InputError as error:
             raise InputError(self._key, error.given, f"a reward model whose {error.allowed}") from error
-        head = len(probe.rpartition(_PROBE)[0])
+        head = len(probe.rpartition(PROBE)[0])
         if full.startswith(response, head):
             return full, head
         if full.startswith(response.strip(), head):  # many templates strip the content
             return full, head - (len(response) - len(response.lstrip()))
         raise InputError(self._key, response[:40], "a reward model whose chat template writes a response as it is")
 
-    def _render(self, messages: Messages, content: str) -> str:
-        turns = [*messages, {"role": "assistant", "content": content}]
-        return render(self._tokenizer, turns, generation_prompt=False)
-
-    def _tokens(self, text: str, **options: Any) -> Mapping[str, Any]:
-        options |= {"add_special_tokens": False, "return_offsets_mapping": True}
-        return self._tokenizer(text, **options)
-
     def _pair(self, prompt: str, response: str) -> Encoded:
         both = self._tokenizer(prompt, response, return_offsets_mapping=True, split_special_tokens=True)
         sides = both.sequence_ids()
         spans = [(a, b) if side == 1 else (0, 0) for (a, b), side in zip(both["offset_mapping"], sides, strict=True)]
         return Encoded(both["input_ids"], spans, both.get("token_type_ids"))
-
-
-def _encoded(pieces: Sequence[tuple[Mapping[str, Any], int]]) -> Encoded:
-    ids = [i for tokens, _ in pieces for i in tokens["input_ids"]]
-    spans = [(a + shift, b + shift) for tokens, shift in pieces for a, b in tokens["offset_mapping"]]
-    return Encoded(ids, spans)
 
 
 def prefix_places(spans: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[int]:

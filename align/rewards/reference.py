@@ -7,6 +7,7 @@ On this scale beta and every threshold mean the same for every reward model (Zie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from align.config import RolloutConfig
 from align.engine.protocol import LanguageModel
@@ -28,36 +29,33 @@ def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> 
     return mean, std
 
 
+@dataclass
 class References:
     """The start model's own responses to training prompts, sampled when first needed and then kept."""
 
-    def __init__(
-        self,
-        start: LanguageModel,
-        chat: ChatTokenizer,
-        prompts: Sequence[Prompt],
-        rollout: RolloutConfig,
-        say: Callable[[str], None] = lambda line: None,
-    ) -> None:
-        self._start, self._chat, self._prompts, self._rollout, self._say = start, chat, prompts, rollout, say
-        self._batches: dict[tuple[int, int], RewardInput] = {}
+    start: LanguageModel
+    chat: ChatTokenizer
+    prompts: Sequence[Prompt]
+    rollout: RolloutConfig
+    say: Callable[[str], None] = lambda line: None
+    batches: dict[tuple[int, int], RewardInput] = field(default_factory=dict)  # by seed and number
 
     def batch(self, seed: int, wanted: int) -> RewardInput:
         """Return `wanted` responses, one to each of a choice of prompts by `seed`; fewer with fewer prompts."""
-        if (seed, wanted) not in self._batches:
-            order = permutation(len(self._prompts), seed, "reference prompts")[:wanted]
-            prompts = [self._prompts[i] for i in order.tolist()]
+        if (seed, wanted) not in self.batches:
+            order = permutation(len(self.prompts), seed, "reference prompts")[:wanted]
+            prompts = [self.prompts[i] for i in order.tolist()]
             if len(prompts) < wanted:
-                self._say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
+                self.say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
             rollout = sample(
-                self._start,
-                self._chat,
+                self.start,
+                self.chat,
                 prompts,
                 noise=Noise(seed, "reference"),
-                max_new_tokens=self._rollout.max_new_tokens,
-                temperature=self._rollout.temperature,
-                decode_batch_size=self._rollout.decode_batch_size or self._rollout.batch_size,
-                cuda_graphs=self._rollout.cuda_graphs,
+                max_new_tokens=self.rollout.max_new_tokens,
+                temperature=self.rollout.temperature,
+                decode_batch_size=self.rollout.decode_batch_size or self.rollout.batch_size,
+                cuda_graphs=self.rollout.cuda_graphs,
             )
-            self._batches[seed, wanted] = reward_input(rollout, prompts, self._chat)
-        return self._batches[seed, wanted]
+            self.batches[seed, wanted] = reward_input(rollout, prompts, self.chat)
+        return self.batches[seed, wanted]

@@ -22,6 +22,7 @@ from align.config import (
 )
 from align.errors import InputError
 from align.rewards import text_rules
+from align.rewards.base import Source
 from align.types import Prompt, RewardInput, RewardOutput
 
 Row = Mapping[str, Any]
@@ -33,7 +34,7 @@ _FORMATS: dict[Format, Callable[[str], float]] = {
 }
 
 
-class RulesScorer:
+class RulesScorer(Source):
     """Scorer by a weighted sum of rules."""
 
     def __init__(self, config: RulesSource) -> None:
@@ -52,14 +53,11 @@ class RulesScorer:
 
 
 def rule_score(rule: RuleConfig, text: str, row: Row) -> float:
-    """Compute how far a response to the prompt of a data row keeps a rule, from 0 to 1.
-
-    Raises:
-        TypeError: A RuleConfig subclass without a function: a programming error.
-    """
+    """Compute how far a response to the prompt of a data row keeps a rule, from 0 to 1."""
     match rule:
         case WordLimitRule():
-            return text_rules.word_limit(text, row_limit(row, rule.column, rule.limit))
+            own = row.get(rule.column)  # before the configured one
+            return text_rules.word_limit(text, rule.limit if own is None else int(own))
         case LengthWindowRule():
             return text_rules.length_window(text, rule.low, rule.high, rule.margin)
         case RegexRule():
@@ -75,12 +73,6 @@ def rule_score(rule: RuleConfig, text: str, row: Row) -> float:
         case NumericRule():
             return text_rules.numeric(text, row[rule.column], rule.marker, rule.tolerance)
     raise TypeError(f"no rule for {type(rule).__name__}")
-
-
-def row_limit(row: Row, column: str, otherwise: int | None) -> int | None:
-    """Return the row's own word limit, else the configured one."""
-    own = row.get(column)
-    return otherwise if own is None else int(own)
 
 
 def check_rows(config: RulesSource, prompts: Sequence[Prompt], key: str) -> None:

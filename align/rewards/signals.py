@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +13,8 @@ from align.engine.protocol import LanguageModel
 from align.functional.batching import token_batches
 from align.functional.credit import spans
 from align.functional.masked import zero_outside
-from align.rewards.base import Source, frozen, load_state, state
-from align.types import RewardInput, RewardOutput, Rollout
+from align.rewards.base import Source, Wrapper
+from align.types import RewardInput, RewardOutput, Sequences
 
 SENTENCE_ENDS = frozenset(".!?\n")
 
@@ -26,24 +25,25 @@ class LogRatio:
     def __init__(self, dpo: LanguageModel, reference: LanguageModel, token_budget: int = FORWARD_TOKENS) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
 
-    def __call__(self, rollout: Rollout) -> Tensor:
+    def __call__(self, rows: Sequences) -> Tensor:
         """Compute log pi_dpo - log pi_ref of every response token: (B, T) nats, 0 outside the mask."""
-        out = torch.zeros(rollout.response_ids.shape, device=rollout.response_ids.device)
-        for index in token_batches(rollout.attention_mask.sum(1), self._budget):
-            part = rollout.rows(index)
+        out = torch.zeros(rows.response_ids.shape, device=rows.response_ids.device)
+        for index in token_batches(rows.attention_mask.sum(1), self._budget):
+            part = rows.rows(index)
             ratio = self._dpo.response_logprobs(part, 1.0) - self._reference.response_logprobs(part, 1.0)
             out[index, : ratio.shape[1]] = ratio
         return out
 
 
-class WithSignals:
+class WithSignals(Wrapper):
     """A source with the signals in `needs` added: sentence_ends, log_ratio, token_scores of its spans."""
 
     def __init__(self, source: Source, log_ratio: LogRatio | None = None) -> None:
-        self._source, self._log_ratio = source, log_ratio
+        super().__init__(source)
+        self._log_ratio = log_ratio
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
-        output = self._source.score(batch, needs)
+        output = self.source.score(batch, needs)
         added: dict[str, Any] = {}
         if "sentence_ends" in needs:
             added["sentence_ends"] = sentence_ends(batch)
@@ -52,15 +52,6 @@ class WithSignals:
         if "token_scores" in needs and output.token_scores is None and output.spans is not None:
             added["token_scores"] = spans(output.spans, batch.offsets, batch.rollout.response_mask)
         return replace(output, **added)
-
-    def frozen(self) -> Source:
-        return WithSignals(frozen(self._source), self._log_ratio)
-
-    def state(self) -> dict[str, Any]:
-        return state(self._source)
-
-    def load_state(self, saved: Mapping[str, Any]) -> None:
-        load_state(self._source, saved)
 
 
 def sentence_ends(batch: RewardInput) -> Tensor:

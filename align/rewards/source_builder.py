@@ -18,25 +18,22 @@ from align.config import (
     RulesSource,
     SourceConfig,
 )
-from align.engine.reference import ValueHead
 from align.engine.roles import Roles
 from align.errors import InputError
 from align.rewards.base import Source
-from align.rewards.composite import CompositeScorer
+from align.rewards.combined import CompositeScorer, EnsembleScorer
 from align.rewards.cross_tokenizer import load_cross_tokenizer
-from align.rewards.ensemble import EnsembleScorer
 from align.rewards.function import FunctionScorer, load_function
-from align.rewards.gold import GoldScorer
-from align.rewards.learned import RewardModelScorer
 from align.rewards.normalise import Fixed, Folded, Running, Scaled
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
+from align.rewards.scorers import GoldScorer, RewardModelScorer
 from align.types import Prompt
 from align.worlds import World
 
 
 def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
-    """Load the user's functions by the key of their source, before anything slow; raises as `load_function`."""
+    """Load the user's functions by the key of their source, before anything slow (`load_function`)."""
     found = config.every().items()
     return {key: load_function(part.path, f"{key}.path") for key, part in found if isinstance(part, FunctionSource)}
 
@@ -66,8 +63,7 @@ class Builder:
     def build(self, config: SourceConfig, key: str = "reward.source") -> Source:
         """Build the source of `config`, whose errors name `key`.
 
-        Raises:
-            InputError: A gold reward without a world, or normalise=reference where all responses score the same.
+        Raises InputError for a gold reward without a world, or normalise=reference where all responses score the same.
         """
         match config:
             case RewardModelSource():
@@ -83,16 +79,14 @@ class Builder:
                 check_rows(config, self.prompts, key)
                 source = RulesScorer(config)
             case FunctionSource():
-                source = FunctionScorer(self._function(config, key), config.returns, config.path)
+                function = self.functions.get(key) or load_function(config.path, f"{key}.path")
+                source = FunctionScorer(function, config.returns, config.path)
             case CompositeSource():
                 parts = {name: self.build(part, f"{key}.parts.{name}") for name, part in config.parts.items()}
                 source = CompositeScorer(parts, config.weights)
             case _:
                 raise TypeError(f"no source for {type(config).__name__}")
         return self._on_scale(source, config, key)
-
-    def _function(self, config: FunctionSource, key: str) -> Callable[..., Any]:
-        return self.functions[key] if key in self.functions else load_function(config.path, f"{key}.path")
 
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
         """Build the scorer of one reward model.
@@ -110,13 +104,11 @@ class Builder:
             return self._on_scale(source, config, key)
         mean, std = self._reference(source, config, key)
         head.rescale(mean, std)
-        if self.roles.critic is not None and self._starts_critic(head):
+        starts_critic = head is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
+        if self.roles.critic is not None and starts_critic:
             self.roles.critic.rescale(mean, std)
         source = Folded(source, mean, std)
         return source if config.clip is None else Scaled(source, None, config.clip)
-
-    def _starts_critic(self, head: ValueHead) -> bool:
-        return head is self.roles.reward and self.roles.critic_from is CriticInit.reward_model
 
     def _on_scale(self, source: Source, config: SourceConfig, key: str) -> Source:
         """Wrap `source` in the normalisation and the clip of its configuration."""

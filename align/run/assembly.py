@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from align.config import CriticInit
-from align.data.prompts import load_texts, prompts_of
+from align.data.preferences import prompts_of
+from align.data.sources import load_texts
 from align.engine.engine import Engine
 from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
 from align.models.load import context_length
-from align.rewards import Builder, Credit, References, Source, build_credit, frozen
+from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
 from align.rewards.signals import LogRatio, WithSignals
 from align.run.stages import Materials, Site, Stored
@@ -118,7 +119,7 @@ def _judge(
     credit: Credit,
     world: World | None,
 ) -> Judge:
-    judging = frozen(source)
+    judging = source.frozen()
 
     def score(batch: RewardInput) -> RewardOutput:
         return judging.score(batch, credit.needs)

@@ -20,7 +20,7 @@ import torch
 
 import align
 from align.files import dumps, write_atomic
-from align.memory import peak_memory_mib
+from align.models.hardware import peak_memory_mib
 
 FILE = "run.json"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "numpy", "safetensors")

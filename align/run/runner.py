@@ -14,7 +14,7 @@ from align.algorithms.registry import algorithm_class
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
-from align.data.prompts import prompts_of
+from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import InputError
@@ -23,8 +23,8 @@ from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
 from align.loop.method import Method, method_of
-from align.models.hardware import one_process
-from align.models.load import load_causal_lm, resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import one_process, resolve_device, resolve_precision, torch_dtype
+from align.models.load import load_causal_lm
 from align.report import write_report
 from align.run.assembly import Assembly, assemble
 from align.run.model_card import write_model_card

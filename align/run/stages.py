@@ -14,7 +14,8 @@ from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import context_length, hub_commit, load_chat_tokenizer
+from align.models.load import context_length, load_chat_tokenizer
+from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
 from align.rewards import load_functions
 from align.run.dpo_policies import ensure_dpo_policy

@@ -34,8 +34,8 @@ from align.engine.fast import decoding
 from align.engine.fast.limits import Limits
 from align.engine.reference import Policy
 from align.engine.sampling import Noise, sample
-from align.memory import peak_memory_mib
 from align.models.chat_tokenizer import ChatTokenizer
+from align.models.hardware import peak_memory_mib
 from align.types import Prompt, Rollout, Sequences
 
 PLACES = ((64, 64, 16, 4), (512, 64, 16, 8), (64, 256, 16, 4), (64, 64, 256, 4))  # prompt, new tokens, rows, group

@@ -39,7 +39,7 @@ def align(args: argparse.Namespace, *own: str) -> float:
 
     from align.algorithms import ppo, reward_model  # noqa: F401  what a run imports is not its own
     from align.cli.compose import composed
-    from align.memory import peak_memory_mib
+    from align.models.hardware import peak_memory_mib
     from align.run import runner
 
     imported = resident_mib()
@@ -55,8 +55,8 @@ def alone(args: argparse.Namespace) -> float:
     from align.algorithms import ppo, reward_model  # noqa: F401  the same imports
     from align.config import ModelConfig, Precision
     from align.engine.fast.pages import pages_kept
-    from align.memory import peak_memory_mib
-    from align.models.load import load_causal_lm, torch_dtype
+    from align.models.hardware import peak_memory_mib, torch_dtype
+    from align.models.load import load_causal_lm
     from align.run import runner  # noqa: F401
     from align.types import Sequences
 

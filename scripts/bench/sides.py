@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from limits import settled
 
-from align.memory import peak_memory_mib
+from align.models.hardware import peak_memory_mib
 
 LEARNING_RATE, BETA = 1e-6, 0.05
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from align.intervals import Interval, mean_interval
+from align.numbers import Interval, mean_interval
 
 
 def first_reach(x: Sequence[float], y: Sequence[float], level: float) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from analysis import value_when
 from runs import Point
 
-from align.intervals import Interval, mean_interval
+from align.numbers import Interval, mean_interval
 
 NOTE = "Mean ± half the 95% interval (Student's t over seeds); n = finished runs."
 

@@ -17,7 +17,7 @@ from output import NOTE, Line, Panel, figure, over, table
 from runs import Point, curves
 from study import Arm, Group, Plan, conduct
 
-from align.intervals import Interval
+from align.numbers import Interval
 
 SOURCES = {"single": ("reward/source=reward_model",), "ensemble": ("reward/source=ensemble",)}
 PENALTIES = ("0", "0.05", "0.2")  # beta

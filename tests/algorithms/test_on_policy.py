@@ -10,6 +10,7 @@ import torch
 from align.errors import RunError
 from align.files import read_lines
 from align.loop.protocol import Progress
+from align.rewards import Source
 from tests import tiny
 from tests.tiny import same, weights
 
@@ -45,7 +46,7 @@ def test_every_rollout_draws_noise_of_its_own(tmp_path):
 # --- what is not finite -----------------------------------------------------------------------------------------------
 
 
-class Faulty:
+class Faulty(Source):
     """The gold reward, with a NaN in one row of the given calls."""
 
     def __init__(self, calls, value=float("nan")) -> None:

@@ -11,7 +11,6 @@ from align.config import Returns
 from align.errors import RunError
 from align.loop.loop import Loop
 from align.metrics import repeatable
-from align.rewards.base import state
 from align.rewards.function import FunctionScorer
 from align.rewards.normalise import Running, Scaled
 from tests import tiny
@@ -56,7 +55,7 @@ def test_the_run_ends_with_a_checkpoint_from_which_it_goes_on(tmp_path, every):
     assert joined == [repeatable(r) for r in expected.records] and len(joined) == 7
     assert {"reward/raw_mean", "reward/raw_std", "reward/part_function"} <= set(joined[0])
     assert joined[0]["reward/raw_mean"] > 0.5 > abs(joined[0]["reward/score_mean"])
-    assert state(again.run.source) == state(straight.run.source)
+    assert again.run.source.state() == straight.run.source.state()
     ends = [[p for role in t.run.modules.values() for p in tiny.weights(role)] for t in (straight, again)]
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
@@ -68,7 +67,7 @@ def test_in_the_middle_of_a_rollouts_updates_a_running_scale_is_not_counted_twic
     again.resume(tmp_path / "straight" / "ppo_step_6")
     again.train()
     assert [repeatable(r) for r in after.records] == [repeatable(r) for r in expected.records[6:]]
-    assert state(again.run.source) == state(straight.run.source)
+    assert again.run.source.state() == straight.run.source.state()
 
 
 def test_a_failure_before_the_first_update_leaves_no_checkpoint(tmp_path):

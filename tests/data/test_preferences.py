@@ -7,8 +7,7 @@ import random
 import pytest
 
 from align.config import DataConfig, PromptOverflow
-from align.data.preferences import COUNTS, Preferences, load_preferences
-from align.data.prompts import prompts_of
+from align.data.preferences import COUNTS, Preferences, load_preferences, prompts_of
 from align.errors import InputError
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from align.config import ModelConfig
-from align.data.prompts import load_texts
-from align.data.sources import load_rows
+from align.data.sources import load_rows, load_texts
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer
+from align.models.load import load_causal_lm, load_chat_tokenizer
+from align.models.locate import fingerprint
 
 ROWS = [{"prompt": f"p{i}", "chosen": "None", "rejected": "12", "limit": i} for i in range(5)]
 

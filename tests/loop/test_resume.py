@@ -14,12 +14,13 @@ import torch
 from align.config import AdapterConfig, Config, KLController, LRSchedule
 from align.loop.loop import Loop
 from align.metrics import repeatable
+from align.rewards import Source
 from tests import tiny
 
 LORA = AdapterConfig(name="lora", r=4, alpha=8)
 
 
-class Noisy:
+class Noisy(Source):
     """A user's reward that draws from the global generators."""
 
     def __init__(self) -> None:

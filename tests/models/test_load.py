@@ -13,14 +13,16 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from align.config import ModelConfig, QuantizationConfig
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
+from align.models.load import load_causal_lm, load_chat_tokenizer, load_sequence_classifier, load_tokenizer
+from align.models.locate import fingerprint
 
 CPU = {"dtype": torch.float32, "device": torch.device("cpu")}
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
 def causal(path: Path | str, **options):
-    settings = {k: options.pop(k) for k in ("chat_template", "trust_remote_code", "revision") if k in options}
+    keys = ("attn_implementation", "chat_template", "trust_remote_code", "revision")
+    settings = {k: options.pop(k) for k in keys if k in options}
     return load_causal_lm(ModelConfig(path=str(path), **settings), **(CPU | options))
 
 

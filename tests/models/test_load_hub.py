@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from align.config import ModelConfig, RewardModelSource
 from align.engine.roles import build_roles
 from align.errors import InputError
-from align.models.load import fingerprint, load_causal_lm, load_chat_tokenizer, load_sequence_classifier
+from align.models.load import load_causal_lm, load_chat_tokenizer, load_sequence_classifier
+from align.models.locate import fingerprint
 from align.run.reward_models import ensure_reward_model
 from tests import tiny
 from tests.algorithms import runs

@@ -35,7 +35,7 @@ from align.engine.reference import Policy
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.load import load_causal_lm
-from align.rewards import build_credit
+from align.rewards import Source, build_credit
 from align.types import Pair, Prompt, RewardInput, RewardOutput
 from tests.contexts import loop_of, run_context
 from tests.oracle.tree import Tree, best, objective
@@ -129,7 +129,7 @@ class Tables:
         return zip(self.scores, self.prefix_scores, self.attention, strict=True)
 
 
-class TableSource:
+class TableSource(Source):
     """A reward source that looks up the row of the response in its prompt's table."""
 
     def __init__(self, tables: Tables) -> None:

@@ -28,8 +28,7 @@ from align.config import (
 from align.config.composition import check_all
 from align.engine.roles import build_roles
 from align.errors import InputError
-from align.rewards import Builder, References, build_credit, frozen, reward_input
-from align.rewards.base import load_state, state
+from align.rewards import Builder, References, build_credit, reward_input
 from tests import tiny
 
 SPANS = FunctionSource(path="tests/tiny.py:prompt", returns=Returns.spans)
@@ -108,12 +107,12 @@ def test_the_state_of_its_parts_is_kept_and_evaluation_leaves_it_alone(batch):
     }
     source, _ = built(CompositeSource(parts=parts, normalise=Normalise.running))
     source.score(batch)
-    saved = state(source)
+    saved = source.state()
     assert set(saved) == {"running", "source"} and set(saved["source"]) == {"a", "c"}
-    assert frozen(source).score(batch).total.tolist() == [1.5, 0, 3]
-    assert state(source) == saved
+    assert source.frozen().score(batch).total.tolist() == [1.5, 0, 3]
+    assert source.state() == saved
     again, _ = built(CompositeSource(parts=parts, normalise=Normalise.running))
-    load_state(again, saved)
+    again.load_state(saved)
     assert torch.equal(again.score(batch).total, source.score(batch).total)
 
 

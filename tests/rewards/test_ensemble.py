@@ -18,7 +18,7 @@ from align.config import (
 )
 from align.engine.roles import build_roles
 from align.rewards import Builder, References, reward_input
-from align.rewards.ensemble import EnsembleScorer, combined
+from align.rewards.combined import EnsembleScorer, combined
 from align.stored.keys import reward_model_key
 from align.types import RewardOutput
 from tests import tiny

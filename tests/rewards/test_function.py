@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from align.config import DataConfig, ModelConfig, Returns
-from align.data.preferences import load_preferences
-from align.data.prompts import prompts_of
+from align.data.preferences import load_preferences, prompts_of
 from align.errors import InputError, RunError
 from align.models.load import load_chat_tokenizer
 from align.rewards import reward_input

@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from align.rewards import GoldScorer, frozen, reward_input
-from align.rewards.base import load_state, state
+from align.rewards import GoldScorer, Source, reward_input
 from align.rewards.normalise import Fixed, Running, Scaled
 from tests import tiny
 
@@ -20,7 +19,7 @@ def batch(*texts: str):
     return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in texts]), starts, tiny.chat())
 
 
-class Raw:
+class Raw(Source):
     """Gives these scores, batch after batch."""
 
     def __init__(self, *batches: list[float]) -> None:
@@ -38,7 +37,7 @@ def test_every_signal_keeps_adding_up(scale, clip):
     given = batch("aeiou", "xyz", "ab")
     plain = GoldScorer(tiny.VowelWorld()).score(given, NEEDS)
     out = Scaled(GoldScorer(tiny.VowelWorld()), scale, clip).score(given, NEEDS)
-    mean, std = (0.0, 1.0) if scale is None else scale.scale
+    mean, std = (0.0, 1.0) if scale is None else (scale.mean, scale.std)
     expected = [(x - mean) / std for x in (1.25, 0.0, 0.25)]
     expected = [x if clip is None else max(-clip, min(clip, x)) for x in expected]
     assert out.total.tolist() == pytest.approx(expected, abs=1e-6)
@@ -76,13 +75,13 @@ def test_equal_scores_have_no_unit_and_what_is_not_finite_does_not_stay():
 def test_a_frozen_view_neither_counts_nor_normalises():
     source = Scaled(Raw([1.0, 5.0], [2.0, 3.0], [2.0, 3.0]), Running(), clip=0.1)
     source.score(batch("a", "b"))
-    before = state(source)
-    assert frozen(source).score(batch("a", "b")).total.tolist() == [2, 3]
-    assert state(source) == before
+    before = source.state()
+    assert source.frozen().score(batch("a", "b")).total.tolist() == [2, 3]
+    assert source.state() == before
     fixed = Scaled(GoldScorer(tiny.VowelWorld()), Fixed(1.0, 2.0))
-    assert frozen(fixed).score(batch("a")).total.tolist() == [(0.25 - 1) / 2]
+    assert fixed.frozen().score(batch("a")).total.tolist() == [(0.25 - 1) / 2]
     gold = GoldScorer(tiny.VowelWorld())
-    assert frozen(gold) is gold and state(gold) == {}
+    assert gold.frozen() is gold and gold.state() == {}
 
 
 def test_the_state_comes_back_bit_for_bit():
@@ -93,10 +92,10 @@ def test_the_state_comes_back_bit_for_bit():
     for _ in range(3):
         cut.score(batch("a", "b", "c"))
     again = Scaled(Raw(*batches[3:]), Running())
-    load_state(again, json.loads(json.dumps(state(cut))))
+    again.load_state(json.loads(json.dumps(cut.state())))
     for total in expected[3:]:
         assert torch.equal(again.score(batch("a", "b", "c")).total, total)
     nested, other = Scaled(Scaled(Raw([1.0]), Running()), None, 2.0), Scaled(Scaled(Raw(), Running()), None, 2.0)
     nested.score(batch("a"))
-    load_state(other, state(nested))
-    assert state(other) == state(nested) != {}
+    other.load_state(nested.state())
+    assert other.state() == nested.state() != {}

@@ -9,8 +9,7 @@ import torch
 
 from align.config import ImplicitCredit, PrefixCredit, PrefixStep, SpansCredit, SparseCredit
 from align.functional.masked import zero_outside
-from align.rewards import build_credit, reward_input
-from align.rewards.base import frozen, load_state, state
+from align.rewards import Source, build_credit, reward_input
 from align.rewards.normalise import Running, Scaled
 from align.rewards.signals import LogRatio, WithSignals, sentence_ends
 from align.types import RewardInput, RewardOutput
@@ -29,7 +28,7 @@ def batch(texts=TEXTS, reverse: bool = False, wider: int = 0) -> RewardInput:
     return reward_input(rollout, prompts, tiny.chat())
 
 
-class Spans:
+class Spans(Source):
     """A source that labels: every letter o is worth 2, the end -1."""
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
@@ -78,13 +77,13 @@ def test_a_running_scale_underneath_is_kept_and_left_alone_by_evaluations():
     source = WithSignals(Scaled(Spans(), Running()))
     given, needs = batch(["so old", "xx", "o"]), frozenset({"sentence_ends"})
     source.score(given, needs)
-    saved = state(source)
+    saved = source.state()
     assert saved["running"]["count"] == 3
-    seen = frozen(source).score(given, needs)
+    seen = source.frozen().score(given, needs)
     assert seen.sentence_ends is not None and seen.total.tolist() == [3, -1, 1]
-    assert state(source) == saved
+    assert source.state() == saved
     again = WithSignals(Scaled(Spans(), Running()))
-    load_state(again, saved)
+    again.load_state(saved)
     assert torch.equal(again.score(given).total, source.score(given).total)
 
 

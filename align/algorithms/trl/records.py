@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 from align.algorithms.trl.metrics import translate
 from align.errors import RunError
 from align.loop.context import RunContext
-from align.memory import peak_memory_mib
 from align.metrics import Tally, lookup
+from align.models.hardware import peak_memory_mib
 
 
 class Records(TrainerCallback):

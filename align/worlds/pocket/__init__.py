@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from align.worlds.base import Gold
+from align.worlds import Gold
 from align.worlds.pocket import long, short
 from align.worlds.pocket.answers import FLAWS, flawed, perfect, sloppy
 from align.worlds.pocket.gold import grade
@@ -49,5 +49,5 @@ class PocketWorld:
     name = "pocket"
 
     def gold(self, row: Mapping[str, Any], response: str, ended: bool) -> Gold:
-        """Compute the gold reward in [-1, 1], 1 for a perfect response (align.worlds.base.World.gold)."""
+        """Compute the gold reward in [-1, 1], 1 for a perfect response (align.worlds.World.gold)."""
         return grade(task_of(row, FAMILIES), response, ended)

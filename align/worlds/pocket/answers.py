@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import accumulate
 
 from align.worlds.pocket import lexicon as lex
 from align.worlds.pocket.task import Slot, Task, pick, words
@@ -14,34 +14,16 @@ FLAWS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Sloppiness:
-    """How often a segment (or, for the last two, a response) goes wrong; what is left is good."""
-
-    wrong: float
-    absurd: float
-    missing: float
-    hedged: float
-    boast: float
-    repeated: float
-    off_topic: float
-    filler: float
-    opening: float
-    closing: float
-
-    def scaled(self, factor: float) -> Sloppiness:
-        """Return the rates times `factor`."""
-        return Sloppiness(**{k: v * factor for k, v in vars(self).items()})
-
-
-SHORT = Sloppiness(
-    wrong=0.02, absurd=0.08, missing=0.0, hedged=0.24, boast=0.15, repeated=0.05, off_topic=0.11, filler=0.0,
-    opening=0.28, closing=0.25,
-)  # fmt: skip
-LONG = Sloppiness(
-    wrong=0.02, absurd=0.09, missing=0.02, hedged=0.17, boast=0.10, repeated=0.04, off_topic=0.13, filler=0.09,
-    opening=0.25, closing=0.25,
-)  # fmt: skip
+Piece = tuple[int | None, str]  # a unit's number, where it has one, and text
+# How often a segment (or, for the last two, a response) goes wrong; what is left is good.
+SHORT = {
+    "wrong": 0.02, "absurd": 0.08, "missing": 0.0, "hedged": 0.24, "boast": 0.15, "repeated": 0.05, "off_topic": 0.11,
+    "filler": 0.0, "opening": 0.28, "closing": 0.25,
+}  # fmt: skip
+LONG = {
+    "wrong": 0.02, "absurd": 0.09, "missing": 0.02, "hedged": 0.17, "boast": 0.10, "repeated": 0.04, "off_topic": 0.13,
+    "filler": 0.09, "opening": 0.25, "closing": 0.25,
+}  # fmt: skip
 MOODS = ((0.3, 0.35), (0.45, 1.0), (0.25, 1.7))  # (probability, factor on the sloppiness of a whole response)
 
 
@@ -64,7 +46,7 @@ def _form(task: Task, slot: Slot, rng: random.Random, heed_limit: bool = True) -
     return forms[0] if len(forms) == 1 or rng.random() < 0.5 else pick(rng, forms[1:])
 
 
-def _join(task: Task, pieces: list[tuple[int | None, str]]) -> str:
+def _join(task: Task, pieces: list[Piece]) -> str:
     """Join units into one text; in numbered families each numbered unit has its own line."""
     if not task.family.numbered:
         return " ".join(text for _, text in pieces)
@@ -79,34 +61,43 @@ def perfect(task: Task, rng: random.Random) -> str:
 def flawed(task: Task, flaw: str, rng: random.Random) -> tuple[str, bool] | None:
     """Write a response with one named flaw, and whether it ended; None where the task cannot show that flaw."""
     slots = _chosen_slots(task, rng)
-    pieces: list[tuple[int | None, str]] = [(j, _form(task, s, rng) + ".") for j, s in enumerate(slots, 1)]
+    pieces: list[Piece] = [(j, _form(task, s, rng) + ".") for j, s in enumerate(slots, 1)]
     at = rng.randrange(len(slots) - task.family.numbered)  # a step in the wrong place needs a later one
-    number, good = pieces[at]
-    earlier = {text for _, text in pieces[:at]}
-    edits: dict[str, Callable[[], list[tuple[int | None, str]]]] = {
-        "wrong": lambda: [(number, pick(rng, [w for w in slots[at].wrong if w + "." not in earlier]) + ".")],
-        "absurd": lambda: [(number, pick(rng, slots[at].absurd) + ".")],
-        "missing": lambda: [],
-        "hedged": lambda: [(number, pick(rng, lex.HEDGES) + _uncapital(good))],
-        "boast": lambda: [(number, pick(rng, lex.BOASTS) + _uncapital(good))],
-        "repeated": lambda: [(number, good), (number, good)],
-        "off_topic": lambda: [(number, pick(rng, lex.ASIDES))],
-        "filler": lambda: [(number, good), (None, pick(rng, lex.FILLERS))],
-        "no_end": lambda: [(number, good)],
-    }
+    number, text = pieces[at]
     if flaw == "over_limit":
         return _over_limit(task, rng)
-    pieces[at : at + 1] = edits[flaw]()
+    if flaw == "wrong":
+        earlier = {text for _, text in pieces[:at]}
+        text = pick(rng, [w for w in slots[at].wrong if w + "." not in earlier]) + "."
+    elif flaw == "absurd":
+        text = pick(rng, slots[at].absurd) + "."
+    pieces[at : at + 1] = _segment(flaw, number, text, rng)
     return _join(task, pieces), flaw != "no_end"
+
+
+def _segment(flaw: str | None, number: int | None, text: str, rng: random.Random) -> list[Piece]:
+    """Write the unit or units of one slot: `text` with a flaw of wording, or something in its place."""
+    match flaw:
+        case "missing":
+            return []
+        case "off_topic":
+            return [(number, pick(rng, lex.ASIDES))]
+        case "hedged":
+            return [(number, pick(rng, lex.HEDGES) + _uncapital(text))]
+        case "boast":
+            return [(number, pick(rng, lex.BOASTS) + _uncapital(text))]
+        case "repeated":
+            return [(number, text), (number, text)]
+        case "filler":
+            return [(number, text), (None, pick(rng, lex.FILLERS))]
+    return [(number, text)]
 
 
 def _over_limit(task: Task, rng: random.Random) -> tuple[str, bool] | None:
     """Write a right response that is too long: the longest wording, then fillers until the limit is passed."""
     if task.word_limit is None:
         return None
-    pieces: list[tuple[int | None, str]] = [
-        (j, max(slot.forms, key=words) + ".") for j, slot in enumerate(_chosen_slots(task, rng), 1)
-    ]
+    pieces: list[Piece] = [(j, max(slot.forms, key=words) + ".") for j, slot in enumerate(_chosen_slots(task, rng), 1)]
     while words(_join(task, pieces)) <= task.word_limit:
         pieces.append((None, pick(rng, lex.CLOSINGS)))
     return _join(task, pieces), True
@@ -120,40 +111,35 @@ def sloppy(task: Task, rng: random.Random) -> str:
             factor = value
             break
         draw -= probability
-    rates = (SHORT if task.family.length == "short" else LONG).scaled(factor)
-    pieces: list[tuple[int | None, str]] = []
-    if rng.random() < rates.opening:
+    rates = {flaw: rate * factor for flaw, rate in (SHORT if task.family.length == "short" else LONG).items()}
+    pieces: list[Piece] = []
+    if rng.random() < rates["opening"]:
         pieces.append((None, pick(rng, lex.OPENINGS)))
     for number, slot in enumerate(_chosen_slots(task, rng), 1):
         pieces.extend(_sloppy_segment(task, slot, number, rates, rng))
-    if rng.random() < rates.closing or not pieces:
+    if rng.random() < rates["closing"] or not pieces:
         pieces.append((None, pick(rng, lex.CLOSINGS)))
     return _join(task, pieces)
 
 
-def _sloppy_segment(
-    task: Task, slot: Slot, number: int, rates: Sloppiness, rng: random.Random
-) -> list[tuple[int | None, str]]:
+def _sloppy_segment(task: Task, slot: Slot, number: int, rates: Mapping[str, float], rng: random.Random) -> list[Piece]:
     """Write the unit or units of one slot: content first, then wording."""
     draw = rng.random()
-    if draw < rates.missing:
-        return []
-    if draw < rates.missing + rates.off_topic:
-        return [(number, pick(rng, lex.ASIDES))]
-    draw -= rates.missing + rates.off_topic
-    if draw < rates.wrong:
-        text = pick(rng, slot.wrong) + "."
-    elif draw < rates.wrong + rates.absurd:
-        text = pick(rng, slot.absurd) + "."
-    else:
-        text = _form(task, slot, rng, heed_limit=rng.random() > 0.3) + "."
-    style = rng.random()
-    if style < rates.hedged:
-        return [(number, pick(rng, lex.HEDGES) + _uncapital(text))]
-    if style < rates.hedged + rates.boast:
-        return [(number, pick(rng, lex.BOASTS) + _uncapital(text))]
-    if style < rates.hedged + rates.boast + rates.repeated:
-        return [(number, text), (number, text)]
-    if style < rates.hedged + rates.boast + rates.repeated + rates.filler:
-        return [(number, text), (None, pick(rng, lex.FILLERS))]
-    return [(number, text)]
+    gone = _drawn(draw, rates, "missing", "off_topic")
+    if gone is not None:
+        return _segment(gone, number, "", rng)
+    match _drawn(draw - (rates["missing"] + rates["off_topic"]), rates, "wrong", "absurd"):
+        case "wrong":
+            text = pick(rng, slot.wrong)
+        case "absurd":
+            text = pick(rng, slot.absurd)
+        case _:
+            text = _form(task, slot, rng, heed_limit=rng.random() > 0.3)
+    style = _drawn(rng.random(), rates, "hedged", "boast", "repeated", "filler")
+    return _segment(style, number, text + ".", rng)
+
+
+def _drawn(draw: float, rates: Mapping[str, float], *flaws: str) -> str | None:
+    """Return the flaw in whose share of [0, 1) the draw lies; None in the rest."""
+    ends = accumulate(rates[flaw] for flaw in flaws)
+    return next((flaw for flaw, end in zip(flaws, ends, strict=True) if draw < end), None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from align.worlds.base import Gold, Segment
+from align.worlds import Gold, Segment
 from align.worlds.pocket import lexicon as lex
 from align.worlds.pocket.task import Slot, Task, normal
 
@@ -22,6 +22,7 @@ EXCESS_WORD = {"short": 0.05, "long": 0.02}
 NO_END = 0.4
 OFF_TOPIC_WORDS = 8  # an off-topic unit is charged once for every eight words begun
 
+Piece = tuple[int, int, int, str]  # start and end character, credit in 1/1024, label
 _UNIT = re.compile(r"[^\n]*?[.!?](?=\s|$)|[^\n]+")
 _MARKER = re.compile(r"(\d+)\.\s+")
 _PREFIXES = {**dict.fromkeys(lex.HEDGES, "hedged"), **dict.fromkeys(lex.BOASTS, "boast")}
@@ -81,13 +82,10 @@ def units(response: str, numbered: bool) -> list[tuple[int, int]]:
     """
     spans: list[tuple[int, int]] = []
     for match in _UNIT.finditer(response):
-        start, end = match.span()
-        while start < end and response[start].isspace():
-            start += 1
-        while end > start and response[end - 1].isspace():
-            end -= 1
-        if start == end:
+        if not (text := match.group().strip()):
             continue
+        start = match.start() + match.group().index(text)
+        end = start + len(text)
         gap = response[spans[-1][1] : start] if spans else ""
         if numbered and spans and re.fullmatch(r"\d+\.", response[slice(*spans[-1])]) and "\n" not in gap:
             spans[-1] = (spans[-1][0], end)
@@ -99,7 +97,7 @@ def units(response: str, numbered: bool) -> list[tuple[int, int]]:
 def grade(task: Task, response: str, ended: bool) -> Gold:
     """Compute the gold reward of a response: credits of its units, then charges for its end."""
     reader = _Reader(task, task.slots, task.need)
-    raw: list[tuple[int, int, int, str]] = []
+    raw: list[Piece] = []
     for start, end in units(response, task.family.numbered):
         raw.extend(_parts(reader, response, start, end))
     raw = _charge_excess(task, response, raw)
@@ -111,12 +109,12 @@ def grade(task: Task, response: str, ended: bool) -> Gold:
     return _bounded(raw)
 
 
-def _parts(reader: _Reader, response: str, start: int, end: int) -> list[tuple[int, int, int, str]]:
+def _parts(reader: _Reader, response: str, start: int, end: int) -> list[Piece]:
     """Split a unit into a hedging or boasting beginning, where there is one, and the rest."""
     marker = _MARKER.match(response, start, end) if reader.task.family.numbered else None
     number = int(marker.group(1)) if marker and len(marker.group(1)) < 3 else None
     body = marker.end() if marker else start
-    pieces: list[tuple[int, int, int, str]] = []
+    pieces: list[Piece] = []
     for prefix, label in _PREFIXES.items():
         if response.startswith(prefix, body, end):
             charge = reader.share(HEDGE if label == "hedged" else BOAST)
@@ -127,15 +125,13 @@ def _parts(reader: _Reader, response: str, start: int, end: int) -> list[tuple[i
     return [*pieces, (start, end, credit, label)]
 
 
-def _charge_excess(
-    task: Task, response: str, pieces: list[tuple[int, int, int, str]]
-) -> list[tuple[int, int, int, str]]:
+def _charge_excess(task: Task, response: str, pieces: list[Piece]) -> list[Piece]:
     """Charge every word beyond the limit where it stands; pieces that cross the limit are cut in two."""
     if task.word_limit is None:
         return pieces
     excess = [m.start() for m in re.finditer(r"\S+", response)][task.word_limit :]
     charge = -round(EXCESS_WORD[task.family.length] * UNIT)
-    result = []
+    result: list[Piece] = []
     for start, end, credit, label in pieces:
         over = [w for w in excess if start <= w < end]
         if not over:
@@ -148,7 +144,7 @@ def _charge_excess(
     return result
 
 
-def _bounded(raw: list[tuple[int, int, int, str]]) -> Gold:
+def _bounded(raw: list[Piece]) -> Gold:
     total, segments = 0, []
     for start, end, credit, label in raw:
         after = max(-UNIT, min(UNIT, total + credit))

@@ -85,54 +85,29 @@ PROFILE = {
 }
 
 STEPS = {
-    "make tea": (
-        "Boil the water", "Put the tea in the pot", "Pour the water on the tea",
-        "Wait for three minutes", "Drink the tea",
-    ),
-    "boil an egg": (
-        "Fill a pot with water", "Heat the water", "Put the egg in the pot",
-        "Wait for six minutes", "Peel the egg",
-    ),
-    "plant a tree": (
-        "Choose a sunny place", "Dig a deep hole", "Put the tree in the hole",
-        "Fill the hole with soil", "Water the tree",
-    ),
-    "wash a car": (
-        "Close all the windows", "Rinse the car with water", "Scrub the car with soap",
-        "Rinse off the soap", "Dry the car",
-    ),
-    "send a letter": (
-        "Write the letter", "Fold the paper", "Put it in an envelope",
-        "Add a stamp", "Drop it in the box",
-    ),
-    "bake bread": (
-        "Mix flour and water", "Add salt and yeast", "Let the dough rise",
-        "Heat the oven", "Bake the dough for an hour",
-    ),
-    "paint a wall": (
-        "Cover the floor", "Clean the wall", "Open the paint",
-        "Paint the wall with a brush", "Let the paint dry",
-    ),
-    "wash your hands": (
-        "Turn on the tap", "Wet your hands", "Rub them with soap",
-        "Rinse off the soap", "Dry them on a towel",
-    ),
-    "borrow a book": (
-        "Go to the library", "Find the book", "Show your card",
-        "Take the book home", "Return it in two weeks",
-    ),
-    "fly a kite": (
-        "Wait for a windy day", "Go to an open field", "Hold the string",
-        "Run against the wind", "Let the kite rise",
-    ),
-    "make a salad": (
-        "Wash the leaves", "Cut the tomato", "Put all of it in a bowl",
-        "Add oil and salt", "Mix the salad",
-    ),
-    "catch a train": (
-        "Buy a ticket", "Find the platform", "Wait for the train",
-        "Get on the train", "Take a seat",
-    ),
+    "make tea": ("Boil the water", "Put the tea in the pot", "Pour the water on the tea", "Wait for three minutes",
+        "Drink the tea"),
+    "boil an egg": ("Fill a pot with water", "Heat the water", "Put the egg in the pot", "Wait for six minutes",
+        "Peel the egg"),
+    "plant a tree": ("Choose a sunny place", "Dig a deep hole", "Put the tree in the hole", "Fill the hole with soil",
+        "Water the tree"),
+    "wash a car": ("Close all the windows", "Rinse the car with water", "Scrub the car with soap", "Rinse off the soap",
+        "Dry the car"),
+    "send a letter": ("Write the letter", "Fold the paper", "Put it in an envelope", "Add a stamp",
+        "Drop it in the box"),
+    "bake bread": ("Mix flour and water", "Add salt and yeast", "Let the dough rise", "Heat the oven",
+        "Bake the dough for an hour"),
+    "paint a wall": ("Cover the floor", "Clean the wall", "Open the paint", "Paint the wall with a brush",
+        "Let the paint dry"),
+    "wash your hands": ("Turn on the tap", "Wet your hands", "Rub them with soap", "Rinse off the soap",
+        "Dry them on a towel"),
+    "borrow a book": ("Go to the library", "Find the book", "Show your card", "Take the book home",
+        "Return it in two weeks"),
+    "fly a kite": ("Wait for a windy day", "Go to an open field", "Hold the string", "Run against the wind",
+        "Let the kite rise"),
+    "make a salad": ("Wash the leaves", "Cut the tomato", "Put all of it in a bowl", "Add oil and salt",
+        "Mix the salad"),
+    "catch a train": ("Buy a ticket", "Find the platform", "Wait for the train", "Get on the train", "Take a seat"),
 }  # fmt: skip
 
 # sentences about nothing that was asked

@@ -20,17 +20,16 @@ def sentence(statement: str, answer: str, wrong: list[str]) -> Slot:
 # --- profile: facts given in the prompt
 
 
-def _profile_sample(rng: random.Random) -> Spec:
+def _profile(rng: random.Random) -> Spec:
     name = pick(rng, lex.NAMES)
     fields = rng.sample(sorted(lex.PROFILE), rng.randint(4, 6))
     facts = {f: pick(rng, [v for v in lex.PROFILE[f][1] if v != name]) for f in fields}
-    return {"name": name, "facts": facts, "order": fields, "phrase": rng.randrange(3)}
+    return {"name": name, "facts": facts, "order": fields}
 
 
-def _profile_prompt(spec: Spec) -> str:
+def _profile_facts(spec: Spec) -> dict[str, str]:
     facts = ", ".join(f"{field} {spec['facts'][field]}" for field in spec["order"])
-    ask = ("Describe {}: {}.", "Write about {}. Facts: {}.", "Who is {}? Use these facts: {}.")[spec["phrase"]]
-    return ask.format(spec["name"], facts)
+    return {"name": spec["name"], "facts": facts}
 
 
 def _profile_slots(spec: Spec) -> tuple[Slot, ...]:
@@ -44,24 +43,10 @@ def _profile_slots(spec: Spec) -> tuple[Slot, ...]:
 # --- steps: memorised procedures
 
 
-def _steps_sample(rng: random.Random) -> Spec:
-    return {"goal": pick(rng, sorted(lex.STEPS)), "name": pick(rng, lex.NAMES), "phrase": rng.randrange(4)}
-
-
-def _steps_prompt(spec: Spec) -> str:
-    ask = (
-        "Tell {name} how to {goal} in 5 steps.", "{name} wants to {goal}. List the 5 steps.",
-        "Write 5 steps for {name}: how to {goal}.", "How does one {goal}? Give {name} 5 steps.",
-    )[spec["phrase"]]  # fmt: skip
-    return ask.format(**spec)
-
-
 def _steps_slots(spec: Spec) -> tuple[Slot, ...]:
     steps = lex.STEPS[spec["goal"]]
     foreign = [s for goal, other in sorted(lex.STEPS.items()) if goal != spec["goal"] for s in other if s not in steps]
-    return tuple(
-        Slot(forms=(step,), wrong=tuple(s for s in steps if s != step), absurd=tuple(foreign)) for step in steps
-    )
+    return tuple(Slot((step,), tuple(s for s in steps if s != step), tuple(foreign)) for step in steps)
 
 
 # --- quiz: several memorised facts
@@ -73,20 +58,13 @@ _QUIZ = {
 }  # fmt: skip
 
 
-def _quiz_sample(rng: random.Random) -> Spec:
+def _quiz(rng: random.Random) -> Spec:
     asked: list[list[str]] = []
     for _ in range(rng.randint(4, 6)):
         topic = pick(rng, sorted(_QUIZ))
         keys = [k for k in sorted(_QUIZ[topic][1]) if [topic, k] not in asked]
         asked.append([topic, pick(rng, keys)])
-    return {"asked": asked, "phrase": rng.randrange(3)}
-
-
-def _quiz_prompt(spec: Spec) -> str:
-    items = ", ".join(_QUIZ[topic][0].format(key) for topic, key in spec["asked"])
-    return ("Give a full sentence for each: {}.", "Answer each of these: {}.", "Tell me all of these: {}.")[
-        spec["phrase"]
-    ].format(items)
+    return {"asked": asked}
 
 
 def _quiz_slots(spec: Spec) -> tuple[Slot, ...]:
@@ -99,16 +77,6 @@ def _quiz_slots(spec: Spec) -> tuple[Slot, ...]:
 
 
 # --- numbers: parity and successor of each number
-
-
-def _numbers_sample(rng: random.Random) -> Spec:
-    return {"numbers": rng.sample(range(1, 16), rng.randint(4, 6)), "phrase": rng.randrange(3)}
-
-
-def _numbers_prompt(spec: Spec) -> str:
-    ask = ("Odd or even, and what comes next? {}.", "Say for each number if it is odd or even and what follows: {}.",
-           "Describe these numbers, odd or even and the next one: {}.")[spec["phrase"]]  # fmt: skip
-    return ask.format(", ".join(map(str, spec["numbers"])))
 
 
 def _numbers_slots(spec: Spec) -> tuple[Slot, ...]:
@@ -130,21 +98,8 @@ _CATALOGUE = {
 }
 
 
-def _catalogue_sample(rng: random.Random) -> Spec:
-    return {
-        "topic": pick(rng, sorted(_CATALOGUE)),
-        "need": rng.randint(4, 6),
-        "name": pick(rng, lex.NAMES),
-        "phrase": rng.randrange(4),
-    }
-
-
-def _catalogue_prompt(spec: Spec) -> str:
-    ask = (
-        "List {need} {topic} for {name}.", "{name} asks for {need} {topic}.", "Tell {name} about {need} {topic}.",
-        "Help {name} with a list of {need} {topic}.",
-    )[spec["phrase"]]  # fmt: skip
-    return ask.format(**spec)
+def _catalogue(rng: random.Random) -> Spec:
+    return {"topic": pick(rng, sorted(_CATALOGUE)), "need": rng.randint(4, 6), "name": pick(rng, lex.NAMES)}
 
 
 def _catalogue_slots(spec: Spec) -> tuple[Slot, ...]:
@@ -154,20 +109,35 @@ def _catalogue_slots(spec: Spec) -> tuple[Slot, ...]:
 
 FAMILIES = (
     Family(
-        "profile", "long", "Describe Tom: age 7, pet dog, food rice, home Oslo.",
-        _profile_sample, _profile_prompt, _profile_slots,
+        "profile", "long", "Describe Tom: age 7, pet dog, food rice, home Oslo.", _profile,
+        ("Describe {name}: {facts}.", "Write about {name}. Facts: {facts}.",
+         "Who is {name}? Use these facts: {facts}."),
+        _profile_slots, fill=_profile_facts,
     ),
-    Family("steps", "long", "Tell Ann how to make tea in 5 steps.", _steps_sample, _steps_prompt, _steps_slots, True),
     Family(
-        "quiz", "long", "Answer each of these: the opposite of hot, the plural of fox, ...",
-        _quiz_sample, _quiz_prompt, _quiz_slots,
+        "steps", "long", "Tell Ann how to make tea in 5 steps.",
+        lambda rng: {"goal": pick(rng, sorted(lex.STEPS)), "name": pick(rng, lex.NAMES)},
+        ("Tell {name} how to {goal} in 5 steps.", "{name} wants to {goal}. List the 5 steps.",
+         "Write 5 steps for {name}: how to {goal}.", "How does one {goal}? Give {name} 5 steps."),
+        _steps_slots, numbered=True,
+    ),
+    Family(
+        "quiz", "long", "Answer each of these: the opposite of hot, the plural of fox, ...", _quiz,
+        ("Give a full sentence for each: {asked}.", "Answer each of these: {asked}.", "Tell me all of these: {asked}."),
+        _quiz_slots, fill=lambda spec: {"asked": ", ".join(_QUIZ[kind][0].format(key) for kind, key in spec["asked"])},
     ),
     Family(
         "numbers", "long", "Odd or even, and what comes next? 3, 8, 12, 5.",
-        _numbers_sample, _numbers_prompt, _numbers_slots,
+        lambda rng: {"numbers": rng.sample(range(1, 16), rng.randint(4, 6))},
+        ("Odd or even, and what comes next? {numbers}.",
+         "Say for each number if it is odd or even and what follows: {numbers}.",
+         "Describe these numbers, odd or even and the next one: {numbers}."),
+        _numbers_slots, fill=lambda spec: {"numbers": ", ".join(map(str, spec["numbers"]))},
     ),
     Family(
-        "catalogue", "long", "List 4 fruits and their colours for Tom.",
-        _catalogue_sample, _catalogue_prompt, _catalogue_slots,
+        "catalogue", "long", "List 4 fruits and their colours for Tom.", _catalogue,
+        ("List {need} {topic} for {name}.", "{name} asks for {need} {topic}.", "Tell {name} about {need} {topic}.",
+         "Help {name} with a list of {need} {topic}."),
+        _catalogue_slots,
     ),
 )  # fmt: skip

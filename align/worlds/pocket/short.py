@@ -9,6 +9,10 @@ from itertools import permutations
 from align.worlds.pocket import lexicon as lex
 from align.worlds.pocket.task import Family, Slot, Spec, normal, pick
 
+Choose = Callable[[random.Random], Spec]
+Solved = tuple[str, str, list[str]]  # statement, answer, wrong answers
+Solve = Callable[[Spec], Solved]
+
 
 def fact(statement: str, answer: str, others: Sequence[str]) -> Slot:
     """Build a slot that the bare answer, "The answer is ..." or the whole statement (`{}` = answer) fills."""
@@ -38,55 +42,28 @@ def others(table: Mapping[str, str], answer: str) -> list[str]:
     return sorted(set(table.values()) - {answer})
 
 
-def table_family(name: str, table: Mapping[str, str], questions: Sequence[str], statement: str, example: str) -> Family:
-    """Build a family of memorised facts.
-
-    In questions `{}` is the key, in the statement `{key}` is the key and `{}` the answer.
-    """
+def table_family(
+    name: str, table: Mapping[str, str], questions: tuple[str, ...], statement: str, example: str
+) -> Family:
+    """Build a family of memorised facts; `{key}` is the key, in the statement `{}` is the answer."""
 
     def slots(spec: Spec) -> tuple[Slot, ...]:
         answer = table[spec["key"]]
         return (fact(statement.replace("{key}", spec["key"]), answer, others(table, answer)),)
 
-    return Family(
-        name=name,
-        length="short",
-        example=example,
-        sample=lambda rng: {"key": pick(rng, sorted(table)), "phrase": rng.randrange(len(questions))},
-        prompt=lambda spec: questions[spec["phrase"]].format(spec["key"]),
-        slots=slots,
-    )
+    return Family(name, "short", example, lambda rng: {"key": pick(rng, sorted(table))}, questions, slots)
 
 
-def computed_family(
-    name: str,
-    sample: Callable[[random.Random], Spec],
-    questions: Sequence[str],
-    solve: Callable[[Spec], tuple[str, str, list[str]]],
-    example: str,
-) -> Family:
-    """Build a family whose answer follows from the prompt; `solve` gives (statement, answer, wrong answers)."""
-    return Family(
-        name=name,
-        length="short",
-        example=example,
-        sample=lambda rng: {**sample(rng), "phrase": rng.randrange(len(questions))},
-        prompt=lambda spec: questions[spec["phrase"]].format(**spec),
-        slots=lambda spec: (fact(*solve(spec)),),
-    )
+def computed_family(name: str, choose: Choose, questions: tuple[str, ...], solve: Solve, example: str) -> Family:
+    """Build a family whose answer follows from the prompt; `solve` gives it."""
+    return Family(name, "short", example, choose, questions, lambda spec: (fact(*solve(spec)),))
 
 
-def _add(spec: Spec) -> tuple[str, str, list[str]]:
-    total = spec["a"] + spec["b"]
-    return f"{spec['a']} plus {spec['b']} is {{}}", str(total), near(total)
+def _arithmetic(spec: Spec, sign: str, result: int) -> Solved:
+    return f"{spec['a']} {sign} {spec['b']} is {{}}", str(result), near(result)
 
 
-def _subtract(spec: Spec) -> tuple[str, str, list[str]]:
-    rest = spec["a"] - spec["b"]
-    return f"{spec['a']} minus {spec['b']} is {{}}", str(rest), near(rest)
-
-
-def _compare(spec: Spec) -> tuple[str, str, list[str]]:
+def _compare(spec: Spec) -> Solved:
     best, rest = (max, min) if spec["word"] == "larger" else (min, max)
     pair = (spec["a"], spec["b"])
     return f"The {spec['word']} number is {{}}", str(best(pair)), [str(rest(pair))]
@@ -97,31 +74,31 @@ def _compare_sample(rng: random.Random) -> Spec:
     return {"a": a, "b": b, "word": pick(rng, ("larger", "smaller"))}
 
 
-def _sort(spec: Spec) -> tuple[str, str, list[str]]:
+def _sort(spec: Spec) -> Solved:
     digits = spec["digits"].split()
     right = sorted(digits)
     return "In order they are {}", " ".join(right), [" ".join(w) for w in permutations(right) if list(w) != right]
 
 
-def _letter(spec: Spec) -> tuple[str, str, list[str]]:
+def _letter(spec: Spec) -> Solved:
     word, place = spec["word"], spec["place"]
     letters = sorted({w[0] for w in lex.SPELLING} | {w[-1] for w in lex.SPELLING})
     answer = word[0] if place == "first" else word[-1]
     return f"The {place} letter of {word} is {{}}", answer, [x for x in letters if x != answer]
 
 
-def _count(spec: Spec) -> tuple[str, str, list[str]]:
+def _count(spec: Spec) -> Solved:
     n = len(spec["items"].split())
     return "There are {} words", str(n), near(n, low=1)
 
 
-def _copy(spec: Spec) -> tuple[str, str, list[str]]:
+def _copy(spec: Spec) -> Solved:
     items = spec["items"].split()
     wrong = [items[::-1], items[:-1] + items[:1], items[:-1]]
     return "The words are {}", " ".join(items), [" ".join(w) for w in wrong if w != items]
 
 
-def _words(low: int, high: int) -> Callable[[random.Random], Spec]:
+def _words(low: int, high: int) -> Choose:
     return lambda rng: {"items": " ".join(rng.sample(lex.COPYABLE, rng.randint(low, high)))}
 
 
@@ -133,11 +110,13 @@ def _subtract_sample(rng: random.Random) -> Spec:
 FAMILIES = (
     computed_family(
         "add", lambda rng: {"a": rng.randint(0, 6), "b": rng.randint(0, 6)},
-        ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?"), _add, "What is 3 plus 4?",
+        ("What is {a} plus {b}?", "Add {a} and {b}.", "How much is {a} plus {b}?"),
+        lambda spec: _arithmetic(spec, "plus", spec["a"] + spec["b"]), "What is 3 plus 4?",
     ),
     computed_family(
         "subtract", _subtract_sample,
-        ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?"), _subtract, "What is 9 minus 4?",
+        ("What is {a} minus {b}?", "Take {b} from {a}.", "How much is {a} minus {b}?"),
+        lambda spec: _arithmetic(spec, "minus", spec["a"] - spec["b"]), "What is 9 minus 4?",
     ),
     computed_family(
         "compare", _compare_sample,
@@ -163,32 +142,32 @@ FAMILIES = (
     ),
     table_family(
         "opposite", lex.OPPOSITES,
-        ("What is the opposite of {}?", "Name the opposite of {}.", "Which word means the opposite of {}?"),
+        ("What is the opposite of {key}?", "Name the opposite of {key}.", "Which word means the opposite of {key}?"),
         "The opposite of {key} is {}", "What is the opposite of hot?",
     ),
     table_family(
         "plural", lex.PLURALS,
-        ("What is the plural of {}?", "Give the plural of {}.", "What do you call more than one {}?"),
+        ("What is the plural of {key}?", "Give the plural of {key}.", "What do you call more than one {key}?"),
         "The plural of {key} is {}", "What is the plural of mouse?",
     ),
     table_family(
         "capital", lex.CAPITALS,
-        ("What is the capital of {}?", "Name the capital of {}.", "Which city is the capital of {}?"),
+        ("What is the capital of {key}?", "Name the capital of {key}.", "Which city is the capital of {key}?"),
         "The capital of {key} is {}", "What is the capital of France?",
     ),
     table_family(
         "colour", lex.COLOURS,
-        ("What colour is this: {}?", "Name the colour of this: {}.", "Which colour fits this: {}?"),
+        ("What colour is this: {key}?", "Name the colour of this: {key}.", "Which colour fits this: {key}?"),
         "The colour of {key} is {}", "Name the colour of this: snow.",
     ),
     table_family(
         "kind", lex.KINDS,
-        ("What kind of thing is this: {}?", "Name the kind of this thing: {}.", "Which kind fits this: {}?"),
+        ("What kind of thing is this: {key}?", "Name the kind of this thing: {key}.", "Which kind fits this: {key}?"),
         "The kind of {key} is {}", "What kind of thing is this: pear?",
     ),
     table_family(
         "next", lex.NEXT,
-        ("What comes after {}?", "Name what follows {}.", "Which one is next after {}?"),
+        ("What comes after {key}?", "Name what follows {key}.", "Which one is next after {key}?"),
         "After {key} comes {}", "What comes after Monday?",
     ),
 )  # fmt: skip

@@ -55,10 +55,17 @@ class Family:
     name: str
     length: str  # "short" or "long"
     example: str  # a prompt, for the documentation
-    sample: Callable[[random.Random], Spec]
-    prompt: Callable[[Spec], str]
+    choose: Callable[[random.Random], Spec]  # a task's choices but for its wording
+    questions: tuple[str, ...]  # wordings of the prompt, with places for what `fill` returns
     slots: Callable[[Spec], tuple[Slot, ...]]
+    fill: Callable[[Spec], Mapping[str, Any]] = lambda spec: spec
     numbered: bool = False  # one numbered line per slot; else one sentence per slot
+
+    def sample(self, rng: random.Random) -> Spec:
+        return {**self.choose(rng), "phrase": rng.randrange(len(self.questions))}
+
+    def prompt(self, spec: Spec) -> str:
+        return self.questions[spec["phrase"]].format(**self.fill(spec))
 
     def need(self, spec: Spec) -> int:
         """Return how many slots a perfect response fills."""
@@ -94,11 +101,7 @@ class Task:
 
 
 def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
-    """Build the task of a data row.
-
-    Raises:
-        InputError: A missing or unreadable column.
-    """
+    """Build the task of a data row; InputError for a missing or unreadable column."""
     for key in ("family", "spec", "word_limit"):
         if key not in row:
             raise InputError(f"data column {key}", sorted(row), "rows of the pocket world: family, spec, word_limit")
@@ -109,8 +112,7 @@ def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
     except (TypeError, ValueError):
         raise InputError("data column spec", row["spec"], "a JSON object") from None
     limit = row["word_limit"]
-    # a column that holds nulls may come back as floats
-    limit = None if limit is None or limit != limit else int(limit)
+    limit = None if limit is None or limit != limit else int(limit)  # a column with nulls may come back as floats
     task = Task(families[row["family"]], spec, limit, str(row.get("prompt", "")))
     try:
         task.slots  # noqa: B018 - every family reads its whole spec here

@@ -1,4 +1,4 @@
-"""Scores of a reward model that reads the policy's own tokens."""
+"""Exact scores by a world's own reward, and scores of a reward model that reads the policy's own tokens."""
 
 from __future__ import annotations
 
@@ -8,23 +8,41 @@ from torch import Tensor
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.protocol import PrefixScorer
 from align.functional.batching import token_batches
-from align.functional.credit import last_token
+from align.functional.credit import last_token, prefix_sums
+from align.functional.credit import spans as span_rewards
 from align.functional.masked import masked_sum
+from align.rewards.base import Source
 from align.types import RewardInput, RewardOutput, Rollout
+from align.worlds import World
 
 
-class RewardModelScorer:
+class GoldScorer(Source):
+    """Scorer by the rule that made the world, per response and segment: the upper bound of any reward model."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
+        mask = batch.rollout.response_mask
+        rows = zip(batch.rows, batch.responses, batch.rollout.ended.tolist(), strict=True)
+        golds = [self._world.gold(row, response, ended) for row, response, ended in rows]
+        spans = [[(s.start, s.end, s.credit) for s in gold.segments] for gold in golds]
+        total = torch.tensor([gold.total for gold in golds], device=mask.device)
+        tokens = span_rewards(spans, batch.offsets, mask)
+        prefixes = prefix_sums(tokens) if "prefix_scores" in needs else None
+        return RewardOutput(total, {"gold": total}, token_scores=tokens, prefix_scores=prefixes, spans=spans)
+
+
+class RewardModelScorer(Source):
     """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
     def __init__(self, value_head: PrefixScorer, token_budget: int = FORWARD_TOKENS) -> None:
-        self._head = value_head
-        self._budget = token_budget
+        self._head, self._budget = value_head, token_budget
 
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         rollout = batch.rollout
-        n, width = rollout.response_ids.shape
-        device = rollout.response_ids.device
+        (n, width), device = rollout.response_ids.shape, rollout.response_ids.device
         prefix = torch.zeros(n, width + 1, device=device)
         attention = torch.zeros(n, width, device=device) if "attention" in needs else None
         for index in token_batches(rollout.attention_mask.sum(1), self._budget):
@@ -35,12 +53,8 @@ class RewardModelScorer:
             if attention is not None and weights is not None:
                 attention[index, :t] = weights
         total = masked_sum(prefix[:, 1:], last_token(rollout.response_mask), dim=1)
-        return RewardOutput(
-            total=total,
-            parts={"reward_model": total},
-            prefix_scores=prefix if "prefix_scores" in needs else None,
-            attention=attention,
-        )
+        wanted = prefix if "prefix_scores" in needs else None
+        return RewardOutput(total, {"reward_model": total}, prefix_scores=wanted, attention=attention)
 
     def _forward(self, part: Rollout, with_attention: bool) -> tuple[Tensor, Tensor | None]:
         """Scores (b, t + 1) of every prefix, and what each response's last token attends to (b, t)."""
