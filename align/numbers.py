@@ -1,6 +1,8 @@
-"""Numbers formatted for people."""
+"""Numbers and tables formatted for people."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
@@ -24,3 +26,9 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    """Format the lines of a Markdown table with its first column to the left, all others to the right."""
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return [f"| {' | '.join(row)} |" for row in rows]

@@ -64,10 +64,11 @@ def _packed(curve: Curve, x: int) -> dict[str, Any]:
 
 
 def _short(values: Sequence[Value], digits: int = 5) -> list[Value]:
-    return [None if v is None else _integer(float(f"{v:.{digits}g}")) for v in values]
+    return [None if v is None else integer(float(f"{v:.{digits}g}")) for v in values]
 
 
-def _integer(value: float) -> float:
+def integer(value: float) -> float:
+    """Return `value` as an int where it is a whole number, which JSON writes shorter."""
     return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from align.report.charts import integer
 from align.report.jobs import Arm
 from align.report.load import Run
 
@@ -106,7 +107,4 @@ def _side(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _round(value: float | None) -> float | None:
-    if value is None:
-        return None
-    short = round(value, 3)
-    return int(short) if short == int(short) else short
+    return None if value is None else integer(round(float(value), 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from align import metrics
@@ -20,19 +21,11 @@ _KL, _LENGTH = "KL to the start model, nats per response", "length, tokens"  # h
 def frontiers(arms: Sequence[Arm]) -> list[Chart]:
     """Draw held-out reward against held-out KL: each run's evaluations from the start model to the end."""
     charts = []
+    note = "a line per run, from the start model over its evaluations to the end; best-of-n: a bound of KL"
     for name, title in (("gold_mean", "Gold reward against KL"), ("proxy_mean", "Proxy reward against KL")):
         curves = [_trail(run, name, arm.name, i) for i, arm in enumerate(arms) for run in arm.runs]
-        charts.append(
-            chart(
-                title,
-                metrics.METRICS[f"eval/reward/{name}"].unit,
-                curves,
-                kind="trail",
-                x_name=_KL,
-                note="a line per run, from the start model over its evaluations to the end; best-of-n: a bound of KL",
-                keyed=len(arms) > 1,
-            )
-        )
+        unit = metrics.METRICS[f"eval/reward/{name}"].unit
+        charts.append(chart(title, unit, curves, kind="trail", x_name=_KL, note=note, keyed=len(arms) > 1))
     return [c for c in charts if c is not None]
 
 
@@ -41,11 +34,8 @@ def _trail(run: Run, name: str, label: str, colour: int) -> Curve | None:
     records = [before, *(r for r in run.evaluations if r.get("phase") == "during"), after]
     points = [(finite(r.get("eval/kl_per_response")), finite(r.get(f"eval/reward/{name}"))) for r in records]
     known = [(x, y) for x, y in points if x is not None and y is not None]
-    if not known:
-        return None
-    return Curve(
-        f"{label}, seed {run.setting('seed')}", {_KL: [x for x, _ in known]}, [y for _, y in known], colour=colour
-    )
+    xs, ys = [x for x, _ in known], [y for _, y in known]
+    return Curve(f"{label}, seed {run.setting('seed')}", {_KL: xs}, ys, colour=colour) if known else None
 
 
 def forgetting(arms: Sequence[Arm]) -> Chart | None:
@@ -57,11 +47,9 @@ def forgetting(arms: Sequence[Arm]) -> Chart | None:
             continue
         mean = mean_interval(changes)
         half = mean.half or 0.0
-        spread = [i + 0.12 + 0.06 * k for k in range(len(changes))] if len(changes) > 1 else []
-        x: list[Value] = [float(i), *spread]
-        y: list[Value] = [mean.mean, *(changes if spread else ())]
-        low: list[Value] = [mean.mean - half, *(changes if spread else ())]
-        high: list[Value] = [mean.mean + half, *(changes if spread else ())]
+        beside = changes if len(changes) > 1 else []
+        x = [float(i), *(i + 0.12 + 0.06 * k for k in range(len(beside)))]
+        y, low, high = ([end, *beside] for end in (mean.mean, mean.mean - half, mean.mean + half))
         curves.append(Curve(arm.name, {"arms": x}, y, low, high, i))
     return chart(
         "Forgetting",
@@ -89,11 +77,8 @@ def lengths(arms: Sequence[Arm]) -> Chart | None:
     low, high = min(every), max(every) + 1
     width = max(1, -(-(high - low) // BINS))
     edges = list(range(low, high + width, width))
-    named = [
-        (START, before, START_COLOUR),
-        *((arm.name, group, i) for i, (arm, group) in enumerate(zip(arms, after, strict=True))),
-    ]
-    curves = [_steps(text, group, edges, colour) for text, group, colour in named if group]
+    named = [(START, before), *zip((arm.name for arm in arms), after, strict=True)]
+    curves = [_steps(text, group, edges, i) for i, (text, group) in enumerate(named, start=START_COLOUR) if group]
     return chart(
         "Response lengths",
         "share of the responses",
@@ -105,22 +90,16 @@ def lengths(arms: Sequence[Arm]) -> Chart | None:
 
 
 def _first_before(arms: Sequence[Arm]) -> list[int]:
-    for run in (run for arm in arms for run in arm.runs):
-        if run.samples.get("before"):
-            return [s["tokens"] for s in run.samples["before"]]
-    return []
+    found = [run.samples["before"] for arm in arms for run in arm.runs if run.samples.get("before")]
+    return [sample["tokens"] for sample in found[0]] if found else []
 
 
 def _steps(text: str, values: Sequence[int], edges: Sequence[int], colour: int) -> Curve:
     """Return a histogram's outline, which steps at the edges of the bins."""
     width = edges[1] - edges[0]
-    counts = [0] * (len(edges) - 1)
-    for v in values:
-        counts[(v - edges[0]) // width] += 1
-    shares = [c / len(values) for c in counts]
-    x: list[Value] = [float(edges[0])]
-    y: list[Value] = [0.0]
-    for edge, share in zip(edges, shares, strict=False):
+    counts = Counter((v - edges[0]) // width for v in values)
+    x, y = [float(edges[0])], [0.0]
+    for i, edge in enumerate(edges[:-1]):
         x += [float(edge), float(edge + width)]
-        y += [share, share]
+        y += [counts[i] / len(values)] * 2
     return Curve(text, {_LENGTH: [*x, float(edges[-1])]}, [*y, 0.0], colour=colour)

@@ -41,19 +41,17 @@ class Grid:
         place = {step: i * self.points // len(steps) for i, step in enumerate(steps)}
         self._cells = [[(place[record["step"]], record) for record in run.steps] for run in runs]
         last = steps if self.points == len(steps) else [max(s for s in steps if place[s] == i) for i in range(points)]
-        self.x: dict[str, list[Value]] = {"step": [float(step) for step in last]}
-        for axis, name in (("tokens", TOKENS), ("seconds", "seconds")):
-            self.x[axis] = self._ends(name)
+        ends = {"tokens": self._ends(TOKENS), "seconds": self._ends("seconds")}
+        self.x: dict[str, list[Value]] = {"step": [float(step) for step in last], **ends}
 
     def _ends(self, name: str) -> list[Value]:
         """Return the mean over runs of the value reached at each point's end; never falling, though runs end apart."""
         reached: list[list[float]] = [[] for _ in range(self.points)]
         for cells in self._cells:
-            ends = {i: finite(record.get(name)) for i, record in cells}
-            for i, value in ends.items():
+            for i, value in {i: finite(record.get(name)) for i, record in cells}.items():
                 if value is not None:
                     reached[i].append(value)
-        means = [sum(values) / len(values) if values else None for values in reached]
+        means = [_mean(values) for values in reached]
         highest = -math.inf
         for i, mean in enumerate(means):
             if mean is not None:
@@ -92,25 +90,24 @@ def finite(value: Any) -> Value:
 
 def evaluation_curve(runs: Sequence[Run], name: str, label: str, colour: int = 0) -> Curve | None:
     """Build the curve of a held-out figure: a point is the n-th evaluation of all seeds."""
-    rows = [[(r, _axes(run, r)) for r in run.evaluations] for run in runs]
-    y: list[Value] = []
-    low: list[Value] = []
-    high: list[Value] = []
-    x: dict[str, list[Value]] = {axis: [] for axis in AXES}
+    rows = [[{**_axes(run, record), "y": finite(record.get(name))} for record in run.evaluations] for run in runs]
+    points = []
     for i in range(max(map(len, rows), default=0)):
         here = [row[i] for row in rows if i < len(row)]
-        values = [v for record, _ in here if (v := finite(record.get(name))) is not None]
-        if not values:
-            continue
-        y.append(sum(values) / len(values))
-        low.append(min(values))
-        high.append(max(values))
-        for axis in AXES:
-            places = [p for _, at in here if (p := at[axis]) is not None]
-            x[axis].append(sum(places) / len(places) if places else None)
-    if not y:
+        known = {key: [v for one in here if (v := one[key]) is not None] for key in (*AXES, "y")}
+        if known["y"]:
+            points.append(known)
+    if not points:
         return None
-    return Curve(label, x, y, low, high, colour) if len(rows) > 1 else Curve(label, x, y, colour=colour)
+    mean = {key: [_mean(point[key]) for point in points] for key in (*AXES, "y")}
+    y = mean.pop("y")
+    if len(rows) == 1:
+        return Curve(label, mean, y, colour=colour)
+    return Curve(label, mean, y, [min(p["y"]) for p in points], [max(p["y"]) for p in points], colour)
+
+
+def _mean(values: Sequence[float]) -> Value:
+    return sum(values) / len(values) if values else None
 
 
 def _axes(run: Run, evaluation: Record) -> dict[str, Value]:

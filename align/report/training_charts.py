@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from align import metrics
 from align.report.charts import Chart, chart
 from align.report.jobs import Arm
-from align.report.series import Curve, Grid, evaluation_curve, finite
+from align.report.series import Grid, evaluation_curve, finite
 
 EXPLAINED_FLOOR = -1.0  # explained variance can be arbitrarily negative while the critic is new
 POINTS, POINTS_OF_ALL = 240, 1200  # most points of a curve, and of the curves of a chart together
@@ -26,33 +26,21 @@ class Spec:
     reach: tuple[float, ...] = ()  # values that the vertical axis always includes
 
 
+# fmt: off
 TRAINING = (
-    Spec(
-        "Reward",
-        "reward per response",
-        (("reward/score_mean", "score"), ("reward/total_mean", "with KL penalty")),
-        note="of the sampled responses, before penalties",
-    ),
-    Spec(
-        "KL to the reference",
-        "nats per response",
-        (("kl/per_response_k1", "k1"), ("kl/per_response_k3", "k3")),
-        note="k1 unless stated otherwise",
-    ),
+    Spec("Reward", "reward per response", (("reward/score_mean", "score"), ("reward/total_mean", "with KL penalty")),
+         note="of the sampled responses, before penalties"),
+    Spec("KL to the reference", "nats per response", (("kl/per_response_k1", "k1"), ("kl/per_response_k3", "k3")),
+         note="k1 unless stated otherwise"),
     Spec("Advantage", "reward", (("advantage/mean", "mean"),), note="mean over tokens, before whitening"),
     Spec("Advantage: spread", "reward", (("advantage/std", "deviation"),), note="deviation over tokens"),
-    Spec(
-        "Critic: explained variance",
-        "share of the returns' variance",
-        (("value/explained_variance", "explained"),),
-        EXPLAINED_FLOOR,
-        "1 is perfect, 0 a constant; drawn no lower than -1",
-        (-1.0, 1.0),
-    ),
+    Spec("Critic: explained variance", "share of the returns' variance", (("value/explained_variance", "explained"),),
+         EXPLAINED_FLOOR, "1 is perfect, 0 a constant; drawn no lower than -1", (-1.0, 1.0)),
     Spec("Critic: value", "reward", (("value/mean", "predicted"),), note="over tokens, at rollout time"),
     Spec("Response length", "tokens", (("response/length_mean", "mean"), ("response/length_std", "deviation"))),
     Spec("Entropy", "nats per token", (("policy/entropy", "policy"),)),
 )
+# fmt: on
 DULL = ("time/", "throughput/", "memory/", "tokens/", "event/", "kl/per_token")
 HELD_OUT = (
     ("Held-out proxy reward", "eval/reward/proxy_mean"),
@@ -94,8 +82,8 @@ class Curves:
             longest = max((len(c.y) for c in curves if c is not None), default=0)
             if longest < (3 if len(self.arms) == 1 else 2):  # the table shows before and after
                 continue
-            one = len(self.arms) == 1
-            charts.append(chart(title, _unit(name), curves, note=_note(name), keyed=not one))
+            unit, definition = _described(name)
+            charts.append(chart(title, unit, curves, note=definition, keyed=len(self.arms) > 1))
         return [c for c in charts if c is not None]
 
     def others(self) -> list[Chart]:
@@ -106,7 +94,8 @@ class Curves:
         found = []
         for name in sorted(names - skipped, key=_table_order):
             if not name.startswith(DULL) and self._moves(name):
-                found.append(self._of(Spec(name, _unit(name), ((name, name),), note=_note(name))))
+                unit, definition = _described(name)
+                found.append(self._of(Spec(name, unit, ((name, name),), note=definition)))
         return [c for c in found if c is not None]
 
     def _of(self, spec: Spec) -> Chart | None:
@@ -115,10 +104,8 @@ class Curves:
                 self.grids[0].curve(n, text, floor=spec.floor, colour=i) for i, (n, text) in enumerate(spec.metrics)
             ]
             return chart(spec.title, spec.unit, drawn, note=spec.note, keyed=False, reach=spec.reach)
-        name = spec.metrics[0][0]
-        curves: list[Curve | None] = []
-        for i, (arm, grid) in enumerate(zip(self.arms, self.grids, strict=True)):
-            curves.append(grid.curve(name, arm.name, floor=spec.floor, colour=i))
+        name, named = spec.metrics[0][0], list(zip(self.arms, self.grids, strict=True))
+        curves = [grid.curve(name, arm.name, floor=spec.floor, colour=i) for i, (arm, grid) in enumerate(named)]
         missing = [arm.name for arm, curve in zip(self.arms, curves, strict=True) if curve is None]
         return chart(spec.title, spec.unit, curves, note=spec.note, missing=missing, reach=spec.reach)
 
@@ -132,11 +119,7 @@ def _table_order(name: str) -> tuple[int, str]:
     return (order.index(row.name) if row else len(order)), name
 
 
-def _unit(name: str) -> str:
+def _described(name: str) -> tuple[str, str]:
+    """Return a metric's unit and definition; empty of one that the table does not have."""
     row = metrics.find(name)
-    return row.unit if row else ""
-
-
-def _note(name: str) -> str:
-    row = metrics.find(name)
-    return row.definition if row else ""
+    return (row.unit, row.definition) if row else ("", "")
