@@ -11,11 +11,10 @@ from markupsafe import Markup, escape
 from align.files import write_atomic
 from align.numbers import markdown_table
 from align.report import tables
-from align.report.charts import Chart
+from align.report.charts import Chart, Curve, Value
+from align.report.drawings import draw
 from align.report.jobs import Arm, Job, arms_of, load_jobs
-from align.report.page import draw
 from align.report.probes import probes
-from align.report.series import Curve, Value
 
 TABLES = "tables.md"
 WIDTH, HEIGHT = 560, 340
@@ -51,11 +50,10 @@ def markdown(jobs: Sequence[Job], arms: Sequence[Arm]) -> str:
         rows = [[r.label, r.before, f"{r.after} ({r.interval})" if r.interval else r.after, r.change]
                 for r in tables.headline(jobs[0].run.evaluation)]  # fmt: skip
         parts += ["## Before and after", "", *markdown_table(["figure", "before", "after", "change"], rows), ""]
-    names = [arm.name for arm in arms]
     every = [[f"`{label}`", *cells] for label, _, cells in tables.all_figures(arms)]
     if every:
-        parts += ["## Every figure of the evaluation at the end", ""]
-        parts += [*markdown_table(["figure", *names], every), ""]
+        table = markdown_table(["figure", *(arm.name for arm in arms)], every)
+        parts += ["## Every figure of the evaluation at the end", "", *table, ""]
     heat = probes(arms)
     if heat is not None:
         head = ["perturbation", *(f"{arm} {figure}".strip("- ") for arm, figure in heat.columns)]

@@ -25,7 +25,6 @@ class Job:
 
     @property
     def failed(self) -> bool:
-        """Return whether the job ended with an error."""
         return bool(self.record["exit_code"])
 
     @property
@@ -46,6 +45,12 @@ class Arm:
         """Return the finished runs; without any, all that left files."""
         done = tuple(job.run for job in self.jobs if job.run is not None and not job.failed)
         return done or tuple(job.run for job in self.jobs if job.run is not None)
+
+
+def named(arm: Arm, run: Run) -> str:
+    """Name a run by its arm and seed."""
+    seed = f"seed {run.setting('seed')}"
+    return seed if arm.name == "-" else f"{arm.name}, {seed}"
 
 
 def load_jobs(folders: Sequence[Path]) -> list[Job]:

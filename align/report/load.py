@@ -35,7 +35,6 @@ class Run:
         return str(at(self.config, "method", "name") or "run")
 
     def setting(self, *path: str) -> Any:
-        """Return a value of the configuration; None without one."""
         return at(self.config, *path)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from align.intervals import mean_interval
 from align.numbers import number
+from align.report.charts import Value, finite
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Value, finite
 
 PERTURBED = {"prompts": "prompt", "responses": "response"}  # as evaluation.json has them under `probes`
 PAYS = "pays"  # a share, not a shift
@@ -28,7 +28,6 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """Format the figure."""
         return number(self.value, signed=self.kind != PAYS)
 
     @property
