@@ -144,7 +144,6 @@ class CallbackList(Callback):
 
     @property
     def failures(self) -> list[str]:
-        """Return a line for each callback that failed."""
         return [callback.failure for callback in self.callbacks if callback.failure]
 
     def _call_all(self, hook: str, *arguments: Any) -> None:
