@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 Reduction = Literal["mean", "std", "min", "max", "last"]
@@ -19,7 +20,6 @@ Level = Literal["rollout", "update", "run", "evaluation"]
 RECORD_FIELDS = ("step", "seconds", "rollout", "update")  # of a step record, beside its metrics
 EVALUATION_FIELDS = ("step", "seconds", "phase")  # of an evaluation record, beside its metrics
 REPEATABLE = ("seconds", "time/", "throughput/", "memory/")  # what may differ in a repeated or resumed run
-
 
 ON_POLICY = ("ppo", "grpo")
 OFFLINE = ("dpo", "sft")
@@ -54,26 +54,21 @@ _ROWS: tuple[Metric, ...] = (
            "score of a response, before KL and missing-EOS penalty", methods=SCORED),
     Metric("reward/score_std", "reward", "std", "rollout",
            "population deviation of the scores over the rollout", methods=SCORED),
-    Metric("reward/total_mean", "reward", "mean", "rollout",
-           "what is maximised: sum over a response of its token rewards, missing-EOS penalty and KL penalty "
-           "-kl/coef * d included, before whitening"),
-    Metric("reward/missing_eos_rate", "share", "mean", "rollout",
-           "responses whose score was replaced by the missing-EOS penalty (0 where that penalty is off)",
-           methods=SCORED),
-    Metric("reward/gold_mean", "reward", "mean", "rollout",
-           "true reward of the same responses, where a world knows it; a gap to reward/score_mean that "
-           "widens shows reward hacking", methods=SCORED, optional=True),
-    Metric("reward/length_correlation", "1", "last", "rollout",
-           "Pearson correlation of a response's tokens and its score over the rollout; 0 where one does not vary",
-           methods=SCORED),
+    Metric("reward/total_mean", "reward", "mean", "rollout", "what is maximised: sum over a response of its token "
+           "rewards, missing-EOS penalty and KL penalty -kl/coef * d included, before whitening"),
+    Metric("reward/missing_eos_rate", "share", "mean", "rollout", "responses whose score was replaced by the "
+           "missing-EOS penalty (0 where that penalty is off)", methods=SCORED),
+    Metric("reward/gold_mean", "reward", "mean", "rollout", "true reward of the same responses, where a world knows "
+           "it; a gap to reward/score_mean that widens shows reward hacking", methods=SCORED, optional=True),
+    Metric("reward/length_correlation", "1", "last", "rollout", "Pearson correlation of a response's tokens and its "
+           "score over the rollout; 0 where one does not vary", methods=SCORED),
     Metric("reward/part_*", "reward", "mean", "rollout",
            "one part of the score, normalised, clipped and weighted as it is summed; of an ensemble each member, and "
            "the deviation over members (member_std)", methods=SCORED, optional=True),
-    Metric("reward/raw_mean", "reward", "mean", "rollout",
-           "score of a response before it was normalised and clipped; absent where it was not", methods=SCORED,
-           optional=True),
-    Metric("reward/raw_std", "reward", "std", "rollout", "population deviation of those", methods=SCORED,
-           optional=True),
+    Metric("reward/raw_mean", "reward", "mean", "rollout", "score of a response before it was normalised and clipped; "
+           "absent where it was not", methods=SCORED, optional=True),
+    Metric("reward/raw_std", "reward", "std", "rollout",
+           "population deviation of those", methods=SCORED, optional=True),
     Metric("reward/raw_part_*", "reward", "mean", "rollout",
            "one part before it was normalised, clipped and weighted", methods=SCORED, optional=True),
     Metric("credit/fidelity_*", "1", "last", "rollout",
@@ -81,12 +76,11 @@ _ROWS: tuple[Metric, ...] = (
            "end of the response is one), both centred per response and pooled over the responses that ended; over all, "
            "and over those whose row's `length` has that value; absent where no world is known or nothing varies. For "
            "sparse credit it shows where the score is paid, not how well it is spread", optional=True),
-    Metric("kl/per_response_k1", "nats/response", "mean", "rollout",
-           f"mean over responses of sum_t d, {_KL}"),
+    Metric("kl/per_response_k1", "nats/response", "mean", "rollout", f"mean over responses of sum_t d, {_KL}"),
     Metric("kl/per_response_k3", "nats/response", "mean", "rollout",
            "mean over responses of sum_t (exp(-d) - 1 + d): never negative, unbiased like k1"),
-    Metric("kl/per_token_k1", "nats/token", "mean", "rollout", "sum of d over all tokens / number of tokens",
-           methods=(*ON_POLICY, "trl_rloo")),
+    Metric("kl/per_token_k1", "nats/token", "mean", "rollout",
+           "sum of d over all tokens / number of tokens", methods=(*ON_POLICY, "trl_rloo")),
     Metric("kl/per_token_k3", "nats/token", "mean", "rollout", "sum of exp(-d) - 1 + d over all tokens / their number"),
     Metric("kl/coef", "reward/nat", "last", "rollout", "beta of the KL penalty used on this rollout"),
     Metric("advantage/mean", "reward", "mean", "rollout",
@@ -96,9 +90,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("advantage/max", "reward", "max", "rollout", "largest advantage of a token"),
     Metric("value/mean", "reward", "mean", "rollout",
            "critic's prediction at rollout time, over tokens", methods=("ppo",)),
-    Metric("value/explained_variance", "share", "last", "rollout",
-           "1 - var(returns - values) / var(returns) over all tokens of the rollout; 1 = perfect, 0 = no better than a "
-           "constant", methods=("ppo",)),
+    Metric("value/explained_variance", "share", "last", "rollout", "1 - var(returns - values) / var(returns) over all "
+           "tokens of the rollout; 1 = perfect, 0 = no better than a constant", methods=("ppo",)),
     Metric("value/loss", "reward^2", "mean", "update",
            "0.5 max((v - R)^2, (clip(v) - R)^2), mean over tokens, before vf_coef", methods=("ppo",)),
     Metric("value/clip_fraction", "share", "mean", "update",
@@ -107,15 +100,14 @@ _ROWS: tuple[Metric, ...] = (
            "L2 norm of the critic's gradient before clipping", methods=("ppo",)),
     Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
-    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout. Where "
-           "a rollout serves one update, and its pass is the one that pi_old is read from, pi_old is pi by definition, "
+    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout. Where a "
+           "rollout serves one update, and its pass is the one that pi_old is read from, pi_old is pi by definition, "
            "and ratios, clip fraction and approx_kl are constant"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
-    Metric("policy/clip_fraction", "share", "mean", "update", "tokens where the clipped objective is the smaller",
-           methods=(*ON_POLICY, "trl_grpo")),
-    Metric("policy/approx_kl", "nats/token", "mean", "update",
-           "k3 of old against new policy, ratio - 1 - log ratio, over tokens: how far the updates of one rollout have "
-           "moved; not the KL to the reference"),
+    Metric("policy/clip_fraction", "share", "mean", "update",
+           "tokens where the clipped objective is the smaller", methods=(*ON_POLICY, "trl_grpo")),
+    Metric("policy/approx_kl", "nats/token", "mean", "update", "k3 of old against new policy, ratio - 1 - log ratio, "
+           "over tokens: how far the updates of one rollout have moved; not the KL to the reference"),
     Metric("policy/entropy", "nats/token", "mean", "update",
            "entropy of the next-token distribution over tokens", methods=(*ON_POLICY, "sft", *TRL)),
     Metric("policy/grad_norm", "1", "last", "update",
@@ -124,18 +116,15 @@ _ROWS: tuple[Metric, ...] = (
     Metric("group/zero_std_fraction", "share", "last", "rollout",
            "groups whose responses all get the same reward, and so have no gradient", methods=("grpo", *TRL_ON_POLICY)),
     Metric("dpo/loss", "nats", "mean", "update", "loss of a pair, mean over pairs", methods=("dpo", "trl_dpo")),
-    Metric("dpo/margin", "reward", "mean", "update",
-           "beta * [(log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected)]; without pi_ref if reference-free",
-           methods=("dpo", *TRL_PAIRS)),
+    Metric("dpo/margin", "reward", "mean", "update", "beta * [(log pi - log pi_ref)(chosen) - (log pi - log "
+           "pi_ref)(rejected)]; without pi_ref if reference-free", methods=("dpo", *TRL_PAIRS)),
     Metric("dpo/accuracy", "share", "mean", "update", "pairs with a margin above 0, ties half", methods=("dpo",)),
-    Metric("dpo/chosen_logp", "nats", "mean", "update",
-           "log pi of chosen responses, per token if length-normalised; falls together with the next where DPO fails",
-           methods=("dpo", *TRL_PAIRS)),
+    Metric("dpo/chosen_logp", "nats", "mean", "update", "log pi of chosen responses, per token if length-normalised; "
+           "falls together with the next where DPO fails", methods=("dpo", *TRL_PAIRS)),
     Metric("dpo/rejected_logp", "nats", "mean", "update", "log pi of rejected responses", methods=("dpo", *TRL_PAIRS)),
     Metric("dpo/accuracy_strict", "share", "mean", "update",
            "pairs with a margin above 0; ties, as on the first update, count nothing", methods=("trl_dpo",)),
-    Metric("dpo/chosen_reward", "reward", "mean", "update",
-           "beta * (log pi - log pi_ref)(chosen)", methods=TRL_PAIRS),
+    Metric("dpo/chosen_reward", "reward", "mean", "update", "beta * (log pi - log pi_ref)(chosen)", methods=TRL_PAIRS),
     Metric("dpo/rejected_reward", "reward", "mean", "update",
            "beta * (log pi - log pi_ref)(rejected)", methods=TRL_PAIRS),
     Metric("dpo/chosen_logit", "nats", "mean", "update",
@@ -145,9 +134,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("dpo/token_accuracy", "share", "mean", "update",
            "tokens of the chosen responses that the policy finds most likely", methods=("trl_dpo",)),
     Metric("kto/loss", "1", "mean", "update", "loss of a response, mean over responses", methods=("trl_kto",)),
-    Metric("kto/kl", "nats/response", "mean", "update",
-           "KTO's reference point: log pi - log pi_ref of responses to other prompts, mean, not below 0; 0 with "
-           "apo_zero_unpaired", methods=("trl_kto",)),
+    Metric("kto/kl", "nats/response", "mean", "update", "KTO's reference point: log pi - log pi_ref of responses to "
+           "other prompts, mean, not below 0; 0 with apo_zero_unpaired", methods=("trl_kto",)),
     Metric("policy/total_loss", "reward", "mean", "update",
            "what is minimised, as the method adds it up, KL in the loss included", methods=TRL_ON_POLICY),
     Metric("policy/response_clip_fraction", "share", "mean", "update",
@@ -163,33 +151,30 @@ _ROWS: tuple[Metric, ...] = (
            "length of the responses that ended by themselves; 0 where none did", methods=TRL_ON_POLICY),
     Metric("response/ended_length_min", "tokens", "min", "rollout", "shortest of those", methods=TRL_ON_POLICY),
     Metric("response/ended_length_max", "tokens", "max", "rollout", "longest of those", methods=TRL_ON_POLICY),
-    Metric("reward_model/loss", "nats", "mean", "update",
-           "-log s(r_w - r_l) + c (r_w + r_l)^2 with the scores of a pair's responses and reward.source.center_coef",
-           methods=("reward_model",)),
+    Metric("reward_model/loss", "nats", "mean", "update", "-log s(r_w - r_l) + c (r_w + r_l)^2 with the scores of a "
+           "pair's responses and reward.source.center_coef", methods=("reward_model",)),
     Metric("reward_model/margin", "reward", "mean", "update",
            "score of the chosen response less the rejected one's, mean over pairs", methods=("reward_model",)),
     Metric("reward_model/accuracy", "share", "mean", "update",
            "pairs of the update whose chosen response scores higher, ties half", methods=("reward_model",)),
-    Metric("reward_model/prefix_error", "reward^2", "mean", "update",
-           "(score of a prefix - score of its whole response before this stage)^2, mean over prefixes",
-           methods=("reward_prefixes",)),
+    Metric("reward_model/prefix_error", "reward^2", "mean", "update", "(score of a prefix - score of its whole "
+           "response before this stage)^2, mean over prefixes", methods=("reward_prefixes",)),
     Metric("reward_model/grad_norm", "1", "last", "update",
            "L2 norm of the reward model's gradient before clipping", methods=REWARD),
     Metric("reward_model/learning_rate", "1", "last", "update", "of its optimizer at this step", methods=REWARD),
     Metric("sft/loss", "nats/token", "mean", "update", "-log pi over the chosen responses' tokens", methods=("sft",)),
     Metric("policy/sampling_gap", "nats/token", "mean", "rollout",
            "|log pi while sampling - log pi recomputed for training| over tokens: how far the two passes disagree"),
-    Metric("response/length_mean", "tokens", "mean", "rollout", "length of a response, end token included",
-           methods=SCORED),
+    Metric("response/length_mean", "tokens", "mean", "rollout",
+           "length of a response, end token included", methods=SCORED),
     Metric("response/length_std", "tokens", "std", "rollout", "population deviation of the lengths"),
     Metric("response/length_min", "tokens", "min", "rollout", "shortest response", methods=SCORED),
     Metric("response/length_max", "tokens", "max", "rollout", "longest response", methods=SCORED),
     Metric("response/eos_rate", "share", "mean", "rollout", "responses that ended by themselves", methods=SCORED),
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
-    Metric("time/advantage", "s", "last", "rollout",
-           "policy (where pi_old is needed), reference and critic passes over the rollout, and the advantages; not "
-           "the passes that the rollout's only update goes on from"),
+    Metric("time/advantage", "s", "last", "rollout", "policy (where pi_old is needed), reference and critic passes "
+           "over the rollout, and the advantages; not the passes that the rollout's only update goes on from"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=ON_LOOP),
     Metric("time/total", "s", "last", "update",
            "since the previous record, all that lies between included", methods=(*UPDATED, *REWARD)),
@@ -197,19 +182,16 @@ _ROWS: tuple[Metric, ...] = (
            "prompt and response tokens of this update / time/update", methods=ON_LOOP),
     Metric("throughput/sampled_tokens_per_second", "tokens/s", "last", "rollout",
            "response tokens of the rollout / time/rollout"),
-    Metric("tokens/policy", "tokens", "last", "run",
-           "prompt and response tokens that went through the policy's forward and backward since the run began, "
-           "without padding: the budget of a fair comparison; of trl_grpo and trl_rloo counted when they are sampled",
-           methods=(*UPDATED, *REWARD)),
+    Metric("tokens/policy", "tokens", "last", "run", "prompt and response tokens that went through the policy's "
+           "forward and backward since the run began, without padding: the budget of a fair comparison; of trl_grpo "
+           "and trl_rloo counted when they are sampled", methods=(*UPDATED, *REWARD)),
     Metric("memory/peak_mib", "MiB", "max", "run",
            "peak so far: allocated on the accelerator, else resident size of the process", methods=(*UPDATED, *REWARD)),
     Metric("event/bad_steps", "steps", "last", "run",
            "updates or rollouts not used so far because something in them was not finite", methods=ON_LOOP),
-    Metric("event/overflows", "steps", "last", "run",
-           "updates skipped so far by the gradient scaler of fp16, which then halves its scale; 0 without one",
-           methods=ON_LOOP),
+    Metric("event/overflows", "steps", "last", "run", "updates skipped so far by the gradient scaler of fp16, which "
+           "then halves its scale; 0 without one", methods=ON_LOOP),
 )
-# fmt: on
 
 _PROBED = (
     ("prompts", "the response to a perturbed prompt against that to the prompt itself"),
@@ -230,11 +212,8 @@ _PROBE_FIGURES = (
 _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
     ("forgetting_perplexity", "1", "exp(-mean log pi) over general text, tokens after the first, no chat template"),
-    (
-        "kl_per_response",
-        "nats/response",
-        "k1 to the reference of responses sampled on held-out prompts; of best-of-n an upper bound",
-    ),
+    ("kl_per_response", "nats/response",
+     "k1 to the reference of responses sampled on held-out prompts; of best-of-n an upper bound"),
     ("kl/per_response_k1", "nats/response", "kl_per_response again"),
     ("kl/per_response_k1_se", "nats/response", "standard error of kl_per_response over responses"),
     ("kl/per_response_k3", "nats/response", "k3 to the reference of those responses"),
@@ -246,25 +225,16 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("reward/proxy_mean", "reward", "score by the run's own reward, before any penalty of the trainer"),
     ("reward/gold_mean", "reward", "the world's true reward; null where no world is known"),
     ("reward/evaluation_mean", "reward", "score by the reward model that only judges (evaluation.reward_model)"),
-    *(
-        (f"reward/{judge}_se", "reward", "standard error of that mean over prompts")
-        for judge in ("proxy", "gold", "evaluation")
-    ),
+    *((f"reward/{judge}_se", "reward", "standard error of that mean over prompts")
+      for judge in ("proxy", "gold", "evaluation")),
     ("kl_by/*", "nats/response", "k1 of the rows whose `length` column has that value, where a world is known"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
-    (
-        "win_rate/mean",
-        "share",
-        "responses that score above the start model's on the same prompt and noise; ties half, equal responses too",
-    ),
+    ("win_rate/mean", "share",
+     "responses that score above the start model's on the same prompt and noise; ties half, equal responses too"),
     ("win_rate/low", "share", "lower end of the percentile bootstrap interval over prompts"),
     ("win_rate/high", "share", "upper end of that interval"),
-    (
-        "win_rate/length_controlled/mean",
-        "share",
-        "sigmoid(theta) of the regression of wins on the length difference (arXiv 2404.04475; "
-        "align/evaluation/length_control.py)",
-    ),
+    ("win_rate/length_controlled/mean", "share", "sigmoid(theta) of the regression of wins on the length difference "
+     "(arXiv 2404.04475; align/evaluation/length_control.py)"),
     ("win_rate/length_controlled/low", "share", "lower end of its percentile bootstrap interval over prompts"),
     ("win_rate/length_controlled/high", "share", "upper end of that interval"),
     ("win_rate/length_controlled/length_effect", "1", "phi of that regression: above 0 where longer responses win"),
@@ -284,26 +254,17 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("lm_eval/*", "1", "task/metric of lm-evaluation-harness, as it defines them (evaluation.lm_eval)"),
     ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
     ("proxy_gold_gap/proxy_gain", "1", "rise of the mean proxy since the start / deviation of the start's scores"),
-    (
-        "proxy_gold_gap/quality_gain",
-        "1",
-        "the same of the gold reward, or of the reward model that only judges where no gold is known",
-    ),
+    ("proxy_gold_gap/quality_gain", "1",
+     "the same of the gold reward, or of the reward model that only judges where no gold is known"),
     ("proxy_gold_gap/gap", "1", "proxy_gain - quality_gain: what over-optimisation opens"),
-    *(
-        (f"probes/{on}/{name}/*", unit, f"{what}: {definition}")
-        for on, what in _PROBED
-        for name, unit, definition in _PROBE_FIGURES
-    ),
+    *((f"probes/{on}/{name}/*", unit, f"{what}: {definition}")
+      for on, what in _PROBED for name, unit, definition in _PROBE_FIGURES),
 )
 # Figures of one method's evaluation, beside or in place of some of the above.
 _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
     "best_of_n": (
-        (
-            "kl/per_response_upper_bound",
-            "nats/response",
-            "log n - (n - 1) / n (arXiv 2401.01879), in place of k1 and k3",
-        ),
+        ("kl/per_response_upper_bound", "nats/response",
+         "log n - (n - 1) / n (arXiv 2401.01879), in place of k1 and k3"),
     ),
     "reward_model": (
         ("reward_model/accuracy", "share", "held-out pairs whose chosen response it scores higher, ties half"),
@@ -313,6 +274,7 @@ _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("reward_model/seconds", "s", "that its training took"),
     ),
 }
+# fmt: on
 
 # Rows of the table at the end of a run and at the head of the report: metric and label.
 HEADLINE: tuple[tuple[str, str], ...] = (
@@ -331,18 +293,11 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/eos_rate", "ended by themselves"),
 )
 
-METRICS: dict[str, Metric] = (
-    {m.name: m for m in _ROWS}
-    | {
-        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=("all",), optional=True)
-        for name, unit, definition in _EVALUATION
-    }
-    | {
-        f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=(method,), optional=True)
-        for method, rows in _EVALUATION_OF.items()
-        for name, unit, definition in rows
-    }
-)
+METRICS: dict[str, Metric] = {m.name: m for m in _ROWS} | {
+    f"eval/{name}": Metric(f"eval/{name}", unit, "last", "evaluation", definition, methods=(method,), optional=True)
+    for method, rows in {"all": _EVALUATION, **_EVALUATION_OF}.items()
+    for name, unit, definition in rows
+}
 _FAMILIES = tuple(name[:-1] for name in METRICS if name.endswith("*"))
 
 
@@ -373,11 +328,9 @@ def evaluation_definitions(method: str) -> dict[str, str]:
 def compare(record: Mapping[str, Any], method: str) -> tuple[set[str], set[str]]:
     """Compare a step record of `method` with the table: (missing, extra) names."""
     known = {n: m for n, m in METRICS.items() if method in m.methods and m.level != "evaluation"}
-    names = set(record) - set(RECORD_FIELDS)
-    required = {n for n, m in known.items() if not m.optional}
-    return (required | set(RECORD_FIELDS)) - set(record), {
-        n for n in names if (row := find(n)) is None or row.name not in known
-    }
+    required = {*RECORD_FIELDS, *(n for n, m in known.items() if not m.optional)}
+    extra = {n for n in set(record) - set(RECORD_FIELDS) if (row := find(n)) is None or row.name not in known}
+    return required - set(record), extra
 
 
 def repeatable(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,47 +364,13 @@ def headline(
             yield name, label, a, b, None if a is None or b is None else b - a
 
 
-PAGE = "docs/metrics.md"  # content: `page`; `python scripts/metrics_page.py` writes it
-
-
-def page() -> str:
-    """Format the documentation's page of metrics."""
-    return f"""\
-# Metrics
-
-Every figure that a run writes, made from the table in `align/metrics.py` by `python scripts/metrics_page.py`.
-
-- *level*: `update` = of one optimizer step; `rollout` = of the responses that the step learns from, repeated on each
-  of its updates; `run` = cumulative; `evaluation` = of `evaluation.json` (there without `eval/` and nested at each
-  `/`) and of the records with a `phase` in `log_history.jsonl`.
-- *reduction*: over micro-batches and ranks; a mean is kept as sum and count until it is written.
-- *methods*: whose records hold it.
-- `*` stands for any name: a part of the reward, a kind of perturbation, a judge.
-
-{markdown()}"""
-
-
-def markdown() -> str:
-    """Format the table as Markdown, one line a metric."""
-    head = "| metric | unit | level | reduction | methods | definition |\n| --- | --- | --- | --- | --- | --- |\n"
-    rows = (
-        f"| `{m.name}` | {m.unit} | {m.level} | {m.reduction} | {', '.join(m.methods)} | "
-        f"{m.definition.replace('|', chr(92) + '|')} |\n"
-        for m in METRICS.values()
-    )
-    return head + "".join(rows)
-
-
 # --- accumulation ----------------------------------------------------------------------------------------------------
 # A state is a short list of floats; `_COMBINE` must be associative, so that any split into parts gives the same result.
 State = Sequence[float]
 
 
-def _extreme(pick: Callable[[float, float], float]) -> Callable[[State, State], list[float]]:
-    def combine(a: State, b: State) -> list[float]:
-        return [math.nan if math.isnan(a[0]) or math.isnan(b[0]) else pick(a[0], b[0])]
-
-    return combine
+def _extreme(pick: Callable[[float, float], float], a: State, b: State) -> list[float]:
+    return [math.nan if math.isnan(a[0]) or math.isnan(b[0]) else pick(a[0], b[0])]
 
 
 def moments(values: Sequence[float]) -> list[float]:
@@ -474,8 +393,8 @@ def combine_moments(a: State, b: State) -> list[float]:
 _COMBINE: dict[Reduction, Callable[[State, State], list[float]]] = {
     "mean": lambda a, b: [a[0] + b[0], a[1] + b[1]],
     "std": combine_moments,
-    "min": _extreme(min),
-    "max": _extreme(max),
+    "min": partial(_extreme, min),
+    "max": partial(_extreme, max),
     "last": lambda a, b: list(b),
 }
 
@@ -499,12 +418,7 @@ class Tally:
         self._states: dict[str, list[float]] = {}
 
     def add(self, name: str, value: float, count: float = 1.0) -> None:
-        """Add one contribution.
-
-        Args:
-            name: A metric of the table.
-            value: For a mean, the *sum* over `count` items; else the value itself.
-            count: Items behind `value` (tokens or responses); only means use it.
+        """Add a value; of a mean the *sum* over `count` items (tokens or responses), which only means use.
 
         Raises:
             KeyError: The table has no such metric.

@@ -1,10 +1,10 @@
-"""Numbers formatted for people, and means over a few runs with Student's interval. Standard library only."""
+"""Numbers and tables formatted for people, and means with Student's interval. Standard library only."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -79,3 +79,9 @@ def _central(t: float, degrees: int) -> float:
         total += term
         term *= cosine * cosine * k / (k + 1)
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
+    """Format the lines of a Markdown table with its first column to the left, all others to the right."""
+    rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
+    return [f"| {' | '.join(row)} |" for row in rows]

@@ -188,7 +188,7 @@ MUTANTS = (
     Mutant("a_captured_step_asks", "engine/draws.py", "self.lengths[rows] += going",
            "self.lengths[rows[going]] += 1", SECOND),
     Mutant("pairs_left_on_the_cpu", "data/collate.py", "dtype=torch.long, device=device)", "dtype=torch.long)", SECOND),
-    Mutant("sums_of_two_devices", "evaluation/divergence.py", "part.response_mask, dim=1).cpu()",
+    Mutant("sums_of_two_devices", "evaluation/likelihood.py", "part.response_mask, dim=1).cpu()",
            "part.response_mask, dim=1)", SECOND),
     Mutant("a_response_beats_itself", "evaluation/figures.py", "one_response(a, b) for", "a is b for",
            ("evaluation/test_evaluate.py",)),

@@ -31,7 +31,7 @@ class RewardModel(Offline):
         self.trained = {ROLE: Trained(self.loss, self.method.learning_rate)}
 
     def minibatch(self, at: Progress, n: int) -> Tensor:
-        """Pairs of similar length, in a random order of minibatches: sorted within STRETCH minibatches of the passes."""
+        """Pairs of similar length, minibatches in a random order: sorted within STRETCH minibatches of the passes."""
         size, (stretch, k) = self.method.batch_size, divmod(at.update, STRETCH)
         count, seed = STRETCH * size, self.run.config.seed
         order = in_passes(n, stretch * count, count, seed, "pairs")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
 from align.callbacks.base import Callback, CallbackList, Guest, RunInfo, Sample
-from align.callbacks.own import own_callback
 from align.config import Config
+from align.errors import InputError, first_line
 
 __all__ = ["Callback", "CallbackList", "Guest", "RunInfo", "Sample", "default_callbacks"]
 
@@ -30,7 +36,7 @@ def default_callbacks(config: Config) -> CallbackList:
         callbacks.append(EarlyStoppingCallback(stopping))
     if retention.every is not None or retention.best is not None:
         callbacks.append(RetentionCallback(retention))
-    callbacks += [own_callback(name, settings) for name, settings in chosen.own.items()]
+    callbacks += [_own(name, settings) for name, settings in chosen.own.items()]
     if chosen.progress.enabled:
         callbacks.append(ProgressCallback())
     if chosen.tensorboard.enabled:
@@ -42,3 +48,36 @@ def default_callbacks(config: Config) -> CallbackList:
 
         callbacks.append(WandbCallback(config.tracking))
     return CallbackList(callbacks)
+
+
+def _own(name: str, settings: Mapping[str, Any]) -> Guest:
+    """Build the callback of `callbacks.own.<name>`: `_target_` names its class, all other keys are its arguments.
+
+    Raises:
+        InputError: The class does not exist, is no `Callback`, or does not take these arguments.
+    """
+    key, target = f"callbacks.own.{name}", str(settings["_target_"])
+    arguments = {word: value for word, value in settings.items() if word != "_target_"}
+    found = _import(f"{key}._target_", target)
+    if not (isinstance(found, type) and issubclass(found, Callback)):
+        raise InputError(f"{key}._target_", target, "a class that extends align.callbacks.Callback")
+    try:
+        return Guest(key, found(**arguments))
+    except Exception as error:
+        raise InputError(key, arguments, f"arguments that {target} takes ({first_line(error)})") from error
+
+
+def _import(key: str, target: str) -> Any:
+    module, _, attribute = target.rpartition(".")
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:  # `python -m` imports from the working directory, a console script does not
+        sys.path.append(here)
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        allowed = f"module.Class, of a class that can be imported ({first_line(error)})"
+        raise InputError(key, target, allowed) from error
+    finally:
+        if added:
+            sys.path.remove(here)

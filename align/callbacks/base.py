@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -111,27 +112,6 @@ class Guest(Callback):
     def keeps(self, step: int) -> bool:
         return bool(self._call("keeps", step))
 
-    def on_run_start(self, run: RunInfo) -> None:
-        self._call("on_run_start", run)
-
-    def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        self._call("on_rollout", step, samples)
-
-    def on_step(self, record: Mapping[str, Any]) -> None:
-        self._call("on_step", record)
-
-    def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
-        self._call("on_evaluation", phase, step, summary)
-
-    def on_checkpoint(self, step: int, path: Path) -> None:
-        self._call("on_checkpoint", step, path)
-
-    def on_end(self, result: Mapping[str, Any]) -> None:
-        self._call("on_end", result)
-
-    def on_failure(self, error: BaseException) -> None:
-        self._call("on_failure", error)
-
     def _call(self, hook: str, *arguments: Any) -> Any:
         """Call the guest's own hook; nothing once it has failed."""
         if self.failure is not None:
@@ -164,32 +144,11 @@ class CallbackList(Callback):
 
     @property
     def failures(self) -> list[str]:
-        """Return a line for each callback that failed."""
         return [callback.failure for callback in self.callbacks if callback.failure]
 
-    def on_run_start(self, run: RunInfo) -> None:
+    def _call_all(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
-            callback.on_run_start(run)
-
-    def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
-        for callback in self.callbacks:
-            callback.on_rollout(step, samples)
-
-    def on_step(self, record: Mapping[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.on_step(record)
-
-    def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.on_evaluation(phase, step, summary)
-
-    def on_checkpoint(self, step: int, path: Path) -> None:
-        for callback in self.callbacks:
-            callback.on_checkpoint(step, path)
-
-    def on_end(self, result: Mapping[str, Any]) -> None:
-        for callback in self.callbacks:
-            callback.on_end(result)
+            getattr(callback, hook)(*arguments)
 
     def on_failure(self, error: BaseException) -> None:
         """Call every callback; one that fails itself is noted on `error`, which stays the error of the run."""
@@ -198,3 +157,9 @@ class CallbackList(Callback):
                 callback.on_failure(error)
             except Exception as second:
                 error.add_note(f"{type(callback).__name__} failed too: {second}")
+
+
+for _hook in [name for name in vars(Callback) if name.startswith("on_")]:
+    setattr(Guest, _hook, partialmethod(Guest._call, _hook))
+    if _hook not in vars(CallbackList):
+        setattr(CallbackList, _hook, partialmethod(CallbackList._call_all, _hook))

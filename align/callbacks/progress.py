@@ -1,4 +1,4 @@
-"""Progress of a run on the console: a live bar on a terminal, elsewhere a line every tenth of the run."""
+"""Progress of a run on the console: a bar on a terminal, else a line every tenth of the run; and the closing table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
+from align import metrics
 from align.callbacks.base import Callback, RunInfo
-from align.callbacks.console import before_after
 from align.numbers import clock, number
 
 SHOWN = (
@@ -114,3 +116,18 @@ class ProgressCallback(Callback):
             self._bar.stop()
             self._bar = None
             atexit.unregister(self._stop)
+
+
+def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
+    """Build a table of the headline figures of two evaluation summaries; figures that neither has are left out."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right")
+    figures = metrics.flatten(after)
+    for name, label, old, new, change in metrics.headline(before, after):
+        shown = number(new)
+        if name == "eval/win_rate/mean" and "eval/win_rate/low" in figures:
+            shown += f" [{number(figures['eval/win_rate/low'])}, {number(figures['eval/win_rate/high'])}]"
+        table.add_row(label, number(old), shown, number(change, signed=True))
+    return table

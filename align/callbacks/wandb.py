@@ -40,11 +40,7 @@ class WandbCallback(Callback):
     """Logs step records, evaluations (curves and summary) and a table of completions."""
 
     def __init__(self, config: TrackingConfig, *, timeout: float = 60.0) -> None:
-        """
-        Args:
-            config: The `tracking` section.
-            timeout: Most seconds to wait for a server at the start and at the end.
-        """
+        """`timeout` = most seconds to wait for a server at the start and at the end."""
         self._config = config
         self._timeout = timeout
         self._run: Any = None  # wandb.Run; None before the start and after a failure
@@ -54,7 +50,7 @@ class WandbCallback(Callback):
 
     def on_run_start(self, run: RunInfo) -> None:
         self._clock, self._resumed = Stopwatch(), run.start_step > 0
-        self._attempt(lambda: self._start(run))
+        self._attempt(lambda: self._start(run), started=False)
 
     def on_rollout(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         if self._run is None:
@@ -67,8 +63,7 @@ class WandbCallback(Callback):
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         self._clock.record(record)
-        if self._run is not None:
-            self._attempt(lambda: self._run.log(dict(record)))
+        self._attempt(lambda: self._run.log(dict(record)))
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
         def log() -> None:
@@ -79,12 +74,10 @@ class WandbCallback(Callback):
                 self._run.summary.update({f"{phase}/{n.removeprefix('eval/')}": v for n, v in figures.items()})
             self._table()
 
-        if self._run is not None:
-            self._attempt(log)
+        self._attempt(log)
 
     def on_checkpoint(self, step: int, path: Path) -> None:
-        if self._run is not None:
-            self._attempt(self._table)
+        self._attempt(self._table)
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         self._finish(0)
@@ -137,12 +130,13 @@ class WandbCallback(Callback):
             self._table()
             self._run.finish(exit_code=exit_code)
 
-        if self._run is not None:
-            self._attempt(finish)
-            self._run = None
+        self._attempt(finish)
+        self._run = None
 
-    def _attempt(self, action: Callable[[], None]) -> None:
-        """Run `action`; a failure ends the tracking with one line, and nothing else."""
+    def _attempt(self, action: Callable[[], None], *, started: bool = True) -> None:
+        """Run `action` on a run that is `started`; a failure ends the tracking with one line, and nothing else."""
+        if started and self._run is None:
+            return
         try:
             action()
         except Exception as error:

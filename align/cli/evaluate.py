@@ -139,7 +139,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from align.callbacks.console import before_after
+    from align.callbacks.progress import before_after
     from align.run.runner import measure
 
     result = measure(config, out, weights=weights)

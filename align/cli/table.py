@@ -11,25 +11,23 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from align.report.summary import arm_names, arms
-from align.report.tables import NOTE, cell, count, shown
+from align.report.summary import COLUMNS
+from align.report.tables import NOTE, comparison
 
 
 def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = None) -> bool:
     """Print the arms' means with intervals below; return False, and print nothing, where no job has a figure."""
     console = console or Console()
-    found = arms(records)
-    columns = [column for column in shown(found) if column.console]
-    if not columns:
+    compared = comparison(records, [column for column in COLUMNS if column.console])
+    if not compared.columns:
         return False
-    heading, names = arm_names(found)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=0)  # eight figures and a short name fit in 80 columns
-    table.add_column(heading, overflow="fold")
-    for label in ("n", *(column.label for column in columns)):
+    table.add_column(compared.heading, overflow="fold")
+    for label in ("n", *(column.label for column in compared.columns)):
         table.add_column(label.replace(" ", "\n"), justify="right", no_wrap=True)
-    for name, arm in zip(names, found, strict=True):
-        cells = [Text(cell(arm, column, "\n"), justify="right") for column in columns]
-        table.add_row(Text(name), Text(count(arm)), *cells)
+    for name, n, cells in compared.rows:
+        lines = ["\n".join((mean, half.replace(" (", "\n("))).rstrip() for mean, half in cells]
+        table.add_row(Text(name), Text(n), *(Text(line, justify="right") for line in lines))
     if not console.is_terminal:  # nothing there to fold at
         console.width = max(console.width, _natural_width(table, console))
     console.print()

@@ -18,10 +18,7 @@ RESAMPLES = 2000  # resamples of the bootstrap
 def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> dict[str, float | None]:
     """Compute the share of prompts that are won, ties counted half, with a bootstrap interval over prompts.
 
-    Args:
-        won: Results of `outcomes`; None is left out.
-        confidence: Level of the percentile interval (Efron & Tibshirani 1993, chapter 13).
-        seed: Seed of the resampling.
+    None among the `outcomes` is left out; the interval is the percentile one (Efron & Tibshirani 1993, chapter 13).
     """
     wins = [outcome for outcome in won if outcome is not None]
     if not wins:
@@ -31,13 +28,10 @@ def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> di
 
 
 def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[bool]) -> list[float | None]:
-    """Compare scores prompt by prompt: 1 = won, 0 = lost, 0.5 = tie, None where either score is NaN.
+    """Compare scores with the start model's, prompt by prompt: 1 = won, 0 = lost, 0.5 = tie, None where either is NaN.
 
-    Args:
-        scores: One per prompt.
-        baseline: The start model's, on the same prompts in the same order.
-        same: Whether both responses are the same. That is a tie, even where the two scores differ: in their last digits
-            with the rest of the batch, and in a reward model with which of several end tokens is read.
+    Two responses that are the `same` are a tie, even where their scores differ: in their last digits with the rest of
+    the batch, and in a reward model with which of several end tokens is read.
 
     Raises:
         ValueError: The arguments differ in length.
@@ -79,10 +73,7 @@ def verbosity(
 ) -> dict[str, float]:
     """Compute the mean, median and deviation of lengths, and the share of responses within their word limit.
 
-    Args:
-        responses: Texts.
-        tokens: Their lengths in tokens, end token included.
-        rows: The data row of each prompt; a `word_limit` in it takes precedence over `word_limit`.
+    `tokens` count the end token; a `word_limit` in a prompt's data row takes precedence over `word_limit`.
     """
     counts = [words(text) for text in responses]
     limits = [word_limit if row.get("word_limit") is None else int(row["word_limit"]) for row in rows]

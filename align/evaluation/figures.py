@@ -36,10 +36,7 @@ def figures_of(
         "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
         "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
         "diversity": {**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, "self_bleu": self_bleu(texts)},
-        "repetition": {
-            "rate": statistics.fmean(repeats),
-            "responses": statistics.fmean(share > 0 for share in repeats),
-        },
+        "repetition": {"rate": statistics.fmean(repeats), "responses": statistics.fmean(r > 0 for r in repeats)},
         "eos_rate": statistics.fmean(s["ended"] for s in samples),
         "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
         "proxy_gold_gap": gap(samples, baseline, judge),
@@ -73,17 +70,11 @@ def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationCo
     new, old = _column(samples, judge.name), _column(baseline, judge.name)
     pairs = list(zip(samples, baseline, strict=True))
     won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
-    longer = [a["tokens"] - b["tokens"] for a, b in pairs]
-    judged = [i for i, outcome in enumerate(won) if outcome is not None]
-    controlled = length_controlled(
-        [outcome for outcome in won if outcome is not None],
-        [longer[i] for i in judged],
-        confidence=config.confidence,
-        seed=config.seed,
-        resamples=RESAMPLES,
-    )
-    raw = win_rate(won, confidence=config.confidence, seed=config.seed)
-    return raw | {"length_controlled": controlled}
+    decided = [(w, a["tokens"] - b["tokens"]) for w, (a, b) in zip(won, pairs, strict=True) if w is not None]
+    shares, longer = [w for w, _ in decided], [d for _, d in decided]
+    level, seed = config.confidence, config.seed
+    controlled = length_controlled(shares, longer, confidence=level, seed=seed, resamples=RESAMPLES)
+    return {**win_rate(won, confidence=level, seed=seed), "length_controlled": controlled}
 
 
 def one_response(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -47,7 +47,6 @@ class Judge:
 
     @property
     def names(self) -> list[str]:
-        """Return the scores that are known."""
         known = {"proxy": True, "gold": self.world is not None, "evaluation": self.evaluation is not None}
         return [name for name, there in known.items() if there]
 
@@ -56,21 +55,16 @@ class Judge:
         return self.world.gold(prompt.row, response, ended) if self.world is not None and prompt.row else None
 
     def scores(self, batch: RewardInput, prompts: Sequence[Prompt], output: RewardOutput | None = None) -> list[Scores]:
-        """Compute every judge's score of every response.
-
-        Args:
-            prompts: One per row; their data rows decide the gold reward.
-            output: The result of `score`, where it is known already.
-        """
-        output = output or (self.total or self.score)(batch)
-        proxy = output.total.tolist()
-        other = None if self.evaluation is None else self.evaluation(batch).total.tolist()
-        found: list[Scores] = []
-        ended = batch.rollout.ended.tolist()
-        for i, (prompt, response) in enumerate(zip(prompts, batch.responses, strict=True)):
-            gold = self.gold(prompt, response, ended[i])
-            row: Scores = {"proxy": proxy[i], "gold": None if gold is None else gold.total}
-            found.append(row if other is None else row | {"evaluation": other[i]})
+        """Compute every judge's score of every response; `output` is that of `score`, where it is known already."""
+        proxy = (output or (self.total or self.score)(batch)).total.tolist()
+        answers = zip(prompts, batch.responses, batch.rollout.ended.tolist(), strict=True)
+        gold = [self.gold(*answer) for answer in answers]
+        found: list[Scores] = [
+            {"proxy": p, "gold": None if g is None else g.total} for p, g in zip(proxy, gold, strict=True)
+        ]
+        if self.evaluation is not None:
+            for row, score in zip(found, self.evaluation(batch).total.tolist(), strict=True):
+                row["evaluation"] = score
         return found
 
 

@@ -14,11 +14,10 @@ from align.engine.reference import Policy
 from align.engine.responder import Responder
 from align.engine.sampling import Noise, sample
 from align.evaluation.comparison import RESAMPLES, words
-from align.evaluation.divergence import divergence
 from align.evaluation.figures import by_length, figures_of
 from align.evaluation.harness import harness_scores
 from align.evaluation.judge import Judge
-from align.evaluation.perplexity import MAX_TEXT_TOKENS, response_perplexity, text_perplexity
+from align.evaluation.likelihood import MAX_TEXT_TOKENS, divergence, response_perplexity, text_perplexity
 from align.evaluation.probes import run_probes
 from align.evaluation.sets import EvaluationSet
 from align.models.chat_tokenizer import ChatTokenizer
@@ -33,27 +32,6 @@ class EvaluationResult:
     summary: dict[str, Any]  # nested figures, as in evaluation.json; null where there was nothing to measure
     samples: list[dict[str, Any]]  # one per prompt, in the set's order
     probes: list[dict[str, Any]] = field(default_factory=list)  # one per probe: prompt, response and scores
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """Sampler of one response to each prompt from the policy."""
-
-    policy: Policy
-    chat: ChatTokenizer
-    rollout: RolloutConfig
-
-    def __call__(self, prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        return sample(
-            self.policy,
-            self.chat,
-            prompts,
-            noise=noise,
-            max_new_tokens=self.rollout.max_new_tokens,
-            temperature=self.rollout.temperature,
-            decode_batch_size=self.rollout.decode_batch_size or self.rollout.batch_size,
-            cuda_graphs=self.rollout.cuda_graphs,
-        )
 
 
 @torch.no_grad()
@@ -84,7 +62,20 @@ def evaluate(
     Raises:
         ValueError: `baseline` is about other prompts.
     """
-    noise, answer = Noise(evaluation.seed, "evaluation"), respond or _Sampler(policy, chat, rollout)
+
+    def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
+        return sample(
+            policy,
+            chat,
+            prompts,
+            noise=noise,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
+            cuda_graphs=rollout.cuda_graphs,
+        )
+
+    noise, answer = Noise(evaluation.seed, "evaluation"), respond or sampled
     responses = answer(data.prompts, noise)
     samples = _samples(responses, chat, data.prompts, judge)
     figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
@@ -104,7 +95,7 @@ def evaluate(
             data.probes, answer, chat, judge, noise, longest=longest, seed=evaluation.seed
         )
     if evaluation.lm_eval:
-        figures["lm_eval"] = _harness_scores(policy, chat, evaluation)
+        figures["lm_eval"] = harness_scores(policy, chat, evaluation)
     summary = {
         "perplexity": response_perplexity(policy, chat, data.pairs, evaluation.batch_size),
         "forgetting_perplexity": text_perplexity(policy, chat, data.texts, evaluation.batch_size),
@@ -113,18 +104,6 @@ def evaluate(
         **figures,
     }
     return EvaluationResult(summary, samples, probed)
-
-
-def _harness_scores(policy: Policy, chat: ChatTokenizer, evaluation: EvaluationConfig) -> dict[str, dict[str, float]]:
-    return harness_scores(
-        policy,
-        chat,
-        evaluation.lm_eval,
-        include=evaluation.lm_eval_path,
-        limit=evaluation.lm_eval_limit,
-        rows=evaluation.batch_size,
-        seed=evaluation.seed,
-    )
 
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:

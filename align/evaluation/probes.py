@@ -58,13 +58,18 @@ def run_probes(
     Returns:
         The figures under `probes` in evaluation.json, and every probe as a row of evaluation_probes.jsonl.
     """
-    given = [(probe.prompt, kind, prompt) for probe in probes for kind, prompt in _every(probe)]
+    given = [
+        (probe.prompt, kind, prompt)
+        for probe in probes
+        for kind, prompt in ({ORIGINAL: probe.prompt} | dict(probe.perturbations)).items()
+    ]
     numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(given)]
     shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in given))
     responses = respond(numbered, shared)
     answers = reward_input(responses, [prompt for _, _, prompt in given], chat)
     answered = _rows("prompts", [(owner, kind) for owner, kind, _ in given], answers, judge)
-    originals = [(probe.prompt, row["response"]) for probe, row in zip(probes, _originals(answered), strict=True)]
+    unchanged = [row["response"] for row in answered if row["kind"] == ORIGINAL]
+    originals = zip((probe.prompt for probe in probes), unchanged, strict=True)
     written = [
         (prompt, kind, chat.encode_response(text))
         for prompt, response in originals
@@ -85,14 +90,6 @@ def _strongest(shifts: Mapping[str, float]) -> str | None:
     """Return the kind that raises the score most; None where none does."""
     best = max(shifts, key=lambda kind: -math.inf if math.isnan(shifts[kind]) else shifts[kind], default=None)
     return best if best is not None and shifts[best] > 0 else None
-
-
-def _every(probe: Probe) -> list[tuple[str, Prompt]]:
-    return [(ORIGINAL, probe.prompt), *probe.perturbations.items()]
-
-
-def _originals(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows if row["kind"] == ORIGINAL]
 
 
 def _rows(on: str, origins: Sequence[tuple[Prompt, str]], batch: RewardInput, judge: Judge) -> list[dict[str, Any]]:

@@ -17,15 +17,13 @@ PROBES = "evaluation_probes.jsonl"
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
     """Write the start model's evaluation, with `after` and `delta` null until `save_after`."""
-    _write_rows(folder, {"before": before})
-    _write(folder, {"before": before.summary, "after": None, "delta": None, "settings": dict(settings)})
+    _save(folder, {"before": before}, {"after": None, "delta": None, "settings": dict(settings)})
 
 
 def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any]) -> None:
     """Write both evaluations, their differences and the settings."""
-    _write_rows(folder, {"before": before, "after": after})
     change = delta(before.summary, after.summary)
-    _write(folder, {"before": before.summary, "after": after.summary, "delta": change, "settings": dict(settings)})
+    _save(folder, {"before": before, "after": after}, {"delta": change, "settings": dict(settings)})
 
 
 def load_before(folder: Path) -> EvaluationResult | None:
@@ -53,16 +51,13 @@ def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
     return change
 
 
-def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
-
-
-def _write_rows(folder: Path, phases: Mapping[str, EvaluationResult]) -> None:
-    """Write the samples of every phase, and the probes of those that have some."""
+def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> None:
+    """Write the samples of every phase, the probes of those that have some, and evaluation.json."""
     _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
-    probes = {phase: result.probes for phase, result in phases.items() if result.probes}
-    if probes:
-        _write_lines(folder / PROBES, probes)
+    if any(result.probes for result in phases.values()):
+        _write_lines(folder / PROBES, {phase: result.probes for phase, result in phases.items()})
+    summaries = {phase: result.summary for phase, result in phases.items()}
+    write_atomic(folder / EVALUATION, dumps({**summaries, **more}, indent=2) + "\n")
 
 
 def _write_lines(path: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:

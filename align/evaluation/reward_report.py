@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from align.evaluation.probes import ORIGINAL, shifts
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import Source, given_input
 from align.streams import permutation
-from align.types import Pair
+from align.types import Pair, Prompt
 from align.worlds import World
 
 BINS = 10  # bins of confidence, from 0.5 to 1
@@ -49,7 +49,12 @@ def reward_report(
         world: Its gold reward shows whether a perturbation deserved the change.
     """
     rows = [(pair.prompt, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
-    scores = _scores(source, rows, chat, device)
+
+    def score(rows: Sequence[tuple[Prompt, Sequence[int]]]) -> list[float]:
+        parts = [given_input(rows[start : start + CHUNK], chat, device) for start in range(0, len(rows), CHUNK)]
+        return [value for part in parts for value in source.score(part).total.double().tolist()]
+
+    scores = score(rows)
     margins = [a - b for a, b in zip(scores[::2], scores[1::2], strict=True)]
     longer = [float(len(pair.chosen_ids) - len(pair.rejected_ids)) for pair in pairs]
     right = [_beats(margin) for margin in margins]
@@ -64,15 +69,8 @@ def reward_report(
         "calibration": calibration(margins),
         "by": {c: _groups(c, pairs, right, longer, confidence, seed) for c in (_columns(pairs) if by is None else by)},
         "scores": {"mean": statistics.fmean(scores), "std": deviation},
-        "moves": _moves(source, chat, pairs, device, perturbed, seed, world, deviation),
+        "moves": _moves(score, chat, pairs, perturbed, seed, world, deviation),
     }
-
-
-def _scores(source: Source, rows: Sequence[tuple[Any, Sequence[int]]], chat: ChatTokenizer, device: Any) -> list[float]:
-    found: list[float] = []
-    for start in range(0, len(rows), CHUNK):
-        found += source.score(given_input(rows[start : start + CHUNK], chat, device)).total.double().tolist()
-    return found
 
 
 def _beats(margin: float) -> float:
@@ -144,10 +142,9 @@ def _groups(
 
 
 def _moves(
-    source: Source,
+    score: Callable[[Sequence[tuple[Prompt, Sequence[int]]]], list[float]],
     chat: ChatTokenizer,
     pairs: Sequence[Pair],
-    device: torch.device,
     most: int,
     seed: int,
     world: World | None,
@@ -155,19 +152,14 @@ def _moves(
 ) -> dict[str, dict[str, float]]:
     """Compute how far each kind of perturbation moves the score of a chosen response."""
     picked = permutation(len(pairs), seed, "perturbed")[:most].sort().values.tolist()
-    texts = [
-        (i, kind, text)
-        for i in picked
-        for kind, text in (
-            {ORIGINAL: pairs[i].chosen} | response_perturbations_of(pairs[i].chosen, pairs[i].prompt.text, seed)
-        ).items()
-    ]
-    encoded = [(pairs[i].prompt, chat.encode_response(text)) for i, _, text in texts]
-    rows = []
-    scores = _scores(source, encoded, chat, device)
-    for (i, kind, text), (prompt, ids), score in zip(texts, encoded, scores, strict=True):
+    texts, encoded, rows = [], [], []
+    for i, prompt, chosen in ((i, pairs[i].prompt, pairs[i].chosen) for i in picked):
+        for kind, text in ({ORIGINAL: chosen} | response_perturbations_of(chosen, prompt.text, seed)).items():
+            texts.append((i, kind, text))
+            encoded.append((prompt, chat.encode_response(text)))
+    for (i, kind, text), (prompt, ids), proxy in zip(texts, encoded, score(encoded), strict=True):
         gold = None if world is None else world.gold(prompt.row, text, True).total
-        rows.append({"prompt_id": i, "kind": kind, "proxy": score, "gold": gold, "tokens": len(ids)})
+        rows.append({"prompt_id": i, "kind": kind, "proxy": proxy, "gold": gold, "tokens": len(ids)})
     figures = shifts(rows, None if world is None else "gold")
     return {kind: _named(figures, kind, deviation) for kind in figures["count"]}
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from align.config import Config
@@ -17,11 +20,11 @@ from align.engine.engine import Engine
 from align.errors import InputError
 from align.evaluation.judge import load_value_head
 from align.evaluation.reward_report import reward_report
-from align.evaluation.reward_tables import markdown, show
 from align.files import dumps, write_atomic
 from align.libraries import quiet
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_chat_tokenizer
+from align.numbers import markdown_table, number
 from align.rewards import RewardModelScorer
 from align.worlds import get
 
@@ -68,3 +71,80 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     console = Console()
     show(content, console)
     console.print(Text(str(out / f"{NAME}.md")), soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A titled table of texts; the first column is left-aligned, all others right-aligned."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def sheets(report: Mapping[str, Any]) -> Iterator[Sheet]:
+    """Yield the report's tables in reading order; tables without rows are left out."""
+    accuracy, length, calibrated = report["accuracy"], report["length_only"], report["calibration"]
+    overall = [
+        ("held-out accuracy", f"{number(accuracy['mean'])} [{number(accuracy['low'])}, {number(accuracy['high'])}]"),
+        ("pairs", str(accuracy["pairs"])),
+        ("the longer response wins", number(length["longer_wins"])),
+        ("the shorter response wins", number(length["shorter_wins"])),
+        ("correlation of margin and length difference", number(length["correlation"], signed=True)),
+        ("expected calibration error", number(calibrated["ece"])),
+        ("Brier score (a coin: 0.25)", number(calibrated["brier"])),
+        ("log loss, nats (a coin: 0.693)", number(calibrated["log_loss"])),
+    ]
+    yield Sheet("Held-out pairs", ("figure", "value"), overall)
+    for column, groups in report["by"].items():
+        if groups:
+            head = (column, "pairs", "accuracy", "interval", "longer wins")
+            yield Sheet(f"Accuracy by {column}", head, [_group(name, figures) for name, figures in groups.items()])
+    rows = [
+        (f"{b['low']:.2f} to {b['high']:.2f}", str(b["pairs"]), number(b["confidence"]), number(b["accuracy"]))
+        for b in calibrated["bins"]
+    ]
+    yield Sheet("Reliability of sigmoid(score difference)", ("confidence", "pairs", "mean", "accuracy"), rows)
+    yield Sheet("What moves the score", MOVES, [_move(kind, figures) for kind, figures in report["moves"].items()])
+
+
+MOVES = ("chosen response with", "responses", "shift", "± SE", "in deviations", "rises", "gold shift", "tokens")
+
+
+def _group(value: str, figures: Mapping[str, float]) -> tuple[str, ...]:
+    between = f"{number(figures['low'])} to {number(figures['high'])}"
+    return (value, str(figures["pairs"]), number(figures["mean"]), between, number(figures["longer_wins"]))
+
+
+def _move(kind: str, figures: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        kind,
+        str(figures["responses"]),
+        number(figures["shift"], signed=True),
+        number(figures.get("shift_se")),
+        number(figures["shift_in_deviations"], signed=True),
+        number(figures["rises"]),
+        number(figures.get("gold_shift"), signed=True),
+        number(figures["length_shift"], signed=True),
+    )
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print every table on the console."""
+    for sheet in sheets(report):
+        table = Table(title=Text(sheet.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for i, label in enumerate(sheet.head):
+            table.add_column(label, justify="right" if i else "left")
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Format the report as Markdown."""
+    lines = [f"# Reward model {report['model']}", "", f"Pairs held out of {report['data']}.", ""]
+    for sheet in sheets(report):
+        lines += [f"## {sheet.title}", ""]
+        head, *rows = ([cell.replace("|", "\\|") for cell in row] for row in (sheet.head, *sheet.rows))
+        lines += [*markdown_table(head, rows), ""]
+    return "\n".join(lines)

@@ -65,11 +65,7 @@ def probes_of(
 
     The file is `evaluation.prompts_file`, else the one that the world ships. A prompt of the file whose text is that of
     one of `prompts` is that prompt, with its data row; others have no gold reward. Without a file the perturbations of
-    `prompts` are made; a prompt with a perturbation longer than `longest` is left out.
-
-    Args:
-        prompts: Held-out prompts.
-        longest: Most tokens of a prompt; None = no limit.
+    `prompts` (held-out ones) are made; a prompt with a perturbation longer than `longest` tokens is left out.
 
     Raises:
         InputError: A file that cannot be read or holds a prompt that is too long.
@@ -78,19 +74,17 @@ def probes_of(
         return []
     path = config.prompts_file or _shipped(world)
     if path is None:
-        made = [
-            _made(prompt, chat, config.seed) for prompt in _choose(prompts, config.num_probes, config.seed, "probes")
-        ]
+        chosen = _choose(prompts, config.num_probes, config.seed, "probes")
+        made = [_probe(prompt, perturbations_of(prompt.text, config.seed), chat) for prompt in chosen]
         return [probe for probe in made if _fits(probe, longest)]
     known = {prompt.text: prompt for prompt in reversed(prompts) if len(prompt.messages) == 1}
     found = []
     for number, entry in enumerate(load_prompts(path, config.seed), start=1):
         prompt = known.get(entry.text) or _prompt(-number, entry.text, chat)
-        probe = Probe(prompt, {kind: _perturbed(prompt, text, chat) for kind, text in entry.perturbations.items()})
+        probe = _probe(prompt, entry.perturbations, chat)
         if not _fits(probe, longest):
-            raise InputError(
-                KEY, f"{path}: {entry.text[:60]}", f"prompts and perturbations of at most {longest} tokens"
-            )
+            allowed = f"prompts and perturbations of at most {longest} tokens"
+            raise InputError(KEY, f"{path}: {entry.text[:60]}", allowed)
         found.append(probe)
     return list(_choose(found, config.num_probes, config.seed, "probes"))
 
@@ -110,10 +104,8 @@ def _prompt(number: int, text: str, chat: ChatTokenizer) -> Prompt:
     return Prompt(number, messages, text, tuple(chat.encode_prompt(messages)), {})
 
 
-def _made(prompt: Prompt, chat: ChatTokenizer, seed: int) -> Probe:
-    return Probe(
-        prompt, {kind: _perturbed(prompt, text, chat) for kind, text in perturbations_of(prompt.text, seed).items()}
-    )
+def _probe(prompt: Prompt, texts: Mapping[str, str], chat: ChatTokenizer) -> Probe:
+    return Probe(prompt, {kind: _perturbed(prompt, text, chat) for kind, text in texts.items()})
 
 
 def _perturbed(prompt: Prompt, text: str, chat: ChatTokenizer) -> Prompt:

@@ -27,11 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(write_report(*given.folder, output=output))
         if given.export is not None:
             print(export(given.folder, given.export))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {reason}", file=sys.stderr)
         return 2
     return 0
 

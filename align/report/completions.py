@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from align.report.jobs import Arm
+from align.report.charts import integer
+from align.report.jobs import Arm, named
 from align.report.load import Run
 
 BUDGET = 1_200_000  # characters of JSON: the page stays below 3 MB
@@ -23,7 +24,6 @@ class Card:
     sides: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def size(self, runs: Sequence[int]) -> int:
-        """Return the number of characters of the card as JSON."""
         parts = [self.prompt, self.start, *(self.sides[i] for i in runs if i in self.sides)]
         return len(json.dumps(parts, ensure_ascii=True))
 
@@ -34,27 +34,23 @@ def completions(arms: Sequence[Arm]) -> dict[str, Any]:
     Runs whose start models answered alike share a card. Where the page would become too large, prompts are left out
     evenly, then runs; the note gives the numbers.
     """
-    runs = [(run, i, arm.name) for i, arm in enumerate(arms) for run in arm.runs if run.samples.get("after")]
-    cards = _cards([run for run, _, _ in runs])
+    runs = [(run, i) for i, arm in enumerate(arms) for run in arm.runs if run.samples.get("after")]
+    cards = _cards([run for run, _ in runs])
     chosen = list(range(len(runs)))
     kept = _thinned(cards, chosen)
     if len(kept) < min(FEW, len(cards)):
-        arms_seen = [arm for _, arm, _ in runs]
+        arms_seen = [arm for _, arm in runs]
         chosen = [i for i, arm in enumerate(arms_seen) if arm not in arms_seen[:i]]
         kept = _thinned(cards, chosen)
     place = {old: new for new, old in enumerate(chosen)}
     return {
-        "runs": [{"name": _name(runs[i]), "arm": runs[i][1]} for i in chosen],
+        "runs": [{"name": named(arms[arm], run), "arm": arm} for run, arm in (runs[i] for i in chosen)],
         "cards": [
             {"prompt": c.prompt, "start": c.start, "sides": {place[i]: s for i, s in c.sides.items() if i in place}}
             for c in kept
         ],
         "note": _note(len(kept), len(cards), len(chosen), len(runs)),
     }
-
-
-def _name(run: tuple[Run, int, str]) -> str:
-    return f"{run[2]}, seed {run[0].setting('seed')}" if run[2] != "-" else f"seed {run[0].setting('seed')}"
 
 
 def _note(prompts: int, of_prompts: int, runs: int, of_runs: int) -> str:
@@ -106,7 +102,4 @@ def _side(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _round(value: float | None) -> float | None:
-    if value is None:
-        return None
-    short = round(value, 3)
-    return int(short) if short == int(short) else short
+    return None if value is None else integer(round(float(value), 3))

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from align.numbers import clock, number
-from align.report.jobs import Arm, Job
+from align.report.jobs import Arm, Job, named
 from align.report.load import Run, at
 
 SEVERAL = 4  # most differing values that are listed
@@ -16,18 +16,15 @@ OF_A_RUN = ("updates", "policy tokens", "ended", "seed", "started", "time by pha
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Return labels and texts; where runs differ, up to SEVERAL values, else their number."""
-    every: dict[str, list[str]] = {}
+    every: dict[str, dict[str, None]] = {}  # different texts, in order
     for run in runs:
         for label, text in _facts_of(run):
-            if len(runs) > 1 and label in OF_A_RUN:
-                continue
-            every.setdefault(label, []).append(text)
-    return [(label, _merged(texts)) for label, texts in every.items()]
-
-
-def _merged(texts: Sequence[str]) -> str:
-    distinct = list(dict.fromkeys(texts))
-    return " · ".join(distinct) if len(distinct) <= SEVERAL else f"{len(distinct)} different values"
+            if len(runs) == 1 or label not in OF_A_RUN:
+                every.setdefault(label, {})[text] = None
+    return [
+        (label, " · ".join(texts) if len(texts) <= SEVERAL else f"{len(texts)} different values")
+        for label, texts in every.items()
+    ]
 
 
 def _facts_of(run: Run) -> list[tuple[str, str]]:
@@ -75,12 +72,8 @@ def reward_of(run: Run) -> str:
 
 def commands(runs: Sequence[Run]) -> list[str]:
     """Return the command lines that repeat the runs, as `python -m align`; the jobs of a sweep share one."""
-    return list(dict.fromkeys(line for run in runs if (line := _command(run.facts.get("command")))))
-
-
-def _command(command: object) -> str:
-    words = shlex.split(str(command)) if command else []
-    return shlex.join(["python", "-m", "align", *words[1:]]) if words else ""
+    started = [shlex.split(str(run.facts.get("command") or "")) for run in runs]
+    return list(dict.fromkeys(shlex.join(["python", "-m", "align", *words[1:]]) for words in started if words))
 
 
 def run_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
@@ -114,11 +107,9 @@ def failures(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
 
 
 def _who(arm: Arm, job: Job) -> str:
-    seed = job.run.setting("seed") if job.run is not None else None
-    name = "" if arm.name == "-" else arm.name
-    if seed is None:
+    if job.run is None or job.run.setting("seed") is None:
         return f"job {job.record['job']}: {' '.join(job.record['overrides'])}"
-    return f"{name}, seed {seed}" if name else f"seed {seed}"
+    return named(arm, job.run)
 
 
 def _unfinished(run: Run) -> str:

@@ -25,7 +25,6 @@ class Job:
 
     @property
     def failed(self) -> bool:
-        """Return whether the job ended with an error."""
         return bool(self.record["exit_code"])
 
     @property
@@ -48,13 +47,19 @@ class Arm:
         return done or tuple(job.run for job in self.jobs if job.run is not None)
 
 
+def named(arm: Arm, run: Run) -> str:
+    """Name a run by its arm and seed."""
+    seed = f"seed {run.setting('seed')}"
+    return seed if arm.name == "-" else f"{arm.name}, {seed}"
+
+
 def load_jobs(folders: Sequence[Path]) -> list[Job]:
     """Load the jobs of sweeps and the runs in other folders, in the order given.
 
     Raises:
         InputError: A folder holds neither a sweep nor a run.
     """
-    swept = {folder: _records(folder) for folder in folders if not is_run(folder)}
+    swept = {folder: sweep_records(folder) for folder in folders if not is_run(folder)}
     paths = dict.fromkeys(p.resolve() for f in folders for p in run_folders(f, none_is_fine=bool(swept.get(f))))
     if len(folders) == 1 and swept.get(folders[0]):
         jobs = [_job_of(record, folders[0]) for record in swept[folders[0]]]
@@ -64,14 +69,10 @@ def load_jobs(folders: Sequence[Path]) -> list[Job]:
     words = differences([run.config for run in runs])
     given = {folder.resolve() for folder in folders}
     sweeps = dict.fromkeys([*(f.resolve() for f in swept), *(path.parent for path in paths if path not in given)])
-    lost = [record for folder in sweeps for record in _folderless(_records(folder))]
+    lost = [record for folder in sweeps for record in _folderless(sweep_records(folder))]
     return [Job(_record(i, run, own), run) for i, (run, own) in enumerate(zip(runs, words, strict=True))] + [
         Job(record, None) for record in lost
     ]
-
-
-def _records(sweep: Path) -> list[dict[str, Any]]:
-    return sorted(sweep_records(sweep), key=lambda record: record["job"])
 
 
 def _folderless(records: Sequence[Record]) -> list[Record]:
@@ -93,8 +94,8 @@ def arms_of(jobs: Sequence[Job]) -> tuple[str, list[Arm]]:
 
 
 def _job_of(record: Record, sweep: Path) -> Job:
-    folder = sweep / str(record["folder"]) if record["folder"] is not None else None
-    return Job(record, load_run(folder) if folder is not None and is_run(folder) else None)
+    there = record["folder"] is not None and is_run(sweep / record["folder"])
+    return Job(record, load_run(sweep / record["folder"]) if there else None)
 
 
 def _record(number: int, run: Run, overrides: list[str]) -> dict[str, Any]:

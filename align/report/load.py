@@ -32,11 +32,9 @@ class Run:
 
     @property
     def method(self) -> str:
-        """Return the method's name."""
         return str(at(self.config, "method", "name") or "run")
 
     def setting(self, *path: str) -> Any:
-        """Return a value of the configuration; None without one."""
         return at(self.config, *path)
 
 
@@ -82,8 +80,8 @@ def run_folders(folder: Path, *, none_is_fine: bool = False) -> list[Path]:
 
 
 def sweep_records(folder: Path) -> list[dict[str, Any]]:
-    """Load the records of a sweep's jobs (cli/sweep.py); empty where `folder` is no finished sweep's."""
-    return list(_lines(folder / SUMMARY))
+    """Load the records of a sweep's jobs (cli/sweep.py) by number; empty where `folder` is no finished sweep's."""
+    return sorted(_lines(folder / SUMMARY), key=lambda record: record["job"])
 
 
 def _below(folder: Path, depth: int) -> Iterable[Path]:

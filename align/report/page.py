@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -11,38 +10,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from align.files import write_atomic
 from align.numbers import number
-from align.report import facts, outcome_charts, tables
-from align.report.charts import Chart, pack
+from align.report import facts, tables
+from align.report.charts import pack
 from align.report.completions import completions
+from align.report.drawings import draw
 from align.report.jobs import Arm, Job, arms_of, config_differences, load_jobs
 from align.report.load import at
 from align.report.probes import probes
-from align.report.training_charts import Curves
 
 REPORT = "report.html"
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """All drawings of a report by section."""
-
-    outcome: list[Chart]
-    training: list[Chart]
-    more: list[Chart]
-    thinned: str  # note on curves with fewer points than steps, or empty
-
-    @property
-    def every(self) -> list[Chart]:
-        """Return all charts in the page's order."""
-        return [*self.outcome, *self.training, *self.more]
 
 
 def write_report(*folders: Path, output: Path | None = None) -> Path:
     """Write the page of a run, of a sweep, or of several of either side by side, and return its path.
 
-    Args:
-        folders: Folders of runs or sweeps; a single one gets its page inside, as `report.html`.
-        output: Path of the page; needed with several folders.
+    A single folder gets its page inside, as `report.html`; several need an `output`.
 
     Raises:
         InputError: A folder is neither a run's nor a sweep's.
@@ -52,18 +34,6 @@ def write_report(*folders: Path, output: Path | None = None) -> Path:
     path = output or folders[0] / REPORT
     write_atomic(path, render(load_jobs(folders), path.resolve().parent.name))
     return path
-
-
-def draw(arms: Sequence[Arm]) -> Drawings:
-    """Draw every chart of these arms."""
-    curves = Curves(arms)
-    several = len(arms) > 1 or sum(len(arm.runs) for arm in arms) > 1
-    trails = outcome_charts.frontiers(arms)
-    if not several:  # the table has a run's two ends; a path needs evaluations between them
-        trails = [chart for chart in trails if any(len(curve.y) > 2 for curve in chart.curves)]
-    fixed = [outcome_charts.forgetting(arms) if several else None, outcome_charts.lengths(arms)]
-    outcome = [*trails, *(chart for chart in fixed if chart is not None)]
-    return Drawings(outcome, [*curves.training(), *curves.held_out()], curves.others(), curves.thinned())
 
 
 def render(jobs: Sequence[Job], name: str) -> str:

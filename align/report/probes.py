@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from align.numbers import mean_interval, number
+from align.report.charts import Value, finite
 from align.report.jobs import Arm
 from align.report.load import Run, at
-from align.report.series import Value, finite
 
-PERTURBED = (("prompts", "prompt"), ("responses", "response"))  # as evaluation.json has them under `probes`
-SHIFTS = (("proxy_shift", "proxy"), ("gold_shift", "gold"), ("evaluation_shift", "evaluation model"))
+PERTURBED = {"prompts": "prompt", "responses": "response"}  # as evaluation.json has them under `probes`
 PAYS = "pays"  # a share, not a shift
+FIGURES = {"proxy_shift": "proxy", "gold_shift": "gold", "evaluation_shift": "evaluation model", PAYS: PAYS}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """Format the figure."""
         return number(self.value, signed=self.kind != PAYS)
 
     @property
@@ -56,32 +55,27 @@ Figure = tuple[Value, Value]  # mean, half
 def probes(arms: Sequence[Arm]) -> HeatMap | None:
     """Build the heat map of the probes at the runs' ends, mean over an arm's runs; None without probes."""
     probed = [arm for arm in arms if any(at(run.evaluation, "after", "probes") for run in arm.runs)]
-    kinds = [(on, kind) for on, _ in PERTURBED for kind in _kinds(probed, on)]
-    figures = [name for name in (*(s for s, _ in SHIFTS), PAYS) if any(_known(probed, on, name) for on, _ in PERTURBED)]
+    kinds = [(on, kind) for on in PERTURBED for kind in _kinds(probed, on)]
+    figures = [figure for figure in FIGURES if any(_known(probed, on, figure) for on in PERTURBED)]
     if not kinds or not figures:
         return None
-    cells = [(i, on, kind, figure) for i in range(len(probed)) for on, kind in kinds for figure in figures]
-    found = {cell: _mean(probed[cell[0]], cell[1], cell[3], cell[2]) for cell in cells}
-    largest = {f: max(abs(found[cell][0] or 0.0) for cell in cells if cell[3] == f) for f in figures}
-    names, places = dict(SHIFTS) | {PAYS: PAYS}, dict(PERTURBED)
-    return HeatMap(
-        [(arm.name, names[f]) for arm in probed for f in figures],
-        [
-            (
-                f"{places[on]}: {kind}",
-                [_cell(found[i, on, kind, f], f, largest[f]) for i in range(len(probed)) for f in figures],
-            )
-            for on, kind in kinds
-        ],
-        [(arm.name, _strongest(arm, probed)) for arm in probed],
-    )
+    columns = [(arm, figure) for arm in probed for figure in figures]
+    means = [[_mean(arm, on, figure, kind) for arm, figure in columns] for on, kind in kinds]
+    largest = dict.fromkeys(figures, 0.0)
+    for row in means:
+        for (_, figure), (value, _) in zip(columns, row, strict=True):
+            largest[figure] = max(largest[figure], abs(value or 0.0))
+    rows = [
+        (f"{PERTURBED[on]}: {kind}", [_cell(m, f, largest[f]) for m, (_, f) in zip(row, columns, strict=True)])
+        for (on, kind), row in zip(kinds, means, strict=True)
+    ]
+    named = [(arm.name, FIGURES[figure]) for arm, figure in columns]
+    return HeatMap(named, rows, [(arm.name, _strongest(arm, probed)) for arm in probed])
 
 
 def _kinds(arms: Sequence[Arm], on: str) -> list[str]:
-    every = [
-        kind for arm in arms for run in arm.runs for kind in at(run.evaluation, "after", "probes", on, "count") or ()
-    ]
-    return list(dict.fromkeys(every))
+    counts = [at(run.evaluation, "after", "probes", on, "count") or {} for arm in arms for run in arm.runs]
+    return list(dict.fromkeys(kind for count in counts for kind in count))
 
 
 def _known(arms: Sequence[Arm], on: str, figure: str) -> bool:
@@ -113,7 +107,7 @@ def _cell(figure: Figure, name: str, largest: float) -> Cell:
 def _strongest(arm: Arm, probed: Sequence[Arm]) -> list[str]:
     """Describe what raises the proxy most among prompts and responses, as `response: repetition (+0.812)`."""
     found = []
-    for on, name in PERTURBED:
+    for on, name in PERTURBED.items():
         moves = [(v, kind) for kind in _kinds(probed, on) if (v := _mean(arm, on, "proxy_shift", kind)[0]) is not None]
         if moves and max(moves)[0] > 0:
             value, kind = max(moves)

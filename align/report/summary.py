@@ -7,15 +7,39 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from align.numbers import Interval, mean_interval
 from align.report.load import Run, at, is_run, load_run
-from align.report.peak import gold_peak
 
 Record = Mapping[str, Any]
+GOLD, PROXY, KL = "eval/reward/gold_mean", "eval/reward/proxy_mean", "eval/kl_per_response"
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The evaluation with the highest gold reward; the first of equals."""
+
+    step: int  # updates made before it
+    gold: float  # mean gold reward
+    proxy: float  # mean score by the run's own reward
+    kl: float  # to the start model, nats per response
+
+
+def gold_peak(evaluations: Sequence[Record]) -> Peak | None:
+    """Find where gold peaks over a run's evaluation records (those with a `phase` in log_history.jsonl).
+
+    It marks over-optimisation: without a KL penalty the proxy reward keeps rising while the true reward rises,
+    peaks and falls (Gao et al., arXiv 2210.10760). None where the run was evaluated at its two ends alone, or where the
+    gold reward is not known.
+    """
+    known = [record for record in evaluations if all(record.get(name) is not None for name in (GOLD, PROXY, KL))]
+    if not known or not any(record["phase"] == "during" for record in evaluations):
+        return None
+    best = max(known, key=lambda record: record[GOLD])
+    return Peak(best["step"], best[GOLD], best[PROXY], best[KL])
 
 
 def figures_of(folder: Path) -> dict[str, Any]:
@@ -23,7 +47,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
     Returns:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
-        "before", "after": evaluation summaries, "peak": where gold peaked (align.report.peak)}.
+        "before", "after": evaluation summaries, "peak": where gold peaked}.
     """
     if not is_run(folder):
         return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
@@ -39,7 +63,7 @@ def figures(run: Run) -> dict[str, Any]:
         "metrics": run.steps[-1] if run.steps else None,
         "before": run.evaluation.get("before"),
         "after": run.evaluation.get("after"),
-        "peak": peak and peak.plain(),
+        "peak": peak and asdict(peak),
     }
 
 
@@ -53,7 +77,6 @@ def _forgetting(record: Record) -> float | None:
 
 
 def _seconds(record: Record) -> float | None:
-    """Sum the run's phases without the training of the reward model, which the first job does for all."""
     phases = record.get("phases")
     return sum(phases.values()) - phases.get("reward_model", 0.0) if phases else None
 
@@ -103,11 +126,7 @@ class ArmFigures:
 
 
 def arms(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> list[ArmFigures]:
-    """Summarise the arms, in the order of their first jobs. Values that are missing or not finite enter no mean.
-
-    Args:
-        records: Records of all jobs, by job number.
-    """
+    """Summarise the arms, in the order of their first jobs. Values that are missing or not finite enter no mean."""
     shared, by_arm = common_overrides(records), members(records)
     own = [tuple(word for word in seedless(records[group[0]]) if word not in shared) for group in by_arm]
     return [_arm(words, [records[i] for i in group], columns) for words, group in zip(own, by_arm, strict=True)]

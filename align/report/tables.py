@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from align import metrics
-from align.numbers import Interval, mean_interval, number
+from align.numbers import Interval, markdown_table, mean_interval, number
 from align.report.jobs import Arm
 from align.report.summary import COLUMNS, ArmFigures, Column, Record, arm_names, arms, common_overrides
 
@@ -35,9 +35,8 @@ def headline(evaluation: Mapping[str, Any]) -> list[Row]:
     figures, confidence = metrics.flatten(end), (evaluation.get("settings") or {}).get("confidence", 0.95)
     rows = []
     for name, label, before, after, change in metrics.headline(start, end):
-        interval = _interval(name, figures, confidence)
-        definition = metrics.lookup(name).definition
-        rows.append(Row(label, definition, number(before), number(after), interval, number(change, signed=True)))
+        texts = number(before), number(after), _interval(name, figures, confidence), number(change, signed=True)
+        rows.append(Row(label, metrics.lookup(name).definition, *texts))
     return rows
 
 
@@ -61,16 +60,28 @@ class Comparison:
     rows: list[tuple[str, str, list[tuple[str, str]]]]  # name, how many finished, (mean, interval)
 
 
-def comparison(records: Sequence[Record]) -> Comparison:
-    """Format the figures of all arms."""
-    found = arms(records)
+def comparison(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> Comparison:
+    """Format the figures of all arms in those of `columns` in which some arm has one."""
+    found = arms(records, columns)
     heading, names = arm_names(found)
-    columns = shown(found)
+    shown = [column for column in columns if any(arm.figures[column.label] is not None for arm in found)]
     rows = [
-        (name, count(arm), [(number_of(arm, column), half_of(arm, column)) for column in columns])
+        (name, _count(arm), [_cell(arm, arm.figures[column.label]) for column in shown])
         for name, arm in zip(names, found, strict=True)
     ]
-    return Comparison(heading, columns, [_start(records, column) for column in columns], rows)
+    return Comparison(heading, shown, [_start(records, column) for column in shown], rows)
+
+
+def _count(arm: ArmFigures) -> str:
+    return str(arm.finished) if arm.finished == arm.jobs else f"{arm.finished} of {arm.jobs}"
+
+
+def _cell(arm: ArmFigures, figure: Interval | None) -> tuple[str, str]:
+    """Format the mean and `± 0.031`, with its own n where some finished job lacks the figure."""
+    if figure is None:
+        return "-", ""
+    half = [] if figure.half is None else [f"± {number(figure.half)}"]
+    return number(figure.mean), " ".join(half if figure.n == arm.finished else [*half, f"(n={figure.n})"])
 
 
 def _start(records: Sequence[Record], column: Column) -> str:
@@ -103,64 +114,20 @@ def _plain(figure: Interval) -> str:
 
 def markdown(records: Sequence[Record]) -> str:
     """Format summary.md: the arms' figures, their meaning, and the failed jobs."""
-    found = arms(records)
-    columns = shown(found)
-    finished = sum(arm.finished for arm in found)
+    table, shared = comparison(records), common_overrides(records)
+    finished = sum(record["exit_code"] == 0 for record in records)
     lines = [f"# Sweep of {len(records)} jobs, {finished} finished", ""]
-    shared = common_overrides(records)
     if shared:
         lines += [f"Common to all: {_code(shared)}", ""]
-    if columns:
-        heading, names = arm_names(found)
-        head = [heading, "n", *(column.label for column in columns)]
-        body = [
-            [_code([name]), count(arm), *(cell(arm, column, " ") for column in columns)]
-            for name, arm in zip(names, found, strict=True)
-        ]
-        lines += markdown_table(head, body)
-        lines += ["", f"{NOTE[0].upper()}{NOTE[1:]}.", "", *(f"- {c.label}: {c.meaning}" for c in columns), ""]
+    if table.columns:
+        head = [table.heading, "n", *(column.label for column in table.columns)]
+        body = [[_code([name]), n, *(" ".join(cell).rstrip() for cell in cells)] for name, n, cells in table.rows]
+        meanings = [f"- {column.label}: {column.meaning}" for column in table.columns]
+        lines += [*markdown_table(head, body), "", f"{NOTE[0].upper()}{NOTE[1:]}.", "", *meanings, ""]
     failed = [record for record in records if record["exit_code"]]
     if failed:
         lines += ["## Failed", "", *(f"- job {r['job']}, {_code(r['overrides'])}: {r['error']}" for r in failed), ""]
     return "\n".join(lines)
-
-
-def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[str]:
-    """Format a Markdown table with its first column to the left, all others to the right."""
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
-    return [f"| {' | '.join(row)} |" for row in rows]
-
-
-def shown(found: Sequence[ArmFigures]) -> list[Column]:
-    """Return the columns in which some arm has a figure."""
-    return [column for column in COLUMNS if any(arm.figures[column.label] is not None for arm in found)]
-
-
-def count(arm: ArmFigures) -> str:
-    """Format the number of finished jobs, `2 of 3` where some did not finish."""
-    return str(arm.finished) if arm.finished == arm.jobs else f"{arm.finished} of {arm.jobs}"
-
-
-def cell(arm: ArmFigures, column: Column, between: str) -> str:
-    """Format `0.512 ± 0.031`; with its own n where some finished job lacks the figure."""
-    half = half_of(arm, column)
-    return number_of(arm, column) + (f"{between}{half.replace(' (', f'{between}(')}" if half else "")
-
-
-def number_of(arm: ArmFigures, column: Column) -> str:
-    """Format the mean over finished jobs; a dash without one."""
-    figure = arm.figures[column.label]
-    return "-" if figure is None else number(figure.mean)
-
-
-def half_of(arm: ArmFigures, column: Column) -> str:
-    """Format `± 0.031`, with its own n where some finished job lacks the figure; empty for one job."""
-    figure = arm.figures[column.label]
-    if figure is None:
-        return ""
-    half = "" if figure.half is None else f"± {number(figure.half)}"
-    lacking = f"(n={figure.n})" if figure.n != arm.finished else ""
-    return " ".join(part for part in (half, lacking) if part)
 
 
 def _code(words: Sequence[str]) -> str:

@@ -6,8 +6,7 @@ import sys
 from rich.console import Console
 
 from align.callbacks import RunInfo
-from align.callbacks.console import before_after
-from align.callbacks.progress import ProgressCallback
+from align.callbacks.progress import ProgressCallback, before_after
 
 SUMMARY = {
     "perplexity": 12.5,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from align.engine.sampling import Noise, sample
-from align.evaluation import perplexity
-from align.evaluation.divergence import divergence
+from align.evaluation import likelihood
+from align.evaluation.likelihood import divergence
 
 
 def kl_summary(*args):
@@ -84,7 +84,7 @@ def test_batches_order_and_padding_change_nothing(trained, policy, responses, mo
     whole = kl_summary(trained, policy, responses, 0.7, 64)
     mixed = responses.rows(torch.randperm(len(responses), generator=torch.Generator().manual_seed(0)))
     assert kl_summary(trained, policy, mixed, 0.7, 3) == pytest.approx(whole, rel=1e-5, abs=1e-6)
-    monkeypatch.setattr(perplexity, "LOGIT_ELEMENTS", 100 * 259)
+    monkeypatch.setattr(likelihood, "LOGIT_ELEMENTS", 100 * 259)
     assert kl_summary(trained, policy, responses, 0.7, 64) == pytest.approx(whole, rel=1e-5, abs=1e-6)
     garbage = responses.response_ids.masked_fill(responses.response_mask == 0, 7)
     moved = type(responses)(**{**responses.tensors(), "response_ids": garbage})

@@ -12,6 +12,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
+from align.config import EvaluationConfig
 from align.config.composition import check_all
 from align.config.io import build, register_schemas
 from align.config.methods import SFTConfig
@@ -48,14 +49,15 @@ def test_a_task_of_ones_own(tmp_path: Path) -> None:
     rows = [{"question": f"say {'ab'[i % 2]}", "answer": i % 2} for i in range(6)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "letters.yaml").write_text(TASK.format(data=data))
-    settings = {"include": str(tmp_path), "limit": 4, "rows": 2, "seed": 0}
+    settings = {"lm_eval_path": str(tmp_path), "lm_eval_limit": 4, "batch_size": 2, "seed": 0}
+    letters = EvaluationConfig(lm_eval=["letters"], **settings)
     state, python = torch.random.get_rng_state(), random.getstate()
-    scores = harness_scores(tiny.policy(), tiny.chat(), ["letters"], **settings)
+    scores = harness_scores(tiny.policy(), tiny.chat(), letters)
     assert torch.equal(state, torch.random.get_rng_state()) and python == random.getstate()
-    assert scores == harness_scores(tiny.policy(), tiny.chat(), ["letters"], **settings)
+    assert scores == harness_scores(tiny.policy(), tiny.chat(), letters)
     assert set(scores) == {"letters"} and 0 <= scores["letters"]["acc"] <= 1
     with pytest.raises(InputError, match=r"evaluation.lm_eval: given 'nothing'"):
-        harness_scores(tiny.policy(), tiny.chat(), ["nothing"], **settings)
+        harness_scores(tiny.policy(), tiny.chat(), EvaluationConfig(lm_eval=["nothing"], **settings))
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from align.evaluation import perplexity
-from align.evaluation.perplexity import micro_batches, response_perplexity, text_perplexity
+from align.evaluation import likelihood
+from align.evaluation.likelihood import micro_batches, response_perplexity, text_perplexity
 
 TEXTS = ["the quick brown fox", "a", "", "lazy dogs sleep all day long, it is said", "xy"]
 
@@ -43,7 +43,7 @@ def test_batches_and_order_change_nothing(policy, chat, pairs, monkeypatch):
     whole = response_perplexity(policy, chat, pairs, batch_size=64)
     for size in (1, 2, 3):
         assert response_perplexity(policy, chat, pairs[::-1], batch_size=size) == pytest.approx(whole, rel=1e-6)
-    monkeypatch.setattr(perplexity, "LOGIT_ELEMENTS", 80 * len(chat.tokenizer))
+    monkeypatch.setattr(likelihood, "LOGIT_ELEMENTS", 80 * len(chat.tokenizer))
     assert response_perplexity(policy, chat, pairs, batch_size=64) == pytest.approx(whole, rel=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_long_texts_are_cut_at_the_model_s_context(policy, chat):
 
 
 def test_micro_batches_hold_every_row_once(monkeypatch):
-    monkeypatch.setattr(perplexity, "LOGIT_ELEMENTS", 1000)
+    monkeypatch.setattr(likelihood, "LOGIT_ELEMENTS", 1000)
     lengths = torch.tensor([3, 50, 7, 7, 20, 1, 120, 2])
     batches = micro_batches(lengths, vocabulary=10, rows=3)
     assert sorted(i for b in batches for i in b.tolist()) == list(range(8))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from align.evaluation.reward_report import calibration, reward_report
-from align.evaluation.reward_tables import markdown, sheets
+from align.evaluation.reward_run import markdown, sheets
 from align.types import RewardOutput
 
 CPU = torch.device("cpu")

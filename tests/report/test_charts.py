@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from align.report.charts import chart, pack, ticks
+from align.report.charts import Curve, Grid, chart, evaluation_curve, pack, ticks
+from align.report.export import HEIGHT, LEFT, WIDTH, svg
 from align.report.load import Run
-from align.report.series import Curve, Grid, evaluation_curve
-from align.report.svg import HEIGHT, LEFT, WIDTH, svg
 
 
 def run(values, *, name="a/b", pace=1.0, evaluations=()):

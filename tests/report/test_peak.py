@@ -1,6 +1,6 @@
 """Where gold peaked, against records counted by hand."""
 
-from align.report.peak import Peak, gold_peak
+from align.report.summary import Peak, gold_peak
 
 
 def record(phase, step, gold, kl, proxy=0.0):
