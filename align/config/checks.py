@@ -10,6 +10,7 @@ import ast
 import json
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,25 @@ DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 WORLD_ASSET = "align://"
 
 
-def positive(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field is a finite number above 0."""
-    _each(section, prefix, names, lambda value: value > 0, "a number above 0")
+def _each(good: Callable[[Any], bool], allowed: str, section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number for which `good` holds."""
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (math.isfinite(value) and good(value)):
+            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
 
 
-def not_negative(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field is a finite number, 0 or above."""
-    _each(section, prefix, names, lambda value: value >= 0, "0 or a number above 0")
+positive = partial(_each, lambda value: value > 0, "a number above 0")
+not_negative = partial(_each, lambda value: value >= 0, "0 or a number above 0")
+fraction = partial(_each, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+open_fraction = partial(_each, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
 
 
-def fraction(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field lies in [0, 1]."""
-    _each(section, prefix, names, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def open_fraction(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field lies in (0, 1)."""
-    _each(section, prefix, names, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+def divisor(section: object, prefix: str, name: str, whole: str, rows: int) -> None:
+    """Raise InputError unless the named field divides `rows`, the value of the key `whole`."""
+    value = getattr(section, name)
+    if value is not None and rows % value:
+        raise InputError(f"{prefix}.{name}", value, f"a divisor of {whole}={rows}")
 
 
 def finite(key: str, value: float) -> None:
@@ -72,13 +74,6 @@ def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) ->
     value = getattr(section, name)
     if value not in allowed:
         raise InputError(f"{prefix}.{name}", value, ", ".join(allowed))
-
-
-def _each(section: object, prefix: str, names: Collection[str], good: Callable[[Any], bool], allowed: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        if value is not None and not (math.isfinite(value) and good(value)):
-            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
 
 
 def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
@@ -128,8 +123,9 @@ def model_folder(key: str, path: str | None) -> None:
         raise InputError(key, path, kind)
 
 
-def classifier_folder(key: str, path: str | None) -> None:
-    """Raise InputError where `path` is a local model whose config.json names another kind than a reward model."""
+def reward_model(key: str, path: str | None) -> None:
+    """Raise InputError as `model_folder`, and where the config.json of a local model names no sequence classifier."""
+    model_folder(key, path)
     real = existing(key, path)
     if real is None or not (real / "config.json").is_file() or (real / "head.safetensors").is_file():
         return

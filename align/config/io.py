@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -88,16 +88,10 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
 
 def _expand_home(config: Config) -> None:
     """Replace `~` by the home folder in every path, since YAML files may hold it."""
-    sections: tuple[tuple[Section, Sequence[str]], ...] = (
-        (config.model, ("path", "chat_template")),
-        (config.data, ("path", "held_out_path")),
-        *((source, source.path_fields()) for source in config.reward.source.every().values()),
-        (config.reward.credit, config.reward.credit.path_fields()),
-        (config.evaluation, ("general_text", "prompts_file", "reward_model")),
-    )
-    for section, names in sections:
-        for name in names:
-            value = getattr(section, name, None)
+    sources = config.reward.source.every().values()
+    for section in (config.model, config.data, *sources, config.reward.credit, config.evaluation):
+        for name in section.path_fields:
+            value = getattr(section, name)
             if isinstance(value, list):
                 setattr(section, name, [os.path.expanduser(path) for path in value])
             elif value is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from align.config.base import MISSING, Section
 from align.config.checks import not_negative, positive
@@ -32,11 +32,7 @@ class MethodConfig(Section):
     """Base of every method's options."""
 
     name: str = MISSING
-
-    @property
-    def trains(self) -> bool:
-        """Whether the method updates the policy's parameters."""
-        return True
+    trains: ClassVar[bool] = True  # whether the method updates the policy's parameters
 
     @property
     def critic(self) -> CriticInit | None:
