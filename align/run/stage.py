@@ -36,18 +36,21 @@ class Stage:
     """What is trained, from what, and where."""
 
     config: Config  # of the run that needs the model
-    folder: Path  # that will be stored; a killed stage's own is taken up again
-    name: str  # for people: "reward model"
     chat: ChatTokenizer
     train: Sequence[Pair]
     held_out: Sequence[Pair]
     device: torch.device
     dtype: torch.dtype  # of compute
     say: Callable[[str], None]  # prints a line for the user
+    name: str = "model"  # for people: "reward model"
+    folder: Path = Path()  # that will be stored; a killed stage's own is taken up again
+
+    def at(self, folder: Path, name: str) -> Stage:
+        """This stage, whose model is called `name` and stored from `folder`."""
+        return replace(self, folder=folder, name=name)
 
     @property
     def engine(self) -> Engine:
-        """The engine of the run that needs the model."""
         return Engine.of(self.config)
 
     def configured(self, method: OfflineConfig, *, steps: int, seed: int) -> Config:
