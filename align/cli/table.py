@@ -31,12 +31,9 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
         cells = [Text(cell(arm, column, "\n"), justify="right") for column in columns]
         table.add_row(Text(name), Text(count(arm)), *cells)
     if not console.is_terminal:  # nothing there to fold at
-        console.width = max(console.width, _natural_width(table, console))
+        unlimited = console.options.update(max_width=10_000)
+        console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
     console.print()
     console.print(table)
     console.print(Text(NOTE), soft_wrap=True)
     return True
-
-
-def _natural_width(table: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum

@@ -44,11 +44,7 @@ def _run_folder(resume: str | None, fresh: str) -> str:
 
 
 def build(cfg: DictConfig) -> Config:
-    """Convert a composition to a checked and frozen configuration.
-
-    Raises:
-        InputError: a mandatory key is not set, a value is out of its range, or values exclude each other.
-    """
+    """Convert a composition to a checked and frozen configuration; raise InputError on the first bad value."""
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
@@ -108,14 +104,9 @@ def _raw(cfg: DictConfig, key: str) -> object:
 
 def save(config: Config, path: Path, command: str | None = None) -> None:
     """Write `config` as YAML for `load`, under a comment with the command line (None = this process's)."""
-    line = " ".join((command or command_line()).split())
-    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
-
-
-def command_line() -> str:
-    """Return this process's command line, quoted for a shell."""
     program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    line = " ".join((command or f"{program} {shlex.join(sys.argv[1:])}").split())
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -132,11 +123,7 @@ def command_of(path: Path) -> str | None:
 
 
 def load(path: Path) -> Config:
-    """Read the checked and frozen configuration that `save` wrote to `path`.
-
-    Raises:
-        InputError: no such file, not such a file, or values that are not allowed (any more).
-    """
+    """Read the checked and frozen configuration that `save` wrote to `path`; raise InputError where it is none."""
     return build(load_unchecked(path))
 
 
