@@ -62,8 +62,7 @@ class OptimizedConfig(MethodConfig):
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
         if self.warmup_steps >= config.max_steps:
-            allowed = f"fewer than max_steps={config.max_steps}"
-            raise InputError("method.warmup_steps", self.warmup_steps, allowed)
+            raise InputError("method.warmup_steps", self.warmup_steps, f"fewer than max_steps={config.max_steps}")
         if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
             allowed = "constant with max_policy_tokens, under which the last step is not known"
             raise InputError("method.lr_schedule", "linear", allowed)

@@ -30,10 +30,7 @@ class RunRecord:
     """Content of run.json."""
 
     def __init__(self, folder: Path, device: torch.device, *, resumed: bool = False, **facts: Any) -> None:
-        """
-        Args:
-            resumed: Keep what earlier sittings of the run left in the folder, under `sittings`.
-        """
+        """With `resumed`, keep what earlier sittings of the run left in the folder, under `sittings`."""
         self._path = folder / FILE
         self._device = device
         before = self.read(folder) if resumed else {}

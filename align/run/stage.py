@@ -68,11 +68,7 @@ class Stage:
     ) -> None:
         """Train `modules`, or go on where a killed stage left them, and leave the records as RECORDS.
 
-        The checkpoints stay in TRAINING until the folder is stored, so that a kill while the model is measured costs
-        no training.
-
-        Raises:
-            RunError: More than method.max_bad_steps updates were not finite.
+        Checkpoints stay in TRAINING until the folder is stored: a kill while the model is measured costs no training.
         """
         training = self.folder / TRAINING
         found = self._taken_up(training, config.method.name)
