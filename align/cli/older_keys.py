@@ -1,7 +1,4 @@
-"""Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line.
-
-Imports no torch.
-"""
+"""Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line."""
 
 from __future__ import annotations
 

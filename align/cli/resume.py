@@ -1,7 +1,4 @@
-"""Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable.
-
-Imports no torch.
-"""
+"""Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable."""
 
 from __future__ import annotations
 

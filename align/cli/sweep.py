@@ -25,7 +25,6 @@ from align.files import LineFile, dumps, read_lines, write_atomic
 FILE = "summary.jsonl"
 TABLE = "summary.md"
 
-
 _folder: Path | None = None  # of the sweep that this process started
 _earlier = 0  # lines of an earlier sweep in the same folder's summary
 

@@ -79,32 +79,23 @@ def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) ->
 def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
     """Return the real path behind `path`, or None where `path` is no local one (None itself, a Hub id).
 
-    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists.
-
-    Raises:
-        InputError: `path` is empty, or local and nothing exists there.
+    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists. An empty
+    one, and a local one where nothing exists, raise InputError.
     """
     if path is None:
         return None
     if not path.strip():
         raise InputError(key, path, kind)
     if path.startswith(WORLD_ASSET):
-        return _asset(key, path)
+        from align.worlds import resolve
+
+        return Path(resolve(path, key))
     real = Path(path)
     if real.exists():
         return real
     if path[0] in "/." or path.endswith(DATA_SUFFIXES):
         raise InputError(key, path, kind)
     return None
-
-
-def _asset(key: str, path: str) -> Path:
-    from align.worlds import resolve
-
-    try:
-        return Path(resolve(path))
-    except InputError as error:  # the same line, under the key that the user wrote
-        raise InputError(key, path, error.allowed) from error
 
 
 def existing_file(key: str, path: str | None) -> None:

@@ -65,21 +65,13 @@ def build(cfg: DictConfig) -> Config:
 def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
     """Raise InputError on a key that no schema has: `+key=value` gets past Hydra's own check."""
     schema = OmegaConf.get_type(node)
-    if not dataclasses.is_dataclass(schema):
-        return
-    known = sorted(f.name for f in dataclasses.fields(schema))
-    for key in map(str, node):
-        if key not in known:
-            near = get_close_matches(key, known, n=1) or known
-            raise InputError(f"{prefix}{key}", f"+{prefix}{key}", ", ".join(near))
-        child = OmegaConf.select(node, key)
-        if not isinstance(child, DictConfig):
-            continue
-        refuse_added_keys(child, f"{prefix}{key}.")
-        if not dataclasses.is_dataclass(OmegaConf.get_type(child)):  # a mapping whose values may be sections
-            for name, value in child.items():
-                if isinstance(value, DictConfig):
-                    refuse_added_keys(value, f"{prefix}{key}.{name!s}.")
+    known = sorted(f.name for f in dataclasses.fields(schema)) if dataclasses.is_dataclass(schema) else None
+    for key, child in node.items():
+        if known is not None and key not in known:
+            near = get_close_matches(str(key), known, n=1) or known
+            raise InputError(f"{prefix}{key!s}", f"+{prefix}{key!s}", ", ".join(near))
+        if isinstance(child, DictConfig):  # a section, or a mapping whose values may be sections
+            refuse_added_keys(child, f"{prefix}{key!s}.")
 
 
 def _expand_home(config: Config) -> None:
