@@ -5,13 +5,6 @@ imports torch.
 """
 
 from align.config.base import Section
-from align.config.callbacks import (
-    CallbacksConfig,
-    EarlyStoppingConfig,
-    ProgressConfig,
-    RetentionConfig,
-    TensorboardConfig,
-)
 from align.config.credits import (
     AttentionCredit,
     CreditConfig,
@@ -24,33 +17,6 @@ from align.config.credits import (
     UniformCredit,
 )
 from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
-from align.config.methods import (
-    Baseline,
-    DPOConfig,
-    DPOLoss,
-    GRPOConfig,
-    KLConfig,
-    KLController,
-    KLEstimator,
-    KLPlace,
-    LossLength,
-    OfflineConfig,
-    PPOConfig,
-    RatioLevel,
-    SFTConfig,
-)
-from align.config.rules import (
-    ExactRule,
-    ForbiddenRule,
-    Format,
-    FormatRule,
-    LengthWindowRule,
-    NumericRule,
-    RegexRule,
-    RepetitionRule,
-    RuleConfig,
-    WordLimitRule,
-)
 from align.config.schema import (
     AdapterConfig,
     BadRows,

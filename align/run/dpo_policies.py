@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from align.algorithms.dpo import DPO
-from align.config import Config, DPOConfig, ImplicitCredit
+from align.config import Config, ImplicitCredit
+from align.config.methods import DPOConfig
 from align.engine.roles import build_roles
 from align.errors import InputError
 from align.loop.checkpoint import save_policy

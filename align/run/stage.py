@@ -13,8 +13,9 @@ import torch
 from align.callbacks.base import Callback, CallbackList, RunInfo
 from align.callbacks.jsonl import LOG_HISTORY, JsonlCallback
 from align.callbacks.progress import ProgressCallback
-from align.config import Config, OfflineConfig
+from align.config import Config
 from align.config.io import plain
+from align.config.methods import OfflineConfig
 from align.engine.engine import Engine
 from align.engine.reference import Policy, ValueHead
 from align.files import write_atomic
