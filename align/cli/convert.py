@@ -3,8 +3,6 @@
 Standard output is the command alone; standard error lists what each key became. Imports no torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex

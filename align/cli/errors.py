@@ -4,8 +4,6 @@ Hydra and OmegaConf report a mistake as chained exceptions of several lines; `ex
 what was given and what is allowed. Imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 the input was refused; 1 the evaluation failed; 130 interr
 ALIGN_TRACEBACK=1. Imports no torch before the input is accepted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

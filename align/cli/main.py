@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 the input was refused; 1 the run failed; 130 interrupted. 
 or HYDRA_FULL_ERROR=1.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

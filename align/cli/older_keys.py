@@ -1,7 +1,5 @@
 """Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ Hydra calls `SweepSummary` in the process that ran the job, under any launcher, 
 process that started the sweep, makes table and report. Imports no torch.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Print the table of a sweep on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

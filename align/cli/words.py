@@ -1,7 +1,5 @@
 """Quote and order the words of a command line for Hydra's parser. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import re
 from argparse import ArgumentParser

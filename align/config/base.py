@@ -1,7 +1,5 @@
 """Define the base of every section of the configuration. Imports no torch."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, ClassVar
 

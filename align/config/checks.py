@@ -4,8 +4,6 @@ Most functions take a section, its dotted name in the configuration, and names o
 accepted.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math

@@ -1,7 +1,5 @@
 """Check a whole configuration, key by key and across keys. Imports no torch."""
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Map every method, reward source and credit scheme to its dataclass, by the option's name. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from align.config import credits, methods, sources, trl

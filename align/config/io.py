@@ -1,7 +1,5 @@
 """Build a checked, frozen configuration from Hydra's composition, write it and read it back. Imports no torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shlex

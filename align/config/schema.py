@@ -3,8 +3,6 @@
 Enums instead of Literals, and mutable until `freeze`: OmegaConf accepts neither Literal nor frozen dataclasses.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any

@@ -77,7 +77,7 @@ class RewardModelTraining(SourceConfig):
 
     normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
-    epochs: int = 2  # over the pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
+    epochs: int = 2  # over training pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
     batch_size: int = 16  # pairs per optimizer update
     micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)

@@ -1,7 +1,5 @@
 """From a run's materials to what its trainer and its evaluation work with: roles, reward, credit, judge, prompts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The DPO policy whose log-ratio is implicit credit (RTO): trained on the loop from a run's pairs, measured, stored."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """run.json: environment, cost and outcome of a run; rewritten as a whole at every change."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -1,7 +1,5 @@
 """Reward models: trained on the loop from a run's pairs, measured, and stored for every later run."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The composition root: from a checked configuration to a run's folder. Callable from a notebook, without Hydra."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,6 +37,8 @@ def to_stderr(line: str) -> None:
 
 def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr) -> dict[str, Any]:
     """Run what `config` composes, or go on with the run in `config.resume`, and leave everything in `folder`.
+
+    `say` gets a line for what the run chose for itself and what it is busy with.
 
     Returns:
         {"before", "after": evaluation summaries, "stopped": why it ended early or None, "step", "folder"}.

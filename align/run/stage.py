@@ -70,6 +70,7 @@ class Stage:
         """Train `modules`, or go on where a killed stage left them, and leave the records as RECORDS.
 
         Checkpoints stay in TRAINING until the folder is stored: a kill while the model is measured costs no training.
+        More than method.max_bad_steps updates that are not finite raise RunError.
         """
         training = self.folder / TRAINING
         found = self._taken_up(training, config.method.name)

@@ -1,7 +1,5 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ else (ties, Bessel's correction, the level of a mean), it has a row of its own t
 absent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TRL's trainers that sample from the policy: GRPO and RLOO, paid by the run's reward source."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence
