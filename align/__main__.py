@@ -1,7 +1,5 @@
 """Entry of `python -m align`; the command is `align.cli.main`."""
 
-from __future__ import annotations
-
 import sys
 
 from align.cli.main import main

@@ -90,7 +90,7 @@ def _train(out: Path, name: str, overrides: list[str], start: Path | None) -> Fi
     key = reward_model_key(config, source, train, held_out)
     folder = out / "reward_models" / ("evaluation" if name == "evaluation" else key_of(key))
     folder.mkdir(parents=True)
-    stage = Stage(config, folder, f"reward model {name}", chat, train, held_out, CPU, torch.float32, print)
+    stage = Stage(config, chat, train, held_out, CPU, torch.float32, print, f"reward model {name}", folder)
     card = train_reward_model(stage, source, key, start)
     shutil.rmtree(folder / TRAINING)
     (folder / RECORDS).unlink()  # of use to whoever waits for them

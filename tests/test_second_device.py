@@ -16,14 +16,13 @@ from align.config import (
     Config,
     EnsembleSource,
     ImplicitCredit,
-    LengthWindowRule,
     PrefixCredit,
     RewardModelSource,
     RulesSource,
     TrainedOn,
-    WordLimitRule,
 )
 from align.config.groups import METHODS
+from align.config.rules import LengthWindowRule, WordLimitRule
 from tests.algorithms import runs
 from tests.rewards.test_cross_tokenizer import causal_folder
 from tests.test_every_method import SIZES

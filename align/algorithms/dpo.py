@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from align.algorithms.offline import Offline
-from align.config import DPOConfig, DPOLoss
+from align.config.methods import DPOConfig, DPOLoss
 from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
 from align.functional.preference import hinge_loss, ipo_loss, preference_margin, robust_loss, sigmoid_loss

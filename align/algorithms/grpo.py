@@ -10,7 +10,7 @@ from torch import Tensor
 
 from align.algorithms.ppo import PPO
 from align.algorithms.rollout_metrics import add_advantages
-from align.config import Baseline, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
+from align.config.methods import Baseline, GRPOConfig, KLEstimator, KLPlace, LossLength, RatioLevel
 from align.engine.protocol import TokenStats
 from align.functional import kl
 from align.functional.groups import (

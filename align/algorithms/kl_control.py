@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from align.config import KLConfig, KLController
+from align.config.methods import KLConfig, KLController
 from align.loop.protocol import Stop
 
 

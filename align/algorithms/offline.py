@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.config import OfflineConfig
+from align.config.methods import OfflineConfig
 from align.data.collate import collate
 from align.loop.context import LoopContext
 from align.loop.protocol import Progress, Samples, Trained

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from align.algorithms.offline import CHOSEN, Offline
-from align.config import SFTConfig
+from align.config.methods import SFTConfig
 from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
 from align.loop.context import LoopContext

@@ -9,7 +9,7 @@ from typing import Any
 from align import metrics
 from align.callbacks.base import Callback, RunInfo
 from align.callbacks.jsonl import LOG_HISTORY
-from align.config import EarlyStoppingConfig
+from align.config.callbacks import EarlyStoppingConfig
 from align.files import read_lines
 from align.numbers import number
 

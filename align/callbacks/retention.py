@@ -9,7 +9,7 @@ from typing import Any
 from align import metrics
 from align.callbacks.base import Callback, RunInfo
 from align.callbacks.jsonl import LOG_HISTORY
-from align.config import RetentionConfig
+from align.config.callbacks import RetentionConfig
 from align.files import dumps, read_lines, write_atomic
 
 BEST = "best_checkpoint.json"  # in the run's folder

@@ -7,7 +7,7 @@ from typing import Any
 
 from align import metrics
 from align.callbacks.base import Callback, RunInfo
-from align.config import TensorboardConfig
+from align.config.callbacks import TensorboardConfig
 from align.files import dumps
 
 FOLDER = "tensorboard"  # in the run's folder

@@ -1,7 +1,5 @@
 """Compose a configuration from the words of a command line, inside this process. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from hydra import compose, initialize_config_dir

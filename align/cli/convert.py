@@ -3,8 +3,6 @@
 Standard output is the command alone; standard error lists what each key became. Imports no torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shlex
@@ -20,10 +18,7 @@ _DESCRIPTION = "Print an older script's JSON configuration as a command line of 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert the file that the arguments (None = `sys.argv`) name; return the exit code.
-
-    The exit code is 0, or 2 where the file cannot be read, a key is unknown, or the result is no legal configuration.
-    """
+    """Convert the file that the arguments (None = `sys.argv`) name; return 0, or 2 where it is refused."""
     parser = argparse.ArgumentParser(prog="python -m align.convert", description=_DESCRIPTION)
     parser.add_argument("file", type=Path, help="the JSON file")
     parser.add_argument("--method", choices=METHODS, help="where the file does not name it")

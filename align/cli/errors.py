@@ -4,8 +4,6 @@ Hydra and OmegaConf report a mistake as chained exceptions of several lines; `ex
 what was given and what is allowed. Imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing
@@ -36,18 +34,14 @@ def one_line(error: BaseException) -> str:
 
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:
-    """Convert a failed composition to an InputError with the key, what was given and what is allowed.
-
-    Args:
-        error: The exception that Hydra raised.
-        words: The command line, program name left out.
-    """
+    """Convert what Hydra raised on the `words` of a command line to key, what was given and what is allowed."""
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, InputError):
             return link
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
-            return _unknown_option(link)
+            group, _, option = str(link.missing_cfg_file).rpartition("/")  # method=ppoo
+            return InputError(group or "--config-name", option, ", ".join(link.options or options(group)) or "none")
         if isinstance(link, SearchPathException):
             return InputError("--config-dir", str(link).split("'")[1], "a folder that exists")
         if isinstance(link, OverrideParseException):
@@ -56,7 +50,8 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
             return InputError("hydra.run.dir", str(link.filename), f"a folder that can be written ({link.strerror})")
     for link in reversed(chain):
         if isinstance(link, OmegaConfBaseException) and link.full_key:
-            return _unknown_key(link, words) if _is_lookup(link) else _bad_value(link, words)
+            lookup = isinstance(link, (ConfigAttributeError, ConfigKeyError))
+            return _unknown_key(link, words) if lookup else _bad_value(link, words)
     return _other(error, words)
 
 
@@ -64,16 +59,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_lookup(error: OmegaConfBaseException) -> bool:
-    return isinstance(error, (ConfigAttributeError, ConfigKeyError))
-
-
-def _unknown_option(error: MissingConfigException) -> InputError:
-    """Explain `method=ppoo` by the group's options."""
-    group, _, option = str(error.missing_cfg_file).rpartition("/")
-    return InputError(group or "--config-name", option, ", ".join(error.options or options(group)) or "none")
 
 
 def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:

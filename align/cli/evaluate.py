@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 the input was refused; 1 the evaluation failed; 130 interr
 ALIGN_TRACEBACK=1. Imports no torch before the input is accepted.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -13,14 +11,14 @@ import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from align.cli.compose import composed
 from align.cli.errors import exit_code, explain, one_line
-from align.cli.words import quoted
+from align.cli.resume import is_free
+from align.cli.words import quoted, raise_input_errors
 from align.config import Config
 from align.config.checks import model_folder
 from align.config.io import build, load_unchecked
@@ -52,24 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Parse target, overrides, out, against, by.
-
-    Raises:
-        InputError: what argparse refuses, for which it would print its usage and exit.
-    """
+    """Parse target, overrides, out, against, by; raise InputError on what argparse refuses."""
     parser = argparse.ArgumentParser(prog="python -m align.evaluate", description=_DESCRIPTION)
     parser.add_argument("target", metavar="TARGET")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="as of `align`; of a run: evaluation.*, ...")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the folder that the results go to")
     parser.add_argument("--against", metavar="MODEL", help="the start model that a model is compared with")
-    parser.add_argument(
-        "--by", action="append", metavar="COLUMN", help="a column to split a reward model's accuracy by"
-    )
-
-    def refuse(message: str) -> NoReturn:
-        raise InputError("command line", " ".join(words), message)
-
-    parser.error = refuse  # type: ignore[method-assign]
+    of_columns = "a column to split a reward model's accuracy by"
+    parser.add_argument("--by", action="append", metavar="COLUMN", help=of_columns)
+    raise_input_errors(parser, words)
     return parser.parse_intermixed_args(words)
 
 
@@ -111,7 +100,7 @@ def _saved_by(run: Path, overrides: Sequence[str]) -> Config:
         saved = load_unchecked(run / "config.yaml")
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             key = override.key_or_group
-            if not any(key == free or key.startswith(f"{free}.") for free in FREE) or key == "evaluation":
+            if not is_free(key, FREE) or key == "evaluation":
                 allowed = ", ".join(f"{free}.*" if free == "evaluation" else free for free in FREE)
                 raise InputError(key, override.input_line, f"{allowed}: the rest is the run's own")
             OmegaConf.update(saved, key, override.value())

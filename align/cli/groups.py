@@ -1,7 +1,5 @@
 """List the configuration groups and their options from the folders under `conf/`, and make the help text."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 

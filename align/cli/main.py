@@ -4,8 +4,6 @@ Exit codes: 0 done; 2 the input was refused; 1 the run failed; 130 interrupted. 
 or HYDRA_FULL_ERROR=1.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback
@@ -97,7 +95,9 @@ def main() -> int:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(launch)()
         except KeyboardInterrupt:
             sweep.finish()  # with the jobs that had ended
-            return _report_interrupt(launch.folder)
+            resumable = launch.folder is not None and any(launch.folder.glob("*_step_*"))
+            print(f"interrupted{f', go on with: align resume={launch.folder}' if resumable else ''}", file=sys.stderr)
+            return 130
         except Exception as error:
             launch.failure = error
     return _report_end(launch, words, trace)
@@ -128,10 +128,3 @@ def _report_sweep(jobs: list[dict[str, Any]]) -> int:
         print(f"job {record['job']} failed ({' '.join(record['overrides'])}): {record['error']}", file=sys.stderr)
     print(f"{len(failed)} of {len(jobs)} jobs failed, see {sweep.summary_file()}", file=sys.stderr)
     return min(record["exit_code"] for record in failed)
-
-
-def _report_interrupt(folder: Path | None) -> int:
-    """Print how to resume where a checkpoint exists; return the exit code."""
-    resumable = folder is not None and any(folder.glob("*_step_*"))
-    print(f"interrupted{f', go on with: align resume={folder}' if resumable else ''}", file=sys.stderr)
-    return 130

@@ -1,12 +1,6 @@
-"""Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line.
-
-Imports no torch.
-"""
-
-from __future__ import annotations
+"""Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +8,6 @@ from omegaconf import OmegaConf
 
 from align.cli.groups import CONF, options
 from align.cli.words import quoted
-from align.config import EvaluationConfig
 from align.errors import InputError
 
 METHODS = ("dpo", "ppo", "grpo")
@@ -48,11 +41,16 @@ _RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "warmup_steps": ("method.warmup_steps", METHODS),
     "weight_decay": ("method.weight_decay", METHODS),
     "save_steps": ("checkpoint.every_steps", METHODS),
+    "test_prompts_file": ("evaluation.prompts_file", METHODS),
 }
 _FLAGS = ("load_in_8bit", "load_in_4bit", "use_lora", "adap_kl_ctrl", "dense_rewards")
-_REWARD_CONFIG = {"learning_rate": "learning_rate", "num_train_epochs": "epochs"} | {
-    "per_device_train_batch_size": "batch_size"
+_REWARD_CONFIG = {
+    "learning_rate": "learning_rate",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "batch_size",
 }
+# Keys that tell the method where nothing names it, the surest first.
+_MARKS = {"group_size": "grpo", "ppo_batch_size": "ppo", "dense_rewards": "ppo", "target_kl": "ppo", "beta": "dpo"}
 _LEFT_OUT = {
     "lora_dropout": "no model has dropout, or PPO's ratio would not be 1 on the first update",
     "num_train_epochs": "align counts optimizer updates: set their number with max_steps",
@@ -96,24 +94,14 @@ class Conversion:
 
 
 def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
-    """Convert the configuration `old`.
-
-    Args:
-        method: dpo, ppo or grpo; None = the value of `old["method"]`, else inferred from the keys of `old`.
+    """Convert the configuration `old`; `method` None = the value of `old["method"]`, else inferred from the keys.
 
     Raises:
         InputError: the method cannot be inferred, or `old` contradicts itself.
     """
     name = method or old.get("method")
     if name is None:
-        marks = {
-            "group_size": "grpo",
-            "ppo_batch_size": "ppo",
-            "dense_rewards": "ppo",
-            "target_kl": "ppo",
-            "beta": "dpo",
-        }
-        name = next((found for mark, found in marks.items() if mark in old), None)
+        name = next((found for mark, found in _MARKS.items() if mark in old), None)
     if name not in METHODS:
         raise InputError("method", name, f"--method, one of {', '.join(METHODS)}")
     for key in _FLAGS:  # a text such as "false" would count as true
@@ -256,14 +244,6 @@ def _tracking(out: Conversion, key: str, value: str | None) -> None:
     out.choose(key, "tracking", value or "none")
 
 
-def _prompts(out: Conversion, key: str, value: str | None) -> None:
-    if value is None:
-        return out.report(key, "left out: null")
-    if "prompts_file" not in {f.name for f in fields(EvaluationConfig)}:
-        return out.report(key, "left out: the evaluation samples on held-out prompts of the data")
-    out.set(key, "evaluation.prompts_file", value)
-
-
 _SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
     "method": lambda out, key, value: out.report(key, f"method={out.method}"),
     "model_name_or_path": _model,
@@ -283,5 +263,4 @@ _SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
     "dense_rewards": _dense,
     "reward_config": _reward_model,
     "log_with": _tracking,
-    "test_prompts_file": _prompts,
 }

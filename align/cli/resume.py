@@ -1,9 +1,4 @@
-"""Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable.
-
-Imports no torch.
-"""
-
-from __future__ import annotations
+"""Build the configuration of a resumed run: the saved one, with the few changes that keep its records comparable."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,11 +16,7 @@ FREE = ("max_steps", "max_policy_tokens", "checkpoint.keep", "tracking", "callba
 
 
 def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
-    """Collect what the command line of a resumed run changes: full key -> value, sections as mappings.
-
-    Args:
-        cfg: The composition of the command line, which holds the values.
-        overrides: The command line's `key=value` words.
+    """Collect what the `key=value` words of a resumed run change: full key -> value in `cfg`, sections as mappings.
 
     Raises:
         InputError: a word other than `resume=` and what FREE allows.
@@ -35,10 +26,9 @@ def changes(cfg: DictConfig, overrides: Iterable[str]) -> dict[str, Any]:
         key = override.key_or_group
         if key == "resume":
             continue
-        if not _is_free(key) or override.is_delete():
-            raise InputError(
-                key, override.input_line, f"{', '.join(FREE)} beside resume; start a new run to change more"
-            )
+        if not is_free(key, FREE) or override.is_delete():
+            allowed = f"{', '.join(FREE)} beside resume; start a new run to change more"
+            raise InputError(key, override.input_line, allowed)
         value = OmegaConf.select(cfg, key)
         changed[key] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
     return changed
@@ -54,7 +44,7 @@ def resumed_config(folder: Path, changed: Mapping[str, Any]) -> Config:
     saved = load_unchecked(folder / "config.yaml")
     planned = {limit: saved[limit] for limit in ("max_steps", "max_policy_tokens")}
     for key in sorted(changed):  # a section before its keys
-        if not _is_free(key):
+        if not is_free(key, FREE):
             raise InputError(key, changed[key], f"{', '.join(FREE)} beside resume")
         OmegaConf.update(saved, key, changed[key])
     for limit, before in planned.items():
@@ -65,5 +55,6 @@ def resumed_config(folder: Path, changed: Mapping[str, Any]) -> Config:
     return build(saved)
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+def is_free(key: str, among: Iterable[str]) -> bool:
+    """Whether `key` is one of those, or inside a section of those."""
+    return any(key == free or key.startswith(f"{free}.") for free in among)

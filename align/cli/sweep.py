@@ -5,8 +5,6 @@ Hydra calls `SweepSummary` in the process that ran the job, under any launcher, 
 process that started the sweep, makes table and report. Imports no torch.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from dataclasses import replace
@@ -24,7 +22,6 @@ from align.files import LineFile, dumps, read_lines, write_atomic
 
 FILE = "summary.jsonl"
 TABLE = "summary.md"
-
 
 _folder: Path | None = None  # of the sweep that this process started
 _earlier = 0  # lines of an earlier sweep in the same folder's summary
@@ -85,17 +82,13 @@ def summary_file() -> Path | None:
     return _folder / FILE if _folder else None
 
 
-def outcomes() -> list[dict[str, Any]]:
-    """Read the outcomes of the jobs of this process's sweep, by job number; empty where no sweep was started."""
-    path = summary_file()
-    return sorted(list(read_lines(path))[_earlier:], key=lambda record: record["job"]) if path else []
-
-
 def finish() -> list[dict[str, Any]]:
-    """End this process's sweep: sort the summary by job number, write and print the table; return `outcomes`."""
+    """End this process's sweep: write and print its table; return its jobs' records by number, none without a sweep."""
     global _earlier
-    jobs = outcomes()
-    if jobs and _folder is not None:
+    if _folder is None:
+        return []
+    jobs = sorted(list(read_lines(_folder / FILE))[_earlier:], key=lambda record: record["job"])
+    if jobs:
         from align.cli.table import print_table
         from align.report.tables import markdown
 

@@ -1,7 +1,5 @@
 """Print the table of a sweep on the console."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,12 +27,9 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
         lines = ["\n".join((mean, half.replace(" (", "\n("))).rstrip() for mean, half in cells]
         table.add_row(Text(name), Text(n), *(Text(line, justify="right") for line in lines))
     if not console.is_terminal:  # nothing there to fold at
-        console.width = max(console.width, _natural_width(table, console))
+        unlimited = console.options.update(max_width=10_000)
+        console.width = max(console.width, Measurement.get(console, unlimited, table).maximum)
     console.print()
     console.print(table)
     console.print(Text(NOTE), soft_wrap=True)
     return True
-
-
-def _natural_width(table: Table, console: Console) -> int:
-    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum

@@ -1,9 +1,9 @@
 """Quote and order the words of a command line for Hydra's parser. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
@@ -25,18 +25,19 @@ def quoted(value: Any) -> str:
     return f"'{escaped}'"
 
 
-def flags_first(words: list[str]) -> list[str]:
-    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; expand `~` in values.
-
-    Raises:
-        InputError: an unknown flag, or a flag without its value, for which argparse would print its usage and exit.
-    """
-    parser = get_args_parser()
+def raise_input_errors(parser: ArgumentParser, words: Sequence[str]) -> None:
+    """Make `parser` raise InputError on `words` where argparse would print its usage and exit."""
 
     def refuse(message: str) -> NoReturn:
         raise InputError("command line", " ".join(words), message)
 
     parser.error = refuse  # type: ignore[method-assign]
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; expand `~`; refuse unknown flags."""
+    parser = get_args_parser()
+    raise_input_errors(parser, words)
     known, rest = parser.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:

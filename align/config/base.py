@@ -1,15 +1,15 @@
 """Define the base of every section of the configuration. Imports no torch."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 MISSING: Any = "???"  # OmegaConf's mark of a key that must be given
 
 
 class Section:
     """Base of every section: a mutable dataclass, as Hydra needs it, until `freeze`; constant afterwards."""
+
+    path_fields: ClassVar[tuple[str, ...]] = ()  # names of the fields that hold a path, or a list of them
 
     def __setattr__(self, name: str, value: object) -> None:
         if self.__dict__.get("_frozen"):

@@ -1,7 +1,5 @@
 """Define the options of a run's callbacks. Imports no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

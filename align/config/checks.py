@@ -4,12 +4,11 @@ Most functions take a section, its dotted name in the configuration, and names o
 accepted.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import math
 from collections.abc import Callable, Collection
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,25 @@ DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 WORLD_ASSET = "align://"
 
 
-def positive(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field is a finite number above 0."""
-    _each(section, prefix, names, lambda value: value > 0, "a number above 0")
+def _each(good: Callable[[Any], bool], allowed: str, section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is a finite number for which `good` holds."""
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (math.isfinite(value) and good(value)):
+            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
 
 
-def not_negative(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field is a finite number, 0 or above."""
-    _each(section, prefix, names, lambda value: value >= 0, "0 or a number above 0")
+positive = partial(_each, lambda value: value > 0, "a number above 0")
+not_negative = partial(_each, lambda value: value >= 0, "0 or a number above 0")
+fraction = partial(_each, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+open_fraction = partial(_each, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
 
 
-def fraction(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field lies in [0, 1]."""
-    _each(section, prefix, names, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def open_fraction(section: object, prefix: str, *names: str) -> None:
-    """Raise InputError unless every named field lies in (0, 1)."""
-    _each(section, prefix, names, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+def divisor(section: object, prefix: str, name: str, whole: str, rows: int) -> None:
+    """Raise InputError unless the named field divides `rows`, the value of the key `whole`."""
+    value = getattr(section, name)
+    if value is not None and rows % value:
+        raise InputError(f"{prefix}.{name}", value, f"a divisor of {whole}={rows}")
 
 
 def finite(key: str, value: float) -> None:
@@ -74,42 +74,26 @@ def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) ->
         raise InputError(f"{prefix}.{name}", value, ", ".join(allowed))
 
 
-def _each(section: object, prefix: str, names: Collection[str], good: Callable[[Any], bool], allowed: str) -> None:
-    for name in names:
-        value = getattr(section, name)
-        if value is not None and not (math.isfinite(value) and good(value)):
-            raise InputError(f"{prefix}.{name}" if prefix else name, value, allowed)
-
-
 def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
     """Return the real path behind `path`, or None where `path` is no local one (None itself, a Hub id).
 
-    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists.
-
-    Raises:
-        InputError: `path` is empty, or local and nothing exists there.
+    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists. An empty
+    one, and a local one where nothing exists, raise InputError.
     """
     if path is None:
         return None
     if not path.strip():
         raise InputError(key, path, kind)
     if path.startswith(WORLD_ASSET):
-        return _asset(key, path)
+        from align.worlds import resolve
+
+        return Path(resolve(path, key))
     real = Path(path)
     if real.exists():
         return real
     if path[0] in "/." or path.endswith(DATA_SUFFIXES):
         raise InputError(key, path, kind)
     return None
-
-
-def _asset(key: str, path: str) -> Path:
-    from align.worlds import resolve
-
-    try:
-        return Path(resolve(path))
-    except InputError as error:  # the same line, under the key that the user wrote
-        raise InputError(key, path, error.allowed) from error
 
 
 def existing_file(key: str, path: str | None) -> None:
@@ -128,8 +112,9 @@ def model_folder(key: str, path: str | None) -> None:
         raise InputError(key, path, kind)
 
 
-def classifier_folder(key: str, path: str | None) -> None:
-    """Raise InputError where `path` is a local model whose config.json names another kind than a reward model."""
+def reward_model(key: str, path: str | None) -> None:
+    """Raise InputError as `model_folder`, and where the config.json of a local model names no sequence classifier."""
+    model_folder(key, path)
     real = existing(key, path)
     if real is None or not (real / "config.json").is_file() or (real / "head.safetensors").is_file():
         return

@@ -1,21 +1,9 @@
 """Check a whole configuration, key by key and across keys. Imports no torch."""
 
-from __future__ import annotations
-
 from difflib import get_close_matches
 from typing import Any
 
-from align.config.checks import (
-    classifier_folder,
-    existing,
-    existing_file,
-    installed,
-    model_folder,
-    not_negative,
-    one_of,
-    open_fraction,
-    positive,
-)
+from align.config import checks
 from align.config.schema import Config
 from align.errors import InputError
 from align.metrics import METRICS
@@ -25,44 +13,46 @@ TRAIN = "train"  # the value of evaluation.reward_model that trains one on pairs
 
 def check_all(config: Config) -> None:
     """Raise InputError on the first value that cannot run, alone or together with others."""
-    positive(config, "", "max_steps", "max_policy_tokens", "threads")
-    not_negative(config, "", "seed")
-    not_negative(config.checkpoint, "checkpoint", "every_steps")
-    positive(config.checkpoint, "checkpoint", "keep")
+    checks.positive(config, "", "max_steps", "max_policy_tokens", "threads")
+    checks.not_negative(config, "", "seed")
+    checks.not_negative(config.checkpoint, "checkpoint", "every_steps")
+    checks.positive(config.checkpoint, "checkpoint", "keep")
     _check_model(config)
     _check_data(config)
     _check_reward(config)
-    positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
+    checks.positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
     _check_evaluation(config)
-    _check_tracking(config)
+    checks.one_of(config.tracking, "tracking", "name", ("none", "wandb"))
+    if config.tracking.name == "wandb":
+        checks.installed("tracking", "wandb", "wandb")
     _check_callbacks(config)
     config.method.check(config)
 
 
 def _check_model(config: Config) -> None:
-    model_folder("model.path", config.model.path)
-    existing_file("model.chat_template", config.model.chat_template)
-    one_of(config.adapter, "adapter", "name", ("none", "lora"))
-    one_of(config.quantization, "quantization", "name", ("none", "int8", "nf4"))
-    positive(config.adapter, "adapter", "r", "alpha")
+    checks.model_folder("model.path", config.model.path)
+    checks.existing_file("model.chat_template", config.model.chat_template)
+    checks.one_of(config.adapter, "adapter", "name", ("none", "lora"))
+    checks.one_of(config.quantization, "quantization", "name", ("none", "int8", "nf4"))
+    checks.positive(config.adapter, "adapter", "r", "alpha")
     quantization = config.quantization.name
     if quantization != "none" and config.adapter.name == "none":
         raise InputError("adapter", "none", f"lora: {quantization} weights cannot be trained themselves")
     if quantization != "none":
-        installed("quantization", quantization, "bitsandbytes")
+        checks.installed("quantization", quantization, "bitsandbytes")
     if config.device.name == "cpu" and config.precision.name == "fp16":
         raise InputError("precision", "fp16", "auto, fp32 or bf16 with device=cpu")
 
 
 def _check_data(config: Config) -> None:
     data = config.data
-    local = existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    local = checks.existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
     for name in ("revision", "folder"):
         if local is not None and getattr(data, name) is not None:
             raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
-    existing("data.held_out_path", data.held_out_path)
-    open_fraction(data, "data", "held_out_fraction")
-    positive(data, "data", "max_prompt_tokens", "max_response_tokens")
+    checks.existing("data.held_out_path", data.held_out_path)
+    checks.open_fraction(data, "data", "held_out_fraction")
+    checks.positive(data, "data", "max_prompt_tokens", "max_response_tokens")
     names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
     columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     for name, column in columns.items():
@@ -94,45 +84,35 @@ def _check_reward(config: Config) -> None:
 
 
 def _check_evaluation(config: Config) -> None:
-    names = ("num_prompts", "num_pairs", "num_texts", "verbosity_word_limit", "batch_size")
-    positive(config.evaluation, "evaluation", *names)
-    not_negative(config.evaluation, "evaluation", "every_steps", "seed", "num_probes")
-    open_fraction(config.evaluation, "evaluation", "confidence", "reward_model_fraction")
-    existing_file("evaluation.general_text", config.evaluation.general_text)
-    existing_file("evaluation.prompts_file", config.evaluation.prompts_file)
-    positive(config.evaluation, "evaluation", "lm_eval_limit")
-    existing("evaluation.lm_eval_path", config.evaluation.lm_eval_path, kind="a folder that exists")
-    if config.evaluation.lm_eval:
-        installed("evaluation.lm_eval", ", ".join(config.evaluation.lm_eval), "lm_eval", empty="[]")
-    if config.evaluation.reward_model != TRAIN:
-        model_folder("evaluation.reward_model", config.evaluation.reward_model)
-        classifier_folder("evaluation.reward_model", config.evaluation.reward_model)
-
-
-def _check_tracking(config: Config) -> None:
-    one_of(config.tracking, "tracking", "name", ("none", "wandb"))
-    if config.tracking.name == "wandb":
-        installed("tracking", "wandb", "wandb")
+    own = config.evaluation
+    names = ("num_prompts", "num_pairs", "num_texts", "verbosity_word_limit", "batch_size", "lm_eval_limit")
+    checks.positive(own, "evaluation", *names)
+    checks.not_negative(own, "evaluation", "every_steps", "seed", "num_probes")
+    checks.open_fraction(own, "evaluation", "confidence", "reward_model_fraction")
+    checks.existing_file("evaluation.general_text", own.general_text)
+    checks.existing_file("evaluation.prompts_file", own.prompts_file)
+    checks.existing("evaluation.lm_eval_path", own.lm_eval_path, kind="a folder that exists")
+    if own.lm_eval:
+        checks.installed("evaluation.lm_eval", ", ".join(own.lm_eval), "lm_eval", empty="[]")
+    if own.reward_model != TRAIN:
+        checks.reward_model("evaluation.reward_model", own.reward_model)
 
 
 def _check_callbacks(config: Config) -> None:
     if config.callbacks.tensorboard.enabled:
-        installed("callbacks.tensorboard", "enabled", "tensorboard")
+        checks.installed("callbacks.tensorboard", "enabled", "tensorboard")
     _check_early_stopping(config)
     _check_retention(config)
     for name, own in config.callbacks.own.items():
         target = own.get("_target_") if isinstance(own, dict) else None
-        if (
-            not isinstance(target, str)
-            or not all(part.isidentifier() for part in target.split("."))
-            or "." not in target
-        ):
+        parts = target.split(".") if isinstance(target, str) else []
+        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
             raise InputError(f"callbacks.own.{name}._target_", target, "module.Class, of a class that can be imported")
 
 
 def _check_early_stopping(config: Config) -> None:
     stopping, prefix = config.callbacks.early_stopping, "callbacks.early_stopping"
-    positive(stopping, prefix, "kl_above", "reward_drop", "window")
+    checks.positive(stopping, prefix, "kl_above", "reward_drop", "window")
     for key, metric in (("kl_above", "kl/per_response_k1"), ("reward_drop", "reward/score_mean")):
         limit = getattr(stopping, key)
         sampled = config.method.name in METRICS[metric].methods
@@ -143,7 +123,7 @@ def _check_early_stopping(config: Config) -> None:
 
 def _check_retention(config: Config) -> None:
     retention, prefix = config.callbacks.retention, "callbacks.retention"
-    positive(retention, prefix, "every")
+    checks.positive(retention, prefix, "every")
     if retention.best is None:
         return
     if retention.best not in METRICS or METRICS[retention.best].level != "evaluation":
@@ -153,6 +133,5 @@ def _check_retention(config: Config) -> None:
     evaluated, saved = config.evaluation.every_steps, config.checkpoint.every_steps
     if not evaluated or not saved or saved % evaluated:
         given = f"{retention.best} with evaluation.every_steps={evaluated}, checkpoint.every_steps={saved}"
-        raise InputError(
-            f"{prefix}.best", given, "an evaluation at every checkpoint: the first a divisor of the second"
-        )
+        allowed = "an evaluation at every checkpoint: the first a divisor of the second"
+        raise InputError(f"{prefix}.best", given, allowed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from align.config.base import MISSING, Section
 from align.config.checks import existing, fraction, model_folder, not_negative, positive
@@ -24,18 +24,11 @@ class CreditConfig(Section):
     """
 
     name: str = MISSING
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def adds(self) -> frozenset[str]:
         return frozenset()
-
-    def path_fields(self) -> list[str]:
-        """Names of the fields that hold a path."""
-        return []
 
     def check(self, config: Config, key: str) -> None:
         """Raise InputError on values that cannot run; `key` is the scheme's own in the whole composition."""
@@ -70,17 +63,13 @@ class PrefixCredit(CreditConfig):
     name: str = "prefix"
     step: PrefixStep = PrefixStep.token
     k: int = 8  # tokens of a step, with step=k
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"prefix_scores"})
+    needs = frozenset({"prefix_scores"})
 
     @property
     def adds(self) -> frozenset[str]:
         return frozenset({"sentence_ends"} if self.step is PrefixStep.sentence else ())
 
     def check(self, config: Config, key: str) -> None:
-        super().check(config, key)
         positive(self, key, "k")
 
 
@@ -93,13 +82,9 @@ class AttentionCredit(CreditConfig):
 
     name: str = "attention"
     mix: float = 0.8  # b of ABC: share of the score that attention spreads; the rest is paid at the last token
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"attention"})
+    needs = frozenset({"attention"})
 
     def check(self, config: Config, key: str) -> None:
-        super().check(config, key)
         fraction(self, key, "mix")
 
 
@@ -111,10 +96,7 @@ class SpansCredit(CreditConfig):
     """
 
     name: str = "spans"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"token_scores"})
+    needs = frozenset({"token_scores"})
 
 
 @dataclass
@@ -126,13 +108,9 @@ class TruthCredit(CreditConfig):
     """
 
     name: str = "truth"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"token_scores"})
+    needs = frozenset({"token_scores"})
 
     def check(self, config: Config, key: str) -> None:
-        super().check(config, key)
         if not any(isinstance(source, GoldSource) for source in config.reward.source.paid()):
             allowed = "another one, or reward/source=gold (itself or a weighted part of a sum): only the world knows it"
             raise InputError("reward/credit", "truth", allowed)
@@ -154,16 +132,10 @@ class ImplicitCredit(CreditConfig):
     batch_size: int = 32  # pairs per optimizer update
     beta: float = 0.1
     seed: int = 0  # not the run's seed, so that a sweep over seeds shares one trained policy
-
-    @property
-    def adds(self) -> frozenset[str]:
-        return frozenset({"log_ratio"})
-
-    def path_fields(self) -> list[str]:
-        return ["path"]
+    adds = frozenset({"log_ratio"})
+    path_fields = ("path",)
 
     def check(self, config: Config, key: str) -> None:
-        super().check(config, key)
         model_folder(f"{key}.path", self.path)
         if self.path is not None and existing(f"{key}.path", self.path) is None:
             raise InputError(f"{key}.path", self.path, "a folder on this machine: a finished DPO run, or its model")

@@ -1,68 +1,39 @@
 """Map every method, reward source and credit scheme to its dataclass, by the option's name. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
+from align.config import credits, methods, sources, trl
 from align.config.base import Section
-from align.config.credits import (
-    AttentionCredit,
-    CreditConfig,
-    ImplicitCredit,
-    PrefixCredit,
-    SpansCredit,
-    SparseCredit,
-    TruthCredit,
-    UniformCredit,
-)
 from align.config.method_bases import MethodConfig
-from align.config.methods import (
-    BestOfNConfig,
-    DPOConfig,
-    GRPOConfig,
-    PPOConfig,
-    RewardModelMethodConfig,
-    SFTConfig,
-)
-from align.config.sources import (
-    CompositeSource,
-    EnsembleSource,
-    FunctionSource,
-    GoldSource,
-    RewardModelSource,
-    RulesSource,
-    SourceConfig,
-)
-from align.config.trl import TRLDPOConfig, TRLGRPOConfig, TRLKTOConfig, TRLRLOOConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
-    "ppo": PPOConfig,
-    "grpo": GRPOConfig,
-    "dpo": DPOConfig,
-    "sft": SFTConfig,
-    "reward_model": RewardModelMethodConfig,
-    "best_of_n": BestOfNConfig,
-    "trl_dpo": TRLDPOConfig,
-    "trl_kto": TRLKTOConfig,
-    "trl_grpo": TRLGRPOConfig,
-    "trl_rloo": TRLRLOOConfig,
+    "ppo": methods.PPOConfig,
+    "grpo": methods.GRPOConfig,
+    "dpo": methods.DPOConfig,
+    "sft": methods.SFTConfig,
+    "reward_model": methods.RewardModelMethodConfig,
+    "best_of_n": methods.BestOfNConfig,
+    "trl_dpo": trl.TRLDPOConfig,
+    "trl_kto": trl.TRLKTOConfig,
+    "trl_grpo": trl.TRLGRPOConfig,
+    "trl_rloo": trl.TRLRLOOConfig,
 }
-SOURCES: dict[str, type[SourceConfig]] = {
-    "reward_model": RewardModelSource,
-    "gold": GoldSource,
-    "ensemble": EnsembleSource,
-    "rules": RulesSource,
-    "function": FunctionSource,
-    "composite": CompositeSource,
+SOURCES: dict[str, type[sources.SourceConfig]] = {
+    "reward_model": sources.RewardModelSource,
+    "gold": sources.GoldSource,
+    "ensemble": sources.EnsembleSource,
+    "rules": sources.RulesSource,
+    "function": sources.FunctionSource,
+    "composite": sources.CompositeSource,
 }
-CREDITS: dict[str, type[CreditConfig]] = {
-    "sparse": SparseCredit,
-    "uniform": UniformCredit,
-    "prefix": PrefixCredit,
-    "attention": AttentionCredit,
-    "implicit": ImplicitCredit,
-    "spans": SpansCredit,
-    "truth": TruthCredit,
+CREDITS: dict[str, type[credits.CreditConfig]] = {
+    "sparse": credits.SparseCredit,
+    "uniform": credits.UniformCredit,
+    "prefix": credits.PrefixCredit,
+    "attention": credits.AttentionCredit,
+    "implicit": credits.ImplicitCredit,
+    "spans": credits.SpansCredit,
+    "truth": credits.TruthCredit,
 }
 POLYMORPHIC: dict[str, Mapping[str, type[Section]]] = {
     "method": METHODS,

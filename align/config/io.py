@@ -1,12 +1,10 @@
 """Build a checked, frozen configuration from Hydra's composition, write it and read it back. Imports no torch."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -44,11 +42,7 @@ def _run_folder(resume: str | None, fresh: str) -> str:
 
 
 def build(cfg: DictConfig) -> Config:
-    """Convert a composition to a checked and frozen configuration.
-
-    Raises:
-        InputError: a mandatory key is not set, a value is out of its range, or values exclude each other.
-    """
+    """Convert a composition to a checked and frozen configuration; raise InputError on the first bad value."""
     try:
         missing = sorted(OmegaConf.missing_keys(cfg))
         if missing:
@@ -69,35 +63,21 @@ def build(cfg: DictConfig) -> Config:
 def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
     """Raise InputError on a key that no schema has: `+key=value` gets past Hydra's own check."""
     schema = OmegaConf.get_type(node)
-    if not dataclasses.is_dataclass(schema):
-        return
-    known = sorted(f.name for f in dataclasses.fields(schema))
-    for key in map(str, node):
-        if key not in known:
-            near = get_close_matches(key, known, n=1) or known
-            raise InputError(f"{prefix}{key}", f"+{prefix}{key}", ", ".join(near))
-        child = OmegaConf.select(node, key)
-        if not isinstance(child, DictConfig):
-            continue
-        refuse_added_keys(child, f"{prefix}{key}.")
-        if not dataclasses.is_dataclass(OmegaConf.get_type(child)):  # a mapping whose values may be sections
-            for name, value in child.items():
-                if isinstance(value, DictConfig):
-                    refuse_added_keys(value, f"{prefix}{key}.{name!s}.")
+    known = sorted(f.name for f in dataclasses.fields(schema)) if dataclasses.is_dataclass(schema) else None
+    for key, child in node.items():
+        if known is not None and key not in known:
+            near = get_close_matches(str(key), known, n=1) or known
+            raise InputError(f"{prefix}{key!s}", f"+{prefix}{key!s}", ", ".join(near))
+        if isinstance(child, DictConfig):  # a section, or a mapping whose values may be sections
+            refuse_added_keys(child, f"{prefix}{key!s}.")
 
 
 def _expand_home(config: Config) -> None:
     """Replace `~` by the home folder in every path, since YAML files may hold it."""
-    sections: tuple[tuple[Section, Sequence[str]], ...] = (
-        (config.model, ("path", "chat_template")),
-        (config.data, ("path", "held_out_path")),
-        *((source, source.path_fields()) for source in config.reward.source.every().values()),
-        (config.reward.credit, config.reward.credit.path_fields()),
-        (config.evaluation, ("general_text", "prompts_file", "reward_model")),
-    )
-    for section, names in sections:
-        for name in names:
-            value = getattr(section, name, None)
+    sources = config.reward.source.every().values()
+    for section in (config.model, config.data, *sources, config.reward.credit, config.evaluation):
+        for name in section.path_fields:
+            value = getattr(section, name)
             if isinstance(value, list):
                 setattr(section, name, [os.path.expanduser(path) for path in value])
             elif value is not None:
@@ -114,14 +94,9 @@ def _raw(cfg: DictConfig, key: str) -> object:
 
 def save(config: Config, path: Path, command: str | None = None) -> None:
     """Write `config` as YAML for `load`, under a comment with the command line (None = this process's)."""
-    line = " ".join((command or command_line()).split())
-    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
-
-
-def command_line() -> str:
-    """Return this process's command line, quoted for a shell."""
     program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])
+    line = " ".join((command or f"{program} {shlex.join(sys.argv[1:])}").split())
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
 
 
 def plain(config: Config) -> dict[str, Any]:
@@ -138,11 +113,7 @@ def command_of(path: Path) -> str | None:
 
 
 def load(path: Path) -> Config:
-    """Read the checked and frozen configuration that `save` wrote to `path`.
-
-    Raises:
-        InputError: no such file, not such a file, or values that are not allowed (any more).
-    """
+    """Read the checked and frozen configuration that `save` wrote to `path`; raise InputError where it is none."""
     return build(load_unchecked(path))
 
 

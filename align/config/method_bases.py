@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from align.config.base import MISSING, Section
 from align.config.checks import not_negative, positive
@@ -32,11 +32,7 @@ class MethodConfig(Section):
     """Base of every method's options."""
 
     name: str = MISSING
-
-    @property
-    def trains(self) -> bool:
-        """Whether the method updates the policy's parameters."""
-        return True
+    trains: ClassVar[bool] = True  # whether the method updates the policy's parameters
 
     @property
     def critic(self) -> CriticInit | None:
@@ -66,8 +62,7 @@ class OptimizedConfig(MethodConfig):
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")
         if self.warmup_steps >= config.max_steps:
-            allowed = f"fewer than max_steps={config.max_steps}"
-            raise InputError("method.warmup_steps", self.warmup_steps, allowed)
+            raise InputError("method.warmup_steps", self.warmup_steps, f"fewer than max_steps={config.max_steps}")
         if self.lr_schedule is LRSchedule.linear and config.max_policy_tokens is not None:
             allowed = "constant with max_policy_tokens, under which the last step is not known"
             raise InputError("method.lr_schedule", "linear", allowed)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from align.config.base import Section
-from align.config.checks import fraction, not_negative, open_fraction, positive
+from align.config.checks import divisor, fraction, not_negative, open_fraction, positive
 from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
 from align.errors import InputError
 
@@ -73,13 +73,9 @@ class RewardModelMethodConfig(MethodConfig):
     """Train the reward model that `reward.source` describes, and no policy."""
 
     name: str = "reward_model"
-
-    @property
-    def trains(self) -> bool:
-        return False
+    trains = False
 
     def check(self, config: Config) -> None:
-        super().check(config)
         source = config.reward.source.name
         if source != "reward_model":
             raise InputError("reward/source", source, "reward_model, which is what method=reward_model trains")
@@ -91,13 +87,9 @@ class BestOfNConfig(MethodConfig):
 
     name: str = "best_of_n"
     n: int = 8  # responses to each held-out prompt
-
-    @property
-    def trains(self) -> bool:
-        return False
+    trains = False
 
     def check(self, config: Config) -> None:
-        super().check(config)
         positive(self, "method", "n")
 
 
@@ -145,9 +137,7 @@ class OnPolicyConfig(LoopConfig):
         positive(self.kl, "method.kl", "target", "horizon", "budget")
         if self.kl.controller is KLController.adaptive and self.kl.coef == 0:
             raise InputError("method.kl.coef", 0.0, "above 0: the adaptive controller multiplies it")
-        if config.rollout.batch_size % self.minibatch_size:
-            allowed = f"a divisor of rollout.batch_size={config.rollout.batch_size}"
-            raise InputError("method.minibatch_size", self.minibatch_size, allowed)
+        divisor(self, "method", "minibatch_size", "rollout.batch_size", config.rollout.batch_size)
 
 
 @dataclass
@@ -248,9 +238,7 @@ class GRPOConfig(OnPolicyConfig):
         positive(self, "method", "clip_high")
         if self.group_size < 2:
             raise InputError("method.group_size", self.group_size, "2 or more: a response is compared with its group")
-        if config.rollout.batch_size % self.group_size:
-            allowed = f"a divisor of rollout.batch_size={config.rollout.batch_size}"
-            raise InputError("method.group_size", self.group_size, allowed)
+        divisor(self, "method", "group_size", "rollout.batch_size", config.rollout.batch_size)
         if self.baseline is Baseline.leave_one_out and config.reward.credit.name != "sparse":
             allowed = "group: dense rewards are centred over the group's tokens"
             raise InputError("method.baseline", "leave_one_out", allowed)

@@ -1,7 +1,5 @@
 """Define the options of the rules of `reward/source=rules`; rewards/text_rules.py computes them. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 from enum import Enum

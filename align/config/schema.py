@@ -3,8 +3,6 @@
 Enums instead of Literals, and mutable until `freeze`: OmegaConf accepts neither Literal nor frozen dataclasses.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -64,6 +62,7 @@ class TrackingMode(Enum):
 class ModelConfig(Section):
     """The start model: `align://pocket/model`, a folder, a run's folder or a Hub id."""
 
+    path_fields = ("path", "chat_template")
     path: str = MISSING
     revision: str | None = None  # Hub ids only
     chat_template: str | None = None  # a Jinja file; null = the tokenizer's own, or a plain one where it has none
@@ -76,6 +75,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Preference pairs: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
 
+    path_fields = ("path", "held_out_path")
     path: str = MISSING
     held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
     revision: str | None = None  # a branch, tag or commit of the Hub
@@ -154,6 +154,7 @@ class TrackingConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation on held-out prompts, the same for every method, with the same sampling noise before and after."""
 
+    path_fields = ("general_text", "prompts_file", "reward_model")
     num_prompts: int = 128  # held-out prompts, one sampled response each
     num_pairs: int = 256  # held-out chosen responses for perplexity
     num_texts: int = 128  # lines of general text for forgetting

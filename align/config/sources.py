@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from align.config.base import MISSING, Section
-from align.config.checks import classifier_folder, finite, function_in_file, model_folder, not_negative, positive
+from align.config.checks import finite, function_in_file, not_negative, positive, reward_model
 from align.config.rules import (
     ExactRule,
     ForbiddenRule,
@@ -58,10 +58,6 @@ class SourceConfig(Section):
         """Reward models that the source scores with, in the order in which the source is given them."""
         return []
 
-    def path_fields(self) -> list[str]:
-        """Names of the fields that hold a path, or a list of them."""
-        return []
-
     def every(self, key: str = "reward.source") -> dict[str, SourceConfig]:
         """This source and its parts, by their keys."""
         return {key: self}
@@ -81,9 +77,7 @@ class RewardModelTraining(SourceConfig):
 
     normalise: Normalise = Normalise.reference
     learning_rate: float = 1.0e-4
-    epochs: int = (
-        2  # over the training pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
-    )
+    epochs: int = 2  # over training pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
     batch_size: int = 16  # pairs per optimizer update
     micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
@@ -91,10 +85,7 @@ class RewardModelTraining(SourceConfig):
     trained_on: TrainedOn = TrainedOn.end
     prefix_steps: int = 80  # updates of the second stage of trained_on=prefixes, of batch_size pairs each
     prefix_learning_rate: float = 1.0e-3  # peak, of the second stage
-
-    @property
-    def offers(self) -> frozenset[str]:
-        return frozenset({"prefix_scores", "attention"})
+    offers = frozenset({"prefix_scores", "attention"})
 
     def training(self) -> dict[str, Any]:
         """Collect the options that the trained weights depend on, as plain values: a part of the stored model's key.
@@ -102,10 +93,11 @@ class RewardModelTraining(SourceConfig):
         Options without effect are left out, so that models stored before those options existed are still found.
         """
         names = ["learning_rate", "epochs", "batch_size", "center_coef", "seed"]
+        settings: dict[str, Any] = {"name": "reward_model"}
         if self.trained_on is not TrainedOn.end:
             names += ["prefix_steps", "prefix_learning_rate"]
-        settings = {"name": "reward_model"} | {name: getattr(self, name) for name in names}
-        return settings if self.trained_on is TrainedOn.end else settings | {"trained_on": self.trained_on.value}
+            settings["trained_on"] = self.trained_on.value
+        return settings | {name: getattr(self, name) for name in names}
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
@@ -120,17 +112,14 @@ class RewardModelSource(RewardModelTraining):
 
     name: str = "reward_model"
     path: str | None = None  # a stored reward model or sequence classifier; null = trained once, then reused
+    path_fields = ("path",)
 
     def models(self) -> list[RewardModelSource]:
         return [self]
 
-    def path_fields(self) -> list[str]:
-        return ["path"]
-
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
-        model_folder(f"{key}.path", self.path)
-        classifier_folder(f"{key}.path", self.path)
+        reward_model(f"{key}.path", self.path)
         if self.path is not None and self.trained_on is not TrainedOn.end:
             raise InputError(f"{key}.trained_on", self.trained_on.name, f"end with {key}.path, which is taken as it is")
 
@@ -140,10 +129,7 @@ class GoldSource(SourceConfig):
     """The exactly known reward of the embedded world that `data.world` names."""
 
     name: str = "gold"
-
-    @property
-    def offers(self) -> frozenset[str]:
-        return frozenset({"token_scores", "prefix_scores"})
+    offers = frozenset({"token_scores", "prefix_scores"})
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
@@ -174,6 +160,7 @@ class EnsembleSource(RewardModelTraining):
     paths: list[str] = field(default_factory=list)  # stored reward models or sequence classifiers
     combine: Combine = Combine.mean
     penalty: float = 0.5  # weight of the members' variance or deviation (population, not sample)
+    path_fields = ("paths",)
 
     def models(self) -> list[RewardModelSource]:
         shared = {f.name: getattr(self, f.name) for f in fields(RewardModelTraining) if f.name != "name"}
@@ -181,15 +168,11 @@ class EnsembleSource(RewardModelTraining):
         trained = [RewardModelSource(**own | {"seed": self.seed + i}) for i in range(self.members)]
         return [RewardModelSource(**own, path=path) for path in self.paths] + trained
 
-    def path_fields(self) -> list[str]:
-        return ["paths"]
-
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         not_negative(self, key, "members", "penalty")
         for i, path in enumerate(self.paths):
-            model_folder(f"{key}.paths[{i}]", path)
-            classifier_folder(f"{key}.paths[{i}]", path)
+            reward_model(f"{key}.paths[{i}]", path)
         if self.members + len(self.paths) < 2:
             raise InputError(f"{key}.members", self.members, "2 or more in all, those of paths included")
 
@@ -236,13 +219,11 @@ class FunctionSource(SourceConfig):
     name: str = "function"
     path: str = MISSING  # FILE.py:NAME
     returns: Returns = Returns.response
+    path_fields = ("path",)
 
     @property
     def offers(self) -> frozenset[str]:
         return frozenset() if self.returns is Returns.response else frozenset({"token_scores", "prefix_scores"})
-
-    def path_fields(self) -> list[str]:
-        return ["path"]
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)

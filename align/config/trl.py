@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from align.config.checks import not_negative, open_fraction, positive
+from align.config.checks import divisor, not_negative, open_fraction, positive
 from align.config.method_bases import OptimizedConfig
 from align.errors import InputError
 
@@ -30,11 +30,6 @@ class TRLConfig(OptimizedConfig):
         if config.resume is not None:
             allowed = f"another method: {self.name} keeps its final weights only, as TRL's checkpoints are pickles"
             raise InputError("resume", config.resume, allowed)
-
-    def check_micro(self, key: str, rows: int) -> None:
-        """Raise InputError unless the micro-batches fill the `rows` of an update exactly."""
-        if self.micro_batch_size is not None and rows % self.micro_batch_size:
-            raise InputError("method.micro_batch_size", self.micro_batch_size, f"a divisor of method.{key}={rows}")
 
 
 class TRLDPOLoss(Enum):
@@ -66,7 +61,7 @@ class TRLPairsConfig(TRLConfig):
     def check(self, config: Config) -> None:
         super().check(config)
         positive(self, "method", "beta", "batch_size")
-        self.check_micro("batch_size", self.batch_size)
+        divisor(self, "method", "micro_batch_size", "method.batch_size", self.batch_size)
 
 
 @dataclass
@@ -134,9 +129,8 @@ class TRLOnPolicyConfig(TRLConfig):
         if self.group_size < 2:
             raise InputError("method.group_size", self.group_size, "2 or more: a response is compared with its group")
         for key in ("group_size", "minibatch_size"):
-            if rows % getattr(self, key):
-                raise InputError(f"method.{key}", getattr(self, key), f"a divisor of rollout.batch_size={rows}")
-        self.check_micro("minibatch_size", self.minibatch_size)
+            divisor(self, "method", key, "rollout.batch_size", rows)
+        divisor(self, "method", "micro_batch_size", "method.minibatch_size", self.minibatch_size)
 
 
 class TRLGRPOLoss(Enum):

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from align.config import (
+from align.config import RulesSource
+from align.config.rules import (
     ExactRule,
     ForbiddenRule,
     Format,
@@ -17,7 +18,6 @@ from align.config import (
     RegexRule,
     RepetitionRule,
     RuleConfig,
-    RulesSource,
     WordLimitRule,
 )
 from align.errors import InputError

@@ -1,7 +1,5 @@
 """From a run's materials to what its trainer and its evaluation work with: roles, reward, credit, judge, prompts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
 from align.rewards.signals import LogRatio, WithSignals
 from align.run.stages import Materials, Site, Stored
-from align.types import RewardInput, RewardOutput
 from align.worlds import World
 from align.worlds import get as get_world
 
@@ -38,13 +35,10 @@ class Assembly:
 
 
 def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticInit | None) -> Assembly:
-    """Load the models that `site.config` needs and connect them.
+    """Load the models that `site.config` needs and connect them; raise InputError where they do not fit each other.
 
     Args:
         critic: Where the critic's weights come from; None = the method has none, or nothing is trained.
-
-    Raises:
-        InputError: models, reward or evaluation that do not fit each other.
     """
     config = site.config
     cross_tokenizer = _cross_tokenizer(site, materials, stored)
@@ -64,8 +58,16 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         site.say(f"critic starts as the {roles.critic_from.value.replace('_', ' ')}")
     world = get_world(config.data.world) if config.data.world is not None else None
     credit = build_credit(config.reward.credit)
-    source = _source(site, materials, roles, world, cross_tokenizer, credit.needs)
-    judge = _judge(site, materials, stored, roles.engine, source, credit, world)
+    given, chat = materials.data, materials.chat
+    references = References(roles.reference, chat, prompts_of(given.train), config.rollout, site.say)
+    scored = prompts_of([*given.train, *given.held_out])
+    builder = Builder(roles, references, world, scored, materials.functions, cross_tokenizer, credit.needs)
+    source = _source(site, roles, builder)
+    evaluation = None
+    if stored.judge is not None:
+        evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine).score
+    judging = source.frozen()
+    judge = Judge(lambda batch: judging.score(batch, credit.needs), credit.assign, world, evaluation, judging.score)
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
     return Assembly(roles, source, credit, world, judge, data, settings)
@@ -91,43 +93,12 @@ def _cross_tokenizer(site: Site, materials: Materials, stored: Stored) -> dict[i
     return found
 
 
-def _source(
-    site: Site,
-    materials: Materials,
-    roles: Roles,
-    world: World | None,
-    cross_tokenizer: dict[int, Path],
-    needs: frozenset[str],
-) -> Source:
-    config, data = site.config, materials.data
-    references = References(roles.reference, materials.chat, prompts_of(data.train), config.rollout, site.say)
-    scored = prompts_of([*data.train, *data.held_out])
-    builder = Builder(roles, references, world, scored, materials.functions, cross_tokenizer, needs)
-    source = builder.build(config.reward.source)
+def _source(site: Site, roles: Roles, builder: Builder) -> Source:
+    source = builder.build(site.config.reward.source)
     if builder.scales:
         own = builder.scales.pop("reward.source", {})
         site.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
     return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
-
-
-def _judge(
-    site: Site,
-    materials: Materials,
-    stored: Stored,
-    engine: Engine,
-    source: Source,
-    credit: Credit,
-    world: World | None,
-) -> Judge:
-    judging = source.frozen()
-
-    def score(batch: RewardInput) -> RewardOutput:
-        return judging.score(batch, credit.needs)
-
-    evaluation = None
-    if stored.judge is not None:
-        evaluation = load_judge(stored.judge, materials.chat, site.device, site.dtype, engine).score
-    return Judge(score, credit.assign, world, evaluation, judging.score)
 
 
 def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:

@@ -1,20 +1,17 @@
 """The DPO policy whose log-ratio is implicit credit (RTO): trained on the loop from a run's pairs, measured, stored."""
 
-from __future__ import annotations
-
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from align.algorithms.dpo import DPO
-from align.config import Config, DPOConfig, ImplicitCredit
+from align.config import Config, ImplicitCredit
+from align.config.methods import DPOConfig
 from align.engine.roles import build_roles
 from align.errors import InputError
 from align.loop.checkpoint import save_policy
@@ -26,48 +23,32 @@ from align.run.record import RunRecord
 from align.run.stage import Stage
 from align.stored.keys import dpo_policy_key
 from align.stored.store import find_or_make
-from align.types import Pair
 
 CARD = "dpo_policy.json"
 KEY = "reward.credit.path"
 
 
-def ensure_dpo_policy(
-    config: Config,
-    credit: ImplicitCredit,
-    chat: ChatTokenizer,
-    train: Sequence[Pair],
-    held_out: Sequence[Pair],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    say: Callable[[str], None] = lambda line: None,
-) -> Path:
+def ensure_dpo_policy(stage: Stage, credit: ImplicitCredit) -> Path:
     """The folder of the policy that `credit` names, a whole model or an adapter; trained now if it never was.
 
     Raises:
         InputError: credit.path is no finished DPO run on this run's start model, or has another tokenizer.
     """
     if credit.path is not None:
-        return _given(Path(credit.path), config, chat)
-    key = dpo_policy_key(config, credit, train, held_out)
+        return _given(Path(credit.path), stage.config, stage.chat)
+    key = dpo_policy_key(stage.config, credit, stage.train, stage.held_out)
 
     def make(folder: Path) -> None:
-        say(f"training the DPO policy of implicit credit on {len(train)} pairs, once")
-        stage = Stage(config, folder, "DPO policy", chat, train, held_out, device, dtype, say)
-        card = train_dpo_policy(stage, credit, key)
+        stage.say(f"training the DPO policy of implicit credit on {len(stage.train)} pairs, once")
+        card = train_dpo_policy(stage.at(folder, "DPO policy"), credit, key)
         figures = "" if card["accuracy"] is None else f"; held-out accuracy of its log-ratio {card['accuracy']:.3f}"
-        say(f"DPO policy trained in {card['seconds']:.0f} s{figures}")
+        stage.say(f"DPO policy trained in {card['seconds']:.0f} s{figures}")
 
     return find_or_make("dpo_policies", key, make)
 
 
 def train_dpo_policy(stage: Stage, credit: ImplicitCredit, key: dict[str, Any]) -> dict[str, Any]:
-    """Train as `method=dpo` does, measure on held-out pairs, write model and card into the stage's folder.
-
-    Returns:
-        The card.
-    """
+    """Train as `method=dpo` does, measure on held-out pairs, write model and card into the stage's folder."""
     began = time.perf_counter()
     method = DPOConfig(learning_rate=credit.learning_rate, batch_size=credit.batch_size, beta=credit.beta)
     steps = math.ceil(credit.epochs * len(stage.train) / credit.batch_size)

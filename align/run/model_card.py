@@ -1,7 +1,5 @@
 """The README of a trained model: how it was made and what the training changed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """run.json: environment, cost and outcome of a run; rewritten as a whole at every change."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os
@@ -30,10 +28,7 @@ class RunRecord:
     """Content of run.json."""
 
     def __init__(self, folder: Path, device: torch.device, *, resumed: bool = False, **facts: Any) -> None:
-        """
-        Args:
-            resumed: Keep what earlier sittings of the run left in the folder, under `sittings`.
-        """
+        """With `resumed`, keep what earlier sittings of the run left in the folder, under `sittings`."""
         self._path = folder / FILE
         self._device = device
         before = self.read(folder) if resumed else {}

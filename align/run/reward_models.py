@@ -1,10 +1,8 @@
 """Reward models: trained on the loop from a run's pairs, measured, and stored for every later run."""
 
-from __future__ import annotations
-
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +11,10 @@ import torch
 from torch import nn
 
 from align.algorithms.reward_model import ROLE, PrefixScores, RewardModel
-from align.config import Config, LRSchedule, OfflineConfig, RewardModelSource, TrainedOn
+from align.config import LRSchedule, RewardModelSource, TrainedOn
+from align.config.methods import OfflineConfig
 from align.engine.reference import ValueHead
 from align.models.adapters import POLICY, SharedBase
-from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import body_of, load_body, load_causal_lm
 from align.models.locate import is_adapter
 from align.models.reward_folder import RewardCard, linear_head, read_card, read_head, write_head
@@ -25,40 +23,24 @@ from align.run.stage import Stage
 from align.stored.keys import reward_model_key
 from align.stored.store import find_or_make
 from align.streams import drawn_from
-from align.types import Pair
 from align.worlds import resolve
 
 WARMUP = 0.05  # of all updates
 
 
-def ensure_reward_model(
-    config: Config,
-    source: RewardModelSource,
-    chat: ChatTokenizer,
-    train: Sequence[Pair],
-    held_out: Sequence[Pair],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    say: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """The folder of the reward model that `source` names, trained now if nobody has trained it before.
-
-    Args:
-        say: Prints a line when training starts and how it ended.
-    """
+def ensure_reward_model(stage: Stage, source: RewardModelSource) -> Path:
+    """The folder of the reward model that `source` names, trained now, by `stage`, if nobody has trained it before."""
     if source.path is not None:
         return Path(resolve(source.path, "reward.source.path")).expanduser()
-    key = reward_model_key(config, source, train, held_out)
+    key = reward_model_key(stage.config, source, stage.train, stage.held_out)
 
     def make(folder: Path) -> None:
-        stage = Stage(config, folder, "reward model", chat, train, held_out, device, dtype, say)
-        card = train_reward_model(stage, source, key)
+        card = train_reward_model(stage.at(folder, "reward model"), source, key)
         if card.accuracy is not None and card.longer_wins is not None:
             figures = f"held-out accuracy {card.accuracy:.3f}; the longer response wins {card.longer_wins:.3f}"
-            say(f"reward model trained in {card.seconds:.0f} s: {figures}")
+            stage.say(f"reward model trained in {card.seconds:.0f} s: {figures}")
         if card.prefix_scores is not None and source.trained_on is TrainedOn.prefixes:
-            say(f"correlation of prefix scores with the final one: {_correlations(card.prefix_scores)}")
+            stage.say(f"correlation of prefix scores with the final one: {_correlations(card.prefix_scores)}")
 
     return find_or_make("reward_models", key, make)
 
@@ -84,14 +66,11 @@ def train_reward_model(
         _train_on_ends(stage, source, model)
         figures = {"end": prefix_figures(model, stage.chat, stage.held_out)} if stage.held_out else {}
     else:
-        if start is None:
-            at_end, pairs = replace(source, trained_on=TrainedOn.end), (stage.train, stage.held_out)
-            on: dict[str, Any] = {"device": stage.device, "dtype": stage.dtype, "say": stage.say}
-            start = ensure_reward_model(stage.config, at_end, stage.chat, *pairs, **on)
+        start = start or ensure_reward_model(stage, replace(source, trained_on=TrainedOn.end))
         stage.say("training the reward model on prefixes, once")
         model, shared = _stored(stage, start)
         card = read_card(start)
-        figures = dict((card.prefix_scores if card is not None else None) or {})
+        figures = dict(card.prefix_scores or {}) if card is not None else {}
         _train_on_prefixes(stage, source, model)
         if stage.held_out:
             figures["prefixes"] = prefix_figures(model, stage.chat, stage.held_out)

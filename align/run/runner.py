@@ -1,7 +1,5 @@
 """The composition root: from a checked configuration to a run's folder. Callable from a notebook, without Hydra."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,10 +24,10 @@ from align.loop.method import Method, method_of
 from align.models.hardware import one_process, resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_causal_lm
 from align.report import write_report
-from align.run.assembly import Assembly, assemble
+from align.run.assembly import assemble
 from align.run.model_card import write_model_card
 from align.run.record import RunRecord
-from align.run.stages import Materials, Site, ensure_stored, load_materials
+from align.run.stages import Site, ensure_stored, load_materials
 
 
 def to_stderr(line: str) -> None:
@@ -38,11 +36,9 @@ def to_stderr(line: str) -> None:
 
 
 def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr) -> dict[str, Any]:
-    """Run what `config` composes and leave everything in `folder`.
+    """Run what `config` composes, or go on with the run in `config.resume`, and leave everything in `folder`.
 
-    Args:
-        config: From `align.config.build`. With `config.resume` the run of that folder goes on; `folder` is the same.
-        say: Told in a line what the run chose for itself and what it is busy with.
+    `say` gets a line for what the run chose for itself and what it is busy with.
 
     Returns:
         {"before", "after": evaluation summaries, "stopped": why it ended early or None, "step", "folder"}.
@@ -62,7 +58,6 @@ def measure(
     """Evaluate without training, under the definitions of a run, and leave evaluation.json and its samples in `folder`.
 
     Args:
-        config: Of the run that is measured again, or a composition whose model is the start model.
         weights: The folder of a finished run, or a model of the start model's architecture, to compare with the start
             model; None = the start model alone, unless the method answers without training it (best_of_n).
 
@@ -93,14 +88,8 @@ class _Run:
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
         command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
         configuration.save(replace(config, resume=None), folder / "config.yaml", command)
-        self.record = RunRecord(
-            folder,
-            device,
-            precision=precision.value,
-            precision_why=why,
-            seed=config.seed,
-            resumed=config.resume is not None,
-        )
+        facts = {"precision": precision.value, "precision_why": why, "seed": config.seed}
+        self.record = RunRecord(folder, device, resumed=config.resume is not None, **facts)
         self.site = Site(config, folder, device, torch_dtype(precision), self.record, say)
 
     def _checkpoint(self, device: torch.device) -> Path | None:
@@ -163,14 +152,8 @@ class _Run:
         with self.record.phase("reward_model"):
             stored = ensure_stored(self.site, materials)
         with self.record.phase("load_models"):
-            self.made, self.materials = assemble(self.site, materials, stored, critic), materials
-        return self._context(self.made, materials, stored.rewards[0] if stored.rewards else None)
-
-    def _method(self, context: RunContext) -> Method:
-        return method_of(context, algorithm_class(self.config.method.name)(context))
-
-    def _context(self, made: Assembly, materials: Materials, reward_folder: Path | None) -> RunContext:
-        data = materials.data
+            made = assemble(self.site, materials, stored, critic)
+        self.made, self.materials, data = made, materials, materials.data
         return RunContext(
             config=self.config,
             folder=self.folder,
@@ -186,9 +169,12 @@ class _Run:
             callbacks=self.callbacks,
             evaluate=self._during,
             held_out=data.held_out,
-            reward_folder=reward_folder,
+            reward_folder=stored.rewards[0] if stored.rewards else None,
             world=made.world,
         )
+
+    def _method(self, context: RunContext) -> Method:
+        return method_of(context, algorithm_class(self.config.method.name)(context))
 
     # Measuring without training --------------------------------------------------------------------------------------
 
@@ -236,11 +222,9 @@ class _Run:
     def _before(self) -> EvaluationResult:
         """The start model's figures; read back where the run had got that far. Starts the callbacks."""
         step = 0 if self.checkpoint is None else int(self.checkpoint.name.rpartition("_")[2])
-        plain = configuration.plain(self.config)
-        method = self.config.method
+        plain, method, seed = configuration.plain(self.config), self.config.method, self.config.seed
         steps = self.config.max_steps if method.trains else 0
-        info = RunInfo(self.folder, plain, method.name, steps, start_step=step, seed=self.config.seed)
-        self.callbacks.on_run_start(info)
+        self.callbacks.on_run_start(RunInfo(self.folder, plain, method.name, steps, start_step=step, seed=seed))
         before = load_before(self.folder) if self.config.resume is not None else None
         if before is None:
             before = self._evaluate(None)

@@ -13,8 +13,9 @@ import torch
 from align.callbacks.base import Callback, CallbackList, RunInfo
 from align.callbacks.jsonl import LOG_HISTORY, JsonlCallback
 from align.callbacks.progress import ProgressCallback
-from align.config import Config, OfflineConfig
+from align.config import Config
 from align.config.io import plain
+from align.config.methods import OfflineConfig
 from align.engine.engine import Engine
 from align.engine.reference import Policy, ValueHead
 from align.files import write_atomic
@@ -36,18 +37,21 @@ class Stage:
     """What is trained, from what, and where."""
 
     config: Config  # of the run that needs the model
-    folder: Path  # that will be stored; a killed stage's own is taken up again
-    name: str  # for people: "reward model"
     chat: ChatTokenizer
     train: Sequence[Pair]
     held_out: Sequence[Pair]
     device: torch.device
     dtype: torch.dtype  # of compute
     say: Callable[[str], None]  # prints a line for the user
+    name: str = "model"  # for people: "reward model"
+    folder: Path = Path()  # that will be stored; a killed stage's own is taken up again
+
+    def at(self, folder: Path, name: str) -> Stage:
+        """This stage, whose model is called `name` and stored from `folder`."""
+        return replace(self, folder=folder, name=name)
 
     @property
     def engine(self) -> Engine:
-        """The engine of the run that needs the model."""
         return Engine.of(self.config)
 
     def configured(self, method: OfflineConfig, *, steps: int, seed: int) -> Config:
@@ -65,11 +69,8 @@ class Stage:
     ) -> None:
         """Train `modules`, or go on where a killed stage left them, and leave the records as RECORDS.
 
-        The checkpoints stay in TRAINING until the folder is stored, so that a kill while the model is measured costs
-        no training.
-
-        Raises:
-            RunError: More than method.max_bad_steps updates were not finite.
+        Checkpoints stay in TRAINING until the folder is stored: a kill while the model is measured costs no training.
+        More than method.max_bad_steps updates that are not finite raise RunError.
         """
         training = self.folder / TRAINING
         found = self._taken_up(training, config.method.name)

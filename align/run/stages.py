@@ -1,7 +1,5 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from align.rewards import load_functions
 from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
+from align.run.stage import Stage
 from align.types import Pair
 
 
@@ -56,11 +55,7 @@ class Stored:
 
 
 def load_materials(site: Site) -> Materials:
-    """Load the functions, chat tokenizer and data of `site.config`, and check that they fit the model's context.
-
-    Raises:
-        InputError: as `load_functions`, `load_chat_tokenizer` and `load_preferences`, or a context that is too short.
-    """
+    """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
     functions = load_functions(config.reward.source)
     chat = load_chat_tokenizer(config.model)
@@ -100,28 +95,20 @@ def ensure_stored(site: Site, materials: Materials) -> Stored:
     return Stored(_reward_models(site, materials), _dpo_policy(site, materials), judge)
 
 
+def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
+    held_out = materials.data.reward_held_out
+    return Stage(site.config, materials.chat, pairs, held_out, site.device, site.dtype, site.say)
+
+
 def _reward_models(site: Site, materials: Materials) -> list[Path]:
-    pairs = materials.data.reward_train
-    folders = [_reward_model(site, materials, model, pairs) for model in site.config.reward.source.models()]
+    stage = _stage(site, materials, materials.data.reward_train)
+    folders = [ensure_reward_model(stage, model) for model in site.config.reward.source.models()]
     facts = [_facts(folder) for folder in folders]
     if facts:
         site.record.update(reward_model=facts[0])
     if len(facts) > 1:
         site.record.update(reward_models=facts)
     return folders
-
-
-def _reward_model(site: Site, materials: Materials, source: RewardModelSource, pairs: list[Pair]) -> Path:
-    return ensure_reward_model(
-        site.config,
-        source,
-        materials.chat,
-        pairs,
-        materials.data.reward_held_out,
-        device=site.device,
-        dtype=site.dtype,
-        say=site.say,
-    )
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -134,16 +121,7 @@ def _dpo_policy(site: Site, materials: Materials) -> Path | None:
     credit = site.config.reward.credit
     if not isinstance(credit, ImplicitCredit):
         return None
-    folder = ensure_dpo_policy(
-        site.config,
-        credit,
-        materials.chat,
-        materials.data.reward_train,
-        materials.data.reward_held_out,
-        device=site.device,
-        dtype=site.dtype,
-        say=site.say,
-    )
+    folder = ensure_dpo_policy(_stage(site, materials, materials.data.reward_train), credit)
     site.record.update(dpo_policy={"folder": str(folder)})
     return folder
 
@@ -155,6 +133,7 @@ def _judge(site: Site, materials: Materials) -> str | None:
         return path
     chosen = site.config.reward.source
     base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
-    folder = _reward_model(site, materials, replace(base, path=None, seed=base.seed + 1), materials.aside)
+    stage = _stage(site, materials, materials.aside)
+    folder = ensure_reward_model(stage, replace(base, path=None, seed=base.seed + 1))
     site.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(materials.aside)})
     return str(folder)

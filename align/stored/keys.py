@@ -4,8 +4,6 @@ Precision and device are left out on purpose, so that a model trained on one mac
 which precision it was. Tokens stand for the data: they hold texts, template and cuts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

@@ -3,8 +3,6 @@
 They live under `$ALIGN_HOME` (default: `~/.cache/align`) and in the package's assets.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

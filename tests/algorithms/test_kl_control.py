@@ -7,7 +7,7 @@ import re
 import pytest
 
 from align.algorithms.kl_control import adapted_coef
-from align.config import KLController
+from align.config.methods import KLController
 from tests import tiny
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import logsigmoid
 
 from align.algorithms.reward_model import ROLE, PrefixScores, RewardModel
 from align.callbacks.base import CallbackList
-from align.config import OfflineConfig
+from align.config.methods import OfflineConfig
 from align.loop.context import LoopContext
 from align.loop.protocol import Progress
 from align.models.hardware import one_process

@@ -3,13 +3,13 @@ import logging
 import pytest
 
 from align.callbacks import Callback, CallbackList, Guest, default_callbacks
-from align.config import (
+from align.config import TrackingConfig
+from align.config.callbacks import (
     CallbacksConfig,
     EarlyStoppingConfig,
     ProgressConfig,
     RetentionConfig,
     TensorboardConfig,
-    TrackingConfig,
 )
 from align.errors import InputError
 from tests import tiny

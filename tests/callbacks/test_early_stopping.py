@@ -8,14 +8,8 @@ from align.callbacks import CallbackList, RunInfo, default_callbacks
 from align.callbacks.early_stopping import EarlyStoppingCallback
 from align.callbacks.jsonl import JsonlCallback
 from align.callbacks.retention import RetentionCallback
-from align.config import (
-    CallbacksConfig,
-    CheckpointConfig,
-    EarlyStoppingConfig,
-    EvaluationConfig,
-    ProgressConfig,
-    RetentionConfig,
-)
+from align.config import CheckpointConfig, EvaluationConfig
+from align.config.callbacks import CallbacksConfig, EarlyStoppingConfig, ProgressConfig, RetentionConfig
 from align.config.composition import check_all
 from align.config.methods import DPOConfig
 from align.errors import InputError

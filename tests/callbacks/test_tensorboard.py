@@ -6,7 +6,7 @@ import pytest
 
 from align.callbacks import RunInfo
 from align.callbacks.tensorboard import TensorboardCallback
-from align.config import TensorboardConfig
+from align.config.callbacks import TensorboardConfig
 
 pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -11,7 +11,8 @@ from align.callbacks import RunInfo
 from align.callbacks.jsonl import JsonlCallback
 from align.callbacks.wandb import ID_FILE, WandbCallback
 from align.cli.resume import resumed_config
-from align.config import CallbacksConfig, CheckpointConfig, ProgressConfig, TrackingConfig, TrackingMode
+from align.config import CheckpointConfig, TrackingConfig, TrackingMode
+from align.config.callbacks import CallbacksConfig, ProgressConfig
 from align.config.io import register_schemas
 from align.config.methods import PPOConfig
 from align.files import read_lines

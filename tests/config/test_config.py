@@ -20,7 +20,7 @@ from align.cli.groups import CONF, groups, options
 from align.cli.resume import changes, resumed_config
 from align.config import Config, io
 from align.config.groups import CREDITS, METHODS, SOURCES
-from align.config.methods import PPOConfig
+from align.config.methods import KLController, PPOConfig
 from align.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,7 @@ def test_sections_have_the_classes_that_their_options_choose(files):
 def test_enums_arrive_as_enums(files):
     config = build(*files, "precision=bf16", "method.kl.controller=adaptive", "method.lr_schedule=linear")
     assert config.precision is cfg.Precision.bf16
-    assert config.method.kl.controller is cfg.KLController.adaptive
+    assert config.method.kl.controller is KLController.adaptive
     assert config.method.lr_schedule is cfg.LRSchedule.linear
 
 

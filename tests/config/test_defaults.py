@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from align import config as cfg
 from align.cli.groups import CONF, groups, options
+from align.config.callbacks import CallbacksConfig
 from align.config.groups import CREDITS, METHODS, SOURCES
 from align.config.io import register_schemas
 
@@ -33,9 +34,9 @@ HELD: dict[str, Callable[[str], Any]] = {
 SECTIONS = {"early_stopping", "jsonl", "progress", "retention", "tensorboard"}
 
 
-def callbacks(option: str) -> cfg.CallbacksConfig:
+def callbacks(option: str) -> CallbacksConfig:
     """The callbacks of a run that chooses this one: its section is the bare dataclass, all others are as by default."""
-    held = cfg.CallbacksConfig()
+    held = CallbacksConfig()
     if option in SECTIONS:
         setattr(held, option, type(getattr(held, option))())
     return held  # callbacks=wandb chooses tracking=wandb instead
@@ -97,8 +98,8 @@ def test_the_keys_of_the_root_are_the_dataclasss():
 
 
 def test_callbacks_of_a_run_that_chooses_none():
-    assert flat(composed("callbacks=[]").callbacks) == flat(OmegaConf.structured(cfg.CallbacksConfig()))
-    assert flat(composed().callbacks) == flat(OmegaConf.structured(cfg.CallbacksConfig()))
+    assert flat(composed("callbacks=[]").callbacks) == flat(OmegaConf.structured(CallbacksConfig()))
+    assert flat(composed().callbacks) == flat(OmegaConf.structured(CallbacksConfig()))
 
 
 @pytest.mark.parametrize("section", [*METHODS.values(), *SOURCES.values(), *CREDITS.values(), cfg.EvaluationConfig])

@@ -16,17 +16,16 @@ from align.config import (
     FunctionSource,
     ImplicitCredit,
     Normalise,
-    RepetitionRule,
     Returns,
     RewardConfig,
     RewardModelSource,
     RulesSource,
     SourceConfig,
     SpansCredit,
-    WordLimitRule,
 )
 from align.config.composition import check_all
 from align.config.methods import GRPOConfig, OnPolicyConfig, PPOConfig
+from align.config.rules import RepetitionRule, WordLimitRule
 from align.loop.checkpoint import read_state
 from align.run.runner import run
 from tests import tiny

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from align.algorithms.registry import ALGORITHMS, algorithm_class
-from align.config import SFTConfig
+from align.config.methods import SFTConfig
 from align.loop.checkpoint import FORMAT, read_state
 from align.loop.loop import Loop
 from align.loop.protocol import Algorithm, Loss, Progress, Stop, Trained

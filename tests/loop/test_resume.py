@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from align.config import AdapterConfig, Config, KLController, LRSchedule
+from align.config import AdapterConfig, Config, LRSchedule
+from align.config.methods import KLController
 from align.loop.loop import Loop
 from align.metrics import repeatable
 from align.rewards import Source

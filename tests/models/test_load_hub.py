@@ -22,6 +22,7 @@ from align.run.reward_models import ensure_reward_model
 from tests import tiny
 from tests.algorithms import runs
 from tests.hub import TOKEN, Hub
+from tests.run.stages import stage
 
 CPU = {"dtype": torch.float32, "device": tiny.CPU}
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -215,7 +216,7 @@ def test_a_reward_model_of_the_hub_scores_as_the_stored_one(hub, tmp_path):
     local = runs.config(tiny.config().method, tmp_path)
     settings = RewardModelSource(path="good/reward")
     distant = replace(local, reward=replace(local.reward, source=settings))
-    place = ensure_reward_model(distant, settings, tiny.chat(), [], [], **{k: CPU[k] for k in ("device", "dtype")})
+    place = ensure_reward_model(stage(None, distant, [], []), settings)
     scorers = [
         build_roles(config, **CPU, reward=folder, critic_init=None).reward
         for config, folder in ((local, tiny.reward_folder()), (distant, place))

@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from align.config import AdapterConfig, KLController, SparseCredit
-from align.config.methods import KLConfig, KLPlace
+from align.config import AdapterConfig, SparseCredit
+from align.config.methods import KLConfig, KLController, KLPlace
 from tests.oracle.methods import BATCH, STEPS, bradley_terry, dpo, grpo, ppo
 from tests.oracle.runs import APART, TREE, Tables, closed, loop, reference, table_of, trained
 from tests.oracle.tree import at_rest, divergence

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from align.algorithms.reward_model import ROLE, RewardModel
 from align.callbacks.base import CallbackList
-from align.config import OfflineConfig
+from align.config.methods import OfflineConfig
 from align.engine.reference import ValueHead
 from align.loop.context import LoopContext
 from align.loop.loop import Loop

@@ -14,7 +14,6 @@ from align.config import (
     ImplicitCredit,
     Normalise,
     PrefixCredit,
-    RepetitionRule,
     Returns,
     RewardConfig,
     RewardModelSource,
@@ -23,9 +22,9 @@ from align.config import (
     SpansCredit,
     SparseCredit,
     TruthCredit,
-    WordLimitRule,
 )
 from align.config.composition import check_all
+from align.config.rules import RepetitionRule, WordLimitRule
 from align.engine.roles import build_roles
 from align.errors import InputError
 from align.rewards import Builder, References, build_credit, reward_input

@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from align.config import (
-    ExactRule,
-    FormatRule,
-    NumericRule,
-    RegexRule,
-    RepetitionRule,
-    RulesSource,
-    WordLimitRule,
-)
+from align.config import RulesSource
+from align.config.rules import ExactRule, FormatRule, NumericRule, RegexRule, RepetitionRule, WordLimitRule
 from align.errors import InputError
 from align.rewards import reward_input
 from align.rewards import text_rules as rules

@@ -47,7 +47,7 @@ def setting(
 
 
 def stage(
-    folder: Path,
+    folder: Path | None,
     config: Config,
     train: Sequence[Pair] = TRAIN,
     held_out: Sequence[Pair] = HELD_OUT,
@@ -55,9 +55,12 @@ def stage(
     chat: ChatTokenizer | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Stage:
-    """What a stored model in `folder` is trained with."""
+    """What a stored model is trained with, in `folder`; None = where it will be stored."""
+    given = Stage(config, chat or tiny.chat(), train, held_out, tiny.CPU, torch.float32, say)
+    if folder is None:
+        return given
     folder.mkdir(parents=True, exist_ok=True)
-    return Stage(config, folder, "reward model", chat or tiny.chat(), train, held_out, tiny.CPU, torch.float32, say)
+    return given.at(folder, "reward model")
 
 
 def loaded(folder: Path) -> ValueHead:

@@ -25,7 +25,7 @@ from align.stored.keys import dpo_policy_key
 from tests import tiny
 from tests.algorithms import runs
 from tests.contexts import loop_of, run_context
-from tests.run.stages import HELD_OUT, LORA, ON, TRAIN
+from tests.run.stages import HELD_OUT, LORA, TRAIN, stage
 
 PAIRS, MEASURED = TRAIN[:96], HELD_OUT[:40]
 
@@ -38,7 +38,7 @@ def setting(adapter: AdapterConfig | None = None, **credit) -> tuple[Config, Imp
 
 
 def ensure(cfg, credit, say=lambda line: None):
-    return ensure_dpo_policy(cfg, credit, tiny.chat(), PAIRS, MEASURED, say=say, **ON)
+    return ensure_dpo_policy(stage(None, cfg, PAIRS, MEASURED, say=say), credit)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -227,12 +227,12 @@ def test_the_body_is_a_model_of_transformers(trained):
 def test_trained_once_and_reused():
     cfg, source = setting(epochs=1)
     lines: list[str] = []
-    folder = ensure_reward_model(cfg, source, tiny.chat(), TRAIN[:16], HELD_OUT[:4], say=lines.append, **ON)
+    folder = ensure_reward_model(stage(None, cfg, TRAIN[:16], HELD_OUT[:4], say=lines.append), source)
     said = len(lines)
     assert said == 2 and "longer response wins" in lines[-1]
     weights = folder / "model.safetensors"
     before = (weights.stat().st_mtime_ns, weights.stat().st_ino)
-    again = ensure_reward_model(cfg, source, tiny.chat(), TRAIN[:16], HELD_OUT[:4], say=lines.append, **ON)
+    again = ensure_reward_model(stage(None, cfg, TRAIN[:16], HELD_OUT[:4], say=lines.append), source)
     assert again == folder and len(lines) == said
     assert (weights.stat().st_mtime_ns, weights.stat().st_ino) == before
     assert sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) == [folder.name]
@@ -244,13 +244,13 @@ def test_trained_once_and_reused():
 
 def test_a_given_reward_model_is_taken_as_it_is():
     cfg, source = setting(path=str(tiny.reward_folder()))
-    assert ensure_reward_model(cfg, source, tiny.chat(), TRAIN, HELD_OUT, **ON) == tiny.reward_folder()
+    assert ensure_reward_model(stage(None, cfg), source) == tiny.reward_folder()
 
 
 def test_an_unknown_asset_is_named():
     cfg, source = setting(path="align://nowhere/model")
     with pytest.raises(InputError, match=r"reward\.source\.path"):
-        ensure_reward_model(cfg, source, tiny.chat(), TRAIN, HELD_OUT, **ON)
+        ensure_reward_model(stage(None, cfg), source)
 
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["none", "lora"])
@@ -279,7 +279,7 @@ def test_what_a_failed_training_wrote_is_not_in_the_next_ones_folder(tmp_path, m
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ensure_reward_model(cfg, source, tiny.chat(), TRAIN[:16], HELD_OUT[:4], say=litter, **ON)
-    folder = ensure_reward_model(cfg, source, tiny.chat(), TRAIN[:16], HELD_OUT[:4], **ON)
+        ensure_reward_model(stage(None, cfg, TRAIN[:16], HELD_OUT[:4], say=litter), source)
+    folder = ensure_reward_model(stage(None, cfg, TRAIN[:16], HELD_OUT[:4]), source)
     assert partial and not partial[0].exists()
     assert not {"litter", "model-00002-of-00002.safetensors"} & {p.name for p in folder.iterdir()}

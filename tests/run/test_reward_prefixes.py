@@ -18,7 +18,7 @@ from align.stored.keys import reward_model_key
 from align.stored.store import key_of
 from tests import tiny
 from tests.algorithms import runs
-from tests.run.stages import HELD_OUT, LORA, ON, TRAIN, alone, loaded, setting, stage
+from tests.run.stages import HELD_OUT, LORA, TRAIN, alone, loaded, setting, stage
 
 PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 40, "prefix_learning_rate": 1e-2}
 
@@ -81,7 +81,7 @@ def test_prefixes_foretell_the_score_and_pairs_are_told_apart_as_before(adapter)
     rate = {} if adapter is None else {"learning_rate": 3e-2, "epochs": 2, "prefix_learning_rate": 3e-2}
     cfg, source = setting(adapter, **(PREFIXES | rate))
     lines: list[str] = []
-    folder = ensure_reward_model(cfg, source, tiny.chat(), TRAIN, HELD_OUT, say=lines.append, **ON)
+    folder = ensure_reward_model(stage(None, cfg, say=lines.append), source)
     assert is_adapter(folder) == (adapter is not None)
     card = read_card(folder)
     assert card.key == reward_model_key(cfg, source, TRAIN, HELD_OUT)
@@ -99,5 +99,5 @@ def test_prefixes_foretell_the_score_and_pairs_are_told_apart_as_before(adapter)
     assert prefix_figures(again, tiny.chat(), HELD_OUT)["correlation"] == pytest.approx(after["correlation"], abs=1e-4)
     # Both lie side by side, and neither is made again.
     said = len(lines)
-    assert ensure_reward_model(cfg, source, tiny.chat(), TRAIN, HELD_OUT, say=lines.append, **ON) == folder
+    assert ensure_reward_model(stage(None, cfg, say=lines.append), source) == folder
     assert len(lines) == said and len([p for p in folder.parent.iterdir() if p.is_dir()]) == 2

@@ -27,7 +27,8 @@ from align.run.stage import RECORDS
 from align.stored.store import TRAINING
 from tests import tiny
 from tests.algorithms import runs
-from tests.run.stages import HELD_OUT, LORA, ON, TRAIN, setting
+from tests.run import stages
+from tests.run.stages import HELD_OUT, LORA, TRAIN, setting
 
 STEPS = 40
 PARTIAL = ".*.partial"
@@ -111,13 +112,13 @@ class Interrupt(Callback):
 def reward(adapter, **source) -> Callable[[Callable[[str], None]], Path]:
     cfg, options = setting(adapter, **({"epochs": 1} | source))
     cfg.checkpoint.every_steps = 2
-    return lambda say: ensure_reward_model(cfg, options, tiny.chat(), TRAIN[:80], HELD_OUT[:8], say=say, **ON)
+    return lambda say: ensure_reward_model(stages.stage(None, cfg, TRAIN[:80], HELD_OUT[:8], say=say), options)
 
 
 def dpo(adapter) -> Callable[[Callable[[str], None]], Path]:
     credit = ImplicitCredit(learning_rate=5e-3, batch_size=8, epochs=1)
     cfg = tiny.config(adapter=adapter, reward=RewardConfig(source=GoldSource(), credit=credit), checkpoint_every=2)
-    return lambda say: ensure_dpo_policy(cfg, credit, tiny.chat(), TRAIN[:80], HELD_OUT[:8], say=say, **ON)
+    return lambda say: ensure_dpo_policy(stages.stage(None, cfg, TRAIN[:80], HELD_OUT[:8], say=say), credit)
 
 
 def interrupted(monkeypatch, ensure) -> None:
@@ -194,7 +195,7 @@ def test_options_of_the_run_do_not_reach_the_stage(tmp_path):
     cfg, source = setting()
     cfg = dataclasses.replace(cfg, max_steps=3, max_policy_tokens=100, resume="somewhere", seed=7)
     cfg.evaluation.every_steps = 1
-    own = stage.Stage(cfg, tmp_path, "x", tiny.chat(), TRAIN, [], tiny.CPU, torch.float32, print)
+    own = stages.stage(tmp_path, cfg, held_out=[])
     made = own.configured(reward_models._method("reward_model", source, 1e-3, 0), steps=9, seed=2)
     assert (made.max_steps, made.seed, made.max_policy_tokens, made.resume) == (9, 2, None, None)
     assert made.evaluation.every_steps == 0 and cfg.evaluation.every_steps == 1

@@ -4,8 +4,6 @@ The loop, the sampling, the optimizer and the losses are TRL's, so that a method
 method of theirs. Only final weights are kept: TRL's checkpoints hold pickles.
 """
 
-from __future__ import annotations
-
 import tempfile
 from abc import abstractmethod
 from contextlib import ExitStack

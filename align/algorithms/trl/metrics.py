@@ -5,8 +5,6 @@ else (ties, Bessel's correction, the level of a mean), it has a row of its own t
 absent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,11 +40,7 @@ _ON_POLICY = {
 NAMES: dict[str, dict[str, str]] = {
     "trl_dpo": _COMMON
     | _PAIRS
-    | {
-        "loss": "dpo/loss",
-        "rewards/accuracies": "dpo/accuracy_strict",
-        "mean_token_accuracy": "dpo/token_accuracy",
-    },
+    | {"loss": "dpo/loss", "rewards/accuracies": "dpo/accuracy_strict", "mean_token_accuracy": "dpo/token_accuracy"},
     "trl_kto": _COMMON | _PAIRS | {"loss": "kto/loss", "kl": "kto/kl"},
     "trl_grpo": _COMMON
     | _ON_POLICY
@@ -78,9 +72,5 @@ _COMPLEMENTS = frozenset({"completions/clipped_ratio"})  # TRL counts the respon
 
 def translate(logs: Mapping[str, Any], method: str) -> dict[str, float]:
     """One of TRL's log records under our names; what the table does not have, or TRL could not compute, is left out."""
-    found = ((name, ours, logs.get(name)) for name, ours in NAMES[method].items())
-    return {
-        ours: 1 - float(value) if name in _COMPLEMENTS else float(value)
-        for name, ours, value in found
-        if value is not None
-    }
+    found = {name: float(logs[name]) for name in NAMES[method] if logs.get(name) is not None}
+    return {NAMES[method][name]: 1 - value if name in _COMPLEMENTS else value for name, value in found.items()}

@@ -1,7 +1,5 @@
 """Lending models to TRL's trainers, and getting them back as they were."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

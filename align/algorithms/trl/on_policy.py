@@ -1,17 +1,25 @@
 """TRL's trainers that sample from the policy: GRPO and RLOO, paid by the run's reward source."""
 
-from __future__ import annotations
-
 import math
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import trl
 
+from align.algorithms.rollout_metrics import add_gold, add_rewards, describe
 from align.algorithms.trl.method import TRLMethod
-from align.algorithms.trl.reward import PLACE, reward_function
 from align.config.trl import TRLGRPOConfig, TRLOnPolicyConfig, TRLRLOOConfig
-from align.errors import InputError
+from align.data.collate import collate
+from align.errors import InputError, RunError
+from align.functional.credit import replace_truncated
+from align.loop.context import RunContext
+from align.rewards import reward_input
+from align.types import Prompt, Rollout
+
+PLACE = "place"  # the data set's column with a prompt's index in the run's prompts
 
 
 class TRLOnPolicy(TRLMethod):
@@ -65,10 +73,33 @@ class TRLOnPolicy(TRLMethod):
             policy.model.config._name_or_path = str(start)
         return {
             "model": policy.whole,
-            "reward_funcs": [reward_function(self.run, self.method.missing_eos_penalty, self.records.rollout)],
+            "reward_funcs": [self.align_reward],
             "train_dataset": self.data,
             "processing_class": self.tokenizer(),
         }
+
+    def align_reward(
+        self, *, completion_ids: Sequence[Sequence[int]], trainer_state: Any, **columns: Any
+    ) -> list[float]:
+        """The run's reward of each completion, under a name that TRL's metrics carry.
+
+        Raises:
+            RunError: A score is not finite; TRL would leave the completion out without a word.
+        """
+        run, penalty, tally = self.run, self.method.missing_eos_penalty, self.records.rollout
+        prompts = [run.prompts[i] for i in columns[PLACE]]
+        rollout = as_rollout(run, prompts, completion_ids)
+        batch = reward_input(rollout, prompts, run.chat)
+        output = run.source.score(batch, run.credit.needs)
+        rewards = run.credit.assign(output, rollout.response_mask)
+        rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, penalty)
+        if not bool(torch.isfinite(rewards).all()):
+            raise RunError(f"a reward was not finite after step {trainer_state.global_step}")
+        add_rewards(tally, output, rollout, penalty is not None)  # before any penalty
+        if run.world is not None:
+            add_gold(tally, run.world, batch)
+        run.callbacks.on_rollout(trainer_state.global_step + 1, describe(batch, output, rewards))
+        return rewards.sum(1).tolist()
 
 
 class TRLGRPO(TRLOnPolicy):
@@ -96,3 +127,22 @@ class TRLRLOO(TRLOnPolicy):
             **self.sampled_arguments(scratch), normalize_advantages=self.method.normalize_advantages
         )
         return trl.RLOOTrainer(args=arguments, **self.common(scratch))
+
+
+def as_rollout(run: RunContext, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> Rollout:
+    """TRL's completions as what our sources score; `sample_index` counts the completions to the same prompt."""
+    rows = [(p.input_ids, ids) for p, ids in zip(prompts, completions, strict=True)]
+    device = run.roles.policy.device
+    sequences = collate(rows, run.chat.pad_id, device)
+    seen: Counter[int] = Counter()
+    index = []
+    for prompt in prompts:
+        index.append(seen[prompt.id])
+        seen[prompt.id] += 1
+    return Rollout(
+        **sequences.tensors(),
+        ended=torch.tensor([ids[-1] in run.chat.end_ids for ids in completions], device=device),
+        prompt_index=torch.tensor([p.id for p in prompts], device=device),
+        sample_index=torch.tensor(index, device=device),
+        sampling_logprobs=torch.zeros(sequences.response_ids.shape, device=device),  # TRL does not keep them
+    )

@@ -1,7 +1,5 @@
 """TRL's trainers that learn from given responses: DPO and KTO."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

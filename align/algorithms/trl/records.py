@@ -1,7 +1,5 @@
 """TRL's log lines as step records of a run: one callback for all of TRL's trainers."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping
