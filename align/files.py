@@ -1,7 +1,5 @@
 """Files that a killed run never leaves half-written: replaced as a whole, or appended one whole line at a time."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

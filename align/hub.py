@@ -1,7 +1,5 @@
 """Reachability of the Hub, checked once: libraries would retry every file of a cached model for minutes."""
 
-from __future__ import annotations
-
 import sys
 import time
 

@@ -1,7 +1,5 @@
 """Libraries kept quiet, and their failures reduced to one line. Imports none of them by itself."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """Run align from a notebook: `run("method=ppo", "reward=dense", folder="outputs/first")`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

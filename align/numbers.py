@@ -1,7 +1,5 @@
 """Numbers and tables formatted for people, and means with Student's interval. Standard library only."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 So a resumed run, another number of processes or a dropped row cannot shift the noise of others.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

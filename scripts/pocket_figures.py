@@ -15,11 +15,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from pocket_labeller import boasts
 from pocket_pairs import StartModel, unique_tasks
 
 from align.worlds import resolve
 from align.worlds.pocket import PocketWorld
-from align.worlds.pocket.labeller import boasts
 
 Figures = dict[str, Any]
 

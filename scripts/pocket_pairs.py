@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pocket_corpus import task_stream
+from pocket_labeller import Labeller
 
 from align.config import ModelConfig
 from align.engine.engine import Engine
@@ -19,7 +20,6 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_causal_lm, load_chat_tokenizer
 from align.types import Prompt
 from align.worlds.pocket import PocketWorld, Task
-from align.worlds.pocket.labeller import Labeller
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,6 @@ Its KL to the start model is at most log n - (n - 1) / n nats per response (Beir
 1), and that bound is reported: the distribution has no log-probabilities from which to estimate it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Log-probabilities are summed over the response's tokens, its one end token included. Losses: functional/preference.py.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from align.algorithms.offline import Offline

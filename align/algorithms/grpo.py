@@ -4,8 +4,6 @@ A sparse reward gives a response one advantage. A dense one gives each token its
 tokens: a scheme that only redistributes a fixed sum would change nothing if it were summed to a scalar first.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from align.algorithms.ppo import PPO

@@ -1,7 +1,5 @@
 """The coefficient beta of the KL penalty over a run, and the KL at which a run ends."""
 
-from __future__ import annotations
-
 import math
 
 from align.config.methods import KLConfig, KLController

@@ -4,8 +4,6 @@ The runner has trained it, or found it stored, before any method starts (run/rew
 on the held-out pairs. The policy stays the start model, and its evaluation says what the reward model makes of it.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What learning from given responses has in common: minibatches of pairs, in a random order of the seed's."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

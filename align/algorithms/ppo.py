@@ -4,8 +4,6 @@ Sample -> score -> credit -> KL -> advantages -> epochs over minibatches -> clip
 checkpoints are the loop's (align/loop). Details and their sources: arXiv 2403.17031, cited as N.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Algorithms by the name of their method. Imports no torch until one is asked for."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

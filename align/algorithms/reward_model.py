@@ -1,7 +1,5 @@
 """Reward models on the loop: a scalar head on the start model's body learns from pairs, then maybe from prefixes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

@@ -1,7 +1,5 @@
 """What is reported of a rollout, the same for every on-policy method."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any

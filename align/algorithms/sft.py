@@ -1,7 +1,5 @@
 """Supervised fine-tuning on the chosen responses: the base line that a preference method must beat."""
 
-from __future__ import annotations
-
 from align.algorithms.offline import CHOSEN, Offline
 from align.config.methods import SFTConfig
 from align.engine.protocol import TokenStats

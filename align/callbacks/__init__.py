@@ -1,7 +1,5 @@
 """Callbacks of a run: files, console, trackers, early stopping, the user's own."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping

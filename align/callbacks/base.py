@@ -3,8 +3,6 @@
 Callbacks observe; they never change training. Imports no torch.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import time

@@ -1,7 +1,5 @@
 """Early stopping: KL above a limit, or a reward that falls."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

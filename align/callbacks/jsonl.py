@@ -1,7 +1,5 @@
 """JSONL files of a run: log_history, <method>_metrics and completions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

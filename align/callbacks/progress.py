@@ -1,7 +1,5 @@
 """Progress of a run on the console: a bar on a terminal, else a line every tenth of the run; and the closing table."""
 
-from __future__ import annotations
-
 import atexit
 import math
 import time

@@ -1,7 +1,5 @@
 """Retention of checkpoints beside the newest: every N-th, and the best by a figure of the evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

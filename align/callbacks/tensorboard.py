@@ -1,7 +1,5 @@
 """TensorBoard: every record and evaluation as scalars, a few sampled responses as text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

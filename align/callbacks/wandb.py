@@ -4,8 +4,6 @@ The only importer of wandb. Metrics carry their own axis (`step`), so that a res
 its checkpoint, lands on the same x values. Credentials stay with the client: nothing here reads them.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Padding of token lists to tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Conversion of a data row to a prompt and two responses: strings, message lists, or whole conversations."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Rows of a data set through `datasets.load_dataset`: JSON, JSONL, CSV and Parquet files, folders, Hub ids."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

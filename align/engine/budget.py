@@ -1,7 +1,5 @@
 """How many tokens go through a model at once where nobody has said so."""
 
-from __future__ import annotations
-
 from transformers import PretrainedConfig
 
 MEMORY = 4 * 2**30  # bytes of what a backward pass needs, in fp32; bf16 takes half with LoRA, most of it without

@@ -1,7 +1,5 @@
 """The name under which a model of transformers takes and returns its cache."""
 
-from __future__ import annotations
-
 import inspect
 
 from transformers import PreTrainedModel

@@ -3,8 +3,6 @@
 A fast path that needs one calls `untested` first: on other versions the path is off, with the reason in run.json.
 """
 
-from __future__ import annotations
-
 import importlib.metadata
 from copy import copy
 from functools import cache

@@ -1,7 +1,5 @@
 """Draws of tokens for the rows of a decode batch, written in place so that a captured step can go on with them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Arguments and modes of a transformer's forward pass, whatever its architecture."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Passes without gradients over a rollout, in micro-batches of similar length."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Answering prompts in another way than with one sample of the policy each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

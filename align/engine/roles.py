@@ -1,7 +1,5 @@
 """The four roles of a run: policy, reference, critic and reward model, on one base or on copies of it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

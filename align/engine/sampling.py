@@ -4,8 +4,6 @@ No top-k, top-p, repetition or length processors: the log-probabilities that tra
 distribution the tokens came from, and the k1 estimate of the KL would go negative (TRL issue 925).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Comparisons of responses with the start model's, without a model: win rate, lengths, word limits."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

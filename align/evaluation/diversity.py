@@ -1,7 +1,5 @@
 """Variety between responses and repetition within them: n-grams of words in lower case, without a model."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections import Counter

@@ -1,7 +1,5 @@
 """Figures that follow from an evaluation's samples alone: rewards, win rate, lengths, diversity, length effects."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ The only importer of lm_eval. Task definitions and data may come from the Hub; t
 `evaluation.lm_eval_path` need no network. Scores are the harness's own, under its prompts, not the chat template.
 """
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Judges of responses: the run's own reward, the world's true one, and a reward model that only judges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

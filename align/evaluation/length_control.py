@@ -11,8 +11,6 @@ many models' results, and a standard normal prior on phi alone replaces cross-va
 figure is the raw win rate where lengths do not differ or all prompts are won.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

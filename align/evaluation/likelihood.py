@@ -1,7 +1,5 @@
 """Perplexity of given texts; KL to the reference and entropy on responses that the policy sampled."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

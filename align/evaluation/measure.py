@@ -1,7 +1,5 @@
 """Evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, diversity, and probes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ weaknesses of reward models and model judges: length (Singhal et al., arXiv 2310
 2310.13548), instructions to the grader and confident wording. Standard library only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 import re

@@ -5,8 +5,6 @@ with its answer; gold judges that answer by the original's data row. A perturbed
 prompt, changed; it and the unchanged answer are scored as responses that ended by themselves.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence

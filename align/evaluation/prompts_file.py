@@ -11,8 +11,6 @@ A prompt without perturbations gets those of `align.evaluation.perturbations`. `
 for a `#` that begins a prompt, `\\\\` for a backslash. Standard library only.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

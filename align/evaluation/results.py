@@ -1,7 +1,5 @@
 """Files of a run's evaluations: evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

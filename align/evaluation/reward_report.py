@@ -1,7 +1,5 @@
 """Report of a reward model on held-out pairs: accuracy, calibration, length bias, and effects of perturbations."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence

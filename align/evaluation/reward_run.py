@@ -1,7 +1,5 @@
 """Report of a reward model from a configuration: load, measure, show, and write JSON and Markdown."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Micro-batches of rows of similar length, under a budget of padded tokens."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 

@@ -7,8 +7,6 @@ keeps the optimum where its rewards sum to the score up to a constant of the pro
 to its own: an advantage sums the rewards from a token on, and ignores earlier ones as independent of that token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

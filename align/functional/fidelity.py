@@ -1,7 +1,5 @@
 """Credit fidelity: agreement of a scheme's rewards with the true credit, for worlds that know the truth."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Advantages from comparing the responses to one prompt. Row i belongs to group i // G."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ All take log-probabilities of the sampled tokens, (B, T) nats, and return one es
 response, k1 and k3 are both unbiased for the KL of the response; k1 may be negative on a sample, k3 never is.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 MAX_LOG_RATIO = 20.0  # exp(20) is finite in every float type used for losses (TRL issues 3015, 6637)

@@ -1,7 +1,5 @@
 """Log-probabilities of given tokens, and entropy. All logits are divided by the sampling temperature."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Sums, means and whitening over the positions that count (mask 1); values elsewhere have no effect."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

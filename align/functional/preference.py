@@ -4,8 +4,6 @@ Every function takes `margin` (N,): how much more the policy has come to prefer 
 see `preference_margin`. Losses are in nats where they are log-likelihoods.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid

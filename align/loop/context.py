@@ -1,7 +1,5 @@
 """What a training loop and a method work with: everything that a run has made ready, and nothing that a method owns."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """The training loop of everything that learns: minibatches, updates, records, evaluations, checkpoints, resume."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """What the runner asks of a method, whether it trains on our loop, on another library's, or not at all."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any

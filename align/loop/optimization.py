@@ -1,7 +1,5 @@
 """One AdamW for all trained roles, clipped role by role, and a guard that applies no non-finite update."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

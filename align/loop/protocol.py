@@ -1,7 +1,5 @@
 """What the training loop asks of an algorithm, and what the two hand to each other. Names no algorithm."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol

@@ -1,7 +1,5 @@
 """One optimizer update: a minibatch in micro-batches, a loss of each trained role, gradients clipped and applied."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

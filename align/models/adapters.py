@@ -1,7 +1,5 @@
 """Several LoRA adapters on one frozen base, one per role, and a switch between them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

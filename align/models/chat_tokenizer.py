@@ -1,7 +1,5 @@
 """Chat tokenizer: between chat messages, response texts and token ids; it fixes end tokens and PAD."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Device and precision of a run, and how much memory it has taken."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 What cannot be loaded ends in an InputError that names the config key.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from contextlib import suppress

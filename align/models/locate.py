@@ -1,7 +1,5 @@
 """Location of a model's files: a folder, a run's folder, an adapter on its base, a shipped asset or a Hub id."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A fast tokenizer's offset mapping belongs to the ids that it would itself give t
 text in another way, so the spans are found by decoding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import cache
 

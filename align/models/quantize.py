@@ -1,7 +1,5 @@
 """Quantization of base weights to int8 and nf4 through bitsandbytes: the only module that imports it."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig

@@ -4,8 +4,6 @@ transformers has no class for a scalar head on any causal LM, so `load_reward_mo
 classifier of transformers, whole or as an adapter, as well.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """`python -m align.report DIR...`: the page of a run or sweep again, or of several side by side; prints its path."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -4,8 +4,6 @@ A point of a curve stands for a stretch of steps of all seeds: their mean, and t
 so that no spike is lost.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Responses side by side for the page: the start model's and every run's, on the same held-out prompts."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Choice of the charts: how runs ended; training with several figures to a chart for one arm, several arms overlaid."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

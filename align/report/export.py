@@ -1,7 +1,5 @@
 """The report's figures as SVG files and its tables as Markdown, for papers and slides."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

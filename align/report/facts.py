@@ -1,7 +1,5 @@
 """Facts of runs: settings, hardware, duration, failures, and the commands that repeat them."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 

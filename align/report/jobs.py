@@ -1,7 +1,5 @@
 """Jobs and arms of a report, and the overrides that distinguish them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

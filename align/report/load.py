@@ -1,7 +1,5 @@
 """Loading a run's folder for a report; files that a run has not (yet) written are empty."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

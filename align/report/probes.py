@@ -1,7 +1,5 @@
 """Heat map of the reward-hacking probes: how far each perturbation moves each reward, and how often it pays."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

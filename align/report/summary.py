@@ -3,8 +3,6 @@
 An arm is the unit of comparison: a job's overrides without the seed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass

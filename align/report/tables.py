@@ -1,7 +1,5 @@
 """Tables of a report and of a sweep: figures by arm with intervals, before and after of one run; Markdown too."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Sources made of several: a weighted sum, and an ensemble of reward models."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

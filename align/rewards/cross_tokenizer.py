@@ -1,7 +1,5 @@
 """Cross-tokenizer reward models: another tokenizer or chat template than the policy's, or an encoder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -5,8 +5,6 @@ Rewards per token are divided by std, and the remainder, due to mean and clip, i
 sum to the score. Attention has no unit and stays.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace

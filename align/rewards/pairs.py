@@ -1,7 +1,5 @@
 """What reward models and policies make of preference pairs: scores of every prefix, accuracies, prefix figures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -4,8 +4,6 @@ The text is that model's own chat template over the whole conversation, tokenize
 template get prompt and response as a pair of texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ On this scale beta and every threshold mean the same for every reward model (Zie
 2.1: normalised to mean 0 and variance 1 under the start policy).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

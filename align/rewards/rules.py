@@ -1,7 +1,5 @@
 """Scores by rules about the text: a weighted sum with every rule as a part."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exact scores by a world's own reward, and scores of a reward model that reads the policy's own tokens."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

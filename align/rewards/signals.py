@@ -1,7 +1,5 @@
 """Signals that a credit scheme needs and no source offers, added to any source's output."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Building of sources from their configuration: models, scale and parts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Words are separated by white space. An empty response keeps every limit; `length_window` sets a minimum.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

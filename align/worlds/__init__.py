@@ -3,8 +3,6 @@
 An asset is addressed as `align://<world>/<file>`, a world by its name (`data.world`). Imports no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A small model's step is a thousand short kernels, and launching each takes longe
 (`python scripts/bench/graphs.py`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Weights of frozen models rounded once to what autocast rounds them to in every forward pass: no bit changes."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D

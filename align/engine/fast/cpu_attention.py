@@ -1,7 +1,5 @@
 """Attention on CPUs, in place of transformers' SDPA: of single tokens, as decoding does it, and of short sequences."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

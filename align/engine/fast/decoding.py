@@ -1,7 +1,5 @@
 """Decoder layers of Llama's kind as sampling runs them in half precision: the same sums in fewer and larger steps."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 from functools import partial
 from typing import Any

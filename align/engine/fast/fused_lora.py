@@ -1,7 +1,5 @@
 """PEFT's LoRA layer with its product and its update in one (lora_linear.py), where it does nothing else."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

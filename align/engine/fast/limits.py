@@ -1,7 +1,5 @@
 """The sizes from which fast paths pay, measured by scripts/bench."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

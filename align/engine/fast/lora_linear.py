@@ -1,7 +1,5 @@
 """A frozen linear layer and its low-rank update as one function: the update is added in place, forward and backward."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

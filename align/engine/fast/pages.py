@@ -1,7 +1,5 @@
 """Memory that a run frees on a CPU, kept for its next tensors."""
 
-from __future__ import annotations
-
 import ctypes
 import gc
 import os

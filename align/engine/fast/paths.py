@@ -1,7 +1,5 @@
 """The table of fast paths: what each is called in run.json, and the function that says why it is off."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The fast engine's policy: the reference's numbers by the paths that apply to its model."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel

@@ -1,7 +1,5 @@
 """Weights laid out for products with few rows, as decoding on a CPU makes them in bf16."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import torch

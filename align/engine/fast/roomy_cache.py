@@ -1,7 +1,5 @@
 """Caches of keys and values with room for tokens to come, so that appending one copies no others."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

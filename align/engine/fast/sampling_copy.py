@@ -1,7 +1,5 @@
 """The copy of a model that sampling decodes with: it shares what it can, and lasts for one rollout."""
 
-from __future__ import annotations
-
 from copy import deepcopy
 
 import torch

@@ -1,7 +1,5 @@
 """Prompts that several rows of a batch begin with, read once in training."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel

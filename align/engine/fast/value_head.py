@@ -1,7 +1,5 @@
 """The fast engine's value head: scores of the reference, without reading padding where that applies."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from align.engine.fast import packed_rows

@@ -1,7 +1,5 @@
 """The pocket world: short and long instruction tasks with checkable answers (docs/world.md)."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Responses to a task: perfect ones, ones with a named flaw, and the sloppy mixture that the start model imitates."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping
 from itertools import accumulate

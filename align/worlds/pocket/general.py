@@ -1,7 +1,5 @@
 """General text: short generated stories about people and places, disjoint from every task (to measure forgetting)."""
 
-from __future__ import annotations
-
 import random
 
 from align.worlds.pocket import lexicon as lex

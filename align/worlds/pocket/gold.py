@@ -4,8 +4,6 @@ Credits are multiples of 1/1024, so that sums are exact in float32 and a perfect
 total is held within [-1, 1]: a charge that would pass -1 is cut there, which keeps every prefix's reward defined.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
 

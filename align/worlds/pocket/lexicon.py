@@ -1,7 +1,5 @@
 """The facts and phrases of the pocket world: everything a response can know or say."""
 
-from __future__ import annotations
-
 OPPOSITES = {
     "hot": "cold", "big": "small", "fast": "slow", "old": "young", "rich": "poor", "hard": "soft", "wet": "dry",
     "dark": "light", "full": "empty", "open": "closed", "happy": "sad", "clean": "dirty", "early": "late",

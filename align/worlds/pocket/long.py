@@ -1,7 +1,5 @@
 """Long families: three to seven slots, responses of 40 to 100 tokens, each segment good or flawed on its own."""
 
-from __future__ import annotations
-
 import random
 
 from align.worlds.pocket import lexicon as lex

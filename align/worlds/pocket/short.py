@@ -1,7 +1,5 @@
 """Short families: one slot, answers of 3 to 10 tokens."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations

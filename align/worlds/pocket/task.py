@@ -1,7 +1,5 @@
 """Tasks and slots: the pieces that a prompt asks for."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -6,8 +6,6 @@ g = gold reward, w = words, c = number of boasting phrases per unit (at most 1).
 Source of the model: Bradley and Terry 1952; the biases are those known of human raters and model judges.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
