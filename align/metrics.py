@@ -100,9 +100,8 @@ _ROWS: tuple[Metric, ...] = (
            "L2 norm of the critic's gradient before clipping", methods=("ppo",)),
     Metric("value/learning_rate", "1", "last", "update", "of the critic's optimizer at this step", methods=("ppo",)),
     Metric("policy/loss", "reward", "mean", "update", "-min(ratio A, clip(ratio) A), mean over tokens"),
-    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the rollout. Where a "
-           "rollout serves one update, and its pass is the one that pi_old is read from, pi_old is pi by definition, "
-           "and ratios, clip fraction and approx_kl are constant"),
+    Metric("policy/ratio_mean", "1", "mean", "update", "pi / pi_old over tokens, pi_old of the policy that "
+           "sampled the rollout"),
     Metric("policy/ratio_max", "1", "max", "update", "largest pi / pi_old"),
     Metric("policy/clip_fraction", "share", "mean", "update",
            "tokens where the clipped objective is the smaller", methods=(*ON_POLICY, "trl_grpo")),
@@ -173,8 +172,8 @@ _ROWS: tuple[Metric, ...] = (
     Metric("response/eos_rate", "share", "mean", "rollout", "responses that ended by themselves", methods=SCORED),
     Metric("time/rollout", "s", "last", "rollout", "sampling the responses"),
     Metric("time/reward", "s", "last", "rollout", "scoring them and spreading the scores over tokens"),
-    Metric("time/advantage", "s", "last", "rollout", "policy (where pi_old is needed), reference and critic passes "
-           "over the rollout, and the advantages; not the passes that the rollout's only update goes on from"),
+    Metric("time/advantage", "s", "last", "rollout", "policy, reference and critic passes over the "
+           "rollout, and the advantages"),
     Metric("time/update", "s", "last", "update", "forward, backward and optimizer of this step", methods=ON_LOOP),
     Metric("time/total", "s", "last", "update",
            "since the previous record, all that lies between included", methods=(*UPDATED, *REWARD)),

@@ -17,7 +17,7 @@ from align.types import Batch
 
 
 class DPO(Offline):
-    """Sampled from nothing; credited by nothing; trained to prefer the chosen response more than the reference does."""
+    """Sampled from nothing; credited by nothing; trained on the margin of log-ratios to the reference."""
 
     method: DPOConfig
 

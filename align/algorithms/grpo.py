@@ -44,7 +44,7 @@ class GRPO(PPO):
         tally = Tally()
         method, size = self.method, self.method.group_size
         if method.kl.place is KLPlace.reward and method.kl.coef > 0:
-            rewards = self.penalised(rewards, columns, mask)
+            rewards = self.subtract_kl(rewards, columns, mask)
         returns = rewards.sum(1)
         tally.observe("reward/total_mean", returns.tolist())
         tally.add("group/zero_std_fraction", zero_std_fraction(returns, size))

@@ -17,7 +17,7 @@ class KLControl:
     def adapt(self, kl: float) -> Stop | None:
         """Take note of a rollout's KL, nats per response: beyond the budget the run ends, else beta follows it.
 
-        A new coefficient holds from the next rollout on.
+        A new coefficient holds for the next rollout's rewards, and from now on for a KL in the loss (GRPO).
         """
         config = self._config
         if config.budget is not None and kl > config.budget:

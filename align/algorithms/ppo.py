@@ -1,7 +1,8 @@
 """PPO (arXiv 1707.06347) on a language model's responses, with token rewards (arXiv 2203.02155), in reading order.
 
-Sample -> score -> credit -> KL -> advantages -> epochs over minibatches -> clipped losses. Optimizer, records and
-checkpoints are the loop's (align/loop). Details and their sources: arXiv 2403.17031, cited as N.
+Sample -> score -> credit -> truncated responses -> KL -> advantages -> epochs over minibatches -> clipped losses. The
+optimizer and records are those of align/loop/{updates,loop}.py, checkpoints of align/loop/checkpoint.py. Details are
+N+'s (arXiv 2403.17031). Unlike in CleanRL: no entropy bonus, whitening once a rollout, pi_old by a pass of its own.
 """
 
 from collections.abc import Mapping
@@ -41,7 +42,7 @@ class PPO:
 
     method: Any  # PPOConfig; a subclass has options of its own
     samples_per_prompt = 1
-    reads_reference = False  # the rollout's columns hold the reference's log-probabilities
+    reads_reference = False  # its log-probabilities are computed once a rollout, not at every update
 
     def __init__(self, run: RunContext) -> None:
         self.run, self.config, self.method = run, run.config, run.config.method
@@ -51,54 +52,54 @@ class PPO:
         self.trained = self.roles()
 
     def roles(self) -> dict[str, Trained]:
-        critic, warmup = Trained(self.value_loss, self.method.critic_learning_rate), self.method.critic_warmup_steps
-        return {"policy": Trained(self.policy_loss, self.method.learning_rate, first_step=warmup), "critic": critic}
+        policy = Trained(self.policy_loss, self.method.learning_rate, first_step=self.method.critic_warmup_steps)
+        return {"policy": policy, "critic": Trained(self.value_loss, self.method.critic_learning_rate)}
 
     def collect(self, at: Progress) -> Experience | Stop:
         """1. Sample, score, credit: one rollout, ready for updates, or Stop where its KL is over the budget."""
-        run, seed, group, tally = self.run, self.config.seed, self.samples_per_prompt, Tally()
+        run, seed, group_size, tally = self.run, self.config.seed, self.samples_per_prompt, Tally()
         clock = Clock(tally)
-        count = self.config.rollout.batch_size // group
+        count = self.config.rollout.batch_size // group_size
         order = in_passes(len(run.prompts), at.rollout * count, count, seed, "prompts")
         prompts = [run.prompts[i] for i in order]
-        rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group)
+        rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group_size)
         clock.lap("time/rollout")
 
-        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group)], run.chat)
-        scores = run.source.score(batch, run.credit.needs)  # a number for each response, ...
-        rewards = run.credit.assign(scores, rollout.response_mask)  # ... spread over its tokens
+        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat)
+        output = run.source.score(batch, run.credit.needs)  # a number for each response (align/rewards), ...
+        rewards = run.credit.assign(output, rollout.response_mask)  # ... spread over its tokens
         rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, self.method.missing_eos_penalty)
-        refuse_not_finite(batch, scores, rewards)
+        refuse_not_finite(batch, output, rewards)
         clock.lap("time/reward")
 
         columns = self.columns(rollout)
-        advantages, figures = self.advantages(rewards, columns, rollout.response_mask)
-        columns |= advantages
+        estimated, figures = self.advantages(rewards, columns, rollout.response_mask)
+        columns |= estimated
         clock.lap("time/advantage")
 
         tally.merge(figures)
-        add_rollout(tally, batch, scores, rewards, self.method.missing_eos_penalty is not None, run.world)
+        add_rollout(tally, batch, output, rewards, self.method.missing_eos_penalty is not None, run.world)
         add_policy(tally, rollout, columns["logprobs"], columns["ref_logprobs"], self.kl.coef)
-        run.callbacks.on_rollout(at.step + 1, describe(batch, scores, rewards, columns))
+        run.callbacks.on_rollout(at.step + 1, describe(batch, output, rewards, columns))
         metrics = with_speed(tally.result(), rollout)
         return self.kl.adapt(metrics["kl/per_response_k1"]) or Experience(rollout, columns, metrics)
 
     def columns(self, rollout: Rollout) -> dict[str, Tensor]:
-        """(B, T) each: log-probabilities of the policy that sampled and of the reference, and the critic's values."""
+        """(B, T) each: log-probabilities of the policy that sampled, as training reads it, and of the reference."""
         roles, budget = self.run.roles, self.run.micro_batch_tokens
         ref_logprobs = read_logprobs(roles.reference, rollout, self.temperature, budget)
         logprobs = read_logprobs(roles.policy, rollout, self.temperature, budget)
         values = {} if roles.critic is None else {"values": read_values(roles.critic, rollout, budget)}
         return {"logprobs": logprobs, "ref_logprobs": ref_logprobs, **values}
 
-    def penalised(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> Tensor:
+    def subtract_kl(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> Tensor:
         """2. KL penalty: r_t - beta * (log pi(y_t) - log pi_ref(y_t)): (B, T). InstructGPT, arXiv 2203.02155, eq. 2."""
         return zero_outside(rewards - self.kl.coef * (columns["logprobs"] - columns["ref_logprobs"]), mask)
 
     def advantages(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], Tally]:
         """3. Rewards (B, T), KL not yet in them, to the columns that losses read: advantages and returns (B, T)."""
         method, tally = self.method, Tally()
-        rewards = self.penalised(rewards, columns, mask)
+        rewards = self.subtract_kl(rewards, columns, mask)
         tally.observe("reward/total_mean", rewards.sum(1).tolist())
         if method.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -128,7 +129,7 @@ class PPO:
         return Loss(masked_sum(self.surrogate(batch, out, tally), batch.mask) / batch.size.tokens, tally)
 
     def log_ratio(self, batch: Batch, logprobs: Tensor) -> Tensor:
-        """log pi - log pi_old: (B, T), exactly 0 outside the mask, so that the ratio is 1 there (N)."""
+        """log pi - log pi_old: (B, T), exactly 0 outside the mask, so that the ratio of padding is 1 (N+)."""
         return torch.where(batch.mask == 1, logprobs - batch.columns["logprobs"], torch.zeros_like(logprobs))
 
     def surrogate(self, batch: Batch, out: TokenStats, tally: Tally) -> Tensor:
@@ -141,11 +142,11 @@ class PPO:
         return per_token
 
     def value_loss(self, batch: Batch, scores: Tensor) -> Loss:
-        """Half the larger squared error of the new value and of one kept near the old (N); scores (B, T + 1)."""
+        """Half the larger squared error of the new value and of one clipped to the old +- range (N+)."""
         mask, method, old, returns = batch.mask, self.method, batch.columns["values"], batch.columns["returns"]
         values, tally = zero_outside(scores[:, :-1], mask), Tally()
-        kept = old + (values - old).clamp(-method.value_clip_range, method.value_clip_range)
-        per_token = 0.5 * torch.max((values - returns) ** 2, (kept - returns) ** 2)
+        clipped = old + (values - old).clamp(-method.value_clip_range, method.value_clip_range)
+        per_token = 0.5 * torch.max((values - returns) ** 2, (clipped - returns) ** 2)
         add_value_update(tally, mask, per_token, 0.5 * (values - returns) ** 2)
         return Loss(method.vf_coef * (masked_sum(per_token, mask) / batch.size.tokens), tally)
 
@@ -159,7 +160,7 @@ class PPO:
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, eq. 16): advantages, and returns = advantages + values.
+    """3. Generalised advantage estimation (arXiv 1506.02438, eq. 16): advantages, and returns = advantages + values.
 
     All are (B, T), 0 outside the mask; values[:, t] is the critic's estimate before token t is chosen. The value after
     a response's last token is 0, whether it ended or was truncated: the episode is over either way.

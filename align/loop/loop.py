@@ -33,7 +33,7 @@ class Loop:
         self.config, self.method = run.config, run.config.method
         self.progress = Progress()
         self.stopped: str | None = None  # why the run ended before max_steps
-        self.examples: Examples | None = None  # what the updates at hand learn from
+        self.examples: Examples | None = None  # what updates learn from; None = collect before the next one
         self._started = time.perf_counter()
         self._last_record = 0.0
         self._saved_step = -1
@@ -58,7 +58,7 @@ class Loop:
         """
         self._started = time.perf_counter()
         try:
-            while self.progress.step < self.config.max_steps and not self._ends_early():
+            while self.progress.step < self.config.max_steps and not self._check_early_end():
                 if not self.advance():
                     break
         except RunError:
@@ -122,7 +122,7 @@ class Loop:
         tally.add("event/overflows", self.progress.overflows)
         return tally.result()
 
-    def _ends_early(self) -> bool:
+    def _check_early_end(self) -> bool:
         """Whether a callback wants the run to end, or max_policy_tokens went through the updates; sets `stopped`."""
         tokens, budget = self.progress.tokens, self.config.max_policy_tokens
         if budget is not None and tokens >= budget:

@@ -17,7 +17,7 @@ class Progress:
     """Place of a run; a checkpoint holds all of it."""
 
     step: int = 0  # optimizer updates applied
-    rollout: int = 0  # index of the rollout in use; of given pairs, passes over them so far
+    rollout: int = 0  # index of the rollout in use; of given pairs, passes over them so far (Offline.used_up)
     update: int = 0  # updates tried on the examples in use
     tokens: int = 0  # prompt and response tokens through the policy's forward and backward
     bad_steps: int = 0  # updates not applied
@@ -41,7 +41,7 @@ class NotFinite(Exception):
 
 
 class Loss(NamedTuple):
-    """Share of an update's loss that one micro-batch has, normalised by the size of the whole minibatch."""
+    """Contribution of one micro-batch to an update's loss: its sum divided by the minibatch's size, never its own."""
 
     value: Tensor  # scalar, with its graph
     metrics: Tally
@@ -53,7 +53,7 @@ class Trained:
 
     loss: Callable[[Batch, Any], Loss]  # of a micro-batch and the role's outputs on it (engine/protocol.py)
     learning_rate: float
-    first_step: int = 0  # before this update the role is left alone, its loss measured only
+    first_step: int = 0  # before this update the role's loss is measured, without gradient
 
 
 class Examples(Protocol):
@@ -88,16 +88,20 @@ class Examples(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps of the examples; empty where collecting again gives the same ones."""
+        """What a checkpoint keeps: all of an Experience; nothing where collecting again gives the same examples."""
         ...
 
 
 class Algorithm(Protocol):
-    """What a method computes. The loop knows nothing else of it: six hooks, the roles' losses the first of them."""
+    """What a method computes: five methods, and a loss for each role. The loop knows nothing else of an algorithm.
 
-    trained: Mapping[str, Trained]  # by role, in the order in which their losses are computed
+    `collect` and `minibatch` are functions of (seed, `at`) alone, or a resumed run would be another. `at` is the loop's
+    own: before `used_up` is called its `update` counts the update just tried, and its `step` where it was applied.
+    """
+
+    trained: Mapping[str, Trained]  # by role of run.modules, in the order in which their losses are computed
     temperature: float  # divides the logits of every log-probability
-    reads_reference: bool  # whether batches hold the reference's log-probabilities, column "ref_logprobs" (B, T)
+    reads_reference: bool  # whether the loop adds the reference's log-probabilities (B, T) to each batch: ref_logprobs
 
     def collect(self, at: Progress) -> Examples | Stop:
         """Make the next examples; raises NotFinite for those that cannot be learned from."""

@@ -18,7 +18,7 @@ from align.models.hardware import peak_memory_mib
 from align.types import Batch, Size
 
 MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
-FAMILIES = {"policy": "policy", "critic": "value"}  # of a role's metrics, where its own name is another
+FAMILIES = {"policy": "policy", "critic": "value"}  # prefix of a role's metrics; the role's name for others
 
 
 class Updates:
@@ -35,7 +35,7 @@ class Updates:
         self.overflowed = False  # whether a gradient scaler skipped the last update to lower its scale
 
     def apply(self, examples: Examples, index: Tensor, at: Progress, tally: Tally) -> Tally | None:
-        """Learn from the rows that `index` (m,) names, and count the update in `at`.
+        """Learn from the rows that `index` (m,) names; an update that is applied counts in at.step and at.tokens.
 
         Returns:
             `tally` with the update's metrics; None where a loss or gradient was not finite and nothing was applied.
@@ -69,7 +69,7 @@ class Updates:
         return tally
 
     def _micro_batches(self, examples: Examples, index: Tensor, lengths: Tensor) -> list[Tensor]:
-        """Places in the minibatch of the rows that are read at once; rows that share a prompt stay together."""
+        """Places in `index`, one tensor a micro-batch; rows that share a prompt stay together."""
         together, shared = None, None
         policy = self._run.modules.get("policy")
         if examples.prompts is not None and isinstance(policy, Policy):
@@ -89,10 +89,10 @@ class Updates:
         with torch.set_grad_enabled(learns):
             outputs = self._outputs(name, batch)
             loss, metrics = role.loss(batch, outputs)
-        del outputs  # and with them the logits, which backward would have beside their gradient
+        del outputs  # frees the logits before backward, which makes their gradient
         tally.merge(metrics)
         if learns:
-            with self._run.modules[name].active():  # recomputed activations run forward again: with the same adapter
+            with self._run.modules[name].active():  # checkpointed activations run forward again, with this adapter
                 self._run.accelerator.backward(loss)
         return float(loss.detach())
 

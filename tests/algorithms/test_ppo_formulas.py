@@ -48,7 +48,7 @@ def test_kl_penalty_lowers_the_reward_where_the_policy_likes_a_token_more_than_t
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
     expected = torch.tensor([[-0.1, 0.05, 1.0], [-0.3, 2.05, 0.0]])
     ppo.kl.coef = 0.1
-    torch.testing.assert_close(ppo.penalised(rewards, {"logprobs": logp, "ref_logprobs": ref}, mask), expected)
+    torch.testing.assert_close(ppo.subtract_kl(rewards, {"logprobs": logp, "ref_logprobs": ref}, mask), expected)
 
 
 def test_gae_by_hand():

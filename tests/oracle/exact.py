@@ -37,7 +37,7 @@ def ppo() -> PPO:
 def penalised(rewards: Tensor, old: Tensor, ref: Tensor, beta: float) -> Tensor:
     """Rewards (P * R, L) less the KL penalty."""
     ppo().kl.coef = beta
-    return ppo().penalised(rewards, {"logprobs": old, "ref_logprobs": ref}, _mask(old))
+    return ppo().subtract_kl(rewards, {"logprobs": old, "ref_logprobs": ref}, _mask(old))
 
 
 def surrogate(logp: Tensor, old: Tensor, advantages: Tensor) -> tuple[Tensor, Batch]:
