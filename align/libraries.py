@@ -65,7 +65,7 @@ def reason(error: BaseException) -> str:
     for link in _chain(error):
         lines = str(link).strip().splitlines()
         if lines and not lines[0].startswith(_EMPTY):
-            return textwrap.shorten(lines[0], 200, placeholder=" …").rstrip(".:")
+            return textwrap.shorten(lines[0], 160, placeholder=" …").rstrip(".:")
     return type(error).__name__
 
 

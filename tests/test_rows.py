@@ -2,7 +2,7 @@
 
 import torch
 
-from align.types import Experience
+from align.types import Experience, Size
 from tests import tiny
 
 
@@ -15,8 +15,8 @@ def example() -> Experience:
 def test_rows_keep_their_tokens_and_lose_only_padding():
     whole = example()
     lengths = whole.rollout.prompt_mask.sum(1)
-    picked = whole.rows(torch.tensor([2, 0]))
-    rollout = picked.rollout
+    picked = whole.rows(torch.tensor([2, 0]), Size(2, 3))
+    rollout = picked.sequences
     assert len(rollout) == 2
     assert rollout.prompt_ids.shape[1] == int(lengths[[2, 0]].max())
     for i, j in enumerate([2, 0]):

@@ -360,21 +360,21 @@ def test_a_sweep_without_figures_has_no_table():
 
 
 def test_a_run_ends_with_the_update_that_spends_the_policy_tokens(tmp_path):
-    trainer, unlimited = tiny.ppo(tmp_path / "a", tiny.config(max_steps=6))
+    trainer, unlimited = tiny.loop(tmp_path / "a", tiny.config(max_steps=6))
     trainer.train()
     tokens = [int(n) for n in unlimited.column("tokens/policy")]
     assert trainer.stopped is None and len(tokens) == 6
     # (budget, steps, whether the budget ended the run): at a step's own count, a token past it, and at the last step
     for budget, steps, stops in [(tokens[2], 3, True), (tokens[2] + 1, 4, True), (tokens[5], 6, False)]:
         path = tmp_path / str(budget)
-        trainer, limited = tiny.ppo(path, tiny.config(max_steps=6, max_policy_tokens=budget))
+        trainer, limited = tiny.loop(path, tiny.config(max_steps=6, max_policy_tokens=budget))
         trainer.train()
         assert limited.column("tokens/policy") == tokens[:steps]
         assert trainer.stopped == (
             f"{tokens[steps - 1]} policy tokens reach max_policy_tokens={budget}" if stops else None
         )
         assert [step for step, _ in limited.checkpoints] == [steps]
-    again, recorder = tiny.ppo(path.parent / str(tokens[2]), tiny.config(max_steps=6, max_policy_tokens=tokens[2]))
+    again, recorder = tiny.loop(path.parent / str(tokens[2]), tiny.config(max_steps=6, max_policy_tokens=tokens[2]))
     again.resume(path.parent / str(tokens[2]) / "ppo_step_3")
     again.train()
     assert recorder.records == [] and again.stopped is not None  # spent before it went on

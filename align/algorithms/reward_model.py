@@ -12,11 +12,9 @@ from align.loop.context import LoopContext
 from align.loop.protocol import Loss, Progress, Trained
 from align.metrics import Tally
 from align.rewards.pairs import final_scores
-from align.streams import in_passes, permutation
 from align.types import Batch
 
 ROLE = "reward_model"
-STRETCH = 50  # minibatches, as transformers' sampler by length has it
 
 
 class RewardModel(Offline):
@@ -25,17 +23,7 @@ class RewardModel(Offline):
     def __init__(self, run: LoopContext, center_coef: float) -> None:
         super().__init__(run)
         self._center_coef = center_coef
-        self._lengths = [len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in run.pairs]
         self.trained = {ROLE: Trained(self.loss, self.method.learning_rate)}
-
-    def minibatch(self, at: Progress, n: int) -> Tensor:
-        """Pairs of similar length, minibatches in a random order: sorted within STRETCH minibatches of the passes."""
-        size, (stretch, k) = self.method.batch_size, divmod(at.update, STRETCH)
-        count, seed = STRETCH * size, self.run.config.seed
-        order = in_passes(n, stretch * count, count, seed, "pairs")
-        order.sort(key=self._lengths.__getitem__)
-        start = int(permutation(STRETCH, seed, "minibatches", stretch)[k]) * size
-        return torch.tensor(order[start : start + size])
 
     def loss(self, batch: Batch, scores: Tensor) -> Loss:
         """-log s(r_w - r_l) + c (r_w + r_l)^2 (Bradley-Terry, arXiv 2203.02155, eq. 1; arXiv 2312.09244, section 2.1).

@@ -22,7 +22,6 @@ from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_fi
 from align.run.stage import Stage
 from align.stored.keys import reward_model_key
 from align.stored.store import find_or_make
-from align.streams import drawn_from
 from align.worlds import resolve
 
 WARMUP = 0.05  # of all updates
@@ -126,9 +125,11 @@ def _fresh(stage: Stage, seed: int) -> tuple[ValueHead, SharedBase | None]:
         quantization=None if whole else config.quantization,
     )
     width = int(causal.get_output_embeddings().in_features)  # not always hidden_size: OPT-350m projects its states
-    with drawn_from(seed, "reward model's head"):
-        weight = torch.empty(1, width).normal_(std=(width + 1) ** -0.5)
-    return _trainable(stage, causal, linear_head(weight), seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = nn.Linear(width, 1, bias=False)
+        nn.init.normal_(head.weight, std=(width + 1) ** -0.5)
+    return _trainable(stage, causal, linear_head(head.weight), seed)
 
 
 def _stored(stage: Stage, start: Path) -> tuple[ValueHead, SharedBase | None]:

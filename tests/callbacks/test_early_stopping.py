@@ -76,7 +76,7 @@ def run(path, max_steps, resume=None, every=4):
         checkpoint_every=every,
         callbacks=CallbacksConfig(progress=ProgressConfig(enabled=False), early_stopping=limit),
     )
-    trainer, recorder = tiny.ppo(path, config)
+    trainer, recorder = tiny.loop(path, config)
     callbacks = CallbackList([*default_callbacks(config).callbacks, recorder])
     object.__setattr__(trainer.run, "callbacks", callbacks)
     path.mkdir(exist_ok=True)
@@ -131,7 +131,7 @@ def test_checkpoints_that_a_callback_keeps_are_not_pruned(tmp_path):
         max_steps=6, checkpoint_every=1, callbacks=CallbacksConfig(retention=RetentionConfig(every=2, best=None))
     )
     config.checkpoint = CheckpointConfig(every_steps=1, keep=1)
-    trainer, _ = tiny.ppo(tmp_path, config)
+    trainer, _ = tiny.loop(tmp_path, config)
     callback = RetentionCallback(config.callbacks.retention)
     callback.on_run_start(RunInfo(tmp_path, {}, "ppo", 6, 0, 0))
     object.__setattr__(trainer.run, "callbacks", CallbackList([callback]))
