@@ -68,11 +68,13 @@ def call(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_its_test_passes(copy):
     out = call(copy, "pytest", "-q", "-p", "no:cacheprovider", "tests/algorithms/test_slic.py")
     assert "2 passed" in out
 
 
+@pytest.mark.slow
 def test_it_runs_by_its_name(copy):
     assert "slic" in call(copy, "align", "--help")
     call(copy, "align", *RUN)

@@ -79,6 +79,7 @@ def figures(folder: Path) -> list[dict[str, Any]]:
     return [metrics.repeatable(record) for record in runs.lines(folder / "log_history.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_says_what_it_says_on_a_cpu(name, folder):
     """But for roundings: attention and optimizer are a CPU's own there."""

@@ -86,6 +86,7 @@ def test_what_tracks_a_sweep_groups_its_jobs_under_its_folder(align, composed):
 # Real sweeps ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_arms_spend_the_same_policy_tokens_on_one_reward_model(align, home, folder):
     budget = 5000
     arguments = [f"max_policy_tokens={budget}", "seed=0", "rollout.batch_size=32", "hydra.sweep.dir=sweep"]

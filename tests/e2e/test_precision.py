@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
@@ -22,6 +23,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_bf16_then_fp32(tmp_path: Path) -> None:
     register_schemas()
     for precision in ("bf16", "fp32"):

@@ -32,6 +32,9 @@ RUN = (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "align", *words, f"hydra.run.dir={folder}"],

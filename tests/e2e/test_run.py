@@ -91,6 +91,7 @@ def test_a_response_that_would_not_fit_the_context_is_refused(tmp_path: Path) ->
         start(tmp_path, "rollout.max_new_tokens=100000")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reward", ["dense", "sparse"])
 def test_the_gold_reward_rises(reward: str, tmp_path: Path) -> None:
     """Twenty of the default run's hundred updates, at its full batch."""
@@ -119,6 +120,7 @@ def test_the_model_loads_with_transformers_alone(finished: Path) -> None:
     assert out.shape[1] > prompt["input_ids"].shape[1]
 
 
+@pytest.mark.slow
 def test_the_first_run_uses_the_shipped_reward_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGN_HOME", str(tmp_path / "home"))
     start(tmp_path / "run", "max_steps=1")

@@ -25,6 +25,7 @@ class UserSecretsClient:
 """
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom_and_keeps_its_secret(tmp_path, monkeypatch):
     (tmp_path / "kaggle_secrets.py").write_text(SECRETS)
     paths = [str(tmp_path), str(NOTEBOOK.parents[1]), os.environ.get("PYTHONPATH", "")]

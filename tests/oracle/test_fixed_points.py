@@ -22,6 +22,7 @@ def assert_at_own(table, own) -> None:
     assert to_own < min(to_star, apart) / 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("credit", [UniformCredit(), AttentionCredit()])
 def test_ppo_with_credit_that_depends_on_the_whole_response(tmp_path, credit):
     own = at_rest(TREE, reference(), TABLES.credited(credit), BETA)

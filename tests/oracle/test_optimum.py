@@ -14,6 +14,7 @@ TABLES = Tables()
 ENOUGH = 0.95  # of J(pi*) - J(ref)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("credit", [SparseCredit(), PrefixCredit()])
 def test_ppo_reaches_the_optimum(tmp_path, credit, beta):
@@ -27,6 +28,7 @@ def test_grpo_with_kl_in_the_reward_reaches_the_optimum(tmp_path, beta):
     assert closed(table, TABLES.scores, beta) > ENOUGH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", BETAS)
 def test_dpo_reaches_the_optimum_from_bradley_terry_pairs(tmp_path, beta):
     """It never sees a score: only which of two responses won."""

@@ -39,6 +39,7 @@ def test_lora_of_enough_rank_reaches_the_optimum(tmp_path):
     assert reached(tmp_path, "ppo", Tables(), adapter=lora, steps=60, method={"learning_rate": 3e-3}) > ENOUGH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "grpo", "dpo"])
 def test_an_optimum_far_from_the_reference_is_reached(tmp_path, name):
     star = at_rest(TREE, reference(), Tables(FAR).credited(SparseCredit()), BETA)
@@ -47,6 +48,7 @@ def test_an_optimum_far_from_the_reference_is_reached(tmp_path, name):
     assert reached(tmp_path, name, Tables(FAR), **way) > ENOUGH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_the_penalty_for_unfinished_responses_stands_in_for_their_score(tmp_path, name):
     """'A response without EOS gets `missing_eos_penalty` instead of its score': the optimum is that table's."""
@@ -55,6 +57,7 @@ def test_the_penalty_for_unfinished_responses_stands_in_for_their_score(tmp_path
     assert reached(tmp_path, name, tables, scores, method={"missing_eos_penalty": penalty}) > ENOUGH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coef", [0.3, 3.0])
 def test_the_adaptive_controller_reaches_its_target_kl(tmp_path, coef):
     """From below and from above; it swings about the target. The policy is then the optimum that has its KL, of

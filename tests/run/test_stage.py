@@ -76,6 +76,7 @@ def stored(home: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_inside_itself(tmp_path):
     data = runs.write_data(tmp_path / "data")
     whole = start(data, tmp_path / "whole", tmp_path / "home")

@@ -99,6 +99,7 @@ def test_general_text_shares_no_sentence_with_the_tasks() -> None:
     assert not said & {aside.rstrip(".") for aside in lexicon.ASIDES}
 
 
+@pytest.mark.slow
 def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> None:
     register_schemas()
     for variant in ("default", "seed_1", "seed_2", "prefixes"):
