@@ -193,10 +193,10 @@ def test_a_head_on_what_transformers_has_no_classifier_for(shape, adapter, tmp_p
         tiny.pair(p, *sides) for p, sides in zip(tiny.prompts(4), [("aei", "x"), ("aeiou", "yz")] * 2, strict=True)
     ]
     roles = build_roles(cfg, reward=folder, critic_init=None, **ON)
-    # fp32 rounds the score, its mean and their difference.
+    tolerance = 1e-6 if adapter is None else 1e-5  # merging an adapter into the weights rounds them
     for p in held_out:
         assert alone(loaded(folder), p, p.chosen_ids) == pytest.approx(
-            alone(roles.reward, p, p.chosen_ids), rel=1e-6 if adapter is None else 1e-5, abs=1e-5
+            alone(roles.reward, p, p.chosen_ids), rel=tolerance, abs=tolerance
         )
 
 
