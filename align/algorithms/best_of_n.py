@@ -11,7 +11,7 @@ import torch
 
 from align.config.methods import BestOfNConfig
 from align.engine.responder import Responder
-from align.engine.sampling import Noise, sample
+from align.engine.sampling import Noise
 from align.loop.context import RunContext
 from align.loop.method import Method
 from align.rewards import reward_input
@@ -42,18 +42,8 @@ class BestResponder:
         self.kl_upper_bound = math.log(self._n) - (self._n - 1) / self._n
 
     def __call__(self, prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        run, settings = self._run, self._run.config.rollout
-        rollout = sample(
-            run.roles.policy,
-            run.chat,
-            prompts,
-            noise=noise,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            samples_per_prompt=self._n,
-            decode_batch_size=settings.decode_batch_size or settings.batch_size,
-            cuda_graphs=settings.cuda_graphs,
-        )
+        run = self._run
+        rollout = run.sample(prompts, noise, self._n)
         repeated = [p for p in prompts for _ in range(self._n)]
         scores = run.source.score(reward_input(rollout, repeated, run.chat)).total
         groups = scores.nan_to_num(nan=-math.inf).view(len(prompts), self._n)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.config import RolloutConfig
 from align.engine.draws import Draws
 from align.engine.protocol import LanguageModel
 from align.models.chat_tokenizer import ChatTokenizer
@@ -103,6 +104,28 @@ def sample(
         prompt_index=index.repeat_interleave(samples_per_prompt),
         sample_index=torch.cat([b.samples for b in blocks]),
         sampling_logprobs=right_pad([b.logprobs for b in blocks]),
+    )
+
+
+def sample_as_configured(
+    settings: RolloutConfig,
+    policy: LanguageModel,
+    chat: ChatTokenizer,
+    prompts: Sequence[Prompt],
+    noise: Noise,
+    samples_per_prompt: int = 1,
+) -> Rollout:
+    """Sample under a run's settings of a rollout; unless they say otherwise, decode as many rows at once as it has."""
+    return sample(
+        policy,
+        chat,
+        prompts,
+        noise=noise,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        samples_per_prompt=samples_per_prompt,
+        decode_batch_size=settings.decode_batch_size or settings.batch_size,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

@@ -10,7 +10,7 @@ from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
 from align.engine.reference import Policy
 from align.engine.responder import Responder
-from align.engine.sampling import Noise, sample
+from align.engine.sampling import Noise, sample_as_configured
 from align.evaluation.comparison import RESAMPLES, words
 from align.evaluation.figures import by_length, figures_of
 from align.evaluation.harness import harness_scores
@@ -62,16 +62,7 @@ def evaluate(
     """
 
     def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        return sample(
-            policy,
-            chat,
-            prompts,
-            noise=noise,
-            max_new_tokens=rollout.max_new_tokens,
-            temperature=rollout.temperature,
-            decode_batch_size=rollout.decode_batch_size or rollout.batch_size,
-            cuda_graphs=rollout.cuda_graphs,
-        )
+        return sample_as_configured(rollout, policy, chat, prompts, noise)
 
     noise, answer = Noise(evaluation.seed, "evaluation"), respond or sampled
     responses = answer(data.prompts, noise)

@@ -12,7 +12,7 @@ from align.config import Config, LoopConfig
 from align.engine.budget import micro_batch_tokens
 from align.engine.reference import Policy, ValueHead
 from align.engine.roles import Roles
-from align.engine.sampling import Noise, sample
+from align.engine.sampling import Noise, sample_as_configured
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import Credit, Source
 from align.types import Pair, Prompt, Rollout
@@ -56,17 +56,7 @@ class RunContext(LoopContext):
     def sample(self, prompts: Sequence[Prompt], noise: Noise, samples_per_prompt: int = 1) -> Rollout:
         """Sample responses from the policy as it is, under the run's settings of a rollout."""
         settings = self.config.rollout
-        return sample(
-            self.roles.policy,
-            self.chat,
-            prompts,
-            noise=noise,
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            samples_per_prompt=samples_per_prompt,
-            decode_batch_size=settings.decode_batch_size,
-            cuda_graphs=settings.cuda_graphs,
-        )
+        return sample_as_configured(settings, self.roles.policy, self.chat, prompts, noise, samples_per_prompt)
 
 
 def modules_of(roles: Roles) -> dict[str, Policy | ValueHead]:

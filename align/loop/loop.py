@@ -44,11 +44,6 @@ class Loop:
         """Optimizer updates applied."""
         return self.progress.step
 
-    @property
-    def micro_batch_tokens(self) -> int:
-        """Padded tokens of one forward and backward pass."""
-        return self.run.micro_batch_tokens
-
     def train(self) -> None:
         """Run to max_steps, to max_policy_tokens, or until the algorithm or a callback stops.
 

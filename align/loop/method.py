@@ -53,7 +53,7 @@ class OnLoop(Method):
     def __init__(self, run: RunContext, algorithm: Algorithm) -> None:
         super().__init__(run)
         self.loop = Loop(run, algorithm)
-        self.micro_batch_tokens = self.loop.micro_batch_tokens
+        self.micro_batch_tokens = run.micro_batch_tokens
 
     @property
     def step(self) -> int:

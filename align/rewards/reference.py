@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from align.config import RolloutConfig
 from align.engine.protocol import LanguageModel
-from align.engine.sampling import Noise, sample
+from align.engine.sampling import Noise, sample_as_configured
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards.base import Source, reward_input
@@ -45,15 +45,7 @@ class References:
             prompts = [self.prompts[i] for i in order.tolist()]
             if len(prompts) < wanted:
                 self.say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
-            rollout = sample(
-                self.start,
-                self.chat,
-                prompts,
-                noise=Noise(seed, "reference"),
-                max_new_tokens=self.rollout.max_new_tokens,
-                temperature=self.rollout.temperature,
-                decode_batch_size=self.rollout.decode_batch_size or self.rollout.batch_size,
-                cuda_graphs=self.rollout.cuda_graphs,
-            )
+            noise = Noise(seed, "reference")
+            rollout = sample_as_configured(self.rollout, self.start, self.chat, prompts, noise)
             self.batches[seed, wanted] = reward_input(rollout, prompts, self.chat)
         return self.batches[seed, wanted]
