@@ -185,7 +185,7 @@ class Loop:
         checkpoint.prune(self.run.folder, self.method.name, self.config.checkpoint.keep, keeps)
 
     def resume(self, folder: Path) -> None:
-        """Continue from the checkpoint in `folder`; raises InputError for one of another version."""
+        """Continue from the checkpoint in `folder`; raises InputError for one of a later format."""
         state: dict[str, Any] = checkpoint.read_state(folder)
         self.progress = Progress(**state["progress"])
         self._last_record = state["last_record"]

@@ -13,6 +13,7 @@ import torch
 
 from align.algorithms.registry import ALGORITHMS, algorithm_class
 from align.config.methods import SFTConfig
+from align.errors import InputError
 from align.loop.checkpoint import FORMAT, read_state
 from align.loop.loop import Loop
 from align.loop.protocol import Algorithm, Loss, Progress, Stop, Trained
@@ -188,3 +189,9 @@ def test_a_checkpoint_of_format_1_goes_on_with_its_pairs(tmp_path):
     progress = {"step": 3, "rollout": 0, "update": 3}
     path.write_text(json.dumps({"progress": progress, "method": {}}))
     assert read_state(tmp_path) == {"progress": progress, "method": {}, "examples": {}}
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+    (tmp_path / "state.json").write_text(json.dumps({"format": FORMAT + 1}))
+    with pytest.raises(InputError, match=f"resume: given .* of format {FORMAT + 1}.*allowed: format {FORMAT} or older"):
+        read_state(tmp_path)
