@@ -9,7 +9,7 @@ from align.algorithms.offline import Offline
 from align.config.methods import DPOConfig, DPOLoss
 from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
-from align.functional.preference import hinge_loss, ipo_loss, preference_margin, robust_loss, sigmoid_loss
+from align.functional.preference import hinge_loss, ipo_loss, preference_margin, robust_loss, sigmoid_loss, wins
 from align.loop.context import LoopContext
 from align.loop.protocol import Loss, Trained
 from align.metrics import Tally
@@ -36,7 +36,7 @@ class DPO(Offline):
         losses, tally = self._losses(margin), Tally()
         tally.observe("dpo/loss", losses.tolist())
         tally.observe("dpo/margin", (self.method.beta * margin).tolist())
-        tally.observe("dpo/accuracy", ((margin > 0).float() + 0.5 * (margin == 0).float()).tolist())
+        tally.observe("dpo/accuracy", wins(margin).tolist())
         tally.observe("dpo/chosen_logp", chosen.tolist())  # both falling is a known failure (TRL issue 800)
         tally.observe("dpo/rejected_logp", rejected.tolist())
         return Loss(losses.sum() / batch.size.rows, tally)

@@ -8,10 +8,11 @@ from torch.nn.functional import logsigmoid, pad
 
 from align.algorithms.offline import Offline, PairExamples
 from align.engine.reference import ValueHead
+from align.functional.preference import wins
 from align.loop.context import LoopContext
 from align.loop.protocol import Loss, Progress, Trained
 from align.metrics import Tally
-from align.rewards.pairs import final_scores
+from align.rewards.pairs import final_scores, score_at
 from align.types import Batch
 
 ROLE = "reward_model"
@@ -36,7 +37,7 @@ class RewardModel(Offline):
         losses = -logsigmoid(margin) + self._center_coef * (chosen + rejected) ** 2
         tally.observe("reward_model/loss", losses.tolist())
         tally.observe("reward_model/margin", margin.tolist())
-        tally.observe("reward_model/accuracy", ((margin > 0).float() + 0.5 * (margin == 0).float()).tolist())
+        tally.observe("reward_model/accuracy", wins(margin).tolist())
         return Loss(losses.sum() / batch.size.rows, tally)
 
 
@@ -88,4 +89,4 @@ class PrefixScores(Offline):
 
 def final(batch: Batch, scores: Tensor) -> Tensor:
     """The entry (B,) of whole responses among those of all prefixes (B, T + 1)."""
-    return scores.gather(1, batch.sequences.lengths.unsqueeze(1)).squeeze(1)
+    return score_at(scores, batch.sequences.lengths)

@@ -25,11 +25,7 @@ def read_logprobs(policy: Policy, rollout: Rollout, temperature: float, budget: 
 def read_values(critic: ValueHead, rollout: Rollout, budget: int) -> Tensor:
     """Compute the value before each response token: (B, T) float32, 0 outside the mask."""
     parts = token_batches(rollout.attention_mask.sum(1), budget)
-
-    def values(part: Rollout) -> Tensor:
-        return critic(part.input_ids, part.attention_mask)[:, part.prompt_ids.shape[1] - 1 : -1]
-
-    return _read(rollout, parts, values)
+    return _read(rollout, parts, lambda part: critic.prefix_scores(part)[:, :-1])
 
 
 @torch.no_grad()

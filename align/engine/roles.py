@@ -6,14 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from align.config import Config, CriticInit
 from align.engine.engine import Engine
 from align.engine.reference import Policy, ValueHead
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
-from align.models.load import body_of, load_causal_lm
+from align.models.load import body_of, load_causal_lm, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import linear_head, load_reward_model, read_head
 
@@ -105,7 +104,7 @@ def _separate(plan: _Plan) -> Roles:
         critic = _classifier(plan, plan.reward)
         return Roles(policy, reference, critic, reward, CriticInit.reward_model, more, dpo, plan.engine)
     start = _causal(plan).model
-    critic = plan.engine.value_head(body_of(start), zero_head(_width(start)).to(plan.device), plan.dtype)
+    critic = plan.engine.value_head(body_of(start), zero_head(states_width(start)).to(plan.device), plan.dtype)
     return Roles(policy, reference, critic, reward, CriticInit.policy, more, dpo, plan.engine)
 
 
@@ -139,7 +138,7 @@ def _on_one_base(plan: _Plan) -> Roles:
             critic, origin = _adapter_scorer(plan, shared, CRITIC, adapter, body), CriticInit.reward_model
         else:
             shared.add(CRITIC)
-            head = zero_head(_width(base)).to(plan.device)
+            head = zero_head(states_width(base)).to(plan.device)
             critic, origin = engine.value_head(body, head, plan.dtype, shared, CRITIC), CriticInit.policy
     shared.train(POLICY, *([CRITIC] if critic is not None else []))
     return Roles(policy, reference, critic, reward, origin, tuple(rewards[1:]), dpo, engine)
@@ -151,11 +150,6 @@ def zero_head(width: int) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _width(model: PreTrainedModel) -> int:
-    """Of the states that the heads read; not always hidden_size (OPT-350m projects them)."""
-    return int(model.get_output_embeddings().in_features)
 
 
 def _frozen(plan: _Plan, policy: Policy) -> Policy:

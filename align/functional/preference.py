@@ -23,6 +23,11 @@ def preference_margin(
     return margin
 
 
+def wins(margin: Tensor) -> Tensor:
+    """Count the pairs whose chosen response is ahead: (N,) of 1, or 0, or a half for a tie."""
+    return (margin > 0).float() + 0.5 * (margin == 0).float()
+
+
 def sigmoid_loss(margin: Tensor, beta: float, *, label_smoothing: float = 0.0, target: float = 0.0) -> Tensor:
     """Compute -(1 - e) log s(h) - e log s(-h) with h = beta * margin - target: DPO, and cDPO with e > 0.
 

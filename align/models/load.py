@@ -108,6 +108,11 @@ def body_of(model: PreTrainedModel, key: str = "model.path") -> PreTrainedModel:
     return body
 
 
+def states_width(model: PreTrainedModel) -> int:
+    """Of the states that a head reads; not always hidden_size (OPT-350m projects them)."""
+    return int(model.get_output_embeddings().in_features)
+
+
 def load_body(path: str, *, dtype: torch.dtype, device: torch.device, key: str) -> PreTrainedModel:
     """The transformer of a stored reward model, its adapter merged, in eval mode, without dropout."""
     checkpoint, config = locate(path, key=key), ModelConfig(path=path)

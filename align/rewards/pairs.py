@@ -10,6 +10,7 @@ from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
+from align.functional.preference import wins
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards.signals import LogRatio
 from align.types import Pair, Sequences
@@ -30,7 +31,7 @@ def prefix_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
     out = torch.zeros(len(rows), rows.response_ids.shape[1] + 1, device=model.device)
     for index in token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS):
         part = rows.rows(index)
-        scores = model(part.input_ids, part.attention_mask)[:, part.prompt_ids.shape[1] - 1 :]
+        scores = model.prefix_scores(part)
         mask = pad(part.response_mask, (1, 0), value=1)
         out[index, : scores.shape[1]] = scores.masked_fill(mask == 0, 0)
     return out, rows.lengths
@@ -38,7 +39,7 @@ def prefix_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
 
 def final_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> Tensor:
     """Score whole responses, chosen and rejected of each pair next to each other: (2n,)."""
-    return _at(*prefix_scores(model, chat, pairs))
+    return score_at(*prefix_scores(model, chat, pairs))
 
 
 def pair_accuracy(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
@@ -61,11 +62,11 @@ def longer_wins(pairs: Sequence[Pair]) -> float:
 
 
 def _share(margins: Tensor) -> float:
-    return float(((margins > 0).float() + 0.5 * (margins == 0).float()).mean())
+    return float(wins(margins).mean())
 
 
-def _at(scores: Tensor, places: Tensor) -> Tensor:
-    """Return the score at one place (2n,) of each row (2n, T + 1)."""
+def score_at(scores: Tensor, places: Tensor) -> Tensor:
+    """Return the score at one place (B,) of each row (B, T + 1)."""
     return scores.gather(1, places.unsqueeze(1)).squeeze(1)
 
 
@@ -81,8 +82,8 @@ def prefix_figures(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair])
     scores = scores.double()
     places = {f"{fraction:g}": (fraction * lengths).round().long() for fraction in (0.0, *FRACTIONS)}
     places["before_last"] = (lengths - 1).clamp(min=0)
-    final = _at(scores, lengths)
-    at = {name: _at(scores, place) for name, place in places.items()}
+    final = score_at(scores, lengths)
+    at = {name: score_at(scores, place) for name, place in places.items()}
     unit = final.std(unbiased=False).clamp(min=1e-12)
     both = {name: torch.stack([value, final]) for name, value in at.items() if name != "0"}
     correlation = {name: float(torch.corrcoef(pair)[0, 1]) for name, pair in both.items()}

@@ -15,7 +15,7 @@ from align.config import LRSchedule, RewardModelSource, TrainedOn
 from align.config.methods import OfflineConfig
 from align.engine.reference import ValueHead
 from align.models.adapters import POLICY, SharedBase
-from align.models.load import body_of, load_body, load_causal_lm
+from align.models.load import body_of, load_body, load_causal_lm, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import RewardCard, linear_head, read_card, read_head, write_head
 from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_figures
@@ -124,7 +124,7 @@ def _fresh(stage: Stage, seed: int) -> tuple[ValueHead, SharedBase | None]:
         device=stage.device,
         quantization=None if whole else config.quantization,
     )
-    width = int(causal.get_output_embeddings().in_features)  # not always hidden_size: OPT-350m projects its states
+    width = states_width(causal)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = nn.Linear(width, 1, bias=False)
