@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from align.algorithms.registry import algorithm_class
 from align.callbacks.base import Callback, CallbackList
 from align.config import Config
+from align.config.automatic import ModelFacts, settle
 from align.engine.roles import Roles, build_roles
 from align.loop.context import RunContext, modules_of
 from align.loop.loop import Loop
@@ -43,6 +44,7 @@ def run_context(
         roles: None = those that `config` and `reward`, the folder of a reward model, ask for.
         source: Of scores; None = the reward model.
     """
+    config = settle(config, ModelFacts(world=True)).config
     torch.manual_seed(0)
     if roles is None:
         critic = config.method.critic

@@ -64,7 +64,7 @@ MISTAKES = {
     "unknown option": (["method=ppoo"], f"method: given 'ppoo'; allowed: {METHOD_NAMES}"),
     "unknown option of a subgroup": (
         ["reward/credit=dens"],
-        "allowed: attention, implicit, prefix, spans, sparse, truth, uniform",
+        "allowed: attention, auto, implicit, none, prefix, spans, sparse, truth, uniform",
     ),
     "unknown group": (
         ["rewards/credit=sparse"],
@@ -93,7 +93,7 @@ MISTAKES = {
     "list": (["method.adam_betas=3"], "method.adam_betas: given '3'; allowed: a list such as [a,b]"),
     "subgroup as a key": (["reward.credit=sparse"], "allowed: reward/credit=OPTION (a group is written with /)"),
     "section as a value": (["checkpoint=no"], "allowed: its keys one by one: checkpoint.every_steps, checkpoint.keep"),
-    "group that is no name": (["reward=3"], "reward: given '3'; allowed: dense, sparse"),
+    "group that is no name": (["reward=3"], "reward: given '3'; allowed: dense, function, none, rules, sparse"),
     "list without multirun": (["seed=1,2"], "seed: given '1,2'; allowed: one value, or --multirun"),
     "unbalanced": (["method.gamma=[1"], "command line: given 'method.gamma=[1'"),
     "no value": (["method"], "command line: given 'method'; allowed: KEY=VALUE or GROUP=OPTION"),
@@ -105,7 +105,7 @@ MISTAKES = {
     "impossible pair": (["quantization.name=nf4", "adapter=none"], "adapter: given 'none'; allowed: lora"),
     "no run to resume": (["resume=nowhere"], "resume: given 'nowhere'; allowed: the folder of a run"),
     "folder that cannot be made": (["hydra.run.dir=/proc/nowhere/x"], "hydra.run.dir: given '/proc/nowhere"),
-    "one bad job of a sweep": (["-m", "reward=sparse,thick"], "reward: given 'thick'; allowed: dense, sparse"),
+    "one bad job of a sweep": (["-m", "reward=sparse,thick"], "reward: given 'thick'; allowed: dense, function, none, rules, sparse"),
 }
 
 
@@ -264,7 +264,7 @@ def test_a_run_resumes_in_its_own_folder_with_its_own_configuration(align, files
 def test_help_names_groups_and_examples(align):
     code, out, err = align("--help")
     assert (code, err) == (0, "")
-    assert "reward/credit  attention, implicit, prefix, spans, sparse, truth, uniform\n" in out
+    assert "reward/credit  attention, auto, implicit, none, prefix, spans, sparse, truth, uniform\n" in out
     assert "align -m reward=sparse,dense" in out
     assert "_schema" not in out
 

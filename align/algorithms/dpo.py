@@ -23,7 +23,7 @@ class DPO(Offline):
 
     def __init__(self, run: LoopContext) -> None:
         super().__init__(run)
-        self.trained = {"policy": Trained(self.loss, self.method.learning_rate)}
+        self.trained = {"policy": Trained(self.loss, self.method.rate)}
         self.reads_reference = not self.method.reference_free
 
     def loss(self, batch: Batch, out: TokenStats) -> Loss:

@@ -37,7 +37,7 @@ class GRPO(PPO):
         self.clip_high = self.method.clip_high or self.clip_low
 
     def roles(self) -> dict[str, Trained]:
-        return {"policy": Trained(self.policy_loss, self.method.learning_rate)}
+        return {"policy": Trained(self.policy_loss, self.method.rate)}
 
     def advantages(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], Tally]:
         """Rewards (B, T) to advantages (B, T): of a response within its group, or of each token of a dense reward."""
@@ -70,7 +70,7 @@ class GRPO(PPO):
         weights = token_weights(
             batch.mask,
             per_response=method.loss_length is LossLength.response,
-            constant=float(self.config.rollout.max_new_tokens) if method.loss_length is LossLength.constant else None,
+            constant=float(self.config.rollout.new_tokens) if method.loss_length is LossLength.constant else None,
             tokens=batch.size.tokens,
             responses=batch.size.rows,
         )

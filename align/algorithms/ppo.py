@@ -52,8 +52,8 @@ class PPO:
         self.trained = self.roles()
 
     def roles(self) -> dict[str, Trained]:
-        policy = Trained(self.policy_loss, self.method.learning_rate, first_step=self.method.critic_warmup_steps)
-        return {"policy": policy, "critic": Trained(self.value_loss, self.method.critic_learning_rate)}
+        policy = Trained(self.policy_loss, self.method.rate, first_step=self.method.critic_warmup_steps)
+        return {"policy": policy, "critic": Trained(self.value_loss, self.method.critic_rate)}
 
     def collect(self, at: Progress) -> Experience | Stop:
         """1. Sample, score, credit: one rollout, ready for updates, or Stop where its KL is over the budget."""

@@ -24,7 +24,7 @@ class RewardModel(Offline):
     def __init__(self, run: LoopContext, center_coef: float) -> None:
         super().__init__(run)
         self._center_coef = center_coef
-        self.trained = {ROLE: Trained(self.loss, self.method.learning_rate)}
+        self.trained = {ROLE: Trained(self.loss, self.method.rate)}
 
     def loss(self, batch: Batch, scores: Tensor) -> Loss:
         """-log s(r_w - r_l) + c (r_w + r_l)^2 (Bradley-Terry, arXiv 2203.02155, eq. 1; arXiv 2312.09244, section 2.1).
@@ -67,7 +67,7 @@ class PrefixScores(Offline):
         model = run.modules[ROLE]
         assert isinstance(model, ValueHead)
         self._targets = final_scores(model, run.chat, run.pairs).view(-1, 2)
-        self.trained = {ROLE: Trained(self.loss, self.method.learning_rate)}
+        self.trained = {ROLE: Trained(self.loss, self.method.rate)}
 
     def collect(self, at: Progress) -> PairExamples:
         run = self.run

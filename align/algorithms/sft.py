@@ -18,7 +18,7 @@ class SFT(Offline):
 
     def __init__(self, run: LoopContext) -> None:
         super().__init__(run)
-        self.trained = {"policy": Trained(self.loss, self.method.learning_rate)}
+        self.trained = {"policy": Trained(self.loss, self.method.rate)}
 
     def loss(self, batch: Batch, out: TokenStats) -> Loss:
         tally, tokens = Tally(), float(batch.mask.sum())

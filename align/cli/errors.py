@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from align.cli.groups import groups, options
+from align.config import NoCredit, NoSource
+from align.config.groups import POLYMORPHIC
 from align.errors import InputError
 
 
@@ -71,6 +73,10 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
     section = full_key.rpartition(".")[0]
     if error.object_type is dict:  # a mapping of the user's own keys, which Hydra only adds to
         return InputError(full_key, given, f"+{section}.KEY=VALUE, since every key there is an added one")
+    if error.object_type in (NoSource, NoCredit):
+        group = section.replace(".", "/")
+        allowed = f"nothing while {group}=none; choose one that has the key: {group}={_with_key(section, key)}"
+        return InputError(full_key, given, allowed)
     keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
     root = error.parent_node._get_root() if error.parent_node is not None else None
     elsewhere = list(_keys_named(key, root)) if isinstance(root, DictConfig) else []
@@ -78,6 +84,13 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
     if near and (section or not elsewhere):  # a key without its section is no misspelling of the root's
         return InputError(full_key, given, f"{near[0]}, the nearest key{f' of {section}' if section else ''}")
     return InputError(full_key, given, ", ".join(elsewhere or keys))
+
+
+def _with_key(section: str, key: str) -> str:
+    """Name the options of a polymorphic section that have `key`; all where none has."""
+    classes = POLYMORPHIC[section]
+    found = [name for name, schema in classes.items() if hasattr(schema, key) or key in schema.__annotations__]
+    return "|".join(found or [name for name in classes if name != "none"])
 
 
 def _keys_named(name: str, node: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -69,7 +69,7 @@ def _evaluate(wanted: argparse.Namespace) -> None:
         return
     model_folder("TARGET", target)
     start = target if wanted.against is None else os.path.expanduser(wanted.against)
-    config = composed(["model=local", f"model.path={quoted(start)}", *wanted.overrides])
+    config = composed([*_unless_given(wanted.overrides), f"model.path={quoted(start)}", *wanted.overrides])
     out = wanted.out or Path("outputs") / "evaluate" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     from align.models.load import is_reward_model  # torch and everything behind it
 
@@ -79,6 +79,13 @@ def _evaluate(wanted: argparse.Namespace) -> None:
         return
     _refuse("--against", wanted.against, "of a language model only")
     _report(config, _fresh(out), wanted.by)
+
+
+def _unless_given(overrides: Sequence[str]) -> list[str]:
+    """Return what measuring a model stands on unless the user says otherwise: its own weights, and no reward."""
+    given = {word.partition("=")[0] for word in overrides}
+    chosen = {"model": "local", "method": "sft", "adapter": "none"}
+    return [f"{group}={option}" for group, option in chosen.items() if group not in given]
 
 
 def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:

@@ -1,9 +1,30 @@
 """Define the base of every section of the configuration. Imports no torch."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 MISSING: Any = "???"  # OmegaConf's mark of a key that must be given
+AUTO = "auto"  # a number that follows from the model (align/config/automatic.py)
+
+
+# A number or AUTO, held to it by `checks.automatic`: OmegaConf cannot merge a Union into a section that was missing.
+Rate = Any  # a learning rate
+Length = Any  # tokens
+
+
+def settled_rate(value: Rate) -> float:
+    """Return a rate that is no longer `auto`; TypeError where it still is."""
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} was not settled before the configuration was used")
+    return float(value)
+
+
+def settled_length(value: Length) -> int:
+    """Return a length that is no longer `auto`; TypeError where it still is."""
+    if isinstance(value, str):
+        raise TypeError(f"{value!r} was not settled before the configuration was used")
+    return value
 
 
 class Section:
@@ -18,8 +39,18 @@ class Section:
 
     def freeze(self) -> None:
         """Make this section, and those inside, constant."""
+        for part in self._inside():
+            part.freeze()
+        super().__setattr__("_frozen", True)
+
+    def thaw(self) -> None:
+        """Make this section, and those inside, mutable again."""
+        super().__setattr__("_frozen", False)
+        for part in self._inside():
+            part.thaw()
+
+    def _inside(self) -> Iterator["Section"]:
         for value in list(vars(self).values()):
             for part in value.values() if isinstance(value, dict) else [value]:
                 if isinstance(part, Section):
-                    part.freeze()
-        super().__setattr__("_frozen", True)
+                    yield part

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from align.config.base import AUTO
 from align.errors import InputError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -31,6 +32,15 @@ positive = partial(_each, lambda value: value > 0, "a number above 0")
 not_negative = partial(_each, lambda value: value >= 0, "0 or a number above 0")
 fraction = partial(_each, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 open_fraction = partial(_each, lambda value: 0 < value < 1, "a number between 0 and 1, both excluded")
+
+
+def automatic(section: object, prefix: str, *names: str) -> None:
+    """Raise InputError unless every named field is `auto` or a finite number above 0; of tokens a whole one."""
+    for name in names:
+        value, whole = getattr(section, name), name.endswith("_tokens")
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if value != AUTO and not (number and math.isfinite(value) and value > 0):
+            raise InputError(f"{prefix}.{name}", value, f"auto, or a {'whole ' if whole else ''}number above 0")
 
 
 def divisor(section: object, prefix: str, name: str, whole: str, rows: int) -> None:

@@ -20,7 +20,8 @@ def check_all(config: Config) -> None:
     _check_model(config)
     _check_data(config)
     _check_reward(config)
-    checks.positive(config.rollout, "rollout", "batch_size", "max_new_tokens", "temperature", "decode_batch_size")
+    checks.automatic(config.rollout, "rollout", "max_new_tokens")
+    checks.positive(config.rollout, "rollout", "batch_size", "temperature", "decode_batch_size")
     _check_evaluation(config)
     checks.one_of(config.tracking, "tracking", "name", ("none", "wandb"))
     if config.tracking.name == "wandb":
@@ -52,7 +53,7 @@ def _check_data(config: Config) -> None:
             raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
     checks.existing("data.held_out_path", data.held_out_path)
     checks.open_fraction(data, "data", "held_out_fraction")
-    checks.positive(data, "data", "max_prompt_tokens", "max_response_tokens")
+    checks.automatic(data, "data", "max_prompt_tokens", "max_response_tokens")
     names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
     columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     for name, column in columns.items():

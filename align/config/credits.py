@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from align.config.base import MISSING, Section
-from align.config.checks import existing, fraction, model_folder, not_negative, positive
+from align.config.base import AUTO, MISSING, Rate, Section
+from align.config.checks import automatic, existing, fraction, model_folder, not_negative, positive
 from align.config.sources import GoldSource
 from align.errors import InputError
 
@@ -40,6 +40,25 @@ class PrefixStep(Enum):
     token = "token"
     k = "k"  # every k tokens
     sentence = "sentence"  # at a full stop, question or exclamation mark, or at the end of a line
+
+
+@dataclass
+class NoCredit(CreditConfig):
+    """Spread nothing, with reward/source=none."""
+
+    name: str = "none"
+
+    def check(self, config: Config, key: str) -> None:
+        if config.method.needs_reward:
+            allowed = f"another scheme, such as sparse: method={config.method.name} learns from token rewards"
+            raise InputError("reward/credit", "none", allowed)
+
+
+@dataclass
+class AutoCredit(CreditConfig):
+    """The source's own token scores where it has some, else SparseCredit; settled before a run starts."""
+
+    name: str = "auto"
 
 
 @dataclass
@@ -127,7 +146,7 @@ class ImplicitCredit(CreditConfig):
     scale: float = 0.05  # b1 of RTO: reward per nat of log pi_dpo - log pi_ref
     clip: float = 0.05  # bound of a token's reward, either way
     path: str | None = None  # a finished DPO run on the same start model; null = trained from the run's data, once
-    learning_rate: float = 3.0e-4  # of the DPO training, as are the keys below
+    learning_rate: Rate = AUTO  # of the DPO training, as are the keys below
     epochs: int = 1  # passes over the training pairs
     batch_size: int = 32  # pairs per optimizer update
     beta: float = 0.1
@@ -139,5 +158,6 @@ class ImplicitCredit(CreditConfig):
         model_folder(f"{key}.path", self.path)
         if self.path is not None and existing(f"{key}.path", self.path) is None:
             raise InputError(f"{key}.path", self.path, "a folder on this machine: a finished DPO run, or its model")
-        positive(self, key, "scale", "clip", "learning_rate", "epochs", "batch_size", "beta")
+        automatic(self, key, "learning_rate")
+        positive(self, key, "scale", "clip", "epochs", "batch_size", "beta")
         not_negative(self, key, "seed")

@@ -19,6 +19,7 @@ METHODS: dict[str, type[MethodConfig]] = {
     "trl_rloo": trl.TRLRLOOConfig,
 }
 SOURCES: dict[str, type[sources.SourceConfig]] = {
+    "none": sources.NoSource,
     "reward_model": sources.RewardModelSource,
     "gold": sources.GoldSource,
     "ensemble": sources.EnsembleSource,
@@ -27,6 +28,8 @@ SOURCES: dict[str, type[sources.SourceConfig]] = {
     "composite": sources.CompositeSource,
 }
 CREDITS: dict[str, type[credits.CreditConfig]] = {
+    "none": credits.NoCredit,
+    "auto": credits.AutoCredit,
     "sparse": credits.SparseCredit,
     "uniform": credits.UniformCredit,
     "prefix": credits.PrefixCredit,

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from align.config.base import MISSING, Section
-from align.config.checks import not_negative, positive
+from align.config.base import AUTO, MISSING, Rate, Section, settled_rate
+from align.config.checks import automatic, not_negative, positive
 from align.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class MethodConfig(Section):
 
     name: str = MISSING
     trains: ClassVar[bool] = True  # whether the method updates the policy's parameters
+    needs_reward: ClassVar[bool] = False  # whether the method learns from, or chooses by, the run's reward
 
     @property
     def critic(self) -> CriticInit | None:
@@ -47,7 +48,7 @@ class MethodConfig(Section):
 class OptimizedConfig(MethodConfig):
     """Base of the methods that take gradient steps, on align's own training loop or on TRL's."""
 
-    learning_rate: float = 3.0e-4  # peak; of the policy where a critic has its own
+    learning_rate: Rate = AUTO  # peak; of the policy where a critic has its own; auto = by method, model and adapter
     lr_schedule: LRSchedule = LRSchedule.constant
     warmup_steps: int = 0  # updates in which the learning rate rises linearly
     adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031
@@ -55,9 +56,15 @@ class OptimizedConfig(MethodConfig):
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # gradients are clipped to this norm
 
+    @property
+    def rate(self) -> float:
+        """Learning rate, once it is settled."""
+        return settled_rate(self.learning_rate)
+
     def check(self, config: Config) -> None:
         super().check(config)
-        positive(self, "method", "learning_rate", "adam_eps", "max_grad_norm")
+        automatic(self, "method", "learning_rate")
+        positive(self, "method", "adam_eps", "max_grad_norm")
         not_negative(self, "method", "warmup_steps", "weight_decay")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise InputError("method.adam_betas", list(self.adam_betas), "two numbers from 0 up to, but not, 1")

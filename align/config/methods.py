@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from align.config.base import Section
-from align.config.checks import divisor, fraction, not_negative, open_fraction, positive
+from align.config.base import AUTO, Rate, Section, settled_rate
+from align.config.checks import automatic, divisor, fraction, not_negative, open_fraction, positive
 from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
 from align.errors import InputError
 
@@ -74,6 +74,7 @@ class RewardModelMethodConfig(MethodConfig):
 
     name: str = "reward_model"
     trains = False
+    needs_reward = True
 
     def check(self, config: Config) -> None:
         source = config.reward.source.name
@@ -88,6 +89,7 @@ class BestOfNConfig(MethodConfig):
     name: str = "best_of_n"
     n: int = 8  # responses to each held-out prompt
     trains = False
+    needs_reward = True
 
     def check(self, config: Config) -> None:
         positive(self, "method", "n")
@@ -128,6 +130,7 @@ class OnPolicyConfig(LoopConfig):
     kl: KLConfig = field(default_factory=KLConfig)
     target_kl: float | None = None  # nats per token, old -> new policy: ends a rollout's updates early
     missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
+    needs_reward = True
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -146,7 +149,7 @@ class PPOConfig(OnPolicyConfig):
 
     name: str = "ppo"
     minibatch_size: int = 16  # responses per optimizer update
-    critic_learning_rate: float = 1.0e-3
+    critic_learning_rate: Rate = AUTO
     value_clip_range: float = 0.2
     vf_coef: float = 0.1  # felt only where the critic's gradient is clipped, since the critic has its own Adam
     gamma: float = 1.0  # discount per token
@@ -160,9 +163,15 @@ class PPOConfig(OnPolicyConfig):
     def critic(self) -> CriticInit:
         return self.critic_init
 
+    @property
+    def critic_rate(self) -> float:
+        """Learning rate of the critic, once it is settled."""
+        return settled_rate(self.critic_learning_rate)
+
     def check(self, config: Config) -> None:
         super().check(config)
-        positive(self, "method", "critic_learning_rate", "value_clip_range", "vf_coef")
+        automatic(self, "method", "critic_learning_rate")
+        positive(self, "method", "value_clip_range", "vf_coef")
         not_negative(self, "method", "critic_warmup_steps")
         fraction(self, "method", "gamma", "lam")
         if config.reward.credit.name in ("prefix", "truth") and self.gamma != 1:

@@ -22,7 +22,17 @@ class Format(Enum):
 class RuleConfig(Section):
     """Base of the rules. Each gives a number from 0 (broken) to 1 (kept)."""
 
-    weight: float = 0.0  # in the sum; 0 = the rule does not count
+    weight: float | None = None  # in the sum; 0 = the rule does not count; null = 1 where `given`, else 0
+
+    @property
+    def given(self) -> bool:
+        """Whether the rule's own limit is set; a rule without one counts by its weight alone."""
+        return False
+
+    @property
+    def share(self) -> float:
+        """Weight in the sum."""
+        return float(self.given) if self.weight is None else self.weight
 
     def columns(self) -> dict[str, str]:
         """Columns of the data that the rule needs, by the field that names them."""
@@ -30,16 +40,19 @@ class RuleConfig(Section):
 
     def check(self, key: str) -> None:
         """Raise InputError on values that cannot run."""
-        finite(f"{key}.weight", self.weight)
+        finite(f"{key}.weight", self.share)
 
 
 @dataclass
 class WordLimitRule(RuleConfig):
     """1 up to the limit, falling to 0 at twice the limit; 1 for a row without limit."""
 
-    weight: float = 1.0  # the one rule of reward/source=rules that counts unless others are given a weight
-    limit: int | None = None  # words; null = the row's own alone
+    limit: int | None = None  # words; null = the row's own alone, where the rule has a weight
     column: str = "word_limit"  # where a row has a limit of its own, which takes precedence
+
+    @property
+    def given(self) -> bool:
+        return self.limit is not None
 
     def columns(self) -> dict[str, str]:
         return {"column": self.column} if self.limit is None else {}
@@ -70,6 +83,10 @@ class RegexRule(RuleConfig):
 
     pattern: str = ""  # Python's; flags inside: (?is)...
     full: bool = False  # true = the pattern must match the whole response
+
+    @property
+    def given(self) -> bool:
+        return bool(self.pattern)
 
     def check(self, key: str) -> None:
         super().check(key)
@@ -104,6 +121,10 @@ class ForbiddenRule(RuleConfig):
     """1 where none of the phrases occurs as whole words, whatever the case, else 0."""
 
     phrases: list[str] = field(default_factory=list)
+
+    @property
+    def given(self) -> bool:
+        return bool(self.phrases)
 
     def check(self, key: str) -> None:
         super().check(key)

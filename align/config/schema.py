@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from align.config.base import MISSING, Section
+from align.config.base import AUTO, MISSING, Length, Section, settled_length
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
 from align.config.method_bases import MethodConfig
@@ -95,11 +95,21 @@ class DataConfig(Section):
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
     system_column: str | None = None  # text of a system turn, may be blank; null = there is none
-    max_prompt_tokens: int = 512
-    max_response_tokens: int = 512  # longer chosen/rejected are cut and counted
+    max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
+    max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
     long_prompts: PromptOverflow = PromptOverflow.drop
     bad_rows: BadRows = BadRows.error  # rows whose cells are no prompt and responses
     world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Longest prompt, once it is settled."""
+        return settled_length(self.max_prompt_tokens)
+
+    @property
+    def response_tokens(self) -> int:
+        """Longest given response, once it is settled."""
+        return settled_length(self.max_response_tokens)
 
 
 @dataclass
@@ -132,10 +142,15 @@ class RolloutConfig(Section):
     """Sampling from the policy, with temperature only: top-k or top-p would bias the KL estimate."""
 
     batch_size: int = 64  # responses per rollout
-    max_new_tokens: int = 128  # longer responses are cut, and judged by method.missing_eos_penalty
+    max_new_tokens: Length = AUTO  # longer responses are cut, and judged by method.missing_eos_penalty
     temperature: float = 1.0  # divides the logits, also of every log-probability of the run
     decode_batch_size: int | None = None  # responses decoded at once; null = the whole rollout
     cuda_graphs: bool = True  # on a GPU, replay a captured decoding step where the model can be captured
+
+    @property
+    def new_tokens(self) -> int:
+        """Longest sampled response, once it is settled."""
+        return settled_length(self.max_new_tokens)
 
 
 @dataclass

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from align.config.base import MISSING, Section
-from align.config.checks import finite, function_in_file, not_negative, positive, reward_model
+from align.config.base import AUTO, MISSING, Rate, Section
+from align.config.checks import automatic, finite, function_in_file, not_negative, positive, reward_model
 from align.config.rules import (
     ExactRule,
     ForbiddenRule,
@@ -72,11 +72,27 @@ class SourceConfig(Section):
 
 
 @dataclass
+class NoSource(SourceConfig):
+    """No reward: a method that learns from given pairs needs none, and its evaluation is what needs none either."""
+
+    name: str = "none"
+
+    def check(self, config: Config, key: str) -> None:
+        if key != "reward.source":
+            raise InputError(key, "none", "a source of scores")
+        if config.method.needs_reward:
+            raise InputError("reward/source", "none", f"a source of scores: method={config.method.name} needs a reward")
+        for name, default in (("normalise", Normalise.none), ("clip", None)):
+            if getattr(self, name) != default:
+                raise InputError(f"{key}.{name}", getattr(self, name), "nothing: with reward=none nothing is scored")
+
+
+@dataclass
 class RewardModelTraining(SourceConfig):
     """Base of the sources whose reward models are trained on the run's preference pairs."""
 
     normalise: Normalise = Normalise.reference
-    learning_rate: float = 1.0e-4
+    learning_rate: Rate = AUTO
     epochs: int = 2  # over training pairs, chosen on the embedded world's; 1 for a large model (arXiv 2203.02155, C.2)
     batch_size: int = 16  # pairs per optimizer update
     micro_batch_tokens: int | None = None  # padded tokens per forward and backward; null = by the model's size
@@ -84,7 +100,7 @@ class RewardModelTraining(SourceConfig):
     seed: int = 0  # not the run's seed, so that a sweep over seeds shares one reward model
     trained_on: TrainedOn = TrainedOn.end
     prefix_steps: int = 80  # updates of the second stage of trained_on=prefixes, of batch_size pairs each
-    prefix_learning_rate: float = 1.0e-3  # peak, of the second stage
+    prefix_learning_rate: Rate = AUTO  # peak, of the second stage
     offers = frozenset({"prefix_scores", "attention"})
 
     def training(self) -> dict[str, Any]:
@@ -101,7 +117,8 @@ class RewardModelTraining(SourceConfig):
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
-        positive(self, key, "learning_rate", "epochs", "batch_size", "prefix_steps", "prefix_learning_rate")
+        automatic(self, key, "learning_rate", "prefix_learning_rate")
+        positive(self, key, "epochs", "batch_size", "prefix_steps")
         positive(self, key, "micro_batch_tokens")
         not_negative(self, key, "center_coef", "seed")
 
@@ -179,7 +196,7 @@ class EnsembleSource(RewardModelTraining):
 
 @dataclass
 class RulesSource(SourceConfig):
-    """A weighted sum of rules about the text; rules of weight 0 are not computed."""
+    """A weighted sum of rules about the text. A rule counts where its limit or its weight is given."""
 
     name: str = "rules"
     word_limit: WordLimitRule = field(default_factory=WordLimitRule)
@@ -192,14 +209,15 @@ class RulesSource(SourceConfig):
     numeric: NumericRule = field(default_factory=NumericRule)
 
     def rules(self) -> dict[str, RuleConfig]:
-        """Rules with a weight other than 0, by field."""
+        """Rules that count, by field."""
         every = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: rule for name, rule in every.items() if isinstance(rule, RuleConfig) and rule.weight != 0}
+        return {name: rule for name, rule in every.items() if isinstance(rule, RuleConfig) and rule.share != 0}
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
         if not self.rules():
-            raise InputError(key, "no rule with a weight", f"a weight for one, such as {key}.word_limit.weight=1")
+            allowed = f"a limit or a weight for one, such as {key}.word_limit.limit=50 or {key}.format.weight=1"
+            raise InputError(key, "no rule", allowed)
         for name, rule in self.rules().items():
             rule.check(f"{key}.{name}")
 

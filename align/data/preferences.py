@@ -228,7 +228,7 @@ class _Reader:
             ids = self._chat.encode_prompt(messages)
         except InputError as error:
             raise InputError(where, error.given, error.allowed) from error
-        limit = self._config.max_prompt_tokens
+        limit = self._config.prompt_tokens
         if len(ids) > limit:
             if self._config.long_prompts is PromptOverflow.error:
                 raise _TooLong(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
@@ -241,7 +241,7 @@ class _Reader:
         return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
 
     def _response(self, text: str, ids: list[int]) -> _Response:
-        cut = ids[: self._config.max_response_tokens]
+        cut = ids[: self._config.response_tokens]
         return text if cut == ids else self._chat.decode(cut), tuple(cut)
 
 

@@ -121,7 +121,7 @@ def sample_as_configured(
         chat,
         prompts,
         noise=noise,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=settings.new_tokens,
         temperature=settings.temperature,
         samples_per_prompt=samples_per_prompt,
         decode_batch_size=settings.decode_batch_size or settings.batch_size,

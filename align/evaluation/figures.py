@@ -29,15 +29,15 @@ def figures_of(
     tokens = [s["tokens"] for s in samples]
     repeats = [repetition(text) for text in texts]
     return {
-        "reward": rewards(samples, judge),
+        **({"reward": rewards(samples, judge)} if judge.names else {}),
         **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
-        "win_rate": wins(samples, baseline, judge, config) | {"judge": judge.name},
+        **({"win_rate": wins(samples, baseline, judge.name, config) | {"judge": judge.name}} if judge.name else {}),
         "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
         "diversity": {**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, "self_bleu": self_bleu(texts)},
         "repetition": {"rate": statistics.fmean(repeats), "responses": statistics.fmean(r > 0 for r in repeats)},
         "eos_rate": statistics.fmean(s["ended"] for s in samples),
         "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
-        "proxy_gold_gap": gap(samples, baseline, judge),
+        **({"proxy_gold_gap": gap(samples, baseline, judge)} if judge.score is not None else {}),
     }
 
 
@@ -50,7 +50,7 @@ def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
     columns = {name: _column(samples, name) for name in judge.names}
     means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
     errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
-    return {"proxy_mean": means.pop("proxy_mean"), "gold_mean": means.pop("gold_mean", None), **means, **errors}
+    return {"proxy_mean": means.pop("proxy_mean", None), "gold_mean": means.pop("gold_mean", None), **means, **errors}
 
 
 def by_length(
@@ -63,9 +63,9 @@ def by_length(
     return {name: mean_by(values, rows, "length")}
 
 
-def wins(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
-    """Compute the win rate, raw and length-controlled."""
-    new, old = _column(samples, judge.name), _column(baseline, judge.name)
+def wins(samples: Samples, baseline: Samples, judge: str, config: EvaluationConfig) -> dict[str, Any]:
+    """Compute the win rate, raw and length-controlled, by the score that `judge` names."""
+    new, old = _column(samples, judge), _column(baseline, judge)
     pairs = list(zip(samples, baseline, strict=True))
     won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
     decided = [(w, a["tokens"] - b["tokens"]) for w, (a, b) in zip(won, pairs, strict=True) if w is not None]

@@ -27,16 +27,16 @@ Scores = dict[str, float | None]  # by judge: proxy, gold (null where unknown), 
 class Judge:
     """Everything that puts a number on a response. Only `score` is trained against."""
 
-    score: Callable[[RewardInput], RewardOutput]  # the run's reward source: the proxy
+    score: Callable[[RewardInput], RewardOutput] | None = None  # the run's reward source, the proxy; None = no reward
     credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # token rewards of `score`, for display
     world: World | None = None  # the source of the gold reward
     evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that only judges
     total: Callable[[RewardInput], RewardOutput] | None = None  # `score` without the signals that credit needs; cheaper
 
     @property
-    def name(self) -> str:
-        """Return the score that decides the win rate: gold, else evaluation, else proxy."""
-        return self.quality or "proxy"
+    def name(self) -> str | None:
+        """Return the score that decides the win rate: gold, else evaluation, else proxy; None where nothing scores."""
+        return self.quality or next(iter(self.names), None)
 
     @property
     def quality(self) -> str | None:
@@ -45,7 +45,8 @@ class Judge:
 
     @property
     def names(self) -> list[str]:
-        known = {"proxy": True, "gold": self.world is not None, "evaluation": self.evaluation is not None}
+        """Return the scores that there are."""
+        known = {"proxy": self.score is not None, "gold": self.world is not None, "evaluation": self.evaluation is not None}
         return [name for name, there in known.items() if there]
 
     def gold(self, prompt: Prompt, response: str, ended: bool) -> Gold | None:
@@ -54,12 +55,13 @@ class Judge:
 
     def scores(self, batch: RewardInput, prompts: Sequence[Prompt], output: RewardOutput | None = None) -> list[Scores]:
         """Compute every judge's score of every response; `output` is that of `score`, where it is known already."""
-        proxy = (output or (self.total or self.score)(batch)).total.tolist()
         answers = zip(prompts, batch.responses, batch.rollout.ended.tolist(), strict=True)
         gold = [self.gold(*answer) for answer in answers]
-        found: list[Scores] = [
-            {"proxy": p, "gold": None if g is None else g.total} for p, g in zip(proxy, gold, strict=True)
-        ]
+        found: list[Scores] = [{"gold": None if g is None else g.total} for g in gold]
+        score = self.total or self.score
+        if score is not None:
+            totals = (output or score(batch)).total.tolist()
+            found = [{"proxy": total, **row} for total, row in zip(totals, found, strict=True)]
         if self.evaluation is not None:
             for row, score in zip(found, self.evaluation(batch).total.tolist(), strict=True):
                 row["evaluation"] = score

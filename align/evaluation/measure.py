@@ -97,10 +97,10 @@ def evaluate(
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
     batch = reward_input(responses, prompts, chat)
-    output = judge.score(batch)
+    output = None if judge.score is None else judge.score(batch)
     scored = judge.scores(batch, prompts, output)
     lengths = responses.lengths.tolist()
-    rewards = None if judge.credit is None else judge.credit(output, responses.response_mask).tolist()
+    rewards = None if judge.credit is None or output is None else judge.credit(output, responses.response_mask).tolist()
     samples = []
     for i, (prompt, text, n) in enumerate(zip(prompts, batch.responses, lengths, strict=True)):
         row = {
@@ -133,7 +133,7 @@ def settings(
         "num_probes": len(data.probes),
         "max_text_tokens": MAX_TEXT_TOKENS,
         "temperature": rollout.temperature,
-        "max_new_tokens": rollout.max_new_tokens,
+        "max_new_tokens": rollout.new_tokens,
         "seed": evaluation.seed,
         "judge": judge.name,
         "reward_model": evaluation.reward_model,

@@ -3,6 +3,7 @@
 What cannot be loaded ends in an InputError that names the config key.
 """
 
+import json
 import os
 import tempfile
 from contextlib import suppress
@@ -25,11 +26,14 @@ from transformers import (
 )
 
 from align.config import ModelConfig, QuantizationConfig
+from align.config.automatic import ModelFacts
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 from align.models.locate import Checkpoint, head_file, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
+from align.worlds import ASSETS
 
+_DIMENSIONS = ("model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
 _HEADS = ("score", "classifier")  # what sequence classifiers call their last layer
 
 
@@ -59,6 +63,21 @@ def context_length(config: ModelConfig) -> int | None:
     with one_line("model.path", config.path):
         text_config = _load_config(checkpoint, config.trust_remote_code).get_text_config()
     return getattr(text_config, "max_position_embeddings", None)
+
+
+def model_facts(config: ModelConfig) -> ModelFacts:
+    """What the model's config.json says of its size and origin; weights are not read."""
+    checkpoint = locate(config.path, config.revision)
+    with one_line("model.path", config.path):
+        text_config = _load_config(checkpoint, config.trust_remote_code).get_text_config()
+    context = getattr(text_config, "max_position_embeddings", None)
+    return ModelFacts(_is_pocket(text_config), getattr(text_config, "hidden_size", None), context)
+
+
+def _is_pocket(text_config: PreTrainedConfig) -> bool:
+    """Whether a model has the dimensions of the embedded world's, as one trained from it has wherever it lies."""
+    own = json.loads((ASSETS / "pocket" / "model" / "config.json").read_text())
+    return all(getattr(text_config, name, None) == own[name] for name in _DIMENSIONS)
 
 
 def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:

@@ -17,11 +17,14 @@ from align.types import Prompt, RewardInput, RewardOutput, Rollout
 
 
 class Source:
-    """A source of scores for a batch of responses; by default nothing in it changes while it scores."""
+    """A source of scores for a batch of responses; by default nothing in it changes while it scores.
+
+    This base itself stands for a run without reward, and scores nothing.
+    """
 
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
         """Score the batch; `needs` names the finer signals (fields of RewardOutput) to fill in."""
-        raise NotImplementedError
+        raise NotImplementedError("no reward source: nothing is scored")
 
     def frozen(self) -> Source:
         """Return the source without its changing part, for scores that are compared over time."""

@@ -10,6 +10,7 @@ from align.config import (
     AttentionCredit,
     CreditConfig,
     ImplicitCredit,
+    NoCredit,
     PrefixCredit,
     PrefixStep,
     SpansCredit,
@@ -21,7 +22,14 @@ from align.functional import credit as functional
 from align.types import RewardOutput
 
 Scheme = (
-    SparseCredit | UniformCredit | PrefixCredit | AttentionCredit | ImplicitCredit | SpansCredit | TruthCredit
+    SparseCredit
+    | UniformCredit
+    | PrefixCredit
+    | AttentionCredit
+    | ImplicitCredit
+    | SpansCredit
+    | TruthCredit
+    | NoCredit
 )  # CreditConfig subclasses that have a case in `Credit.assign`
 
 
@@ -56,6 +64,8 @@ class Credit:
                 return functional.attention(out.total, _given(out.attention), mask, mix)
             case ImplicitCredit(scale=scale, clip=clip):
                 return functional.implicit(out.total, _given(out.log_ratio), mask, scale, clip)
+            case NoCredit():
+                raise NotImplementedError("no credit scheme: nothing is spread")
             case SpansCredit() | TruthCredit():  # the source, or signals.py, has put segments on their last tokens
                 return functional.own(_given(out.token_scores), mask)
 

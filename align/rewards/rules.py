@@ -45,7 +45,7 @@ class RulesScorer(Source):
             name: torch.tensor([rule_score(rule, text, row) for text, row in pairs], device=device)
             for name, rule in self._rules.items()
         }
-        parts = {name: self._rules[name].weight * scores for name, scores in raw.items()}
+        parts = {name: self._rules[name].share * scores for name, scores in raw.items()}
         total = torch.stack(list(parts.values())).sum(0)
         return RewardOutput(total=total, parts=parts, raw_parts=raw)
 

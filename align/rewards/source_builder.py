@@ -12,6 +12,7 @@ from align.config import (
     FunctionSource,
     GoldSource,
     Normalise,
+    NoSource,
     RewardModelSource,
     RulesSource,
     SourceConfig,
@@ -64,6 +65,8 @@ class Builder:
         Raises InputError for a gold reward without a world, or normalise=reference where all responses score the same.
         """
         match config:
+            case NoSource():
+                return Source()
             case RewardModelSource():
                 return self._reward_model(config, key)
             case EnsembleSource():

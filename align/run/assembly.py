@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.config import CriticInit
+from align.config import Config, CriticInit, NoCredit, NoSource
 from align.data.preferences import prompts_of
 from align.data.sources import load_texts
 from align.engine.engine import Engine
@@ -66,11 +66,17 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     evaluation = None
     if stored.judge is not None:
         evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine).score
-    judging = source.frozen()
-    judge = Judge(lambda batch: judging.score(batch, credit.needs), credit.assign, world, evaluation, judging.score)
+    judge = _judge(config, source.frozen(), credit, world, evaluation)
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
     return Assembly(roles, source, credit, world, judge, data, settings)
+
+
+def _judge(config: Config, source: Source, credit: Credit, world: World | None, evaluation: Any) -> Judge:
+    if isinstance(config.reward.source, NoSource):
+        return Judge(world=world, evaluation=evaluation)
+    assign = None if isinstance(config.reward.credit, NoCredit) else credit.assign
+    return Judge(lambda batch: source.score(batch, credit.needs), assign, world, evaluation, source.score)
 
 
 def note_engine(site: Site, engine: Engine, policy: Policy) -> None:
@@ -104,7 +110,7 @@ def _source(site: Site, roles: Roles, builder: Builder) -> Source:
 def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:
     config, held_out = site.config, materials.data.held_out
     prompts, limit = prompts_of(held_out), context_length(config.model)
-    longest = None if limit is None else limit - config.rollout.max_new_tokens
+    longest = None if limit is None else limit - config.rollout.new_tokens
     probes = probes_of(config.evaluation, materials.chat, prompts, world=config.data.world, longest=longest)
     texts = load_texts(config.evaluation.general_text)
     return EvaluationSet.select(prompts, held_out, texts, config.evaluation, probes)

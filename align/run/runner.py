@@ -12,6 +12,7 @@ from align.algorithms.registry import algorithm_class
 from align.callbacks import RunInfo, default_callbacks
 from align.config import Config, CriticInit
 from align.config import io as configuration
+from align.config.automatic import settle
 from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
@@ -22,7 +23,7 @@ from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
 from align.loop.method import Method, method_of
 from align.models.hardware import one_process, resolve_device, resolve_precision, torch_dtype
-from align.models.load import load_causal_lm
+from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
 from align.run.assembly import assemble
 from align.run.model_card import write_model_card
@@ -76,19 +77,23 @@ class _Run:
     """One run, phase by phase; each phase's time is in run.json."""
 
     def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+        settled = settle(config, model_facts(config.model))
+        config = settled.config
         self.config, self.folder, self.say = config, folder, say
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         device = resolve_device(config)
         precision, why = resolve_precision(config.precision, device)
         say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
+        for line in settled.lines():
+            say(line)
         self.callbacks = default_callbacks(config)  # the user's own are imported here, before anything is written
         self.checkpoint = self._checkpoint(device)
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
         command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
         configuration.save(replace(config, resume=None), folder / "config.yaml", command)
-        facts = {"precision": precision.value, "precision_why": why, "seed": config.seed}
+        facts = {"precision": precision.value, "precision_why": why, "seed": config.seed, "auto": settled.chosen}
         self.record = RunRecord(folder, device, resumed=config.resume is not None, **facts)
         self.site = Site(config, folder, device, torch_dtype(precision), self.record, say)
 

@@ -80,7 +80,7 @@ def _check_context(config: Config, data: Preferences) -> None:
     prompt = max(len(p.prompt.input_ids) for p in pairs)
     read = [*pairs, *data.reward_train, *data.reward_held_out]
     given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in read)
-    wanted = config.rollout.max_new_tokens
+    wanted = config.rollout.new_tokens
     if prompt + wanted > limit:
         allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
         raise InputError("rollout.max_new_tokens", wanted, allowed)

@@ -396,6 +396,7 @@ def test_a_saved_composite_comes_back_with_the_classes_of_its_parts(files, tmp_p
 
 def test_a_part_is_added_on_the_command_line():
     words = ["reward/source=composite", "+reward/source@reward.source.parts.second=rules", "reward/credit=sparse"]
+    words += ["reward.source.parts.second.regex.pattern=a"]
     source = io.build(compose("config", overrides=words)).reward.source
     assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
     assert [type(model) for model in source.models()] == [cfg.RewardModelSource]

@@ -14,10 +14,17 @@ from align.cli.groups import CONF, groups, options
 from align.config.callbacks import CallbacksConfig
 from align.config.groups import CREDITS, METHODS, SOURCES
 from align.config.io import register_schemas
+from align.config.rules import WordLimitRule
 
 PRESETS = {"arm", "data", "experiment", "model"}  # choices for one purpose; their files hold values of their own
 
-CREDIT_OF_PRESET = {"dense": "attention", "sparse": "sparse"}
+REWARDS = {  # source and credit of each preset
+    "dense": [(SOURCES, "reward_model"), (CREDITS, "attention")],
+    "sparse": [(SOURCES, "reward_model"), (CREDITS, "sparse")],
+    "rules": [(SOURCES, "rules"), (CREDITS, "sparse")],
+    "function": [(SOURCES, "function"), (CREDITS, "auto")],
+    "none": [(SOURCES, "none"), (CREDITS, "none")],
+}
 # What a group's option stands for, made of the dataclasses alone. Where an option is a name, its key is that name.
 HELD: dict[str, Callable[[str], Any]] = {
     "adapter": lambda option: cfg.AdapterConfig(name=option),
@@ -25,7 +32,7 @@ HELD: dict[str, Callable[[str], Any]] = {
     "evaluation": lambda option: cfg.EvaluationConfig(),
     "method": lambda option: METHODS[option](),
     "quantization": lambda option: cfg.QuantizationConfig(name=option),
-    "reward": lambda option: cfg.RewardConfig(cfg.RewardModelSource(), CREDITS[CREDIT_OF_PRESET[option]]()),
+    "reward": lambda option: cfg.RewardConfig(*(group[name]() for group, name in REWARDS[option])),
     "reward/credit": lambda option: CREDITS[option](),
     "reward/source": lambda option: composite() if option == "composite" else SOURCES[option](),
     "rollout": lambda option: cfg.RolloutConfig(),
@@ -44,7 +51,8 @@ def callbacks(option: str) -> CallbacksConfig:
 
 def composite() -> cfg.CompositeSource:
     """Its parts are options too, which its file chooses."""
-    parts: dict[str, cfg.SourceConfig] = {"model": cfg.RewardModelSource(), "rules": cfg.RulesSource()}
+    rules = cfg.RulesSource(word_limit=WordLimitRule(weight=1.0))
+    parts: dict[str, cfg.SourceConfig] = {"model": cfg.RewardModelSource(), "rules": rules}
     return cfg.CompositeSource(parts=parts, weights={"model": 1.0, "rules": 1.0})
 
 

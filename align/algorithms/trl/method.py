@@ -90,7 +90,7 @@ class TRLMethod(Method):
             "per_device_train_batch_size": rows,
             "gradient_accumulation_steps": update // rows,
             "max_steps": config.max_steps,
-            "learning_rate": method.learning_rate,
+            "learning_rate": method.rate,
             "lr_scheduler_type": schedule,
             "warmup_steps": method.warmup_steps,
             "adam_beta1": method.adam_betas[0],

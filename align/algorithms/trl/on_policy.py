@@ -59,7 +59,7 @@ class TRLOnPolicy(TRLMethod):
         return self.arguments(scratch, rows=rows, update=method.minibatch_size) | {
             "num_generations": method.group_size,
             "generation_batch_size": rollout.batch_size,
-            "max_completion_length": rollout.max_new_tokens,
+            "max_completion_length": rollout.new_tokens,
             "temperature": rollout.temperature,
             "epsilon": method.clip_range,
         }
