@@ -95,6 +95,14 @@ class Size:
     tokens: int  # of all responses that the loss counts
 
 
+LEARNED = "learned"  # column (B,), 1 = a response that is learned from; without it all are
+
+
+def masked_rows(mask: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
+    """Return a response mask (B, T) without the rows that are not learned from."""
+    return mask if LEARNED not in columns else mask * columns[LEARNED].unsqueeze(1).to(mask.dtype)
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch: sequences, what a loss reads beside the model's outputs on them, and the minibatch's size.
@@ -109,7 +117,7 @@ class Batch:
     @property
     def mask(self) -> Tensor:
         """(B, T) int64, 1 where a response's token counts."""
-        return self.sequences.response_mask
+        return masked_rows(self.sequences.response_mask, self.columns)
 
 
 @dataclass(frozen=True)
@@ -127,8 +135,8 @@ class Experience:
 
     @property
     def response_tokens(self) -> Tensor:
-        """(B,) response tokens."""
-        return self.rollout.lengths
+        """(B,) response tokens that are learned from."""
+        return masked_rows(self.rollout.response_mask, self.columns).sum(1)
 
     @property
     def prompts(self) -> tuple[Tensor, Tensor]:

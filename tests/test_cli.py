@@ -60,6 +60,7 @@ def runner(monkeypatch):
     return install
 
 
+REWARDS = "dense, function, none, rules, sparse"
 MISTAKES = {
     "unknown option": (["method=ppoo"], f"method: given 'ppoo'; allowed: {METHOD_NAMES}"),
     "unknown option of a subgroup": (
@@ -77,7 +78,10 @@ MISTAKES = {
     ),
     "misspelt key, two deep": (["method.kl.coeff=1"], "method.kl.coeff: given 'method.kl.coeff=1'; allowed: coef"),
     "key of another section": (["max_new_tokens=8"], "allowed: rollout.max_new_tokens"),
-    "nothing like it": (["rollout.zzz=8"], "allowed: batch_size, max_new_tokens, temperature, decode_batch_size"),
+    "nothing like it": (
+        ["rollout.zzz=8"],
+        "allowed: batch_size, max_new_tokens, truncated, truncated_score, temperature",
+    ),
     "added key": (["+rollout.tempratur=1"], "rollout.tempratur: given '+rollout.tempratur'; allowed: temperature"),
     "column without a plus": (
         ["data.train_where.split=tune"],
@@ -93,7 +97,7 @@ MISTAKES = {
     "list": (["method.adam_betas=3"], "method.adam_betas: given '3'; allowed: a list such as [a,b]"),
     "subgroup as a key": (["reward.credit=sparse"], "allowed: reward/credit=OPTION (a group is written with /)"),
     "section as a value": (["checkpoint=no"], "allowed: its keys one by one: checkpoint.every_steps, checkpoint.keep"),
-    "group that is no name": (["reward=3"], "reward: given '3'; allowed: dense, function, none, rules, sparse"),
+    "group that is no name": (["reward=3"], f"reward: given '3'; allowed: {REWARDS}"),
     "list without multirun": (["seed=1,2"], "seed: given '1,2'; allowed: one value, or --multirun"),
     "unbalanced": (["method.gamma=[1"], "command line: given 'method.gamma=[1'"),
     "no value": (["method"], "command line: given 'method'; allowed: KEY=VALUE or GROUP=OPTION"),
@@ -105,7 +109,7 @@ MISTAKES = {
     "impossible pair": (["quantization.name=nf4", "adapter=none"], "adapter: given 'none'; allowed: lora"),
     "no run to resume": (["resume=nowhere"], "resume: given 'nowhere'; allowed: the folder of a run"),
     "folder that cannot be made": (["hydra.run.dir=/proc/nowhere/x"], "hydra.run.dir: given '/proc/nowhere"),
-    "one bad job of a sweep": (["-m", "reward=sparse,thick"], "reward: given 'thick'; allowed: dense, function, none, rules, sparse"),
+    "one bad job of a sweep": (["-m", "reward=sparse,thick"], f"reward: given 'thick'; allowed: {REWARDS}"),
 }
 
 

@@ -16,8 +16,8 @@ from align.run.runner import run
 from tests.algorithms import runs
 
 SIZES: dict[str, dict[str, Any]] = {  # of an update; what a method does not name here runs with its defaults
-    "ppo": {"minibatch_size": 4, "missing_eos_penalty": None},
-    "grpo": {"group_size": 4, "minibatch_size": 4, "missing_eos_penalty": None},
+    "ppo": {"minibatch_size": 4},
+    "grpo": {"group_size": 4, "minibatch_size": 4},
     "dpo": {"batch_size": 8},
     "sft": {"batch_size": 8},
     "best_of_n": {"n": 2},

@@ -373,7 +373,7 @@ def test_tuning_runs_are_judged_at_their_end_alone_and_known_by_what_shapes_them
 def test_what_is_measured_in_between_changes_no_figure(tmp_path):
     """OBSERVES says so: a run evaluated and stored at every step learns and ends as one that is left alone."""
     data = tiny_runs.write_data(tmp_path / "data")
-    method = PPOConfig(minibatch_size=4, missing_eos_penalty=None)
+    method = PPOConfig(minibatch_size=4)
 
     def figures(name: str, every: int) -> tuple[list, str]:
         config = tiny_runs.config(method, data, max_steps=4, evaluation={"every_steps": every})

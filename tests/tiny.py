@@ -45,6 +45,7 @@ from align.config import (
     RolloutConfig,
     SparseCredit,
     TrackingConfig,
+    Truncated,
 )
 from align.config.methods import KLConfig, PPOConfig
 from align.engine.engine import Engine
@@ -222,7 +223,7 @@ class VowelWorld:
         return Gold(sum(p.credit for p in parts), tuple(parts))
 
 
-TINY_PPO: dict[str, Any] = {"minibatch_size": 8, "learning_rate": 1e-3, "missing_eos_penalty": None}
+TINY_PPO: dict[str, Any] = {"minibatch_size": 8, "learning_rate": 1e-3}
 
 
 def config(
@@ -243,7 +244,9 @@ def config(
         reward=reward or RewardConfig(source=GoldSource(), credit=SparseCredit()),
         adapter=adapter or AdapterConfig(name="none"),
         quantization=QuantizationConfig(),
-        rollout=RolloutConfig(**({"batch_size": 16, "max_new_tokens": 8} | (rollout or {}))),
+        rollout=RolloutConfig(
+            **({"batch_size": 16, "max_new_tokens": 8, "truncated": Truncated.keep} | (rollout or {}))
+        ),
         tracking=TrackingConfig(),
         evaluation=EvaluationConfig(),
         checkpoint=CheckpointConfig(every_steps=checkpoint_every),

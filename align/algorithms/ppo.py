@@ -24,6 +24,7 @@ from align.algorithms.rollout_metrics import (
     refuse_not_finite,
     with_speed,
 )
+from align.config import Truncated
 from align.engine.passes import read_logprobs, read_values
 from align.engine.protocol import TokenStats
 from align.engine.sampling import Noise
@@ -34,7 +35,7 @@ from align.loop.protocol import Loss, Progress, Stop, Trained
 from align.metrics import Tally
 from align.rewards import reward_input
 from align.streams import in_passes, permutation
-from align.types import Batch, Experience, Rollout
+from align.types import LEARNED, Batch, Experience, Rollout, masked_rows
 
 
 class PPO:
@@ -58,8 +59,8 @@ class PPO:
     def collect(self, at: Progress) -> Experience | Stop:
         """1. Sample, score, credit: one rollout, ready for updates, or Stop where its KL is over the budget."""
         run, seed, group_size, tally = self.run, self.config.seed, self.samples_per_prompt, Tally()
-        clock = Clock(tally)
-        count = self.config.rollout.batch_size // group_size
+        clock, settings = Clock(tally), self.config.rollout
+        count = settings.batch_size // group_size
         order = in_passes(len(run.prompts), at.rollout * count, count, seed, "prompts")
         prompts = [run.prompts[i] for i in order]
         rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group_size)
@@ -68,17 +69,19 @@ class PPO:
         batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat)
         output = run.source.score(batch, run.credit.needs)  # a number for each response (align/rewards), ...
         rewards = run.credit.assign(output, rollout.response_mask)  # ... spread over its tokens
-        rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, self.method.missing_eos_penalty)
+        rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, settings.truncation_score)
         refuse_not_finite(batch, output, rewards)
         clock.lap("time/reward")
 
         columns = self.columns(rollout)
+        if settings.truncated is Truncated.mask:
+            columns[LEARNED] = rollout.ended.float()
         estimated, figures = self.advantages(rewards, columns, rollout.response_mask)
         columns |= estimated
         clock.lap("time/advantage")
 
         tally.merge(figures)
-        add_rollout(tally, batch, output, rewards, self.method.missing_eos_penalty is not None, run.world)
+        add_rollout(tally, batch, output, rewards, settings.truncation_score is not None, run.world)
         add_policy(tally, rollout, columns["logprobs"], columns["ref_logprobs"], self.kl.coef)
         run.callbacks.on_rollout(at.step + 1, describe(batch, output, rewards, columns))
         metrics = with_speed(tally.result(), rollout)
@@ -105,7 +108,7 @@ class PPO:
             rewards = whiten(rewards, mask, shift_mean=False)
         advantages, returns = gae(rewards, columns["values"], mask, gamma=method.gamma, lam=method.lam)
         add_values(tally, advantages, mask, columns["values"], returns)
-        advantages = whiten(advantages, mask) if method.whiten_advantages else advantages
+        advantages = whiten(advantages, masked_rows(mask, columns)) if method.whiten_advantages else advantages
         return {"advantages": advantages, "returns": returns}, tally
 
     def minibatch(self, at: Progress, n: int) -> Tensor:
@@ -117,10 +120,11 @@ class PPO:
 
     def used_up(self, at: Progress, n: int, metrics: Mapping[str, float] | None) -> bool:
         """Whether all epochs are done, or the policy went farther than target_kl from the one that sampled."""
-        if at.update == 1 and metrics is not None:
+        moved = None if metrics is None else metrics.get("policy/approx_kl")  # None: every response was masked
+        if at.update == 1 and metrics is not None and moved is not None:
             check_first_ratio(metrics, self.run.roles.policy.dtype)
         limit = self.method.target_kl
-        too_far = metrics is not None and limit is not None and metrics["policy/approx_kl"] > limit
+        too_far = moved is not None and limit is not None and moved > limit
         return too_far or at.update == self.method.epochs * (n // self.method.minibatch_size)
 
     def policy_loss(self, batch: Batch, out: TokenStats) -> Loss:

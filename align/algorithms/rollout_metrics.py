@@ -137,6 +137,8 @@ def add_values(tally: Tally, advantages: Tensor, mask: Tensor, values: Tensor, r
 def add_update(tally: Tally, batch: Batch, out: TokenStats, ratio: Tensor, per_token: Tensor) -> None:
     """How far an update's policy is from the one that sampled. `ratio` and the surrogate `per_token` are (B, T)."""
     mask, advantages, n = batch.mask, batch.columns["advantages"], float(batch.mask.sum())
+    if n == 0:  # every response is masked: nothing is learned from, and nothing moves
+        return
     clipped = (per_token > -advantages * ratio).float()
     moved = kl.k3(batch.columns["logprobs"], out.logprobs)  # old against new: the samples are the old policy's
     tally.add("policy/loss", float(masked_sum(per_token, mask)), n)

@@ -7,6 +7,7 @@ imports torch.
 from align.config.base import Section
 from align.config.credits import (
     AttentionCredit,
+    AutoCredit,
     CreditConfig,
     ImplicitCredit,
     NoCredit,
@@ -35,6 +36,7 @@ from align.config.schema import (
     RolloutConfig,
     TrackingConfig,
     TrackingMode,
+    Truncated,
 )
 from align.config.sources import (
     Combine,

@@ -103,7 +103,8 @@ def settle(config: Config, model: ModelFacts) -> Settled:
     if isinstance(settled.reward.credit, AutoCredit):
         settled.reward.credit = _scheme(settled)
         chosen["reward.credit"] = settled.reward.credit.name
-    settled.freeze()
+    if config.frozen:
+        settled.freeze()
     return Settled(settled, chosen, warnings)
 
 
@@ -125,7 +126,7 @@ def _rates(config: Config) -> Iterator[_Rate]:
 
 
 def _rule(kind: str, model: ModelFacts, whole: bool) -> float:
-    """Compute the rate of `kind`: RATES at REFERENCE_WIDTH, falling with the square root of the width; LoRA's higher."""
+    """Compute the rate of `kind`: RATES at REFERENCE_WIDTH, falling with the width's square root; LoRA's higher."""
     if model.world:
         return WORLD_RATES.get(kind, WORLD_RATE)
     rate = RATES[kind] * (1.0 if whole else LORA_FACTOR)

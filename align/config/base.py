@@ -33,7 +33,7 @@ class Section:
     path_fields: ClassVar[tuple[str, ...]] = ()  # names of the fields that hold a path, or a list of them
 
     def __setattr__(self, name: str, value: object) -> None:
-        if self.__dict__.get("_frozen"):
+        if self.frozen:
             raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: the configuration is frozen")
         super().__setattr__(name, value)
 
@@ -42,6 +42,11 @@ class Section:
         for part in self._inside():
             part.freeze()
         super().__setattr__("_frozen", True)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the section is constant."""
+        return bool(self.__dict__.get("_frozen"))
 
     def thaw(self) -> None:
         """Make this section, and those inside, mutable again."""

@@ -21,6 +21,7 @@ def check_all(config: Config) -> None:
     _check_data(config)
     _check_reward(config)
     checks.automatic(config.rollout, "rollout", "max_new_tokens")
+    checks.finite("rollout.truncated_score", config.rollout.truncated_score)
     checks.positive(config.rollout, "rollout", "batch_size", "temperature", "decode_batch_size")
     _check_evaluation(config)
     checks.one_of(config.tracking, "tracking", "name", ("none", "wandb"))

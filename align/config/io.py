@@ -129,11 +129,21 @@ def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: P
     return schema
 
 
+def _renamed(raw: Any) -> Any:
+    """Move what older versions saved under other keys: method.missing_eos_penalty is rollout.truncated now."""
+    method = OmegaConf.select(raw, "method")
+    if isinstance(method, DictConfig) and "missing_eos_penalty" in method:
+        penalty = method.pop("missing_eos_penalty")
+        chosen = {"truncated": "keep"} if penalty is None else {"truncated": "penalise", "truncated_score": penalty}
+        OmegaConf.update(raw, "rollout", chosen, force_add=True)
+    return raw
+
+
 def load_unchecked(path: Path) -> DictConfig:
     """Read what `save` wrote, typed but not checked across fields; raises InputError as `load` does."""
     expected = "the config.yaml of a run"
     try:
-        raw = OmegaConf.load(path)
+        raw = _renamed(OmegaConf.load(path))
         schema = OmegaConf.structured(Config(reward=RewardConfig()))
         for key, classes in POLYMORPHIC.items():
             OmegaConf.update(schema, key, _schema_of(raw, key, classes, path))

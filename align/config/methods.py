@@ -129,7 +129,6 @@ class OnPolicyConfig(LoopConfig):
     clip_range: float = 0.2  # the ratio pi / pi_old is clipped to 1 -+ this
     kl: KLConfig = field(default_factory=KLConfig)
     target_kl: float | None = None  # nats per token, old -> new policy: ends a rollout's updates early
-    missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
     needs_reward = True
 
     def check(self, config: Config) -> None:

@@ -137,12 +137,22 @@ class AdapterConfig(Section):
     target_modules: str = "all-linear"
 
 
+class Truncated(Enum):
+    """What becomes of a response that is cut at rollout.max_new_tokens, without an end token."""
+
+    keep = "keep"  # it is paid its score, and learned from
+    mask = "mask"  # it is paid its score, which counts in its group, and not learned from (DAPO's overlong filtering)
+    penalise = "penalise"  # it is paid rollout.truncated_score in place of its score
+
+
 @dataclass
 class RolloutConfig(Section):
     """Sampling from the policy, with temperature only: top-k or top-p would bias the KL estimate."""
 
     batch_size: int = 64  # responses per rollout
-    max_new_tokens: Length = AUTO  # longer responses are cut, and judged by method.missing_eos_penalty
+    max_new_tokens: Length = AUTO  # longer responses are cut; auto = 256 for a real model, if its context holds them
+    truncated: Truncated = Truncated.penalise  # what becomes of cut responses in training
+    truncated_score: float = -1.0  # with truncated=penalise
     temperature: float = 1.0  # divides the logits, also of every log-probability of the run
     decode_batch_size: int | None = None  # responses decoded at once; null = the whole rollout
     cuda_graphs: bool = True  # on a GPU, replay a captured decoding step where the model can be captured
@@ -151,6 +161,11 @@ class RolloutConfig(Section):
     def new_tokens(self) -> int:
         """Longest sampled response, once it is settled."""
         return settled_length(self.max_new_tokens)
+
+    @property
+    def truncation_score(self) -> float | None:
+        """What a cut response is paid in place of its score; None = its score."""
+        return self.truncated_score if self.truncated is Truncated.penalise else None
 
 
 @dataclass

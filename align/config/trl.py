@@ -115,7 +115,6 @@ class TRLOnPolicyConfig(TRLConfig):
     group_size: int = 8  # responses to each prompt
     minibatch_size: int = 32  # responses per optimizer update
     clip_range: float = 0.2  # the ratio pi / pi_old is clipped to 1 -+ this
-    missing_eos_penalty: float | None = -1.0  # replaces the score of a response cut at the length limit
     needs_reward = True
 
     def check(self, config: Config) -> None:

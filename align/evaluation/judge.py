@@ -46,7 +46,11 @@ class Judge:
     @property
     def names(self) -> list[str]:
         """Return the scores that there are."""
-        known = {"proxy": self.score is not None, "gold": self.world is not None, "evaluation": self.evaluation is not None}
+        known = {
+            "proxy": self.score is not None,
+            "gold": self.world is not None,
+            "evaluation": self.evaluation is not None,
+        }
         return [name for name, there in known.items() if there]
 
     def gold(self, prompt: Prompt, response: str, ended: bool) -> Gold | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.config import Config
+from align.config.automatic import settle
 from align.data.preferences import load_preferences
 from align.engine.engine import Engine
 from align.errors import InputError
@@ -21,7 +22,7 @@ from align.evaluation.reward_report import reward_report
 from align.files import dumps, write_atomic
 from align.libraries import quiet
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
-from align.models.load import load_chat_tokenizer
+from align.models.load import load_chat_tokenizer, model_facts
 from align.numbers import markdown_table, number
 from align.rewards import RewardModelScorer
 from align.worlds import get
@@ -40,7 +41,8 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
         torch.set_num_threads(config.threads)
     device = resolve_device(config)
     dtype = torch_dtype(resolve_precision(config.precision, device)[0])
-    chat = load_chat_tokenizer(replace(config.model, path=model))
+    own = replace(config.model, path=model)
+    config, chat = settle(config, model_facts(own)).config, load_chat_tokenizer(own)
     pairs = load_preferences(config.data, chat).held_out
     known = {name for pair in pairs for name in pair.prompt.row}
     for column in by or ():

@@ -42,7 +42,7 @@ class Updates:
         """
         started = time.perf_counter()
         lengths = examples.lengths[index]
-        size = Size(len(index), int(examples.response_tokens[index].sum()))
+        size = Size(len(index), max(1, int(examples.response_tokens[index].sum())))  # all of them may be masked
         loss = sum(
             self._backward(examples.rows(index[part], size), at.step, tally)
             for part in self._micro_batches(examples, index, lengths)

@@ -91,14 +91,16 @@ def train_reward_model(
 
 def _train_on_ends(stage: Stage, source: RewardModelSource, model: ValueHead) -> None:
     steps = math.ceil(source.epochs * len(stage.train) / source.batch_size)
-    method = _method("reward_model", source, settled_rate(source.learning_rate), math.ceil(WARMUP * steps) if steps > 1 else 0)
+    warmup = math.ceil(WARMUP * steps) if steps > 1 else 0
+    method = _method("reward_model", source, settled_rate(source.learning_rate), warmup)
     config = stage.configured(method, steps=steps, seed=source.seed)
     stage.run(config, {ROLE: model}, lambda run: RewardModel(run, source.center_coef))
 
 
 def _train_on_prefixes(stage: Stage, source: RewardModelSource, model: ValueHead) -> None:
     steps = source.prefix_steps
-    method = _method("reward_prefixes", source, settled_rate(source.prefix_learning_rate), max(1, steps // 20) if steps > 1 else 0)
+    warmup = max(1, steps // 20) if steps > 1 else 0
+    method = _method("reward_prefixes", source, settled_rate(source.prefix_learning_rate), warmup)
     config = stage.configured(method, steps=steps, seed=source.seed)
     stage.run(config, {ROLE: model}, PrefixScores)
 

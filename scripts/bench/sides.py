@@ -76,13 +76,13 @@ def align_side(args: argparse.Namespace) -> None:
             f"reward.source.path={args.reward}",
             f"method.minibatch_size={args.rows}",
         ]
-        words += [f"method.kl.coef={BETA}", "method.missing_eos_penalty=null", "reward.source.reference_responses=16"]
+        words += [f"method.kl.coef={BETA}", "rollout.truncated=keep", "reward.source.reference_responses=16"]
         words += [f"method.critic_learning_rate={LEARNING_RATE}"]
     else:
         words += ["reward/source=function", f"reward.source.path={__file__}:score"]
     if args.method == "grpo":
         words += [f"method.group_size={args.group}", f"method.minibatch_size={args.rows}", f"method.kl.coef={BETA}"]
-        words += ["method.missing_eos_penalty=null"]
+        words += ["rollout.truncated=keep"]
     elif args.method == "dpo":
         words += [f"method.batch_size={args.rows // 2}"]
     register_schemas()
@@ -120,7 +120,7 @@ def trl_side(args: argparse.Namespace) -> None:
         return score([c if isinstance(c, str) else c[-1]["content"] for c in completions])
 
     chat = load_chat_tokenizer(ModelConfig(path=args.model))
-    data = load_preferences(DataConfig(path=args.pairs, max_prompt_tokens=1024), chat)
+    data = load_preferences(DataConfig(path=args.pairs, max_prompt_tokens=1024, max_response_tokens=1024), chat)
     micro = args.micro_rows or args.rows
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "learning_rate": LEARNING_RATE, "beta": BETA,

@@ -25,6 +25,7 @@ from align.config import (
     RolloutConfig,
     SparseCredit,
     TrackingConfig,
+    Truncated,
 )
 from align.loop.context import RunContext
 from align.rewards import Source
@@ -72,12 +73,16 @@ def config(
         method=method,
         model=ModelConfig(path=model or str(tiny.folder())),
         data=DataConfig(
-            path=str(data / "train.jsonl"), held_out_path=str(data / "held_out.jsonl"), **(data_settings or {})
+            path=str(data / "train.jsonl"),
+            held_out_path=str(data / "held_out.jsonl"),
+            **({"max_prompt_tokens": 512, "max_response_tokens": 512} | (data_settings or {})),
         ),
         reward=RewardConfig(source=source or RewardModelSource(path=str(stored)), credit=SparseCredit()),
         adapter=adapter or AdapterConfig(name="none"),
         quantization=QuantizationConfig(),
-        rollout=RolloutConfig(**({"batch_size": 8, "max_new_tokens": 8} | (rollout or {}))),
+        rollout=RolloutConfig(
+            **({"batch_size": 8, "max_new_tokens": 8, "truncated": Truncated.keep} | (rollout or {}))
+        ),
         tracking=TrackingConfig(),
         evaluation=EvaluationConfig(
             general_text=str(data / "general.jsonl"),

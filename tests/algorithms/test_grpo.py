@@ -28,7 +28,7 @@ SCORES = torch.tensor([1.0, 3.0, 0.0, -2.0])
 
 def made(path, **options):
     kl = GroupKLConfig(coef=BETA, place=options.pop("place", KLPlace.reward))
-    settings = {"group_size": 2, "minibatch_size": 4, "scale_std": False, "kl": kl, "missing_eos_penalty": None}
+    settings = {"group_size": 2, "minibatch_size": 4, "scale_std": False, "kl": kl}
     return loop(path, GRPOConfig(**(settings | options)), batch_size=4)
 
 
@@ -155,9 +155,7 @@ def test_splitting_into_micro_batches_changes_no_gradient(tmp_path, length, esti
 
 
 def test_a_run_reports_what_the_table_of_metrics_promises_and_learns(tmp_path):
-    method = GRPOConfig(
-        group_size=8, minibatch_size=32, learning_rate=5e-3, missing_eos_penalty=None, kl=GroupKLConfig(coef=0.0)
-    )
+    method = GRPOConfig(group_size=8, minibatch_size=32, learning_rate=5e-3, kl=GroupKLConfig(coef=0.0))
     seen = tiny.Recorder()
     loop(tmp_path, method, steps=12, batch_size=32, callbacks=[seen]).train()
     assert [compare(record, "grpo") for record in seen.records] == [(set(), set())] * 12

@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 
+from align.config import Truncated
 from align.errors import RunError
 from align.files import read_lines
 from align.loop.protocol import Progress
 from align.rewards import Source
+from align.types import Size
 from tests import tiny
 from tests.tiny import same, weights
 
@@ -65,10 +67,10 @@ def bad_lines(path):
     return list(read_lines(path / "bad_steps.jsonl"))
 
 
-@pytest.mark.parametrize("penalty", [None, -1.0])
-def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, penalty):
+@pytest.mark.parametrize("truncated", Truncated)
+def test_a_reward_that_is_not_finite_is_not_learned_from(tmp_path, truncated):
     """'NaN or inf in a reward: the step is not applied, the event is logged with the offending samples saved'."""
-    cfg = tiny.config(max_steps=4, method={"missing_eos_penalty": penalty})
+    cfg = tiny.config(max_steps=4, rollout={"truncated": truncated})
     made, seen = tiny.loop(tmp_path, cfg, source=Faulty({1}))
     made.train()
     assert [r["rollout"] for r in seen.records] == [0, 0, 2, 2]
@@ -125,3 +127,53 @@ def test_a_loss_that_is_not_finite_is_an_event_also_after_a_gradient_scalers_ove
     made.updates.optimization.overflows = 3
     assert made.advance() and not seen.records
     assert made.progress.bad_steps == 1 and len(bad_lines(tmp_path)) == 1
+
+
+def grad_of(made, experience, learned: list[int]) -> list[torch.Tensor]:
+    """Gradients of one update's losses, all rows in one batch, the columns of a masked rollout as they are."""
+    index = torch.tensor(learned)
+    batch = experience.rows(index, Size(len(index), int(experience.response_tokens[index].sum())))
+    policy = made.run.roles.policy
+    policy.zero_grad()
+    loss, _ = made.algorithm.trained["policy"].loss(batch, policy(batch.sequences, 1.0))
+    loss.backward()
+    return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+
+def test_a_masked_response_is_scored_and_not_learned_from(tmp_path):
+    """The gradient is that of the ended responses alone, and the whole reward of cut ones stays in the records."""
+    cfg = tiny.config(rollout={"truncated": Truncated.mask}, method={"whiten_advantages": False})
+    made, seen = tiny.loop(tmp_path, cfg)
+    experience = made.algorithm.collect(made.progress)
+    ended = experience.rollout.ended
+    assert 0 < int(ended.sum()) < len(ended)
+    assert experience.response_tokens.tolist() == (experience.rollout.lengths * ended).tolist()
+    assert experience.metrics["reward/missing_eos_rate"] == 0
+    every, kept = list(range(len(ended))), ended.nonzero().squeeze(1).tolist()
+    for both, alone in zip(grad_of(made, experience, every), grad_of(made, experience, kept), strict=True):
+        assert torch.allclose(both, alone, atol=1e-6)
+    paid = made.config.rollout.truncation_score
+    assert paid is None and any(not s["ended"] and sum(s["token_rewards"]) == s["score"] for s in seen.rollouts[0][1])
+
+
+def test_whitening_is_over_what_is_learned_from(tmp_path):
+    made, _ = tiny.loop(tmp_path, tiny.config(rollout={"truncated": Truncated.mask}))
+    experience = made.algorithm.collect(made.progress)
+    mask = experience.rollout.response_mask * experience.columns["learned"].unsqueeze(1).long()
+    chosen = experience.columns["advantages"][mask == 1]
+    assert float(chosen.mean()) == pytest.approx(0, abs=1e-5) and float(chosen.var(correction=0)) == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("method", [{}, {"target_kl": 0.1}])
+def test_a_rollout_of_cut_responses_alone_moves_nothing(tmp_path, method):
+    rollout = {"truncated": Truncated.mask, "max_new_tokens": 1, "batch_size": 8}
+    made, seen = tiny.loop(tmp_path, tiny.config(max_steps=1, rollout=rollout, method={"minibatch_size": 8, **method}))
+    before = weights(made.run.roles.policy)
+    experience = made.algorithm.collect(made.progress)
+    if bool(experience.rollout.ended.any()):
+        pytest.skip("a response of one token ended by itself")
+    made.train()
+    assert same(before, weights(made.run.roles.policy))
+    assert "policy/approx_kl" not in seen.records[0] and seen.column("response/eos_rate") == [0.0]

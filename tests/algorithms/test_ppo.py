@@ -14,7 +14,9 @@ from align.config import (
     PrefixCredit,
     RewardConfig,
     RewardModelSource,
+    RolloutConfig,
     SparseCredit,
+    Truncated,
 )
 from align.config import GoldSource as GoldConfig
 from align.config.methods import PPOConfig
@@ -124,15 +126,15 @@ def row_by_row(made, rollout):
 @pytest.mark.parametrize("penalty", [None, -0.7])
 def test_advantages_and_returns_are_those_of_each_response_by_itself(tmp_path, micro_batch_tokens, penalty):
     """'Score paid at the last response token; KL penalty per token; GAE over response tokens only' and
-    'missing_eos_penalty *instead of* its score', from the definitions, on a policy that has moved."""
+    'truncated_score *instead of* its score', from the definitions, on a policy that has moved."""
     method = {
         "whiten_advantages": False,
-        "missing_eos_penalty": penalty,
         "gamma": 0.97,
         "lam": 0.9,
         "micro_batch_tokens": micro_batch_tokens,
     }
-    cfg = tiny.config(method=method, rollout={"temperature": 0.8}, reward=MODEL_REWARD)
+    paid_for = {} if penalty is None else {"truncated": Truncated.penalise, "truncated_score": penalty}
+    cfg = tiny.config(method=method, rollout={"temperature": 0.8} | paid_for, reward=MODEL_REWARD)
     cfg.method.kl.coef = 0.3
     made, seen = tiny.loop(tmp_path, cfg)
     nudge(made.run.roles.policy)
@@ -165,7 +167,7 @@ def test_advantages_and_returns_are_those_of_each_response_by_itself(tmp_path, m
 
 
 def test_rollout_metrics_are_what_the_table_says(tmp_path):
-    cfg = tiny.config(rollout={"batch_size": 8}, method={"missing_eos_penalty": -1.0})
+    cfg = tiny.config(rollout={"batch_size": 8, "truncated": Truncated.penalise})
     made, seen = tiny.loop(tmp_path, cfg)
     nudge(made.run.roles.policy)
     experience = made.algorithm.collect(made.progress)
@@ -385,5 +387,5 @@ def test_defaults_are_the_ones_that_work():
     """'Gamma 1, lambda 0.95'; '`vf_coef` 0.1'; 'Adam eps 1e-5'; a reward model is trained for two epochs."""
     method = PPOConfig()
     assert (method.gamma, method.lam, method.vf_coef, method.adam_eps) == (1.0, 0.95, 0.1, 1e-5)
-    assert method.whiten_advantages and method.missing_eos_penalty is not None
+    assert method.whiten_advantages and RolloutConfig().truncated is Truncated.penalise
     assert RewardModelSource().epochs == 2

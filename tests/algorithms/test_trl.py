@@ -17,7 +17,7 @@ from align.algorithms.trl.on_policy import TRLGRPO, TRLRLOO
 from align.algorithms.trl.pairs import TRLDPO, TRLKTO
 from align.algorithms.trl.records import Records
 from align.cli.resume import resumed_config
-from align.config import AttentionCredit, LRSchedule
+from align.config import AttentionCredit, LRSchedule, Truncated
 from align.config.io import register_schemas
 from align.config.trl import (
     TRLConfig,
@@ -40,6 +40,7 @@ from tests import tiny
 from tests.algorithms import runs
 
 PAIRS: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 16}
+PENALISED = {"truncated": Truncated.penalise}
 SAMPLED: dict[str, Any] = {"learning_rate": 1e-3, "group_size": 4, "minibatch_size": 4}
 METHODS: dict[str, TRLConfig] = {
     "trl_dpo": TRLDPOConfig(**PAIRS),
@@ -68,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path):
 
             with patch.context() as local:
                 local.setattr(Records, "on_log", on_log)
-                cfg = runs.config(method, data, max_steps=3, evaluation={"every_steps": 2})
+                cfg = runs.config(method, data, max_steps=3, evaluation={"every_steps": 2}, rollout=PENALISED)
                 run(cfg, folder, say=lambda line: None)
             found[name] = (folder, logged)
     return found
@@ -183,10 +184,10 @@ class Vowels:
 @pytest.mark.parametrize("name", ["trl_grpo", "trl_rloo"])
 @pytest.mark.parametrize("adapter", [None, runs.LORA], ids=["full", "lora"])
 def test_the_reward_rises(tmp_path, data, name, adapter):
-    settings = {"learning_rate": 3e-3 if adapter is None else 3e-2, "minibatch_size": 16, "missing_eos_penalty": None}
+    settings = {"learning_rate": 3e-3 if adapter is None else 3e-2, "minibatch_size": 16}
     method, seen = grpo(
         tmp_path, data, name=name, source=Vowels(), adapter=adapter, method=settings, max_steps=12,
-        rollout={"batch_size": 16},
+        rollout={"batch_size": 16, "truncated": Truncated.keep},
     )  # fmt: skip
     method.train()
     scores = seen.column("reward/score_mean")
@@ -328,7 +329,7 @@ class Bad:
 
 
 def test_a_reward_that_is_not_finite_ends_the_run(tmp_path, data):
-    method, seen = grpo(tmp_path, data, source=Bad(), method={"missing_eos_penalty": None})
+    method, seen = grpo(tmp_path, data, source=Bad(), rollout={"truncated": Truncated.keep})
     with pytest.raises(RunError, match="a reward was not finite after step 0"):
         method.train()
     assert seen.records == []

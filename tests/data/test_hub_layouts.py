@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
 from align.config import DataConfig
+from align.config.automatic import ModelFacts, settle
 from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.data.sources import load_rows
@@ -24,7 +25,7 @@ def option(*words: str) -> DataConfig:
     """`data` as the command line composes it."""
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("config", list(words))).data
+        return settle(build(compose("config", list(words))), ModelFacts(world=True)).config.data
 
 
 def lines(rows: list[dict]) -> bytes:

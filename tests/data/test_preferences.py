@@ -24,7 +24,12 @@ def assistant(text: str) -> dict:
 
 
 def load(chat, path: str, **settings) -> Preferences:
-    return load_preferences(DataConfig(path=path, **({"held_out_fraction": 0.0} | settings)), chat)
+    return load_preferences(
+        DataConfig(
+            path=path, **({"held_out_fraction": 0.0, "max_prompt_tokens": 512, "max_response_tokens": 512} | settings)
+        ),
+        chat,
+    )
 
 
 def balanced(counts: dict[str, int]) -> bool:

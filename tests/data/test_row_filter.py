@@ -8,6 +8,7 @@ from align.config import DataConfig
 from align.data.preferences import Preferences, load_preferences
 from align.errors import InputError
 
+LENGTHS = {"max_prompt_tokens": 512, "max_response_tokens": 512}
 COLUMNS = {"length": ("short", "long"), "split": ("tune", "report"), "limit": (None, 3, 5)}
 
 
@@ -21,7 +22,7 @@ def load(chat, write):
     train, held = write("train.jsonl", rows(12, "t")), write("held.jsonl", rows(6, "h"))
 
     def with_(**settings) -> Preferences:
-        return load_preferences(DataConfig(**({"path": train, "held_out_path": held} | settings)), chat)
+        return load_preferences(DataConfig(**({"path": train, "held_out_path": held} | LENGTHS | settings)), chat)
 
     return with_
 
@@ -71,7 +72,9 @@ def test_conditions_move_no_prompt_to_the_other_side(load):
 
 def test_a_pair_is_judged_by_its_own_row(chat, write):
     path = write("twice.jsonl", [row | {"length": length} for row in rows(3, "t") for length in ("short", "long")])
-    data = load_preferences(DataConfig(path=path, held_out_fraction=0.0, train_where={"length": "long"}), chat)
+    data = load_preferences(
+        DataConfig(path=path, held_out_fraction=0.0, train_where={"length": "long"}, **LENGTHS), chat
+    )
     assert texts(data.train) == ["t 0", "t 1", "t 2"]
 
 

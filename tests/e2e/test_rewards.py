@@ -37,8 +37,8 @@ def vowels(responses):
 """
 CREDITS = {"implicit": ImplicitCredit(batch_size=8, learning_rate=1e-3), "spans": SpansCredit()}
 METHODS = {
-    "ppo": PPOConfig(minibatch_size=4, missing_eos_penalty=None),
-    "grpo": GRPOConfig(group_size=2, minibatch_size=4, missing_eos_penalty=None),
+    "ppo": PPOConfig(minibatch_size=4),
+    "grpo": GRPOConfig(group_size=2, minibatch_size=4),
 }
 
 

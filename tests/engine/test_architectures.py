@@ -75,8 +75,8 @@ def test_logprobs_while_sampling_equal_recomputed_ones(shape):
 
 
 METHODS: dict[str, MethodConfig] = {
-    "ppo": PPOConfig(learning_rate=RATE, minibatch_size=8, missing_eos_penalty=None, kl=KLConfig(coef=0.05)),
-    "grpo": GRPOConfig(learning_rate=RATE, minibatch_size=8, group_size=4, missing_eos_penalty=None),
+    "ppo": PPOConfig(learning_rate=RATE, minibatch_size=8, kl=KLConfig(coef=0.05)),
+    "grpo": GRPOConfig(learning_rate=RATE, minibatch_size=8, group_size=4),
     "dpo": DPOConfig(learning_rate=RATE, batch_size=4),
     "sft": SFTConfig(learning_rate=RATE, batch_size=4),
 }

@@ -26,7 +26,6 @@ ON_POLICY: dict[str, Any] = CLIMB | {
     "minibatch_size": BATCH,
     "epochs": 4,
     "clip_range": 0.1,
-    "missing_eos_penalty": None,
 }
 
 

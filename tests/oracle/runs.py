@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from align.config import (
     RolloutConfig,
     SparseCredit,
     TrackingConfig,
+    Truncated,
 )
 from align.engine.reference import Policy
 from align.loop.loop import Loop
@@ -176,6 +177,7 @@ def loop(
     pairs: Sequence[Pair] = (),
     adapter: AdapterConfig | None = None,
     seed: int = 0,
+    rollout: Mapping[str, Any] | None = None,
 ) -> tuple[Loop, Records]:
     """The method on the loop as a run assembles it, on the table's reward."""
     config = Config(
@@ -185,7 +187,9 @@ def loop(
         reward=RewardConfig(source=GoldSource(), credit=credit or SparseCredit()),
         adapter=adapter or AdapterConfig(name="none"),
         quantization=QuantizationConfig(),
-        rollout=RolloutConfig(batch_size=batch, max_new_tokens=LENGTH),
+        rollout=RolloutConfig(
+            batch_size=batch, max_new_tokens=LENGTH, **({"truncated": Truncated.keep} | (rollout or {}))
+        ),
         tracking=TrackingConfig(),
         evaluation=EvaluationConfig(),
         checkpoint=CheckpointConfig(every_steps=0),

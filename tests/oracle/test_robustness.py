@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from align.config import AdapterConfig, SparseCredit
+from align.config import AdapterConfig, SparseCredit, Truncated
 from align.config.methods import KLConfig, KLController, KLPlace
 from tests.oracle.methods import BATCH, STEPS, bradley_terry, dpo, grpo, ppo
 from tests.oracle.runs import APART, TREE, Tables, closed, loop, reference, table_of, trained
@@ -51,10 +51,13 @@ def test_an_optimum_far_from_the_reference_is_reached(tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_the_penalty_for_unfinished_responses_stands_in_for_their_score(tmp_path, name):
-    """'A response without EOS gets `missing_eos_penalty` instead of its score': the optimum is that table's."""
+    """'A response without EOS gets `truncated_score` instead of its score': the optimum is that table's."""
     tables, penalty = Tables(APART), -0.5
     scores = torch.where(TREE.ended, tables.scores, torch.full_like(tables.scores, penalty))
-    assert reached(tmp_path, name, tables, scores, method={"missing_eos_penalty": penalty}) > ENOUGH
+    assert (
+        reached(tmp_path, name, tables, scores, rollout={"truncated": Truncated.penalise, "truncated_score": penalty})
+        > ENOUGH
+    )
 
 
 @pytest.mark.slow

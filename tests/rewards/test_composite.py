@@ -135,7 +135,7 @@ def test_reward_models_are_taken_in_order(batch):
         (
             CompositeSource(parts={"a": RulesSource(word_limit=NO_LIMIT)}),
             None,
-            r"reward\.source\.parts\.a: given 'no rule with a weight'",
+            r"reward\.source\.parts\.a: given 'no rule'",
         ),
         (CompositeSource(parts={"a": GoldSource(clip=0.0)}), None, r"reward\.source\.parts\.a\.clip: given 0\.0"),
         (CompositeSource(parts={"a": RULES}), PrefixCredit(), "prefix_scores: composite offers none"),

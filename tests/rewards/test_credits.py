@@ -5,6 +5,7 @@ import torch
 
 from align.config import (
     AttentionCredit,
+    AutoCredit,
     CreditConfig,
     ImplicitCredit,
     PrefixCredit,
@@ -66,6 +67,8 @@ def test_true_credit_is_the_sources_own():
 
 def test_every_option_has_a_scheme():
     for name, config in CREDITS.items():
+        if config is AutoCredit:  # replaced by one of the others before a scheme is built
+            continue
         assert build_credit(config()).needs == config().needs | config().adds, name
 
 

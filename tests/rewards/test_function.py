@@ -202,7 +202,8 @@ def test_real_preferences_load_and_their_rows_score_the_annotated_answer(tmp_pat
     chat = load_chat_tokenizer(ModelConfig(path="align://pocket/model"))
     rows = list(qa_feedback.pairs(json.loads(OWN.read_text())))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3), chat)
+    lengths = {"max_prompt_tokens": 512, "max_response_tokens": 512}
+    data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3, **lengths), chat)
     assert data.counts["rows"] == len(rows) > 20 and data.counts["train"] + data.counts["held_out"] > 20
     prompts = prompts_of([*data.train, *data.held_out])
     answers = [chat.encode_response(p.row["annotated"]) for p in prompts]

@@ -108,7 +108,6 @@ def test_methods_learn_from_it(stored, tmp_path, method):
     """With a score that says nothing, what rises is the log-ratio itself."""
     folder, _ = stored["none"]
     cfg, _ = setting(scale=1.0, clip=5.0)
-    method = replace(method, missing_eos_penalty=None)
     cfg = replace(cfg, method=method, max_steps=12)
     roles = build_roles(cfg, device=tiny.CPU, dtype=torch.float32, reward=None, critic_init=method.critic, dpo=folder)
     assert roles.dpo is not None

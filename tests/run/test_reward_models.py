@@ -180,7 +180,7 @@ def test_a_head_on_what_transformers_has_no_classifier_for(shape, adapter, tmp_p
     assert shape not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     data = runs.write_data(tmp_path / "data")
     source = RewardModelSource(learning_rate=1e-2, epochs=4, batch_size=8, reference_responses=8)
-    method = PPOConfig(minibatch_size=4, missing_eos_penalty=None)
+    method = PPOConfig(minibatch_size=4)
     cfg = runs.config(method, data, source=source, model=str(tiny.folder(shape)), adapter=adapter)
     cfg.reward.credit = AttentionCredit()
     run(cfg, tmp_path / "run", say=lambda line: None)

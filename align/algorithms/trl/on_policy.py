@@ -11,6 +11,7 @@ import trl
 
 from align.algorithms.rollout_metrics import add_gold, add_rewards, describe
 from align.algorithms.trl.method import TRLMethod
+from align.config import Truncated
 from align.config.trl import TRLGRPOConfig, TRLOnPolicyConfig, TRLRLOOConfig
 from align.data.collate import collate
 from align.errors import InputError, RunError
@@ -62,6 +63,7 @@ class TRLOnPolicy(TRLMethod):
             "max_completion_length": rollout.new_tokens,
             "temperature": rollout.temperature,
             "epsilon": method.clip_range,
+            "mask_truncated_completions": rollout.truncated is Truncated.mask,
         }
 
     def common(self, scratch: Path) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class TRLOnPolicy(TRLMethod):
         Raises:
             RunError: A score is not finite; TRL would leave the completion out without a word.
         """
-        run, penalty, tally = self.run, self.method.missing_eos_penalty, self.records.rollout
+        run, penalty, tally = self.run, self.config.rollout.truncation_score, self.records.rollout
         prompts = [run.prompts[i] for i in columns[PLACE]]
         rollout = as_rollout(run, prompts, completion_ids)
         batch = reward_input(rollout, prompts, run.chat)
