@@ -90,7 +90,8 @@ def test_a_dpo_file(convert):
     assert (config.evaluation.verbosity_word_limit, config.seed, config.max_steps) == (40, 3, 20)
     assert "hydra.run.dir='outputs/an old run'" in words
     lines = said.splitlines()
-    assert {line.split()[0] for line in lines} == {*COMMON, "beta"}  # every key is told of
+    assert {line.split()[0] for line in lines} == {*COMMON, "beta", "method"}  # every key is told of
+    assert "method unset -> method=dpo (beta is given)" in lines
     assert "lora_r 8 -> adapter.r=8" in lines
     assert any(line.startswith("lora_dropout 0.05 -> left out: no model has dropout") for line in lines)
 
