@@ -246,12 +246,10 @@ def _test_split(out: Conversion, field: str, value: Any) -> None:
 
 
 def _reward_model(out: Conversion, field: str, value: Any) -> None:
-    if value is None and out.given.get("reward_funcs"):
-        note = "one score per response; reward_funcs are to be chosen by reward/source"
-        return out.choose(field, "reward", "sparse", note)
     if value is None:
-        note = "one score per response, of a reward model trained on the pairs; reward/source=... chooses another"
-        return out.choose(field, "reward", "sparse", note)
+        trained = "of a reward model trained on the pairs; reward/source=... chooses another"
+        source = "reward_funcs are to be chosen by reward/source" if out.given.get("reward_funcs") else trained
+        return out.choose(field, "reward", "sparse", f"one score per response; {source}")
     out.keys |= {"reward.source.path": quoted(value), "reward.source.normalise": "none"}
     out.choose(field, "reward", "sparse", f"reward.source.path={value} reward.source.normalise=none: TRL's raw scores")
 
