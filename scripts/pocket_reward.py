@@ -23,13 +23,14 @@ from safetensors.torch import load_file, save_file
 
 from align.cli.groups import CONF
 from align.config import RewardModelSource
+from align.config.automatic import settle
 from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.engine.engine import Engine
 from align.evaluation.judge import load_value_head
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import load_chat_tokenizer
+from align.models.load import load_chat_tokenizer, model_facts
 from align.models.locate import HEAD
 from align.rewards.pairs import final_scores
 from align.run.reward_models import train_reward_model
@@ -82,6 +83,7 @@ def _train(out: Path, name: str, overrides: list[str], start: Path | None) -> Fi
     paths += [f"data.held_out_path={out / 'held_out.jsonl'}", "device=cpu", "precision=fp32"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = build(compose("config", [*paths, *overrides]))
+    config = settle(config, model_facts(config.model)).config
     source = config.reward.source
     assert isinstance(source, RewardModelSource)
     chat = load_chat_tokenizer(config.model)

@@ -90,7 +90,8 @@ def test_a_dpo_file(convert):
     assert (config.evaluation.verbosity_word_limit, config.seed, config.max_steps) == (40, 3, 20)
     assert "hydra.run.dir='outputs/an old run'" in words
     lines = said.splitlines()
-    assert {line.split()[0] for line in lines} == {*COMMON, "beta"}  # every key is told of
+    assert {line.split()[0] for line in lines} == {*COMMON, "beta", "method"}  # every key is told of
+    assert "method unset -> method=dpo (beta is given)" in lines
     assert "lora_r 8 -> adapter.r=8" in lines
     assert any(line.startswith("lora_dropout 0.05 -> left out: no model has dropout") for line in lines)
 
@@ -140,7 +141,7 @@ def test_other_models_and_data(convert, tmp_path):
         (PPO | {"load_in_8bit": "false"}, (), "error: load_in_8bit: given 'false'; allowed: true or false"),
         (PPO | {"dense_rewards": "no"}, (), "error: dense_rewards: given 'no'; allowed: true or false"),
         (PPO | {"use_lora": False}, (), "error: adapter: given 'none'; allowed: lora: int8"),
-        (PPO | {"learning_rate": "fast"}, (), "error: method.learning_rate: given 'fast'; allowed: a number"),
+        (PPO | {"learning_rate": "fast"}, (), "error: method.learning_rate: given 'fast'; allowed: auto, or a number"),
         (PPO | {"seed": [1]}, (), r"error: seed: given \[1\]; allowed: text, a number"),
         (PPO | {"dataset_name": 3}, (), "error: dataset_name: given 3; allowed: text, a number"),
         (PPO | {"ppo_batch_size": "many"}, (), "error: .*batch_size: given 'many'"),

@@ -13,10 +13,11 @@ from enum import Enum
 from typing import Any
 
 from hydra.errors import MissingConfigException, OverrideParseException, SearchPathException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from align.cli.groups import groups, options
+from align.cli.trl_hints import hint, method_in
 from align.config import NoCredit, NoSource
 from align.config.groups import POLYMORPHIC
 from align.errors import InputError
@@ -40,7 +41,7 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, InputError):
-            return link
+            return added_key(link, words)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
             group, _, option = str(link.missing_cfg_file).rpartition("/")  # method=ppoo
             return InputError(group or "--config-name", option, ", ".join(link.options or options(group)) or "none")
@@ -57,16 +58,33 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
     return _other(error, words)
 
 
+RENAMED = {  # older keys, and what says the same now
+    "method.missing_eos_penalty": "rollout.truncated_score with rollout.truncated=penalise; keep for null",
+}
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
+def added_key(error: InputError, words: Sequence[str]) -> InputError:
+    """Explain `+method.per_device_train_batch_size=4`, where the key is a field of TRL's, by its counterpart."""
+    refused = isinstance(error.given, str) and error.given == f"+{error.key}"
+    allowed = hint(error.key.rpartition(".")[2], method_in(words)) if refused else None
+    return InputError(error.key, error.given, allowed) if allowed else error
+
+
 def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputError:
-    """Explain `method.gama=1` by the nearest key, else by keys of that name elsewhere, else by the section's keys."""
+    """Explain `method.gama=1` by the nearest key, else by keys of that name elsewhere, else by the section's keys.
+
+    A field of TRL's is explained by its counterpart, but for one that a key elsewhere shares its name with.
+    """
     full_key, key = str(error.full_key), str(error.key)
     given = next((word for word in words if word.lstrip("+~").startswith(full_key)), key)
+    if full_key in RENAMED:
+        return InputError(full_key, given, RENAMED[full_key])
     if "/" in full_key:
         near = get_close_matches(full_key, groups(), n=1, cutoff=0.5)
         return InputError(full_key, given, ", ".join(near or groups()))
@@ -80,6 +98,10 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
     keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
     root = error.parent_node._get_root() if error.parent_node is not None else None
     elsewhere = list(_keys_named(key, root)) if isinstance(root, DictConfig) else []
+    method = OmegaConf.select(root, "method.name") if isinstance(root, DictConfig) else method_in(words)
+    counterpart = None if elsewhere else hint(key, method)
+    if counterpart is not None:
+        return InputError(full_key, given, counterpart)
     near = get_close_matches(key, [*keys, *(groups() if not section else ())], n=1)
     if near and (section or not elsewhere):  # a key without its section is no misspelling of the root's
         return InputError(full_key, given, f"{near[0]}, the nearest key{f' of {section}' if section else ''}")

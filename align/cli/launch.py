@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from align.cli import sweep
-from align.cli.errors import exit_code, explain, one_line
+from align.cli.errors import added_key, exit_code, explain, one_line
 from align.cli.groups import CONF
 from align.cli.resume import changes, resumed_config
 from align.cli.words import flags_first
@@ -111,6 +111,8 @@ def _report_end(launched: _Launch, words: list[str], trace: bool) -> int:
     if refused:
         sweep.discard()
     error = explain(launched.failure, words) if refused else launched.failure
+    if isinstance(error, InputError):
+        error = added_key(error, words)
     code = exit_code(error)
     print(f"{'error' if code == 2 else 'run failed'}: {one_line(error)}", file=sys.stderr)
     return code

@@ -1,18 +1,13 @@
 """Convert the keys of older alignment scripts (one JSON object per run) to words of align's command line."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from align.cli.groups import CONF, options
+from align.cli.conversion import Conversion, to_data, to_model, to_quantization, whole
 from align.cli.words import quoted
-from align.errors import InputError
 
 METHODS = ("dpo", "ppo", "grpo")
 _SAMPLE = ("ppo", "grpo")
-_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 
 # Keys with the same meaning: old name -> new name, and the methods that have the key.
 _RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -43,7 +38,7 @@ _RENAMED: dict[str, tuple[str, tuple[str, ...]]] = {
     "save_steps": ("checkpoint.every_steps", METHODS),
     "test_prompts_file": ("evaluation.prompts_file", METHODS),
 }
-_FLAGS = ("load_in_8bit", "load_in_4bit", "use_lora", "adap_kl_ctrl", "dense_rewards")
+FLAGS = ("load_in_8bit", "load_in_4bit", "use_lora", "adap_kl_ctrl", "dense_rewards")
 _REWARD_CONFIG = {
     "learning_rate": "learning_rate",
     "num_train_epochs": "epochs",
@@ -58,109 +53,32 @@ _LEFT_OUT = {
 }
 
 
-class Conversion:
-    """The conversion of `old`: `words` compose the run, `lines` lists (key, value, what it became) of every key."""
-
-    def __init__(self, old: Mapping[str, Any], method: str) -> None:
-        self.old, self.method = old, method
-        self.groups = {"method": method}
-        self.keys: dict[str, str] = {}
-        self.lines: list[tuple[str, Any, str]] = []
-        self.unknown: list[str] = []
-
-    @property
-    def words(self) -> list[str]:
-        """Words of the command line, groups before keys: a group's option defines which keys exist."""
-        return [f"{key}={value}" for key, value in (self.groups | self.keys).items()]
-
-    def report(self, key: str, became: str) -> None:
-        """Record what became of `key` of the old file."""
-        self.lines.append((key, self.old[key], became))
-
-    def set(self, key: str, new: str, value: Any, note: str = "") -> None:
-        """Convert `key` of the old file to the key `new`."""
-        self.keys[new] = quoted(value)
-        self.report(key, f"{new}={self.keys[new]}" + (f" ({note})" if note else ""))
-
-    def choose(self, key: str, group: str, option: str, note: str = "") -> None:
-        """Convert `key` of the old file to an option of a group."""
-        self.groups[group] = option
-        self.report(key, f"{group}={option}" + (f" ({note})" if note else ""))
-
-    def refuse(self, key: str, why: str) -> None:
-        """Record that `key` of the old file cannot be converted."""
-        self.unknown.append(key)
-        self.report(key, why)
+def infer(old: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Infer the method from the keys of `old`: (method, why); None where they do not tell."""
+    return next(((found, f"{mark} is given") for mark, found in _MARKS.items() if mark in old), (None, ""))
 
 
-def convert(old: Mapping[str, Any], method: str | None = None) -> Conversion:
-    """Convert the configuration `old`; `method` None = the value of `old["method"]`, else inferred from the keys.
-
-    Raises:
-        InputError: the method cannot be inferred, or `old` contradicts itself.
-    """
-    name = method or old.get("method")
-    if name is None:
-        name = next((found for mark, found in _MARKS.items() if mark in old), None)
-    if name not in METHODS:
-        raise InputError("method", name, f"--method, one of {', '.join(METHODS)}")
-    for key in _FLAGS:  # a text such as "false" would count as true
-        if old.get(key) not in (True, False, None):
-            raise InputError(key, old[key], "true or false")
-    if old.get("load_in_8bit") and old.get("load_in_4bit"):
-        raise InputError("load_in_4bit", True, "one of load_in_8bit and load_in_4bit")
-    out = Conversion(old, str(name))
-    for key, value in old.items():
-        try:
-            _convert(out, key, value)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(key, value, "text, a number, true, false or null, as the key has it") from error
-    return out
-
-
-def _convert(out: Conversion, key: str, value: Any) -> None:
+def convert_key(out: Conversion, key: str, value: Any) -> bool:
+    """Convert one key of an older script; return False where the older scripts have no such key."""
     if key in _SPECIAL:
         _SPECIAL[key](out, key, value)
     elif key in _LEFT_OUT:
-        out.report(key, f"left out: {_LEFT_OUT[key]}")
+        out.leave_out(key, _LEFT_OUT[key])
     elif key not in _RENAMED:
-        out.refuse(key, "unknown")
+        return False
     elif out.method not in _RENAMED[key][1]:
         out.refuse(key, f"method={out.method} has no such thing")
     elif value is None:
-        out.report(key, "left out: null")
+        out.leave_out(key, "null")
     else:
         out.set(key, _RENAMED[key][0], value)
-
-
-def _model(out: Conversion, key: str, value: str) -> None:
-    known = _named("model", value)
-    if known is not None:
-        return out.choose(key, "model", known)
-    out.choose(key, "model", "local", "model.path=" + value)
-    out.keys["model.path"] = quoted(value)
+    return True
 
 
 def _data(out: Conversion, key: str, value: str) -> None:
-    known = _named("data", value)
-    if known is None:
-        option = _FORMATS.get(Path(value).suffix, "jsonl" if Path(value).is_dir() else "hub")
-        out.choose(key, "data", option, "data.path=" + value)
-        out.keys["data.path"] = quoted(value)
-        return
-    out.choose(key, "data", known)
-    if known == "orca_dpo":
+    if to_data(out, key, value) == "orca_dpo":
         out.keys["data.system_column"] = "null"
         out.report(key, "data.system_column=null (the older scripts read the question alone)")
-
-
-def _named(group: str, path: str) -> str | None:
-    """Find the option of `group` for a Hub id, whatever the id's case; None where there is none."""
-    for name in options(group):
-        found = OmegaConf.select(OmegaConf.load(CONF / group / f"{name}.yaml"), "path", throw_on_missing=False)
-        if str(found).lower() == path.lower():
-            return name
-    return None
 
 
 def _length(out: Conversion, key: str, value: int) -> None:
@@ -173,38 +91,30 @@ def _length(out: Conversion, key: str, value: int) -> None:
 
 
 def _bits(out: Conversion, key: str, value: bool) -> None:
-    if not value:
-        return out.report(key, "left out: false")
-    out.groups.setdefault("adapter", "lora")
-    out.choose(key, "quantization", {"load_in_8bit": "int8", "load_in_4bit": "nf4"}[key])
+    if value:
+        out.groups.setdefault("adapter", "lora")
+    to_quantization(out, key, value)
 
 
 def _lora(out: Conversion, key: str, value: Any) -> None:
     if key == "use_lora":
         return out.choose(key, "adapter", "lora" if value else "none")
     if out.old.get("use_lora") is False:
-        return out.report(key, "left out: use_lora is false")
+        return out.leave_out(key, "use_lora is false")
     out.groups.setdefault("adapter", "lora")
     out.set(key, {"lora_r": "adapter.r", "lora_alpha": "adapter.alpha"}[key], value)
 
 
 def _batch(out: Conversion, key: str, value: int) -> None:
     """Convert the rows per optimizer update: rows per device times accumulation steps."""
-    rows = _whole(out, "mini_batch_size") or _whole(out, "per_device_train_batch_size") or 1
-    size = rows * (_whole(out, "gradient_accumulation_steps") or 1)
+    rows = whole(out, "mini_batch_size") or whole(out, "per_device_train_batch_size") or 1
+    size = rows * (whole(out, "gradient_accumulation_steps") or 1)
     if out.method == "dpo":
         return out.set(key, "method.batch_size", size, "pairs per update; micro-batches follow from their length")
-    sampled = _whole(out, "ppo_batch_size")
+    sampled = whole(out, "ppo_batch_size")
     if sampled is None:
         out.keys["rollout.batch_size"] = quoted(size)
     out.set(key, "method.minibatch_size", min(size, sampled or size), "responses per update")
-
-
-def _whole(out: Conversion, name: str) -> int | None:
-    value = out.old.get(name)
-    if value is not None and (not isinstance(value, int) or value < 1):
-        raise InputError(name, value, "a whole number above 0")
-    return value
 
 
 def _beta(out: Conversion, key: str, value: float) -> None:
@@ -246,7 +156,7 @@ def _tracking(out: Conversion, key: str, value: str | None) -> None:
 
 _SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
     "method": lambda out, key, value: out.report(key, f"method={out.method}"),
-    "model_name_or_path": _model,
+    "model_name_or_path": to_model,
     "dataset_name": _data,
     "max_prompt_length": _length,
     "max_response_length": _length,
@@ -264,3 +174,4 @@ _SPECIAL: dict[str, Callable[[Conversion, str, Any], None]] = {
     "reward_config": _reward_model,
     "log_with": _tracking,
 }
+KEYS = frozenset({*_RENAMED, *_SPECIAL, *_LEFT_OUT})

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from align.cli.trl_hints import hint, method_in
 from align.errors import InputError
 
 _PLAIN = re.compile(r"[\w./:@+-]+")  # text that Hydra's grammar accepts without quotes
@@ -41,6 +42,10 @@ def flags_first(words: list[str]) -> list[str]:
     known, rest = parser.parse_known_args(words)
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
+        field = unknown[0].lstrip("-").partition("=")[0]
+        counterpart = hint(field, method_in(words))  # --learning_rate 1e-5, as on TRL's command line
+        if counterpart is not None:
+            raise InputError(f"--{field}", unknown[0], f"KEY=VALUE without dashes: {counterpart}")
         raise InputError("command line", " ".join(unknown), "the flags that align --help and align --hydra-help list")
     overrides = [*known.overrides, *rest]
     return [word for word in words if word not in overrides] + [_expand_home(word) for word in overrides]

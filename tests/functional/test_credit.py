@@ -149,7 +149,7 @@ def test_every_scheme_pays_the_total_on_the_mask_and_each_row_by_itself(lengths,
 
 
 def test_missing_end_is_paid_the_penalty_instead_of_the_score():
-    """'missing_eos_penalty *instead of* its score, replacing all of its token rewards and paid at T'."""
+    """'truncated_score *instead of* its score, replacing all of its token rewards and paid at T'."""
     rewards = credit.uniform(TOTAL, MASK)
     ended = torch.tensor([True, False, False, True])
     replaced = credit.replace_truncated(rewards, MASK, ended, -1.5)
