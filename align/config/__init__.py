@@ -37,6 +37,7 @@ from align.config.schema import (
     TrackingConfig,
     TrackingMode,
     Truncated,
+    VerdictsConfig,
 )
 from align.config.sources import (
     Combine,

@@ -17,6 +17,8 @@ def check_all(config: Config) -> None:
     checks.not_negative(config, "", "seed")
     checks.not_negative(config.checkpoint, "checkpoint", "every_steps")
     checks.positive(config.checkpoint, "checkpoint", "keep")
+    bounds = ("kl", "repetition", "entropy", "perplexity", "forgetting", "cut", "lost")
+    checks.not_negative(config.verdicts, "verdicts", *bounds)
     _check_model(config)
     _check_data(config)
     _check_reward(config)

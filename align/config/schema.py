@@ -204,6 +204,19 @@ class EvaluationConfig(Section):
 
 
 @dataclass
+class VerdictsConfig(Section):
+    """Bounds beyond which a run's end says what went wrong."""
+
+    kl: float = 10.0  # nats per response between the policy and its start
+    repetition: float = 0.3  # share of repeated n-grams in responses, where training raised it
+    entropy: float = 0.02  # nats per token of the policy's distributions, where training lowered it
+    perplexity: float = 1.5  # of held-out chosen responses, times that before
+    forgetting: float = 1.1  # perplexity of general text, times that before
+    cut: float = 0.2  # share of responses that are cut at rollout.max_new_tokens
+    lost: float = 0.2  # share of rows that a limit cuts or drops
+
+
+@dataclass
 class CheckpointConfig(Section):
     """When checkpoints are written, and how many stay."""
 
@@ -225,6 +238,7 @@ class Config(Section):
     tracking: TrackingConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    verdicts: VerdictsConfig = field(default_factory=VerdictsConfig)
     callbacks: CallbacksConfig = field(default_factory=CallbacksConfig)
     seed: int = 0
     max_steps: int = 100  # optimizer updates

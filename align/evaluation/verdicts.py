@@ -1,0 +1,122 @@
+"""Judge a run by its figures: what went wrong, by how much, and the key to turn."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from align.config import Config, VerdictsConfig
+from align.numbers import number
+
+WARNING, ERROR = "warning", "error"
+ERRORS = 1.96  # standard errors beyond which a mean has moved
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that went wrong."""
+
+    level: str  # WARNING, or ERROR for what makes the run's figures meaningless
+    what: str  # for a person, the figure in it
+    figure: float | None
+    key: str  # of the configuration, to turn
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return the verdict as a line of the console."""
+        return f"{self.level}: {self.what} (turn {self.key})"
+
+
+def judge_run(
+    config: Config, before: Mapping[str, Any], after: Mapping[str, Any], *, learned: bool | None
+) -> list[Verdict]:
+    """Judge two evaluation summaries of a run under the bounds of `config.verdicts`.
+
+    Args:
+        learned: Whether an update of the policy had a gradient; None where the method trains nothing.
+    """
+    bounds = config.verdicts
+    found: list[Verdict] = []
+    if learned is False:
+        what = "nothing was learned: no update of the policy had a gradient"
+        found.append(Verdict(ERROR, what, 0.0, "reward" if config.method.needs_reward else "data"))
+    found += _collapse(bounds, before, after)
+    found += _cut(bounds, after)
+    found += _forgetting(bounds, before, after)
+    found += _hacking(before, after)
+    return found
+
+
+def _collapse(bounds: VerdictsConfig, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Verdict]:
+    nats = _at(after, "kl_per_response")
+    if nats is not None and nats > bounds.kl and "per_response_upper_bound" not in after.get("kl", {}):
+        what = f"the policy is {number(nats)} nats per response from its start, more than {bounds.kl:g}"
+        yield Verdict(WARNING, what, nats, "method.learning_rate")
+    repeats, repeated = _at(after, "repetition", "rate"), _at(before, "repetition", "rate")
+    if repeats is not None and repeated is not None and repeats > max(bounds.repetition, repeated):
+        what = f"responses repeat themselves: {number(repeats)} of their n-grams, {number(repeated)} before"
+        yield Verdict(WARNING, what, repeats, "method.learning_rate")
+    entropy, spread = _at(after, "diversity", "entropy"), _at(before, "diversity", "entropy")
+    if entropy is not None and spread is not None and entropy < min(bounds.entropy, spread):
+        what = (
+            f"the policy has all but one answer: {number(entropy)} nats of entropy per token, {number(spread)} before"
+        )
+        yield Verdict(WARNING, what, entropy, "method.learning_rate")
+    ratio = _ratio(before, after, "perplexity")
+    if ratio is not None and ratio > bounds.perplexity:
+        what = f"held-out chosen responses have {number(ratio)} times the perplexity of before"
+        yield Verdict(WARNING, what, ratio, "method.learning_rate")
+
+
+def _cut(bounds: VerdictsConfig, after: Mapping[str, Any]) -> Iterator[Verdict]:
+    ended = _at(after, "eos_rate")
+    if ended is not None and 1 - ended > bounds.cut:
+        what = f"{number(1 - ended)} of the responses are cut at the limit: their figures are of torsos"
+        yield Verdict(WARNING, what, 1 - ended, "rollout.max_new_tokens")
+
+
+def _forgetting(bounds: VerdictsConfig, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Verdict]:
+    ratio = _ratio(before, after, "forgetting_perplexity")
+    if ratio is not None and ratio > bounds.forgetting:
+        what = f"general text has {number(ratio)} times the perplexity of before"
+        yield Verdict(WARNING, what, ratio, "method.learning_rate")
+
+
+def _hacking(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Say where the proxy rose while the score that stands for quality fell, each by more than its error."""
+    for quality in ("gold", "evaluation"):
+        proxy, judged = _rise(before, after, "proxy"), _rise(before, after, quality)
+        if proxy is not None and judged is not None and proxy[0] > proxy[1] and judged[0] < -judged[1]:
+            what = f"the reward rose by {number(proxy[0])} while the {quality} reward fell by {number(-judged[0])}"
+            yield Verdict(WARNING, what, judged[0], "method.kl.coef")
+            return
+
+
+def _rise(before: Mapping[str, Any], after: Mapping[str, Any], judge: str) -> tuple[float, float] | None:
+    """Compute how far a mean score moved, and the largest move that chance explains; None where it is unknown."""
+    old, new = _at(before, "reward", f"{judge}_mean"), _at(after, "reward", f"{judge}_mean")
+    errors = [_at(summary, "reward", f"{judge}_se") for summary in (before, after)]
+    known = [error for error in errors if error is not None]
+    if old is None or new is None or len(known) < len(errors):
+        return None
+    return new - old, ERRORS * math.hypot(*known)
+
+
+def _ratio(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
+    old, new = _at(before, name), _at(after, name)
+    return new / old if old and new is not None else None
+
+
+def _at(summary: Mapping[str, Any], *path: str) -> float | None:
+    value: Any = summary
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
+
+
+def worst(verdicts: Sequence[Verdict]) -> str:
+    """Return how a run ended by its verdicts: `finished`, or `finished with N warnings`."""
+    n = len(verdicts)
+    return "finished" if not n else f"finished with {n} warning{'s' if n > 1 else ''}"
