@@ -41,6 +41,8 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         critic: Where the critic's weights come from; None = the method has none, or nothing is trained.
     """
     config = site.config
+    activity = site.display.activity
+    activity.advance("loading the models")
     cross_tokenizer = _cross_tokenizer(site, materials, stored)
     own = [folder for i, folder in enumerate(stored.rewards) if i not in cross_tokenizer]
     roles = build_roles(
@@ -59,13 +61,15 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     world = get_world(config.data.world) if config.data.world is not None else None
     credit = build_credit(config.reward.credit)
     given, chat = materials.data, materials.chat
-    references = References(roles.reference, chat, prompts_of(given.train), config.rollout, site.say)
+    train = prompts_of(given.train)
+    references = References(roles.reference, chat, train, config.rollout, site.say, activity=activity)
     scored = prompts_of([*given.train, *given.held_out])
-    builder = Builder(roles, references, world, scored, materials.functions, cross_tokenizer, credit.needs)
+    own_parts = (materials.functions, cross_tokenizer, credit.needs)
+    builder = Builder(roles, references, world, scored, *own_parts, activity=activity)
     source = _source(site, roles, builder)
     evaluation = None
     if stored.judge is not None:
-        evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine).score
+        evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine, activity).score
     judging = source.frozen()
     judge = Judge(lambda batch: judging.score(batch, credit.needs), credit.assign, world, evaluation, judging.score)
     data = _evaluation_set(site, materials)
@@ -98,7 +102,8 @@ def _source(site: Site, roles: Roles, builder: Builder) -> Source:
     if builder.scales:
         own = builder.scales.pop("reward.source", {})
         site.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
-    return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
+    activity = site.display.activity
+    return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference, activity=activity))
 
 
 def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:

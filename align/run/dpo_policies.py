@@ -53,11 +53,13 @@ def train_dpo_policy(stage: Stage, credit: ImplicitCredit, key: dict[str, Any]) 
     method = DPOConfig(learning_rate=credit.learning_rate, batch_size=credit.batch_size, beta=credit.beta)
     steps = math.ceil(credit.epochs * len(stage.train) / credit.batch_size)
     config = stage.configured(method, steps=steps, seed=credit.seed)
+    stage.activity.advance("loading the models")
     roles = build_roles(config, device=stage.device, dtype=stage.dtype, reward=None, critic_init=None)
     stage.run(config, {"policy": roles.policy}, DPO, roles.reference)
     save_policy(roles.policy, stage.chat, stage.folder)
     held_out = stage.held_out
-    accuracy = log_ratio_accuracy(roles.policy, roles.reference, stage.chat, held_out) if held_out else None
+    models, chat, activity = (roles.policy, roles.reference), stage.chat, stage.activity
+    accuracy = log_ratio_accuracy(*models, chat, held_out, activity) if held_out else None
     card = {
         "accuracy": accuracy,
         "held_out_pairs": len(held_out),

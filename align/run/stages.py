@@ -1,12 +1,13 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from align.callbacks.display import Display
 from align.config import Config, ImplicitCredit, RewardModelSource
 from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
@@ -33,6 +34,7 @@ class Site:
     dtype: torch.dtype  # of compute
     record: RunRecord
     say: Callable[[str], None]
+    display: Display = field(default_factory=Display)
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def load_materials(site: Site) -> Materials:
     """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
     functions = load_functions(config.reward.source)
+    site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
-    data, aside = load_preferences(config.data, chat), list[Pair]()
+    data, aside = load_preferences(config.data, chat, site.display.activity), list[Pair]()
     if config.evaluation.reward_model == TRAIN:
         data, aside = set_aside(data, config.evaluation.reward_model_fraction)
     commit = hub_commit(config.model.path, config.model.revision)
@@ -97,7 +100,8 @@ def ensure_stored(site: Site, materials: Materials) -> Stored:
 
 def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
     held_out = materials.data.reward_held_out
-    return Stage(site.config, materials.chat, pairs, held_out, site.device, site.dtype, site.say)
+    config, device, dtype, say, display = site.config, site.device, site.dtype, site.say, site.display
+    return Stage(config, materials.chat, pairs, held_out, device, dtype, say, display=display)
 
 
 def _reward_models(site: Site, materials: Materials) -> list[Path]:
