@@ -19,6 +19,7 @@ from align.models.load import body_of, load_body, load_causal_lm, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import RewardCard, linear_head, read_card, read_head, write_head
 from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_figures
+from align.run.plan import updates_of
 from align.run.stage import Stage
 from align.stored.keys import reward_model_key
 from align.stored.store import find_or_make
@@ -89,7 +90,7 @@ def train_reward_model(
 
 
 def _train_on_ends(stage: Stage, source: RewardModelSource, model: ValueHead) -> None:
-    steps = math.ceil(source.epochs * len(stage.train) / source.batch_size)
+    steps = updates_of(source.epochs, len(stage.train), source.batch_size)
     method = _method("reward_model", source, source.learning_rate, math.ceil(WARMUP * steps) if steps > 1 else 0)
     config = stage.configured(method, steps=steps, seed=source.seed)
     stage.run(config, {ROLE: model}, lambda run: RewardModel(run, source.center_coef))

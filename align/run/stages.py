@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import Config, ImplicitCredit, RewardModelSource
 from align.config.composition import TRAIN
@@ -62,20 +63,29 @@ def load_materials(site: Site) -> Materials:
     functions = load_functions(config.reward.source)
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
-    data, aside = load_preferences(config.data, chat, site.display.activity), list[Pair]()
-    if config.evaluation.reward_model == TRAIN:
-        data, aside = set_aside(data, config.evaluation.reward_model_fraction)
+    data, aside = load_data(config, chat, site.display.activity)
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
-    _check_context(config, data)
+    check_context(config, data)
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
     return Materials(functions, chat, data, aside)
 
 
-def _check_context(config: Config, data: Preferences) -> None:
-    """Beyond its context some models fail in the middle of a run, and others answer nonsense silently."""
+def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = None) -> tuple[Preferences, list[Pair]]:
+    """Load the pairs, and those that only the evaluation's own reward model learns from."""
+    data = load_preferences(config.data, chat, activity)
+    if config.evaluation.reward_model != TRAIN:
+        return data, []
+    return set_aside(data, config.evaluation.reward_model_fraction)
+
+
+def check_context(config: Config, data: Preferences) -> None:
+    """Refuse rows and limits beyond the model's context.
+
+    There some models fail in the middle of a run, and others answer nonsense silently.
+    """
     limit = context_length(config.model)
     if limit is None:
         return
