@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 T = TypeVar("T", bound=Sized)
 EVERY = 0.25  # seconds between two reports of the same work, at least
+SLOW = 1.0  # seconds of one unit of work, from which on its inside is reported
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class Activity:
 
     def __init__(self, listen: Callable[[Work], None] | None = None, clock: Callable[[], float] = time.monotonic):
         self._listen, self._clock = listen, clock
-        self._what, self._next = "", -float("inf")
+        self._work, self._next, self._moved = Work(), -float("inf"), -float("inf")
         self._phase = ""
         self._parts: Mapping[str, float] = {}  # of the phase: how much work each is, in any unit
         self._part: str | None = None
         self._ended: set[str] = set()
+
+    @property
+    def heard(self) -> bool:
+        """Return whether anybody listens."""
+        return self._listen is not None
 
     @property
     def due(self) -> bool:
@@ -58,11 +64,22 @@ class Activity:
         figures: Mapping[str, float] | None = None,
     ) -> None:
         """Report that `done` of `total` units of `what` are done; `share` where their ratio is no measure of time."""
-        if self._listen is None or (what == self._what and not self.due):
+        if self._listen is None or (what == self._work.what and not self.due):
             return
-        self._what, self._next = what, self._clock() + EVERY
         own = share if share is not None else done / total if total else 0.0
-        self._listen(Work(what, done, total, detail, figures or {}, self._phase, self._of_phase(own)))
+        self._work = Work(what, done, total, detail, figures or {}, self._phase, self._of_phase(own))
+        self._moved = self._clock()
+        self._next = self._moved + EVERY
+        self._listen(self._work)
+
+    def inside(self, detail: str) -> None:
+        """Report a place inside the unit of work that was begun last, where that unit takes long."""
+        if self._listen is None or not self._work.what:
+            return
+        now = self._clock()
+        if now >= self._next and now - self._moved > SLOW:
+            self._next = now + EVERY
+            self._listen(replace(self._work, detail=f"{self._work.detail}, {detail}".removeprefix(", ")))
 
     def over(self, groups: Iterable[T], what: str, total: int) -> Iterator[T]:
         """Yield groups of rows, and report how many of all `total` rows are done."""
@@ -75,7 +92,7 @@ class Activity:
 
     def idle(self) -> None:
         """Report that nothing is under way that counts."""
-        self._what = ""
+        self._work = Work()
         if self._listen is not None:
             self._listen(Work())
 

@@ -8,6 +8,7 @@ from align.config import CriticInit
 from align.data.preferences import prompts_of
 from align.data.sources import load_texts
 from align.engine.engine import Engine
+from align.engine.layers import LayerReports
 from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
@@ -54,6 +55,8 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         more_rewards=own[1:],
         dpo=stored.dpo,
     )
+    models = (roles.policy, roles.reference, roles.critic, *roles.rewards, roles.dpo)
+    LayerReports(activity).watch(models)
     site.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
     note_engine(site, roles.engine, roles.policy)
     if roles.critic_from is not None:

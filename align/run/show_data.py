@@ -97,12 +97,12 @@ def _limits(config: Config, data: Preferences, pairs: Sequence[Pair]) -> Section
     beyond = sum(len(pair.chosen_ids) > longest for pair in pairs)
     dropped = {PromptOverflow.drop: "dropped", PromptOverflow.truncate: "cut: their prompts lose the first tokens"}
     kept = f"cut: {data.counts['responses_cut']} responses of the pairs kept lose their last tokens and their end"
-    lines = [
+    reached = [
         (f"data.max_prompt_tokens={own.max_prompt_tokens}", long, dropped.get(own.long_prompts, "refused")),
         (f"data.max_response_tokens={own.max_response_tokens}", cut, kept),
         (f"rollout.max_new_tokens={longest}", beyond, "a sampled response cannot be as long as the chosen one"),
     ]
-    lines = [(key, f"{n} of {len(pairs)} pairs", what if n else "") for key, n, what in lines]
+    lines = [(key, f"{n} of {len(pairs)} pairs", what if n else "") for key, n, what in reached]
     return Section("Limits", lines)
 
 

@@ -19,6 +19,7 @@ from align.config import Config
 from align.config.io import plain
 from align.config.methods import OfflineConfig
 from align.engine.engine import Engine
+from align.engine.layers import LayerReports
 from align.engine.reference import Policy, ValueHead
 from align.files import write_atomic
 from align.loop.checkpoint import checkpoints
@@ -95,6 +96,7 @@ class Stage:
             callbacks=callbacks,
             activity=self.activity,
         )
+        LayerReports(self.activity).watch([*modules.values(), reference])
         info = RunInfo(training, plain(config), config.method.name, config.max_steps, start, config.seed)
         callbacks.on_run_start(info)
         try:
