@@ -37,7 +37,8 @@ class Activity:
 
     def __init__(self, listen: Callable[[Work], None] | None = None, clock: Callable[[], float] = time.monotonic):
         self._listen, self._clock = listen, clock
-        self._work, self._next, self._moved = Work(), -float("inf"), -float("inf")
+        self._work = Work()
+        self._moved = self._looked = -float("inf")  # seconds, of the last report of a count, and of one inside of it
         self._phase = ""
         self._parts: Mapping[str, float] = {}  # of the phase: how much work each is, in any unit
         self._part: str | None = None
@@ -51,7 +52,7 @@ class Activity:
     @property
     def due(self) -> bool:
         """Return whether a report of the same work would be passed on, for one that costs something to make."""
-        return self._listen is not None and self._clock() >= self._next
+        return self._listen is not None and self._clock() - self._moved >= EVERY
 
     def advance(
         self,
@@ -64,12 +65,14 @@ class Activity:
         figures: Mapping[str, float] | None = None,
     ) -> None:
         """Report that `done` of `total` units of `what` are done; `share` where their ratio is no measure of time."""
-        if self._listen is None or (what == self._work.what and not self.due):
+        if self._listen is None:
+            return
+        goes_on = what == self._work.what and done >= self._work.done  # else it is other work, or the same anew
+        if goes_on and not self.due:
             return
         own = share if share is not None else done / total if total else 0.0
         self._work = Work(what, done, total, detail, figures or {}, self._phase, self._of_phase(own))
-        self._moved = self._clock()
-        self._next = self._moved + EVERY
+        self._moved = self._looked = self._clock()
         self._listen(self._work)
 
     def inside(self, detail: str) -> None:
@@ -77,8 +80,8 @@ class Activity:
         if self._listen is None or not self._work.what:
             return
         now = self._clock()
-        if now >= self._next and now - self._moved > SLOW:
-            self._next = now + EVERY
+        if now - self._looked >= EVERY and now - self._moved > SLOW:
+            self._looked = now
             self._listen(replace(self._work, detail=f"{self._work.detail}, {detail}".removeprefix(", ")))
 
     def over(self, groups: Iterable[T], what: str, total: int) -> Iterator[T]:

@@ -35,6 +35,12 @@ def test_other_work_is_reported_at_once(activity, heard):
     assert [str(work) for work in heard] == ["rows 1/2", "loading the model"]
 
 
+def test_the_same_work_anew_is_reported_at_once(activity, heard):
+    activity.advance("log-probabilities read", 16, 16)
+    activity.advance("log-probabilities read", 0, 16)
+    assert [work.done for work in heard] == [16, 0]
+
+
 def test_groups_are_counted_by_their_rows(activity, heard, clock):
     groups = [[0, 1, 2], [3], [4, 5]]
     for seen, group in zip(activity.over(groups, "rows read", 6), groups, strict=True):

@@ -33,7 +33,8 @@ def response_perplexity(
 
     Temperature 1; every token has the same weight, whatever its response. None where there are no tokens.
     """
-    return _perplexity(policy, chat, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size, activity)
+    rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]
+    return _perplexity(policy, chat, rows, batch_size, activity, "held-out responses read")
 
 
 def text_perplexity(
@@ -45,11 +46,12 @@ def text_perplexity(
     """
     limit = min(MAX_TEXT_TOKENS, getattr(policy.model.config, "max_position_embeddings", None) or MAX_TEXT_TOKENS)
     encoded = [chat.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
-    return _perplexity(policy, chat, [(ids[:1], ids[1:]) for ids in encoded], batch_size, activity)
+    rows = [(ids[:1], ids[1:]) for ids in encoded]
+    return _perplexity(policy, chat, rows, batch_size, activity, "general texts read")
 
 
 def _perplexity(
-    policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_size: int, activity: Activity | None
+    policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_size: int, activity: Activity | None, what: str
 ) -> float | None:
     rows = [row for row in rows if len(row[0]) and len(row[1])]
     count = sum(len(target) for _, target in rows)
@@ -58,7 +60,7 @@ def _perplexity(
     lengths = torch.tensor([len(context) + len(target) for context, target in rows])
     total = 0.0
     parts = micro_batches(lengths, policy.model.config.get_text_config().vocab_size, batch_size)
-    for index in (activity or Activity()).over(parts, "texts read", len(rows)):
+    for index in (activity or Activity()).over(parts, what, len(rows)):
         total += _log_likelihood(policy, [rows[i] for i in index.tolist()], chat.pad_id)
     mean = -total / count
     return math.exp(mean) if mean < 700 else math.inf  # exp would raise on overflow
@@ -121,7 +123,7 @@ def divergence(
     sums = torch.zeros(3, len(rollout), dtype=torch.float64)
     vocabulary = policy.model.config.get_text_config().vocab_size
     parts = micro_batches(rollout.attention_mask.sum(1).cpu(), vocabulary, rows)
-    for index in (activity or Activity()).over(parts, "responses read", len(rollout)):
+    for index in (activity or Activity()).over(parts, "responses read for the KL", len(rollout)):
         part = rollout.rows(index.to(policy.device))
         stats = policy(part, temperature)
         ref_logp = reference.response_logprobs(part, temperature)

@@ -74,13 +74,14 @@ class Updates:
     ) -> Iterator[Tensor]:
         """Yield the micro-batches, and report after each how far the update is, with its figures so far."""
         activity, started = self._run.activity, time.perf_counter()
-        activity.advance(UNDER_WAY, 0, len(lengths))
+        rate = {f"{FAMILIES.get(role, role)}/learning_rate": rate for role, rate in rates.items()}
+        activity.advance(UNDER_WAY, 0, len(lengths), figures=rate)
         for done, part in enumerate(parts, start=1):
             yield part
             if activity.due:
                 rows = sum(map(len, parts[:done]))
                 tokens = int(lengths[torch.cat(list(parts[:done]))].sum())
-                figures = tally.result() | {f"{FAMILIES.get(role, role)}/learning_rate": r for role, r in rates.items()}
+                figures = tally.result() | rate
                 figures["throughput/policy_tokens_per_second"] = tokens / (time.perf_counter() - started)
                 activity.advance(UNDER_WAY, rows, len(lengths), figures=figures)
 

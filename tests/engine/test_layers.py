@@ -63,6 +63,16 @@ def test_a_short_pass_reports_nothing_from_its_inside():
     assert heard[-1].detail == "layer 2 of 2"
 
 
+def test_a_count_is_not_held_back_by_what_was_reported_inside_of_it():
+    heard, clock = [], Clock()
+    activity = Activity(heard.append, clock)
+    activity.advance("rows", 0, 2)
+    clock.now = 2 * SLOW
+    activity.inside("layer 2 of 2")
+    activity.advance("rows", 1, 2)
+    assert [str(work) for work in heard] == ["rows 0/2", "rows 0/2 (layer 2 of 2)", "rows 1/2"]
+
+
 def test_nothing_is_hooked_where_nobody_listens():
     model = tiny.causal()
     LayerReports(Activity()).watch([model])

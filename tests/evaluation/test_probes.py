@@ -50,8 +50,16 @@ def test_an_evaluation_says_how_far_it_is(policy, chat, prompts, pairs, world, p
     assert shares[0] == 0 and shares[-1] == pytest.approx(1)
     assert shares == sorted(shares)
     kinds = list(dict.fromkeys(work.what for work in named))
-    assert kinds == ["responses sampled", "scores", "responses read", "texts read"]
-    assert any(work.what == "responses read" and work.done == work.total == SETTINGS.num_prompts for work in named)
+    assert kinds == [
+        "responses sampled",
+        "scores",
+        "responses read for the KL",
+        "held-out responses read",
+        "general texts read",
+    ]
+    assert any(
+        work.what == "responses read for the KL" and work.done == work.total == SETTINGS.num_prompts for work in named
+    )
 
 
 def test_perturbations_keep_the_prompts_id_and_row(probes, chat):
