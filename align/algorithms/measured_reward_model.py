@@ -42,7 +42,7 @@ class MeasuredRewardModel(Method):
         assert scorer is not None
         card = read_card(self._folder)
         measured = {
-            "accuracy": pair_accuracy(scorer, self.run.chat, pairs) if pairs else None,
+            "accuracy": pair_accuracy(scorer, self.run.chat, pairs, self.run.activity) if pairs else None,
             "longer_wins": longer_wins(pairs) if pairs else None,
             "held_out_pairs": len(pairs),
         }

@@ -66,6 +66,7 @@ class PPO:
         rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group_size)
         clock.lap("time/rollout")
 
+        run.activity.advance("rewards", 0, len(rollout))
         batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat)
         output = run.source.score(batch, run.credit.needs)  # a number for each response (align/rewards), ...
         rewards = run.credit.assign(output, rollout.response_mask)  # ... spread over its tokens
@@ -89,10 +90,10 @@ class PPO:
 
     def columns(self, rollout: Rollout) -> dict[str, Tensor]:
         """(B, T) each: log-probabilities of the policy that sampled, as training reads it, and of the reference."""
-        roles, budget = self.run.roles, self.run.micro_batch_tokens
-        ref_logprobs = read_logprobs(roles.reference, rollout, self.temperature, budget)
-        logprobs = read_logprobs(roles.policy, rollout, self.temperature, budget)
-        values = {} if roles.critic is None else {"values": read_values(roles.critic, rollout, budget)}
+        roles, budget, activity = self.run.roles, self.run.micro_batch_tokens, self.run.activity
+        ref_logprobs = read_logprobs(roles.reference, rollout, self.temperature, budget, activity)
+        logprobs = read_logprobs(roles.policy, rollout, self.temperature, budget, activity)
+        values = {} if roles.critic is None else {"values": read_values(roles.critic, rollout, budget, activity)}
         return {"logprobs": logprobs, "ref_logprobs": ref_logprobs, **values}
 
     def subtract_kl(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> Tensor:

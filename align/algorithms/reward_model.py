@@ -66,7 +66,7 @@ class PrefixScores(Offline):
         super().__init__(run)
         model = run.modules[ROLE]
         assert isinstance(model, ValueHead)
-        self._targets = final_scores(model, run.chat, run.pairs).view(-1, 2)
+        self._targets = final_scores(model, run.chat, run.pairs, run.activity).view(-1, 2)
         self.trained = {ROLE: Trained(self.loss, self.method.rate)}
 
     def collect(self, at: Progress) -> PairExamples:

@@ -1,20 +1,25 @@
 """Callbacks of a run: files, console, trackers, early stopping, the user's own."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from align.callbacks.base import Callback, CallbackList, Guest, RunInfo, Sample
 from align.config import Config
 from align.errors import InputError, first_line
 
+if TYPE_CHECKING:
+    from align.callbacks.display import Display
+
 __all__ = ["Callback", "CallbackList", "Guest", "RunInfo", "Sample", "default_callbacks"]
 
 
-def default_callbacks(config: Config) -> CallbackList:
-    """Build the callbacks that `callbacks` and `tracking` configure.
+def default_callbacks(config: Config, display: Display | None = None) -> CallbackList:
+    """Build the callbacks that `callbacks` and `tracking` configure; progress shows on `display`.
 
     The files come first, so that they are written before other callbacks read them, and cut back to the checkpoint
     before a resumed run's callbacks do.
@@ -36,7 +41,7 @@ def default_callbacks(config: Config) -> CallbackList:
         callbacks.append(RetentionCallback(retention))
     callbacks += [_own(name, settings) for name, settings in chosen.own.items()]
     if chosen.progress.enabled:
-        callbacks.append(ProgressCallback())
+        callbacks.append(ProgressCallback(display))
     if chosen.tensorboard.enabled:
         from align.callbacks.tensorboard import TensorboardCallback
 

@@ -1,79 +1,71 @@
-"""Progress of a run on the console: a bar on a terminal, else a line every tenth of the run; and the closing table."""
+"""Progress of a run on the console: its display's bar or lines, a line for every evaluation, and the closing table."""
 
-import atexit
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from align import metrics
 from align.callbacks.base import Callback, RunInfo
+from align.callbacks.display import Display
+from align.callbacks.training import Training, updates_per_rollout
 from align.numbers import clock, number
 
-SHOWN = (
-    ("reward/score_mean", "reward"),
-    ("kl/per_response_k1", "KL"),
-    ("reward_model/loss", "loss"),
-    ("reward_model/accuracy", "accuracy"),
-    ("reward_model/prefix_error", "squared error"),
-    ("dpo/accuracy", "accuracy"),
-)
+_PACED = 2  # updates after which the length of the whole training can be told
 
 
 class ProgressCallback(Callback):
-    """Shows reward, KL (nats per response), elapsed and remaining time on stderr, and the closing table on stdout."""
+    """Shows the figures, elapsed and remaining time of a training on stderr, and the closing table on stdout."""
 
-    def __init__(self, console: Console | None = None, out: Console | None = None, *, stage: str = "") -> None:
+    def __init__(self, display: Display | None = None, out: Console | None = None, *, stage: str = "") -> None:
         """`stage` names a model that is trained for a run: its lines begin with the name, and no table closes it."""
         self._stage = stage
-        self._console = console or Console(stderr=True)
+        self._display = display or Display()
         self._out = out or Console()
-        self._bar: Progress | None = None
         self._run: RunInfo | None = None
-        self._started = 0.0
-        self._training_since = 0.0  # without the evaluation at the start
+        self._training: Training | None = None
         self._next_line = 0
 
     def on_run_start(self, run: RunInfo) -> None:
         self._run = run
-        self._started = self._training_since = time.monotonic()
         self._next_line = run.start_step + 1
-        if self._console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[status]}", markup=False),
-                TimeElapsedColumn(),
-                console=self._console,
-                refresh_per_second=2,
-                transient=True,
-            )
-            self._bar.add_task(self._stage or run.method, total=run.max_steps, completed=run.start_step, status="")
-            self._bar.start()
-            atexit.register(self._stop)  # restores the cursor however the process ends
+        self._display.start()
+        if self._stage:
+            self._begin(run)
+
+    def _begin(self, run: RunInfo) -> Training:
+        name = self._stage or ("" if not self._display.live else run.method)
+        self._training = Training(
+            name,
+            start=run.start_step,
+            total=run.max_steps,
+            now=self._display.now,
+            updates_per_rollout=updates_per_rollout(run.config),
+        )
+        if run.max_steps:
+            self._display.begin(self._training)
+        return self._training
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         assert self._run is not None
-        step, total = record["step"], self._steps_in_all(record)
-        done = step - self._run.start_step
-        now = time.monotonic()
-        left = (now - self._training_since) / done * (total - step) if done > 0 else 0.0
-        figures = "  ".join(f"{label} {number(record[name])}" for name, label in SHOWN if name in record)
-        if self._bar is not None:
-            self._bar.update(
-                self._bar.task_ids[0], completed=step, total=total, status=f"{figures}  {clock(left)} left"
-            )
-        elif step >= self._next_line or step == total:
-            elapsed, prefix = clock(now - self._started), f"{self._stage} " if self._stage else ""
-            self._line(f"{prefix}step {step}/{total}  {figures}  {elapsed} elapsed, about {clock(left)} left")
-            self._next_line = step + math.ceil(total / 10)
+        training = self._training or self._begin(self._run)  # where nothing was evaluated before
+        display, step = self._display, record["step"]
+        training.record(record, display.now, self._steps_in_all(record))
+        display.activity.idle()
+        left = training.seconds_left(display.now) or 0.0
+        if not display.live and (step >= self._next_line or step == training.total):
+            elapsed = clock(display.now - training.since)
+            display.line(f"{display.head(training)}  {elapsed} elapsed, about {clock(left)} left")
+            self._next_line = step + math.ceil(training.total / 10)
+        if training.done == _PACED and step < training.total:
+            whole = display.now - training.since + left
+            name = f"the {self._stage}" if self._stage else "training"
+            display.line(f"{name} will take about {clock(whole)} in all")
+        display.refresh()
 
     def _steps_in_all(self, record: Mapping[str, Any]) -> int:
         """Estimate the number of steps: max_steps, or fewer where max_policy_tokens is spent first at this rate."""
@@ -84,19 +76,21 @@ class ProgressCallback(Callback):
         return min(self._run.max_steps, math.ceil(record["step"] * budget / tokens))
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
-        if phase == "before":
-            self._training_since = time.monotonic()
+        assert self._run is not None
         reward = summary.get("reward", {})
         figures = [f"proxy reward {number(reward.get('proxy_mean'))}", f"KL {number(summary.get('kl_per_response'))}"]
         if reward.get("gold_mean") is not None:
             figures.insert(0, f"gold reward {number(reward['gold_mean'])}")
-        self._line(f"evaluation ({phase}, step {step}): {', '.join(figures)}")
+        self._display.line(f"evaluation ({phase}, step {step}): {', '.join(figures)}")
+        if phase == "before":
+            self._begin(self._run)  # the seconds of the evaluation are none of the training's
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         assert self._run is not None
-        self._stop()
+        self._display.end()
         if self._stage:
             return
+        self._display.stop()
         if result.get("before") and result.get("after"):
             self._out.print(before_after(result["before"], result["after"]))
         if result.get("stopped"):
@@ -104,16 +98,7 @@ class ProgressCallback(Callback):
         self._out.print(Text(f"run folder: {self._run.folder}"), soft_wrap=True)
 
     def on_failure(self, error: BaseException) -> None:
-        self._stop()
-
-    def _line(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
-
-    def _stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-            atexit.unregister(self._stop)
+        self._display.stop()
 
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:

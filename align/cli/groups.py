@@ -11,6 +11,7 @@ _HELP = """\
 align: what preference alignment does to a language model, measured the same way for every method.
 
 usage: align [GROUP=OPTION ...] [KEY=VALUE ...]          (or: python -m align ...)
+       align show data|model [GROUP=OPTION ...] [KEY=VALUE ...]
 
   align                                       PPO, dense reward, embedded model and data
   align method=ppo reward=sparse seed=1
@@ -19,6 +20,8 @@ usage: align [GROUP=OPTION ...] [KEY=VALUE ...]          (or: python -m align ..
   align -m reward=sparse,dense seed=0,1,2     every combination, one run each
   align -m experiment=methods arm=dpo,grpo    a named sweep, here of two of its arms
   align resume=RUN_DIR max_steps=200          continue a run
+  align show data method=dpo --rows 3         rows, lengths, limits, what is in the loss; trains nothing
+  align show model method=dpo                 the model, what is trained of it, the plan; trains nothing
 
 groups and their options:
 {groups}

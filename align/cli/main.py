@@ -15,6 +15,11 @@ def main() -> int:
         print(help_text(), end="")
         return 0
 
-    from align.cli.launch import launch  # and Hydra, which the help does without
+    if words[:1] == ["show"]:
+        from align.cli.show import show  # and Hydra, which the help does without
+
+        return show(words[1:])
+
+    from align.cli.launch import launch
 
     return launch(words)

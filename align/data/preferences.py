@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+from align.activity import Activity
 from align.config import BadRows, DataConfig, PromptOverflow
 from align.data.conversations import Example, Message, is_conversation, read_example
 from align.data.sources import Row, load_rows, matching
@@ -46,7 +47,7 @@ class Preferences:
     reward_held_out: list[Pair]
 
 
-def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
+def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity | None = None) -> Preferences:
     """Load, check and split the pairs that `config` names. Every dropped row is counted.
 
     Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts. That share
@@ -59,7 +60,9 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer) -> Preferences:
     Raises InputError for unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows`
     is error, a prompt that is too long where `long_prompts` is error, or nothing left.
     """
-    reader = _Reader(config, chat)
+    activity = activity or Activity()
+    activity.advance("reading the data")
+    reader = _Reader(config, chat, activity)
     train_rows, held_rows = _rows(config)
     every = reader.pairs(train_rows, config.path)
     source = config.held_out_path or config.path
@@ -158,8 +161,8 @@ class _Read(NamedTuple):
 class _Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
-    def __init__(self, config: DataConfig, chat: ChatTokenizer) -> None:
-        self._config, self._chat = config, chat
+    def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity) -> None:
+        self._config, self._chat, self._activity = config, chat, activity
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -170,6 +173,7 @@ class _Reader:
         self._check_columns(rows[0], source)
         read: list[Pair | str] = []
         for at in range(0, len(rows), _AT_ONCE):
+            self._activity.advance("rows tokenised", at, len(rows))
             read += self._block(rows[at : at + _AT_ONCE], source, at)
         self.counts["rows"] += len(rows)
         self.counts.update(item for item in read if isinstance(item, str))

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from align.activity import Activity
+
 
 def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Tokens drawn from softmax(logits / temperature) by inverse CDF.
@@ -28,11 +30,36 @@ def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[T
     return tokens.squeeze(1), logp.squeeze(1)
 
 
+class Sampled:
+    """Count of the responses of one sampling call that have ended, over the blocks that are decoded in turn."""
+
+    def __init__(self, activity: Activity, rows: int, longest: int) -> None:
+        self._activity, self._rows, self._longest = activity, rows, longest
+        self._before = self._block = 0  # rows of the blocks that are done, and of this one
+
+    def start(self, rows: int) -> None:
+        """Begin a block of `rows`, whose prompts are read first."""
+        self._before, self._block = self._before + self._block, rows
+        self._report(0, "reading prompts", 0.0)
+
+    def look(self, tokens: int, going: int) -> None:
+        """Report that `tokens` were drawn of each row of the block, and that `going` of them have not ended."""
+        ended, place = self._block - going, tokens / self._longest
+        self._report(ended, f"token {tokens} of at most {self._longest}", max(place, ended / self._block))
+
+    def _report(self, ended: int, detail: str, of_block: float) -> None:
+        share = (self._before + self._block * of_block) / self._rows
+        self._activity.advance("responses sampled", self._before + ended, self._rows, detail=detail, share=share)
+
+
 class Draws:
     """Responses of n rows of up to T tokens. `live` are the rows still decoded; some may have ended."""
 
-    def __init__(self, uniforms: Tensor, *, end_ids: Tensor, pad_id: int, temperature: float) -> None:
+    def __init__(
+        self, uniforms: Tensor, *, end_ids: Tensor, pad_id: int, temperature: float, sampled: Sampled | None = None
+    ) -> None:
         """uniforms (n, T) in [0, 1), one for each token; end_ids (E,)."""
+        self._sampled = sampled
         n, device = len(uniforms), uniforms.device
         self._uniforms, self._end_ids, self._pad_id, self._temperature = uniforms, end_ids, pad_id, temperature
         self._at = torch.zeros(1, dtype=torch.long, device=device)  # which token is drawn next
@@ -59,6 +86,11 @@ class Draws:
     def going(self) -> Tensor:
         """(len(live),) bool: which live rows have not ended."""
         return ~self.ended[self.live]
+
+    def look(self, tokens: int, going: int) -> None:
+        """Report how far the rows are, from numbers that a decoding loop has read back for itself."""
+        if self._sampled is not None:
+            self._sampled.look(tokens, going)
 
     def keep(self, index: Tensor) -> None:
         """Go on with these of the live rows alone."""

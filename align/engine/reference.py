@@ -141,9 +141,10 @@ class Policy(nn.Module):
             attention_mask: (B, S), of what the cache holds.
             cuda_graphs: Whether an engine may capture a step on a GPU; this one does not.
         """
-        for _ in range(more):
+        for done in range(more):
             going = draws.going
             left = int(going.sum())
+            draws.look(done + 1, left)
             if left == 0:
                 return
             if left <= SHRINK_AT * len(going):

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.config import RolloutConfig
-from align.engine.draws import Draws
+from align.engine.draws import Draws, Sampled
 from align.engine.protocol import LanguageModel
 from align.models.chat_tokenizer import ChatTokenizer
 from align.streams import generator
@@ -57,6 +58,7 @@ def sample(
     samples_per_prompt: int = 1,
     decode_batch_size: int | None = None,
     cuda_graphs: bool = True,
+    activity: Activity | None = None,
 ) -> Rollout:
     """Sample `samples_per_prompt` responses to each prompt; a prompt given twice gets further samples.
 
@@ -64,6 +66,7 @@ def sample(
         max_new_tokens: Responses without an end token are cut here (`ended` False).
         decode_batch_size: Rows decoded at once; None = all. It changes memory and speed, not the responses.
         cuda_graphs: Whether the engine may capture a step on a GPU once and replay it.
+        activity: Hears how many responses have ended.
 
     Returns:
         A Rollout of len(prompts) * samples_per_prompt rows, the samples of a prompt next to each other, on the
@@ -76,6 +79,7 @@ def sample(
         first_sample.append(seen.get(prompt.id, 0))
         seen[prompt.id] = first_sample[-1] + samples_per_prompt
     per_call = max(1, (decode_batch_size or len(prompts) * samples_per_prompt) // samples_per_prompt)
+    sampled = Sampled(activity or Activity(), len(prompts) * samples_per_prompt, max_new_tokens)
     blocks = [
         _sample_block(
             policy,
@@ -87,6 +91,7 @@ def sample(
             max_new_tokens,
             temperature,
             cuda_graphs,
+            sampled,
         )
         for i in range(0, len(prompts), per_call)
     ]
@@ -114,6 +119,8 @@ def sample_as_configured(
     prompts: Sequence[Prompt],
     noise: Noise,
     samples_per_prompt: int = 1,
+    *,
+    activity: Activity | None = None,
 ) -> Rollout:
     """Sample under a run's settings of a rollout; unless they say otherwise, decode as many rows at once as it has."""
     return sample(
@@ -126,6 +133,7 @@ def sample_as_configured(
         samples_per_prompt=samples_per_prompt,
         decode_batch_size=settings.decode_batch_size or settings.batch_size,
         cuda_graphs=settings.cuda_graphs,
+        activity=activity,
     )
 
 
@@ -148,8 +156,10 @@ def _sample_block(
     max_new_tokens: int,
     temperature: float,
     cuda_graphs: bool,
+    sampled: Sampled,
 ) -> _Block:
     device = policy.device
+    sampled.start(len(prompts) * group)
     rows = [(p.id, first + g) for p, first in zip(prompts, first_sample, strict=True) for g in range(group)]
     uniforms = torch.stack([noise.uniforms(i, s, max_new_tokens) for i, s in rows]).to(device)
     prompt_ids, attention = left_pad([p.input_ids for p in prompts], chat.pad_id, device)
@@ -162,6 +172,7 @@ def _sample_block(
         end_ids=torch.tensor(chat.end_ids, device=device),
         pad_id=chat.pad_id,
         temperature=temperature,
+        sampled=sampled,
     )
     draws.take(logits)
     policy.draw(draws, attention, cache, max_new_tokens - 1, cuda_graphs=cuda_graphs)

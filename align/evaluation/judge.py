@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.config import ModelConfig
 from align.engine.engine import Engine
 from align.engine.reference import ValueHead
@@ -79,7 +80,12 @@ def value(scores: Any, judge: str) -> float:
 
 
 def load_judge(
-    path: str | Path, chat: ChatTokenizer, device: torch.device, dtype: torch.dtype, engine: Engine
+    path: str | Path,
+    chat: ChatTokenizer,
+    device: torch.device,
+    dtype: torch.dtype,
+    engine: Engine,
+    activity: Activity | None = None,
 ) -> Source:
     """Load the reward model at `path` as a judge: weights of its own in fp32, compute in `dtype`, unscaled scores.
 
@@ -89,7 +95,8 @@ def load_judge(
     folder = resolve(str(path), KEY)
     if load_tokenizer(ModelConfig(path=folder), key=KEY).get_vocab() != chat.tokenizer.get_vocab():
         raise InputError(KEY, str(path), "a reward model with the policy's vocabulary")
-    return RewardModelScorer(load_value_head(folder, device, dtype, engine, key=KEY, pad_id=chat.pad_id))
+    head = load_value_head(folder, device, dtype, engine, key=KEY, pad_id=chat.pad_id)
+    return RewardModelScorer(head, activity=activity)
 
 
 def load_value_head(

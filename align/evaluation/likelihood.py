@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.data.collate import Row, collate
 from align.engine.reference import Policy
 from align.functional.batching import token_batches
@@ -25,32 +26,41 @@ def micro_batches(lengths: Tensor, vocabulary: int, rows: int) -> list[Tensor]:
     return [part for group in groups for part in group.split(rows)]
 
 
-def response_perplexity(policy: Policy, chat: ChatTokenizer, pairs: Sequence[Pair], batch_size: int) -> float | None:
+def response_perplexity(
+    policy: Policy, chat: ChatTokenizer, pairs: Sequence[Pair], batch_size: int, activity: Activity | None = None
+) -> float | None:
     """Compute the perplexity of the chosen responses, end token included: exp(-mean log-probability per token).
 
     Temperature 1; every token has the same weight, whatever its response. None where there are no tokens.
     """
-    return _perplexity(policy, chat, [(p.prompt.input_ids, p.chosen_ids) for p in pairs], batch_size)
+    rows = [(p.prompt.input_ids, p.chosen_ids) for p in pairs]
+    return _perplexity(policy, chat, rows, batch_size, activity, "held-out responses read")
 
 
-def text_perplexity(policy: Policy, chat: ChatTokenizer, texts: Sequence[str], batch_size: int) -> float | None:
+def text_perplexity(
+    policy: Policy, chat: ChatTokenizer, texts: Sequence[str], batch_size: int, activity: Activity | None = None
+) -> float | None:
     """Compute the perplexity of plain text, without chat template, over every token after the first.
 
     The tokenizer adds its own special tokens (a Llama tokenizer's BOS is the first token, which is not scored).
     """
     limit = min(MAX_TEXT_TOKENS, getattr(policy.model.config, "max_position_embeddings", None) or MAX_TEXT_TOKENS)
     encoded = [chat.tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
-    return _perplexity(policy, chat, [(ids[:1], ids[1:]) for ids in encoded], batch_size)
+    rows = [(ids[:1], ids[1:]) for ids in encoded]
+    return _perplexity(policy, chat, rows, batch_size, activity, "general texts read")
 
 
-def _perplexity(policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_size: int) -> float | None:
+def _perplexity(
+    policy: Policy, chat: ChatTokenizer, rows: Sequence[Row], batch_size: int, activity: Activity | None, what: str
+) -> float | None:
     rows = [row for row in rows if len(row[0]) and len(row[1])]
     count = sum(len(target) for _, target in rows)
     if not count:
         return None
     lengths = torch.tensor([len(context) + len(target) for context, target in rows])
     total = 0.0
-    for index in micro_batches(lengths, policy.model.config.get_text_config().vocab_size, batch_size):
+    parts = micro_batches(lengths, policy.model.config.get_text_config().vocab_size, batch_size)
+    for index in (activity or Activity()).over(parts, what, len(rows)):
         total += _log_likelihood(policy, [rows[i] for i in index.tolist()], chat.pad_id)
     mean = -total / count
     return math.exp(mean) if mean < 700 else math.inf  # exp would raise on overflow
@@ -101,11 +111,19 @@ def _standard_error(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def divergence(policy: Policy, reference: Policy, rollout: Rollout, temperature: float, rows: int) -> Divergence:
+def divergence(
+    policy: Policy,
+    reference: Policy,
+    rollout: Rollout,
+    temperature: float,
+    rows: int,
+    activity: Activity | None = None,
+) -> Divergence:
     """Compute KL and entropy of `policy` on a rollout that it sampled at `temperature`, by passes of at most `rows`."""
     sums = torch.zeros(3, len(rollout), dtype=torch.float64)
     vocabulary = policy.model.config.get_text_config().vocab_size
-    for index in micro_batches(rollout.attention_mask.sum(1).cpu(), vocabulary, rows):
+    parts = micro_batches(rollout.attention_mask.sum(1).cpu(), vocabulary, rows)
+    for index in (activity or Activity()).over(parts, "responses read for the KL", len(rollout)):
         part = rollout.rows(index.to(policy.device))
         stats = policy(part, temperature)
         ref_logp = reference.response_logprobs(part, temperature)

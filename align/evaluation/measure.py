@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from align import metrics
+from align.activity import Activity
 from align.config import EvaluationConfig, RolloutConfig
 from align.engine.reference import Policy
 from align.engine.responder import Responder
 from align.engine.sampling import Noise, sample_as_configured
+from align.evaluation import workload as work
 from align.evaluation.comparison import RESAMPLES, words
 from align.evaluation.figures import by_length, figures_of
 from align.evaluation.harness import harness_scores
@@ -44,6 +46,7 @@ def evaluate(
     rollout: RolloutConfig,
     baseline: Sequence[Mapping[str, Any]] | None = None,
     respond: Responder | None = None,
+    activity: Activity | None = None,
 ) -> EvaluationResult:
     """Evaluate `policy` with its present weights.
 
@@ -56,42 +59,50 @@ def evaluate(
         baseline: `samples` of the start model's evaluation, for the win rate; None = this is the start model, compared
             with itself.
         respond: Answers the prompts in place of the policy; its KL is then an upper bound and no estimate.
+        activity: Hears how far the evaluation has come.
 
     Raises:
         ValueError: `baseline` is about other prompts.
     """
 
-    def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        return sample_as_configured(rollout, policy, chat, prompts, noise)
+    activity = activity or Activity()
 
-    noise, answer = Noise(evaluation.seed, "evaluation"), respond or sampled
-    responses = answer(data.prompts, noise)
-    samples = _samples(responses, chat, data.prompts, judge)
-    figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
+    def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
+        return sample_as_configured(rollout, policy, chat, prompts, noise, activity=activity)
+
     kl: dict[str, Any]
-    if respond is None:
-        measured = divergence(policy, reference, responses, rollout.temperature, evaluation.batch_size)
-        kl, nats = measured.kl(), float(measured.k1.mean())
-        figures["diversity"]["entropy"] = measured.entropy_per_token()
-        figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
-    else:
-        nats = respond.kl_upper_bound
-        kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}
-    probed: list[dict[str, Any]] = []
-    if data.probes:
-        longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-        figures["probes"], probed = run_probes(
-            data.probes, answer, chat, judge, noise, longest=longest, seed=evaluation.seed
-        )
-    if evaluation.lm_eval:
-        figures["lm_eval"] = harness_scores(policy, chat, evaluation)
-    summary = {
-        "perplexity": response_perplexity(policy, chat, data.pairs, evaluation.batch_size),
-        "forgetting_perplexity": text_perplexity(policy, chat, data.texts, evaluation.batch_size),
-        "kl_per_response": nats,
-        "kl": kl,
-        **figures,
-    }
+    noise, answer, rows = Noise(evaluation.seed, "evaluation"), respond or sampled, evaluation.batch_size
+    with activity.phase("evaluation", work.workload(data, rollout, evaluation)):
+        with activity.part(work.RESPONSES):
+            responses = answer(data.prompts, noise)
+        with activity.part(work.SCORES):
+            activity.advance("scores", 0, len(responses))
+            samples = _samples(responses, chat, data.prompts, judge)
+            figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
+        with activity.part(work.KL):
+            if respond is None:
+                measured = divergence(policy, reference, responses, rollout.temperature, rows, activity)
+                kl, nats = measured.kl(), float(measured.k1.mean())
+                figures["diversity"]["entropy"] = measured.entropy_per_token()
+                figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
+            else:
+                nats = respond.kl_upper_bound
+                kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}
+        probed: list[dict[str, Any]] = []
+        with activity.part(work.PROBES):
+            if data.probes:
+                longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+                figures["probes"], probed = run_probes(
+                    data.probes, answer, chat, judge, noise, longest=longest, seed=evaluation.seed
+                )
+        if evaluation.lm_eval:
+            activity.advance("tasks of lm-evaluation-harness")
+            figures["lm_eval"] = harness_scores(policy, chat, evaluation)
+        with activity.part(work.PERPLEXITY):
+            perplexity = response_perplexity(policy, chat, data.pairs, rows, activity)
+        with activity.part(work.FORGETTING):
+            general = text_perplexity(policy, chat, data.texts, rows, activity)
+    summary = {"perplexity": perplexity, "forgetting_perplexity": general, "kl_per_response": nats, "kl": kl, **figures}
     return EvaluationResult(summary, samples, probed)
 
 

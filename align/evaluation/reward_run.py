@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align.activity import Activity
+from align.callbacks.display import Display
 from align.config import Config
 from align.config.automatic import settle
 from align.data.preferences import load_preferences
@@ -42,27 +44,10 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     device = resolve_device(config)
     dtype = torch_dtype(resolve_precision(config.precision, device)[0])
     own = replace(config.model, path=model)
-    config, chat = settle(config, model_facts(own)).config, load_chat_tokenizer(own)
-    pairs = load_preferences(config.data, chat).held_out
-    known = {name for pair in pairs for name in pair.prompt.row}
-    for column in by or ():
-        if column not in known:
-            raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
-    value_head = load_value_head(model, device, dtype, Engine.of(config), key="TARGET", pad_id=chat.pad_id)
-    print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
-    world = None if config.data.world is None else get(config.data.world)
+    config = settle(config, model_facts(own)).config
+    with Display(enabled=config.callbacks.progress.enabled) as display:
+        figures = _measured(config, by, model, device, dtype, display.activity)
     settings = config.evaluation
-    figures = reward_report(
-        RewardModelScorer(value_head),
-        chat,
-        pairs,
-        device,
-        confidence=settings.confidence,
-        seed=settings.seed,
-        by=by,
-        perturbed=settings.num_prompts,
-        world=world,
-    )
     content = {"model": model, "data": config.data.held_out_path or config.data.path, **figures}
     content["settings"] = {"confidence": settings.confidence, "seed": settings.seed}
     out.mkdir(parents=True, exist_ok=True)
@@ -71,6 +56,38 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     console = Console()
     show(content, console)
     console.print(Text(str(out / f"{NAME}.md")), soft_wrap=True)
+
+
+def _measured(
+    config: Config,
+    by: Sequence[str] | None,
+    model: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    activity: Activity,
+) -> dict[str, Any]:
+    """Load model and pairs, and compute the report's figures."""
+    chat = load_chat_tokenizer(replace(config.model, path=model))
+    pairs = load_preferences(config.data, chat, activity).held_out
+    known = {name for pair in pairs for name in pair.prompt.row}
+    for column in by or ():
+        if column not in known:
+            raise InputError("--by", column, f"a column of the data: {', '.join(sorted(known))}")
+    activity.advance("loading the model")
+    value_head = load_value_head(model, device, dtype, Engine.of(config), key="TARGET", pad_id=chat.pad_id)
+    print(f"scoring {len(pairs)} held-out pairs", file=sys.stderr, flush=True)
+    settings = config.evaluation
+    return reward_report(
+        RewardModelScorer(value_head, activity=activity),
+        chat,
+        pairs,
+        device,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        by=by,
+        perturbed=settings.num_prompts,
+        world=None if config.data.world is None else get(config.data.world),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """What a training loop and a method work with: everything that a run has made ready, and nothing that a method owns."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from align.activity import Activity
 from align.callbacks.base import CallbackList
 from align.config import Config, LoopConfig
 from align.engine.budget import micro_batch_tokens
@@ -31,6 +32,7 @@ class LoopContext:
     chat: ChatTokenizer
     pairs: Sequence[Pair] = ()  # training pairs, in the data set's order
     callbacks: CallbackList
+    activity: Activity = field(default_factory=Activity)  # hears how far an update, a rollout or a pass has come
     evaluate: Callable[[int], None] = lambda step: None  # measure the policy after `step` updates, and report it
 
     @cached_property
@@ -55,8 +57,10 @@ class RunContext(LoopContext):
 
     def sample(self, prompts: Sequence[Prompt], noise: Noise, samples_per_prompt: int = 1) -> Rollout:
         """Sample responses from the policy as it is, under the run's settings of a rollout."""
-        settings = self.config.rollout
-        return sample_as_configured(settings, self.roles.policy, self.chat, prompts, noise, samples_per_prompt)
+        settings, policy = self.config.rollout, self.roles.policy
+        return sample_as_configured(
+            settings, policy, self.chat, prompts, noise, samples_per_prompt, activity=self.activity
+        )
 
 
 def modules_of(roles: Roles) -> dict[str, Policy | ValueHead]:

@@ -159,6 +159,7 @@ class Loop:
 
     def save_checkpoint(self) -> None:
         """Write everything from which the run goes on bit for bit."""
+        self.run.activity.advance("saving a checkpoint")
         step = self.progress.step
         rng, rng_tensors = checkpoint.global_rng_state()
         scaler = self.run.accelerator.scaler

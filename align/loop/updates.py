@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from align.models.hardware import peak_memory_mib
 from align.types import Batch, Size
 
 MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
+UNDER_WAY = "rows through the update"
 FAMILIES = {"policy": "policy", "critic": "value"}  # prefix of a role's metrics; the role's name for others
 
 
@@ -43,11 +45,10 @@ class Updates:
         started = time.perf_counter()
         lengths = examples.lengths[index]
         size = Size(len(index), max(1, int(examples.response_tokens[index].sum())))  # all of them may be masked
-        loss = sum(
-            self._backward(examples.rows(index[part], size), at.step, tally)
-            for part in self._micro_batches(examples, index, lengths)
-        )
         rates = self.optimization.rates(at.step)
+        loss = 0.0
+        for part in self._counted(self._micro_batches(examples, index, lengths), lengths, tally, rates):
+            loss += self._backward(examples.rows(index[part], size), at.step, tally)
         norms = self.optimization.apply(at.step) if math.isfinite(loss) else None
         self.optimization.discard()
         # In fp16 the gradient scaler finds its scale by overflowing a few times, and has lowered it by itself.
@@ -67,6 +68,22 @@ class Updates:
         tally.add("tokens/policy", at.tokens)
         tally.add("memory/peak_mib", peak_memory_mib(self._run.accelerator.device))
         return tally
+
+    def _counted(
+        self, parts: Sequence[Tensor], lengths: Tensor, tally: Tally, rates: Mapping[str, float]
+    ) -> Iterator[Tensor]:
+        """Yield the micro-batches, and report after each how far the update is, with its figures so far."""
+        activity, started = self._run.activity, time.perf_counter()
+        rate = {f"{FAMILIES.get(role, role)}/learning_rate": rate for role, rate in rates.items()}
+        activity.advance(UNDER_WAY, 0, len(lengths), figures=rate)
+        for done, part in enumerate(parts, start=1):
+            yield part
+            if activity.due:
+                rows = sum(map(len, parts[:done]))
+                tokens = int(lengths[torch.cat(list(parts[:done]))].sum())
+                figures = tally.result() | rate
+                figures["throughput/policy_tokens_per_second"] = tokens / (time.perf_counter() - started)
+                activity.advance(UNDER_WAY, rows, len(lengths), figures=figures)
 
     def _micro_batches(self, examples: Examples, index: Tensor, lengths: Tensor) -> list[Tensor]:
         """Places in `index`, one tensor a micro-batch; rows that share a prompt stay together."""

@@ -118,6 +118,19 @@ def load_causal_lm(
         return _load(AutoModelForCausalLM, Checkpoint(folder, None), config, **options, quantized=quantized)
 
 
+def load_skeleton(config: ModelConfig) -> PreTrainedModel:
+    """The causal LM that `config` names without its weights, on the meta device: modules and shapes alone."""
+    checkpoint = locate(config.path, config.revision)
+    if head_file(checkpoint) is not None:
+        raise InputError("model.path", config.path, "a causal language model (reward.source.path takes a reward model)")
+    arguments: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.attn_implementation:
+        arguments["attn_implementation"] = config.attn_implementation
+    with one_line("model.path", checkpoint.base), torch.device("meta"):
+        settings = without_dropout(_load_config(checkpoint, config.trust_remote_code))
+        return AutoModelForCausalLM.from_config(settings, dtype=torch.float32, **arguments).eval()
+
+
 def body_of(model: PreTrainedModel, key: str = "model.path") -> PreTrainedModel:
     """The transformer of a model without its head; an architecture that keeps none apart from its head is refused."""
     body = getattr(model, model.base_model_prefix or "", None)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from align.activity import Activity
 from align.config import ModelConfig
 from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
@@ -37,7 +38,14 @@ def reads_policy_tokens(folder: Path, chat: ChatTokenizer, key: str) -> bool:
 
 
 def load_cross_tokenizer(
-    folder: Path, key: str, *, needs: frozenset[str], device: torch.device, dtype: torch.dtype, engine: Engine
+    folder: Path,
+    key: str,
+    *,
+    needs: frozenset[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    engine: Engine,
+    activity: Activity | None = None,
 ) -> Source:
     """Load the reward model in `folder` (or of that Hub id) as a source that re-encodes every response.
 
@@ -51,12 +59,12 @@ def load_cross_tokenizer(
             if tokenizer.chat_template is None:
                 tokenizer = load_chat_tokenizer(ModelConfig(path=path)).tokenizer  # with the plain template
             value_head = engine.value_head(body, head, dtype).requires_grad_(False)
-            return CausalReader(value_head, Reader(tokenizer, key))
+            return CausalReader(value_head, Reader(tokenizer, key), activity)
     model = load_sequence_classifier(path, dtype=torch.float32, device=device, key=key).requires_grad_(False)
     if "attention" in needs:
         allowed = f"one that does without attention: {type(model).__name__} is no causal model with a linear head"
         raise InputError("reward/credit", "attention", allowed)
-    return WholeReader(model, Reader(tokenizer, key), dtype)
+    return WholeReader(model, Reader(tokenizer, key), dtype, activity)
 
 
 @torch.no_grad()
@@ -74,7 +82,8 @@ class CausalReader(Source):
     response has the classifier's own score, read at the last token of the conversation that is not its PAD.
     """
 
-    def __init__(self, value_head: ValueHead, reader: Reader) -> None:
+    def __init__(self, value_head: ValueHead, reader: Reader, activity: Activity | None = None) -> None:
+        self._activity = activity or Activity()
         self._head, self._reader = value_head, reader
         self._pad = value_head.body.config.get_text_config().pad_token_id
         self._limit = _context(value_head.body)
@@ -85,7 +94,8 @@ class CausalReader(Source):
         mask, device = batch.rollout.response_mask, self._head.device
         prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
         look = torch.zeros(mask.shape, device=device) if "attention" in needs else None
-        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
+        parts = token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS)
+        for index in self._activity.over(parts, "responses scored", len(encoded)):
             rows = index.tolist()
             ids, real = _padded([encoded[i].ids for i in rows], 0, device)
             last = [  # where each row's score is read: transformers' own rule
@@ -113,7 +123,10 @@ class CausalReader(Source):
 class WholeReader(Source):
     """Scorer by any classifier's single output; every prefix is a text of its own and takes a forward pass."""
 
-    def __init__(self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: PreTrainedModel, reader: Reader, dtype: torch.dtype, activity: Activity | None = None
+    ) -> None:
+        self._activity = activity or Activity()
         self._model, self._reader, self._dtype = model, reader, dtype
         self._limit = _context(model)
         self._pad = model.config.get_text_config().pad_token_id or 0
@@ -124,7 +137,9 @@ class WholeReader(Source):
         prefix = None
         if "prefix_scores" in needs:
             prefix = torch.zeros(mask.shape[0], mask.shape[1] + 1, device=device)
-            for i, (messages, text) in enumerate(zip(batch.messages, batch.responses, strict=True)):
+            rows = zip(batch.messages, batch.responses, strict=True)
+            for i, (messages, text) in enumerate(rows):
+                self._activity.advance("prefixes of responses scored", i, len(batch.responses))
                 texts = [text[:end] for end in (0, *(end for _, end in _offsets(batch, i)))]
                 distinct = {part: n for n, part in enumerate(dict.fromkeys(texts))}
                 scores = self._logits([self._reader.encode(messages, part) for part in distinct])
@@ -136,7 +151,8 @@ class WholeReader(Source):
     def _logits(self, encoded: Sequence[Encoded]) -> Tensor:
         """Compute the scores (n,) float32."""
         out = torch.zeros(len(encoded), device=self._model.device)
-        for index in token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS):
+        parts = token_batches(torch.tensor([len(e.ids) for e in encoded]), FORWARD_TOKENS)
+        for index in self._activity.over(parts, "texts scored", len(encoded)):
             part = [encoded[i] for i in index.tolist()]
             ids, real = _padded([e.ids for e in part], self._pad, out.device)
             inputs = {"input_ids": ids, "attention_mask": real}

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from align.activity import Activity
 from align.data.collate import collate
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.reference import Policy, ValueHead
@@ -25,11 +26,14 @@ def sequences_of(pairs: Sequence[Pair], chat: ChatTokenizer, device: torch.devic
 
 
 @torch.no_grad()
-def prefix_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
+def prefix_scores(
+    model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair], activity: Activity | None = None
+) -> tuple[Tensor, Tensor]:
     """Score all prefixes of chosen and rejected responses: (2n, T + 1), and the responses' lengths (2n,)."""
     rows = sequences_of(pairs, chat, model.device)
     out = torch.zeros(len(rows), rows.response_ids.shape[1] + 1, device=model.device)
-    for index in token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS):
+    parts = token_batches(rows.attention_mask.sum(1), FORWARD_TOKENS)
+    for index in (activity or Activity()).over(parts, "responses scored", len(rows)):
         part = rows.rows(index)
         scores = model.prefix_scores(part)
         mask = pad(part.response_mask, (1, 0), value=1)
@@ -37,22 +41,28 @@ def prefix_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) 
     return out, rows.lengths
 
 
-def final_scores(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> Tensor:
+def final_scores(
+    model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair], activity: Activity | None = None
+) -> Tensor:
     """Score whole responses, chosen and rejected of each pair next to each other: (2n,)."""
-    return score_at(*prefix_scores(model, chat, pairs))
+    return score_at(*prefix_scores(model, chat, pairs, activity))
 
 
-def pair_accuracy(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
+def pair_accuracy(
+    model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair], activity: Activity | None = None
+) -> float:
     """Share of pairs whose chosen response scores above the rejected one, ties counting half."""
-    scores = final_scores(model, chat, pairs)
+    scores = final_scores(model, chat, pairs, activity)
     return _share(scores[0::2] - scores[1::2])
 
 
 @torch.no_grad()
-def log_ratio_accuracy(policy: Policy, reference: Policy, chat: ChatTokenizer, pairs: Sequence[Pair]) -> float:
+def log_ratio_accuracy(
+    policy: Policy, reference: Policy, chat: ChatTokenizer, pairs: Sequence[Pair], activity: Activity | None = None
+) -> float:
     """Share of pairs whose chosen response has the higher log pi - log pi_ref, ties counting half."""
     rows = sequences_of(pairs, chat, policy.device)
-    ratios = LogRatio(policy, reference)(rows).sum(1)
+    ratios = LogRatio(policy, reference, activity=activity)(rows).sum(1)
     return _share(ratios[0::2] - ratios[1::2])
 
 
@@ -70,7 +80,9 @@ def score_at(scores: Tensor, places: Tensor) -> Tensor:
     return scores.gather(1, places.unsqueeze(1)).squeeze(1)
 
 
-def prefix_figures(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair]) -> dict[str, dict[str, float]]:
+def prefix_figures(
+    model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair], activity: Activity | None = None
+) -> dict[str, dict[str, float]]:
     """Measure how far the scores of prefixes foretell the final one, over the responses of `pairs`.
 
     `correlation` with the final score is that of prefixes that hold the first 25, 50, 75, 90% of the response's tokens
@@ -78,7 +90,7 @@ def prefix_figures(model: ValueHead, chat: ChatTokenizer, pairs: Sequence[Pair])
     prefixes, and of the empty response (`0`), lies above the mean final score, in deviations of the final scores: 0 at
     each is a flat mean, on which no token is paid or charged for its place alone.
     """
-    scores, lengths = (tensor.cpu() for tensor in prefix_scores(model, chat, pairs))
+    scores, lengths = (tensor.cpu() for tensor in prefix_scores(model, chat, pairs, activity))
     scores = scores.double()
     places = {f"{fraction:g}": (fraction * lengths).round().long() for fraction in (0.0, *FRACTIONS)}
     places["before_last"] = (lengths - 1).clamp(min=0)

@@ -7,6 +7,7 @@ On this scale beta and every threshold mean the same for every reward model (Zie
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from align.activity import Activity
 from align.config import RolloutConfig
 from align.engine.protocol import LanguageModel
 from align.engine.sampling import Noise, sample_as_configured
@@ -37,6 +38,7 @@ class References:
     rollout: RolloutConfig
     say: Callable[[str], None] = lambda line: None
     batches: dict[tuple[int, int], RewardInput] = field(default_factory=dict)  # by seed and number
+    activity: Activity = field(default_factory=Activity)
 
     def batch(self, seed: int, wanted: int) -> RewardInput:
         """Return `wanted` responses, one to each of a choice of prompts by `seed`; fewer with fewer prompts."""
@@ -46,6 +48,6 @@ class References:
             if len(prompts) < wanted:
                 self.say(f"reward scale set on {len(prompts)} responses: there are no more training prompts")
             noise = Noise(seed, "reference")
-            rollout = sample_as_configured(self.rollout, self.start, self.chat, prompts, noise)
+            rollout = sample_as_configured(self.rollout, self.start, self.chat, prompts, noise, activity=self.activity)
             self.batches[seed, wanted] = reward_input(rollout, prompts, self.chat)
         return self.batches[seed, wanted]

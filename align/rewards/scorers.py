@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.protocol import PrefixScorer
 from align.functional.batching import token_batches
@@ -34,8 +35,10 @@ class GoldScorer(Source):
 class RewardModelScorer(Source):
     """Scorer by a value head at each response's last token; the same causal forward pass scores every prefix."""
 
-    def __init__(self, value_head: PrefixScorer, token_budget: int = FORWARD_TOKENS) -> None:
-        self._head, self._budget = value_head, token_budget
+    def __init__(
+        self, value_head: PrefixScorer, token_budget: int = FORWARD_TOKENS, *, activity: Activity | None = None
+    ) -> None:
+        self._head, self._budget, self._activity = value_head, token_budget, activity or Activity()
 
     @torch.no_grad()
     def score(self, batch: RewardInput, needs: frozenset[str] = frozenset()) -> RewardOutput:
@@ -43,7 +46,8 @@ class RewardModelScorer(Source):
         (n, width), device = rollout.response_ids.shape, rollout.response_ids.device
         prefix = torch.zeros(n, width + 1, device=device)
         attention = torch.zeros(n, width, device=device) if "attention" in needs else None
-        for index in token_batches(rollout.attention_mask.sum(1), self._budget):
+        parts = token_batches(rollout.attention_mask.sum(1), self._budget)
+        for index in self._activity.over(parts, "responses scored", n):
             part = rollout.rows(index)
             t = part.response_ids.shape[1]
             scores, weights = self._forward(part, attention is not None)

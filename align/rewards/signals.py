@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.engine.budget import FORWARD_TOKENS
 from align.engine.protocol import LanguageModel
 from align.functional.batching import token_batches
@@ -20,13 +21,22 @@ SENTENCE_ENDS = frozenset(".!?\n")
 class LogRatio:
     """DPO's implicit reward per token (arXiv 2305.18290, eq. 5) at temperature 1, at which DPO trains."""
 
-    def __init__(self, dpo: LanguageModel, reference: LanguageModel, token_budget: int = FORWARD_TOKENS) -> None:
+    def __init__(
+        self,
+        dpo: LanguageModel,
+        reference: LanguageModel,
+        token_budget: int = FORWARD_TOKENS,
+        *,
+        activity: Activity | None = None,
+    ) -> None:
         self._dpo, self._reference, self._budget = dpo, reference, token_budget
+        self._activity = activity or Activity()
 
     def __call__(self, rows: Sequences) -> Tensor:
         """Compute log pi_dpo - log pi_ref of every response token: (B, T) nats, 0 outside the mask."""
         out = torch.zeros(rows.response_ids.shape, device=rows.response_ids.device)
-        for index in token_batches(rows.attention_mask.sum(1), self._budget):
+        parts = token_batches(rows.attention_mask.sum(1), self._budget)
+        for index in self._activity.over(parts, "log-ratios read", len(rows)):
             part = rows.rows(index)
             ratio = self._dpo.response_logprobs(part, 1.0) - self._reference.response_logprobs(part, 1.0)
             out[index, : ratio.shape[1]] = ratio

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from align.activity import Activity
 from align.config import (
     CompositeSource,
     CriticInit,
@@ -54,6 +55,7 @@ class Builder:
     cross_tokenizer: Mapping[int, Path] = field(default_factory=dict)  # folders by place in models()
     needs: frozenset[str] = frozenset()  # signals that the credit scheme needs
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
+    activity: Activity = field(default_factory=Activity)
 
     def __post_init__(self) -> None:
         self._models = iter(self.roles.rewards)
@@ -98,9 +100,10 @@ class Builder:
         if place in self.cross_tokenizer:
             folder, roles = self.cross_tokenizer[place], self.roles
             on: dict[str, Any] = {"device": roles.policy.device, "dtype": roles.policy.dtype, "engine": roles.engine}
-            return self._on_scale(load_cross_tokenizer(folder, f"{key}.path", needs=self.needs, **on), config, key)
+            on |= {"needs": self.needs, "activity": self.activity}
+            return self._on_scale(load_cross_tokenizer(folder, f"{key}.path", **on), config, key)
         head = next(self._models)
-        source: Source = RewardModelScorer(head)
+        source: Source = RewardModelScorer(head, activity=self.activity)
         if config.normalise is not Normalise.reference:
             return self._on_scale(source, config, key)
         mean, std = self._reference(source, config, key)

@@ -8,6 +8,7 @@ from align.config import Config, CriticInit, NoCredit, NoSource
 from align.data.preferences import prompts_of
 from align.data.sources import load_texts
 from align.engine.engine import Engine
+from align.engine.layers import LayerReports
 from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
@@ -41,6 +42,8 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         critic: Where the critic's weights come from; None = the method has none, or nothing is trained.
     """
     config = site.config
+    activity = site.display.activity
+    activity.advance("loading the models")
     cross_tokenizer = _cross_tokenizer(site, materials, stored)
     own = [folder for i, folder in enumerate(stored.rewards) if i not in cross_tokenizer]
     roles = build_roles(
@@ -52,6 +55,8 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
         more_rewards=own[1:],
         dpo=stored.dpo,
     )
+    models = (roles.policy, roles.reference, roles.critic, *roles.rewards, roles.dpo)
+    LayerReports(activity).watch(models)
     site.record.update(weights_mib={name: round(size, 3) for name, size in weights_mib(roles).items()})
     note_engine(site, roles.engine, roles.policy)
     if roles.critic_from is not None:
@@ -59,13 +64,15 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     world = get_world(config.data.world) if config.data.world is not None else None
     credit = build_credit(config.reward.credit)
     given, chat = materials.data, materials.chat
-    references = References(roles.reference, chat, prompts_of(given.train), config.rollout, site.say)
+    train = prompts_of(given.train)
+    references = References(roles.reference, chat, train, config.rollout, site.say, activity=activity)
     scored = prompts_of([*given.train, *given.held_out])
-    builder = Builder(roles, references, world, scored, materials.functions, cross_tokenizer, credit.needs)
+    own_parts = (materials.functions, cross_tokenizer, credit.needs)
+    builder = Builder(roles, references, world, scored, *own_parts, activity=activity)
     source = _source(site, roles, builder)
     evaluation = None
     if stored.judge is not None:
-        evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine).score
+        evaluation = load_judge(stored.judge, chat, site.device, site.dtype, roles.engine, activity).score
     judge = _judge(config, source.frozen(), credit, world, evaluation)
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
@@ -104,7 +111,8 @@ def _source(site: Site, roles: Roles, builder: Builder) -> Source:
     if builder.scales:
         own = builder.scales.pop("reward.source", {})
         site.record.update(reward_scale=own | ({"parts": builder.scales} if builder.scales else {}))
-    return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference))
+    activity = site.display.activity
+    return WithSignals(source, None if roles.dpo is None else LogRatio(roles.dpo, roles.reference, activity=activity))
 
 
 def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:

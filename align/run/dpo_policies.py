@@ -1,7 +1,6 @@
 """The DPO policy whose log-ratio is implicit credit (RTO): trained on the loop from a run's pairs, measured, stored."""
 
 import json
-import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_tokenizer
 from align.models.locate import fingerprint, locate
 from align.rewards.pairs import log_ratio_accuracy
+from align.run.plan import updates_of
 from align.run.record import RunRecord
 from align.run.stage import Stage
 from align.stored.keys import dpo_policy_key
@@ -51,13 +51,15 @@ def train_dpo_policy(stage: Stage, credit: ImplicitCredit, key: dict[str, Any]) 
     """Train as `method=dpo` does, measure on held-out pairs, write model and card into the stage's folder."""
     began = time.perf_counter()
     method = DPOConfig(learning_rate=credit.learning_rate, batch_size=credit.batch_size, beta=credit.beta)
-    steps = math.ceil(credit.epochs * len(stage.train) / credit.batch_size)
+    steps = updates_of(credit.epochs, len(stage.train), credit.batch_size)
     config = stage.configured(method, steps=steps, seed=credit.seed)
+    stage.activity.advance("loading the models")
     roles = build_roles(config, device=stage.device, dtype=stage.dtype, reward=None, critic_init=None)
     stage.run(config, {"policy": roles.policy}, DPO, roles.reference)
     save_policy(roles.policy, stage.chat, stage.folder)
     held_out = stage.held_out
-    accuracy = log_ratio_accuracy(roles.policy, roles.reference, stage.chat, held_out) if held_out else None
+    models, chat, activity = (roles.policy, roles.reference), stage.chat, stage.activity
+    accuracy = log_ratio_accuracy(*models, chat, held_out, activity) if held_out else None
     card = {
         "accuracy": accuracy,
         "held_out_pairs": len(held_out),

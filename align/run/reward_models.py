@@ -20,6 +20,7 @@ from align.models.load import body_of, load_body, load_causal_lm, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import RewardCard, linear_head, read_card, read_head, write_head
 from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_figures
+from align.run.plan import updates_of
 from align.run.stage import Stage
 from align.stored.keys import reward_model_key
 from align.stored.store import find_or_make
@@ -64,7 +65,7 @@ def train_reward_model(
         stage.say(f"training the reward model on {len(stage.train)} pairs, once")
         model, shared = _fresh(stage, source.seed)
         _train_on_ends(stage, source, model)
-        figures = {"end": prefix_figures(model, stage.chat, stage.held_out)} if stage.held_out else {}
+        figures = {"end": prefix_figures(model, stage.chat, stage.held_out, stage.activity)} if stage.held_out else {}
     else:
         start = start or ensure_reward_model(stage, replace(source, trained_on=TrainedOn.end))
         stage.say("training the reward model on prefixes, once")
@@ -73,10 +74,10 @@ def train_reward_model(
         figures = dict(card.prefix_scores or {}) if card is not None else {}
         _train_on_prefixes(stage, source, model)
         if stage.held_out:
-            figures["prefixes"] = prefix_figures(model, stage.chat, stage.held_out)
+            figures["prefixes"] = prefix_figures(model, stage.chat, stage.held_out, stage.activity)
     _save(stage, model, shared)
     card = RewardCard(
-        accuracy=pair_accuracy(model, stage.chat, stage.held_out) if stage.held_out else None,
+        accuracy=pair_accuracy(model, stage.chat, stage.held_out, stage.activity) if stage.held_out else None,
         longer_wins=longer_wins(stage.held_out) if stage.held_out else None,
         held_out_pairs=len(stage.held_out),
         train_pairs=len(stage.train),
@@ -90,7 +91,7 @@ def train_reward_model(
 
 
 def _train_on_ends(stage: Stage, source: RewardModelSource, model: ValueHead) -> None:
-    steps = math.ceil(source.epochs * len(stage.train) / source.batch_size)
+    steps = updates_of(source.epochs, len(stage.train), source.batch_size)
     warmup = math.ceil(WARMUP * steps) if steps > 1 else 0
     method = _method("reward_model", source, settled_rate(source.learning_rate), warmup)
     config = stage.configured(method, steps=steps, seed=source.seed)
@@ -121,6 +122,7 @@ def _method(name: str, source: RewardModelSource, learning_rate: float, warmup_s
 def _fresh(stage: Stage, seed: int) -> tuple[ValueHead, SharedBase | None]:
     """The start model's body under a fresh head, N(0, 1 / (d + 1)) (arXiv 1909.08593; N, detail on heads)."""
     config, whole = stage.config, stage.config.adapter.name == "none"
+    stage.activity.advance("loading the model")
     causal = load_causal_lm(
         config.model,
         dtype=torch.float32 if whole else stage.dtype,
@@ -137,6 +139,7 @@ def _fresh(stage: Stage, seed: int) -> tuple[ValueHead, SharedBase | None]:
 
 def _stored(stage: Stage, start: Path) -> tuple[ValueHead, SharedBase | None]:
     """The reward model in `start` with fp32 masters to train further."""
+    stage.activity.advance("loading the model")
     head, config = read_head(start), stage.config
     assert head is not None
     if not is_adapter(start):

@@ -10,6 +10,7 @@ import torch
 
 from align.algorithms.registry import algorithm_class
 from align.callbacks import RunInfo, default_callbacks
+from align.callbacks.display import Display
 from align.config import Config, CriticInit
 from align.config import io as configuration
 from align.config.automatic import settle
@@ -49,8 +50,9 @@ def run(config: Config, folder: Path, *, say: Callable[[str], None] = to_stderr)
         RunError: The run cannot go on.
     """
     quiet()
-    with Engine.of(config).memory(resolve_device(config)):
-        return _Run(config, folder, say).go()
+    display = Display(enabled=config.callbacks.progress.enabled)
+    with display, Engine.of(config).memory(resolve_device(config)):
+        return _Run(config, folder, say, display).go()
 
 
 def measure(
@@ -69,17 +71,18 @@ def measure(
         InputError: Data, model, weights or reward cannot be used as configured.
     """
     quiet()
-    with Engine.of(config).memory(resolve_device(config)):
-        return _Run(config, folder, say).measure(weights)
+    display = Display(enabled=config.callbacks.progress.enabled)
+    with display, Engine.of(config).memory(resolve_device(config)):
+        return _Run(config, folder, say, display).measure(weights)
 
 
 class _Run:
     """One run, phase by phase; each phase's time is in run.json."""
 
-    def __init__(self, config: Config, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, config: Config, folder: Path, say: Callable[[str], None], display: Display) -> None:
         settled = settle(config, model_facts(config.model))
         config = settled.config
-        self.config, self.folder, self.say = config, folder, say
+        self.config, self.folder, self.say, self.display = config, folder, say, display
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         device = resolve_device(config)
@@ -87,7 +90,8 @@ class _Run:
         say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
         for line in settled.lines():
             say(line)
-        self.callbacks = default_callbacks(config)  # the user's own are imported here, before anything is written
+        # The user's own are imported here, before anything is written.
+        self.callbacks = default_callbacks(config, display)
         self.checkpoint = self._checkpoint(device)
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
@@ -95,7 +99,7 @@ class _Run:
         configuration.save(replace(config, resume=None), folder / "config.yaml", command)
         facts = {"precision": precision.value, "precision_why": why, "seed": config.seed, "auto": settled.chosen}
         self.record = RunRecord(folder, device, resumed=config.resume is not None, **facts)
-        self.site = Site(config, folder, device, torch_dtype(precision), self.record, say)
+        self.site = Site(config, folder, device, torch_dtype(precision), self.record, say, display)
 
     def _checkpoint(self, device: torch.device) -> Path | None:
         """Where a resumed run goes on; None at the start, also where it was killed before its first checkpoint."""
@@ -137,6 +141,7 @@ class _Run:
             if self.checkpoint is not None:
                 trainer.resume(self.checkpoint)
             trainer.train()
+        self.display.end()
         step = trainer.step
         with self.record.phase("evaluate_after"):
             after = self._after(trainer, before)
@@ -173,6 +178,7 @@ class _Run:
             credit=made.credit,
             callbacks=self.callbacks,
             evaluate=self._during,
+            activity=self.display.activity,
             held_out=data.held_out,
             reward_folder=stored.rewards[0] if stored.rewards else None,
             world=made.world,
@@ -259,4 +265,5 @@ class _Run:
             rollout=self.config.rollout,
             baseline=None if before is None else before.samples,
             respond=respond,
+            activity=self.display.activity,
         )

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
+from align.activity import Activity
 from align.callbacks.base import Callback, CallbackList, RunInfo
+from align.callbacks.display import Display
 from align.callbacks.jsonl import LOG_HISTORY, JsonlCallback
 from align.callbacks.progress import ProgressCallback
 from align.config import Config
 from align.config.io import plain
 from align.config.methods import OfflineConfig
 from align.engine.engine import Engine
+from align.engine.layers import LayerReports
 from align.engine.reference import Policy, ValueHead
 from align.files import write_atomic
 from align.loop.checkpoint import checkpoints
@@ -45,10 +48,16 @@ class Stage:
     say: Callable[[str], None]  # prints a line for the user
     name: str = "model"  # for people: "reward model"
     folder: Path = Path()  # that will be stored; a killed stage's own is taken up again
+    display: Display = field(default_factory=Display)  # of the run that needs the model
 
     def at(self, folder: Path, name: str) -> Stage:
         """This stage, whose model is called `name` and stored from `folder`."""
         return replace(self, folder=folder, name=name)
+
+    @property
+    def activity(self) -> Activity:
+        """How far its work is, for the display."""
+        return self.display.activity
 
     @property
     def engine(self) -> Engine:
@@ -85,7 +94,9 @@ class Stage:
             chat=self.chat,
             pairs=self.train,
             callbacks=callbacks,
+            activity=self.activity,
         )
+        LayerReports(self.activity).watch([*modules.values(), reference])
         info = RunInfo(training, plain(config), config.method.name, config.max_steps, start, config.seed)
         callbacks.on_run_start(info)
         try:
@@ -101,7 +112,8 @@ class Stage:
         shutil.copyfile(training / LOG_HISTORY, self.folder / RECORDS)
 
     def _progress(self) -> list[Callback]:
-        return [ProgressCallback(stage=self.name)] if self.config.callbacks.progress.enabled else []
+        enabled = self.config.callbacks.progress.enabled
+        return [ProgressCallback(self.display, stage=self.name)] if enabled else []
 
     def _taken_up(self, training: Path, method: str) -> Path | None:
         """The newest checkpoint of the same training on this machine; a training of other threads starts over."""

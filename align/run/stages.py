@@ -1,12 +1,14 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from align.activity import Activity
+from align.callbacks.display import Display
 from align.config import Config, ImplicitCredit, RewardModelSource
 from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
@@ -33,6 +35,7 @@ class Site:
     dtype: torch.dtype  # of compute
     record: RunRecord
     say: Callable[[str], None]
+    display: Display = field(default_factory=Display)
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,31 @@ def load_materials(site: Site) -> Materials:
     """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
     functions = load_functions(config.reward.source)
+    site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
-    data, aside = load_preferences(config.data, chat), list[Pair]()
-    if config.evaluation.reward_model == TRAIN:
-        data, aside = set_aside(data, config.evaluation.reward_model_fraction)
+    data, aside = load_data(config, chat, site.display.activity)
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
-    _check_context(config, data)
+    check_context(config, data)
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
     return Materials(functions, chat, data, aside)
 
 
-def _check_context(config: Config, data: Preferences) -> None:
-    """Beyond its context some models fail in the middle of a run, and others answer nonsense silently."""
+def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = None) -> tuple[Preferences, list[Pair]]:
+    """Load the pairs, and those that only the evaluation's own reward model learns from."""
+    data = load_preferences(config.data, chat, activity)
+    if config.evaluation.reward_model != TRAIN:
+        return data, []
+    return set_aside(data, config.evaluation.reward_model_fraction)
+
+
+def check_context(config: Config, data: Preferences) -> None:
+    """Refuse rows and limits beyond the model's context.
+
+    There some models fail in the middle of a run, and others answer nonsense silently.
+    """
     limit = context_length(config.model)
     if limit is None:
         return
@@ -97,7 +110,8 @@ def ensure_stored(site: Site, materials: Materials) -> Stored:
 
 def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
     held_out = materials.data.reward_held_out
-    return Stage(site.config, materials.chat, pairs, held_out, site.device, site.dtype, site.say)
+    config, device, dtype, say, display = site.config, site.device, site.dtype, site.say, site.display
+    return Stage(config, materials.chat, pairs, held_out, device, dtype, say, display=display)
 
 
 def _reward_models(site: Site, materials: Materials) -> list[Path]:

@@ -1,9 +1,11 @@
+import itertools
 import math
 import statistics
 
 import pytest
 import torch
 
+from align.activity import Activity, Work
 from align.config import EvaluationConfig, RolloutConfig
 from align.errors import InputError
 from align.evaluation import EvaluationSet, Judge, evaluate, probes_of
@@ -32,6 +34,32 @@ def result(policy, chat, prompts, pairs, world, probes):
     data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
     judge = Judge(longer_is_better, world=world)
     return evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
+
+
+def test_an_evaluation_says_how_far_it_is(policy, chat, prompts, pairs, world, probes, result):
+    """Its share rises from 0 to 1 over all parts, and no figure changes for it."""
+    heard: list[Work] = []
+    activity = Activity(heard.append, itertools.count().__next__)
+    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    judge = Judge(longer_is_better, world=world)
+    found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT, activity=activity)
+    assert found.summary == result.summary
+    named = [work for work in heard if work.what]
+    assert {work.phase for work in named} == {"evaluation"}
+    shares = [work.share for work in named]
+    assert shares[0] == 0 and shares[-1] == pytest.approx(1)
+    assert shares == sorted(shares)
+    kinds = list(dict.fromkeys(work.what for work in named))
+    assert kinds == [
+        "responses sampled",
+        "scores",
+        "responses read for the KL",
+        "held-out responses read",
+        "general texts read",
+    ]
+    assert any(
+        work.what == "responses read for the KL" and work.done == work.total == SETTINGS.num_prompts for work in named
+    )
 
 
 def test_perturbations_keep_the_prompts_id_and_row(probes, chat):

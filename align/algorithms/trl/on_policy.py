@@ -92,6 +92,7 @@ class TRLOnPolicy(TRLMethod):
         prompts = [run.prompts[i] for i in columns[PLACE]]
         rollout = as_rollout(run, prompts, completion_ids)
         batch = reward_input(rollout, prompts, run.chat)
+        run.activity.advance("rewards", 0, len(rollout))
         output = run.source.score(batch, run.credit.needs)
         rewards = run.credit.assign(output, rollout.response_mask)
         rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, penalty)

@@ -30,10 +30,23 @@ class Records(TrainerCallback):
         self._kept: dict[str, float] = {}  # of the rollout or the run so far: repeated until TRL logs them again
         self.rollout = Tally()
         self.step = 0
+        self._parts = 0  # micro-batches of the update under way
         self.stopped: str | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._parts = 0
+        self._report(args)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._parts += 1
+        self._report(args)
+
+    def _report(self, args: Any) -> None:
+        """Say how far the update is; TRL's sampling happens inside of one, and says nothing itself."""
+        self._run.activity.advance("micro-batches through TRL's update", self._parts, args.gradient_accumulation_steps)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """A step's record; then, as on our own loop, an evaluation.

@@ -182,6 +182,7 @@ def replay(decoder: FixedDecoder, draws: Draws, more: int, device: torch.device,
         if done % limits.look_every == 0:
             going = draws.going
             left = int(going.sum())
+            draws.look(done + 1, left)
             if left == 0:
                 return
             if (len(going) - left) * decoder.bytes_a_row * (more - done) > limits.capture_bytes:

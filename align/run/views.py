@@ -1,0 +1,39 @@
+"""What `align show` prints, as plain values: titled facts, rows of data as the model sees them. Imports no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Table = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled table of texts; the first line is its head where `headed`."""
+
+    title: str
+    lines: Table
+    headed: bool = False
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of text, special tokens written out; `counts` where its tokens are in the loss."""
+
+    text: str
+    counts: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence of a row that the model reads."""
+
+    title: str
+    segments: Sequence[Segment]
+
+
+@dataclass(frozen=True)
+class View:
+    """All that is to be said of a run's data or model before anything is trained."""
+
+    sections: Sequence[Section]
+    samples: Sequence[Sample] = ()
