@@ -89,7 +89,8 @@ class Callback:
     def on_end(self, result: Mapping[str, Any]) -> None:
         """Handle the end of the run, once, when all files but the report are written.
 
-        `result` may hold `before` and `after` (evaluation summaries) and `stopped` (the reason of an early end).
+        `result` may hold `before` and `after` (evaluation summaries), `stopped` (the reason of an early end) and
+        `verdicts` (what went wrong: level, what, figure, key).
         """
 
     def on_failure(self, error: BaseException) -> None:

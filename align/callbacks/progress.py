@@ -96,6 +96,9 @@ class ProgressCallback(Callback):
         if result.get("stopped"):
             self._out.print(Text(f"stopped early: {result['stopped']}"))
         self._out.print(Text(f"run folder: {self._run.folder}"), soft_wrap=True)
+        for verdict in result.get("verdicts", ()):
+            line = f"{verdict['level']}: {verdict['what']} (turn {verdict['key']})"
+            self._out.print(Text(line, style="bold red"), soft_wrap=True)
 
     def on_failure(self, error: BaseException) -> None:
         self._display.stop()

@@ -11,11 +11,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from align.config.base import AUTO
 from align.config.credits import AutoCredit, ImplicitCredit, SpansCredit, SparseCredit, TruthCredit
 from align.config.method_bases import OptimizedConfig
 from align.config.methods import PPOConfig
 from align.config.sources import GoldSource, RewardModelTraining, TrainedOn
+from align.config.values import AUTO
 from align.errors import InputError
 
 if TYPE_CHECKING:

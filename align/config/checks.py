@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from align.config.base import AUTO
+from align.config.values import AUTO
 from align.errors import InputError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from align.config.base import AUTO, MISSING, Rate, Section
+from align.config.base import MISSING, Section
 from align.config.checks import automatic, existing, fraction, model_folder, not_negative, positive
 from align.config.sources import GoldSource
+from align.config.values import AUTO, Rate
 from align.errors import InputError
 
 if TYPE_CHECKING:

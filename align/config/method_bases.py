@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from align.config.base import AUTO, MISSING, Rate, Section, settled_rate
+from align.config.base import MISSING, Section
 from align.config.checks import automatic, not_negative, positive
+from align.config.values import AUTO, Rate, settled_rate
 from align.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from align.config.base import AUTO, Rate, Section, settled_rate
+from align.config.base import Section
 from align.config.checks import automatic, divisor, fraction, not_negative, open_fraction, positive
 from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
+from align.config.values import AUTO, Rate, settled_rate
 from align.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from align.config.base import AUTO, MISSING, Length, Section, settled_length
+from align.config.base import MISSING, Section
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
 from align.config.method_bases import MethodConfig
 from align.config.sources import SourceConfig
+from align.config.values import AUTO, Length, settled_length
 
 
 class Precision(Enum):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from align.config.base import AUTO, MISSING, Rate, Section
+from align.config.base import MISSING, Section
 from align.config.checks import automatic, finite, function_in_file, not_negative, positive, reward_model
 from align.config.rules import (
     ExactRule,
@@ -19,6 +19,7 @@ from align.config.rules import (
     RuleConfig,
     WordLimitRule,
 )
+from align.config.values import AUTO, Rate
 from align.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class RewardModelTraining(SourceConfig):
     center_coef: float = 0.01  # lambda of mean((r_c + r_r)^2)
     seed: int = 0  # not the run's seed, so that a sweep over seeds shares one reward model
     trained_on: TrainedOn = TrainedOn.end
+    allow_chance: bool = False  # true = also run on a reward model that is no better than chance on held-out pairs
     prefix_steps: int = 80  # updates of the second stage of trained_on=prefixes, of batch_size pairs each
     prefix_learning_rate: Rate = AUTO  # peak, of the second stage
     offers = frozenset({"prefix_scores", "attention"})

@@ -116,7 +116,7 @@ def _at(summary: Mapping[str, Any], *path: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
-def worst(verdicts: Sequence[Verdict]) -> str:
+def ended(verdicts: Sequence[Verdict]) -> str:
     """Return how a run ended by its verdicts: `finished`, or `finished with N warnings`."""
     n = len(verdicts)
     return "finished" if not n else f"finished with {n} warning{'s' if n > 1 else ''}"

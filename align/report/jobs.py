@@ -102,7 +102,7 @@ def _record(number: int, run: Run, overrides: list[str]) -> dict[str, Any]:
     return {
         "job": number,
         "overrides": overrides,
-        "exit_code": int(failed) if failed or status == "finished" else None,
+        "exit_code": int(failed) if failed or str(status).startswith("finished") else None,
         "error": (run.facts.get("error") or status) if failed else None,
         "folder": str(run.folder),
         **figures(run),

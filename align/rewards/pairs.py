@@ -13,6 +13,7 @@ from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
 from align.functional.preference import wins
 from align.models.chat_tokenizer import ChatTokenizer
+from align.rewards.base import Source, given_input
 from align.rewards.signals import LogRatio
 from align.types import Pair, Sequences
 
@@ -53,6 +54,17 @@ def pair_accuracy(
 ) -> float:
     """Share of pairs whose chosen response scores above the rejected one, ties counting half."""
     scores = final_scores(model, chat, pairs, activity)
+    return _share(scores[0::2] - scores[1::2])
+
+
+@torch.no_grad()
+def source_accuracy(
+    source: Source, chat: ChatTokenizer, pairs: Sequence[Pair], device: torch.device, rows: int = 64
+) -> float:
+    """Share of pairs whose chosen response has the higher score of a reward source, ties counting half."""
+    given = [(p.prompt, ids) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
+    parts = [given_input(given[i : i + rows], chat, device) for i in range(0, len(given), rows)]
+    scores = torch.cat([source.score(part).total for part in parts])
     return _share(scores[0::2] - scores[1::2])
 
 

@@ -16,10 +16,13 @@ from align.evaluation import settings as evaluation_settings
 from align.models.load import context_length
 from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
+from align.rewards.pairs import source_accuracy
 from align.rewards.signals import LogRatio, WithSignals
 from align.run.stages import Materials, Site, Stored
 from align.worlds import World
 from align.worlds import get as get_world
+
+JUDGED = 512  # held-out pairs on which a reward model that is given by path is judged
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,21 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     data = _evaluation_set(site, materials)
     settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
     return Assembly(roles, source, credit, world, judge, data, settings)
+
+
+def judge_given(site: Site, made: Assembly, materials: Materials) -> None:
+    """Judge the run's reward on held-out pairs where one of its models is given by path: nobody measured it on these.
+
+    Raises:
+        InputError: As `Site.judge_reward_model`.
+    """
+    pairs, source = materials.data.reward_held_out, site.config.reward.source
+    if not pairs or all(model.path is None for model in source.models()):
+        return
+    accuracy = source_accuracy(made.source.frozen(), materials.chat, pairs[:JUDGED], site.device)
+    prompts = len({pair.prompt.id for pair in pairs[:JUDGED]})
+    site.record.update(reward_accuracy={"pairs": len(pairs[:JUDGED]), "prompts": prompts, "accuracy": accuracy})
+    site.judge_reward_model(accuracy, prompts, "reward.source.path")
 
 
 def _judge(config: Config, source: Source, credit: Credit, world: World | None, evaluation: Any) -> Judge:

@@ -93,7 +93,7 @@ def _check_run(path: Path, config: Config) -> None:
     if method not in ("dpo", "trl_dpo"):
         raise InputError(KEY, f"{path} (method={method})", "a run of method=dpo or trl_dpo")
     status = RunRecord.read(path).get("status")
-    if status != "finished":
+    if not str(status).startswith("finished"):  # "finished with 2 warnings"
         raise InputError(KEY, f"{path} ({status})", "a run that has finished")
     if fingerprint(start["path"], start["revision"]) != fingerprint(config.model.path, config.model.revision):
         raise InputError(KEY, f"{path} (on {start['path']})", f"a run on {config.model.path}, its reference")

@@ -12,8 +12,8 @@ from torch import nn
 
 from align.algorithms.reward_model import ROLE, PrefixScores, RewardModel
 from align.config import LRSchedule, RewardModelSource, TrainedOn
-from align.config.base import settled_rate
 from align.config.methods import OfflineConfig
+from align.config.values import settled_rate
 from align.engine.reference import ValueHead
 from align.models.adapters import POLICY, SharedBase
 from align.models.load import body_of, load_body, load_causal_lm, states_width

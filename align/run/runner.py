@@ -1,7 +1,7 @@
 """The composition root: from a checked configuration to a run's folder. Callable from a notebook, without Hydra."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from align.algorithms.registry import algorithm_class
-from align.callbacks import RunInfo, default_callbacks
+from align.callbacks import CallbackList, RunInfo, default_callbacks
 from align.callbacks.display import Display
 from align.config import Config, CriticInit
 from align.config import io as configuration
@@ -17,8 +17,9 @@ from align.config.automatic import settle
 from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
-from align.errors import InputError
+from align.errors import InputError, RunError
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
+from align.evaluation.verdicts import ERROR, Verdict, ended, judge_run
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
@@ -26,10 +27,11 @@ from align.loop.method import Method, method_of
 from align.models.hardware import one_process, resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
-from align.run.assembly import assemble
+from align.run.assembly import assemble, judge_given
 from align.run.model_card import write_model_card
 from align.run.record import RunRecord
 from align.run.stages import Site, ensure_stored, load_materials
+from align.run.verdicts import Watch
 
 
 def to_stderr(line: str) -> None:
@@ -91,7 +93,8 @@ class _Run:
         for line in settled.lines():
             say(line)
         # The user's own are imported here, before anything is written.
-        self.callbacks = default_callbacks(config, display)
+        self.watch = Watch()
+        self.callbacks = CallbackList([*default_callbacks(config, display).callbacks, self.watch])
         self.checkpoint = self._checkpoint(device)
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
@@ -149,12 +152,24 @@ class _Run:
             self.callbacks.on_evaluation("after", step, after.summary)
         trainer.save(self.folder / "model")
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
-        result = {"before": before.summary, "after": after.summary, "stopped": trainer.stopped, "step": step}
+        verdicts = self._verdicts(before.summary, after.summary)
+        result: dict[str, Any] = {"before": before.summary, "after": after.summary}
+        result |= {"stopped": trainer.stopped, "step": step}
+        result["verdicts"] = [verdict.as_json() for verdict in verdicts]
+        self.record.update(verdicts=result["verdicts"])
         self.callbacks.on_end(result)
-        self.record.finish("finished", stopped=result["stopped"], step=result["step"], **self._given_up())
+        self.record.finish(ended(verdicts), stopped=result["stopped"], step=result["step"], **self._given_up())
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
+        meaningless = next((verdict for verdict in verdicts if verdict.level == ERROR), None)
+        if meaningless is not None:
+            raise RunError(f"{meaningless.what} (turn {meaningless.key})")
         return result | {"folder": str(self.folder)}
+
+    def _verdicts(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Verdict]:
+        """What went wrong, from the data to the end."""
+        learned = self.watch.learned if self.config.method.trains else None
+        return [*self.site.verdicts, *judge_run(self.config, before, after, learned=learned)]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):
@@ -163,6 +178,7 @@ class _Run:
             stored = ensure_stored(self.site, materials)
         with self.record.phase("load_models"):
             made = assemble(self.site, materials, stored, critic)
+            judge_given(self.site, made, materials)
         self.made, self.materials, data = made, materials, materials.data
         return RunContext(
             config=self.config,

@@ -1,6 +1,6 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from align.config import Config, ImplicitCredit, RewardModelSource
 from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
 from align.errors import InputError
+from align.evaluation.verdicts import Verdict
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer
 from align.models.locate import hub_commit
@@ -22,6 +23,7 @@ from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import Stage
+from align.run.verdicts import ENOUGH, chance_verdict, lost_rows
 from align.types import Pair
 
 
@@ -36,6 +38,27 @@ class Site:
     record: RunRecord
     say: Callable[[str], None]
     display: Display = field(default_factory=Display)
+    verdicts: list[Verdict] = field(default_factory=list)  # so far
+
+    def judged(self, verdicts: Iterable[Verdict]) -> None:
+        """Keep verdicts for the run's end, and print them now."""
+        for verdict in verdicts:
+            self.verdicts.append(verdict)
+            self.say(verdict.line())
+
+    def judge_reward_model(self, accuracy: float | None, prompts: int, key: str) -> None:
+        """Keep a verdict on a reward model that is not shown to be better than chance.
+
+        Raises:
+            InputError: Enough prompts show it, and the method would learn from it or choose by it.
+        """
+        verdict, method = chance_verdict(accuracy, prompts, key), self.config.method
+        if verdict is None:
+            return
+        allowed = any(getattr(part, "allow_chance", False) for part in self.config.reward.source.every().values())
+        if prompts >= ENOUGH and method.needs_reward and method.name != "reward_model" and not allowed:
+            raise InputError("reward.source.allow_chance", False, f"true, to go on although {verdict.what}")
+        self.judged([verdict])
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,7 @@ def load_materials(site: Site) -> Materials:
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
     check_context(config, data)
+    site.judged(lost_rows(config, data.counts))
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
@@ -116,7 +140,13 @@ def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
 
 def _reward_models(site: Site, materials: Materials) -> list[Path]:
     stage = _stage(site, materials, materials.data.reward_train)
-    folders = [ensure_reward_model(stage, model) for model in site.config.reward.source.models()]
+    models = site.config.reward.source.models()
+    folders = [ensure_reward_model(stage, model) for model in models]
+    prompts = len({pair.prompt.id for pair in materials.data.reward_held_out})
+    for model, folder in zip(models, folders, strict=True):
+        card = read_card(folder)
+        if model.path is None and card is not None:
+            site.judge_reward_model(card.accuracy, prompts, "reward.source")
     facts = [_facts(folder) for folder in folders]
     if facts:
         site.record.update(reward_model=facts[0])

@@ -63,7 +63,7 @@ def status(run: Path) -> str:
     if not (run / "config.yaml").is_file():
         return "missing"
     record = run / "run.json"
-    done = record.is_file() and json.loads(record.read_text()).get("status") == "finished"
+    done = record.is_file() and json.loads(record.read_text()).get("status", "").startswith("finished")
     return "finished" if done else "started"
 
 
