@@ -80,19 +80,9 @@ def sample(
         seen[prompt.id] = first_sample[-1] + samples_per_prompt
     per_call = max(1, (decode_batch_size or len(prompts) * samples_per_prompt) // samples_per_prompt)
     sampled = Sampled(activity or Activity(), len(prompts) * samples_per_prompt, max_new_tokens)
+    settings = (samples_per_prompt, noise, max_new_tokens, temperature, cuda_graphs, sampled)
     blocks = [
-        _sample_block(
-            policy,
-            chat,
-            prompts[i : i + per_call],
-            first_sample[i : i + per_call],
-            samples_per_prompt,
-            noise,
-            max_new_tokens,
-            temperature,
-            cuda_graphs,
-            sampled,
-        )
+        _sample_block(policy, chat, prompts[i : i + per_call], first_sample[i : i + per_call], *settings)
         for i in range(0, len(prompts), per_call)
     ]
     ids, mask = left_pad([p.input_ids for p in prompts], chat.pad_id, policy.device)

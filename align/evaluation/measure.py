@@ -86,24 +86,42 @@ def evaluate(
                 figures["diversity"]["entropy"] = measured.entropy_per_token()
                 figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
             else:
-                nats = respond.kl_upper_bound
-                kl = {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}
+                kl, nats = _bound(respond), respond.kl_upper_bound
         probed: list[dict[str, Any]] = []
-        with activity.part(work.PROBES):
-            if data.probes:
-                longest = getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-                figures["probes"], probed = run_probes(
-                    data.probes, answer, chat, judge, noise, longest=longest, seed=evaluation.seed
-                )
-        if evaluation.lm_eval:
-            activity.advance("tasks of lm-evaluation-harness")
-            figures["lm_eval"] = harness_scores(policy, chat, evaluation)
-        with activity.part(work.PERPLEXITY):
-            perplexity = response_perplexity(policy, chat, data.pairs, rows, activity)
-        with activity.part(work.FORGETTING):
-            general = text_perplexity(policy, chat, data.texts, rows, activity)
-    summary = {"perplexity": perplexity, "forgetting_perplexity": general, "kl_per_response": nats, "kl": kl, **figures}
-    return EvaluationResult(summary, samples, probed)
+        if data.probes:
+            limits: dict[str, Any] = {"longest": _context(policy), "seed": evaluation.seed}
+            with activity.part(work.PROBES):
+                figures["probes"], probed = run_probes(data.probes, answer, chat, judge, noise, **limits)
+        figures |= _harness(policy, chat, evaluation, activity)
+        perplexities = _perplexities(policy, chat, data, rows, activity)
+    return EvaluationResult({**perplexities, "kl_per_response": nats, "kl": kl, **figures}, samples, probed)
+
+
+def _context(policy: Policy) -> int | None:
+    return getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _bound(respond: Responder) -> dict[str, Any]:
+    return {"per_response_upper_bound": respond.kl_upper_bound, "upper_bound": respond.kl_formula}
+
+
+def _harness(
+    policy: Policy, chat: ChatTokenizer, evaluation: EvaluationConfig, activity: Activity
+) -> dict[str, dict[str, dict[str, float]]]:
+    if not evaluation.lm_eval:
+        return {}
+    activity.advance("tasks of lm-evaluation-harness")
+    return {"lm_eval": harness_scores(policy, chat, evaluation)}
+
+
+def _perplexities(
+    policy: Policy, chat: ChatTokenizer, data: EvaluationSet, rows: int, activity: Activity
+) -> dict[str, float | None]:
+    with activity.part(work.PERPLEXITY):
+        own = response_perplexity(policy, chat, data.pairs, rows, activity)
+    with activity.part(work.FORGETTING):
+        general = text_perplexity(policy, chat, data.texts, rows, activity)
+    return {"perplexity": own, "forgetting_perplexity": general}
 
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
