@@ -23,7 +23,7 @@ PAIRS = TRAIN[:6]
 @pytest.fixture
 def run(tmp_path) -> LoopContext:
     config = tiny.config()
-    config.method = OfflineConfig(name="reward_model", batch_size=4)
+    config.method = OfflineConfig(name="reward_model", learning_rate=1e-4, batch_size=4)
     return LoopContext(
         config=config,
         folder=tmp_path,

@@ -63,7 +63,7 @@ def ours(folder: Path, center_coef: float, budget: int | None) -> tuple[float, t
     for name, parameter in model.trained_parameters().items():
         parameter.register_post_accumulate_grad_hook(lambda p, n=name: found.update({n: p.grad.clone()}))
     config, recorder = tiny.config(max_steps=1), tiny.Recorder()
-    config.method = OfflineConfig(name="reward_model", batch_size=4, micro_batch_tokens=budget)
+    config.method = OfflineConfig(name="reward_model", learning_rate=1e-4, batch_size=4, micro_batch_tokens=budget)
     run = LoopContext(
         config=config,
         folder=folder,

@@ -129,7 +129,7 @@ def interrupted(monkeypatch, ensure) -> None:
             ensure(lambda line: None)
 
 
-PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 10}
+PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 10, "prefix_learning_rate": 1e-3}
 KINDS = {
     "reward model": reward,
     "prefixes": lambda adapter: reward(adapter, **PREFIXES),
