@@ -1,0 +1,113 @@
+"""What went wrong in a run is said, with its figure and the key to turn; a healthy run is not complained of."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from align.evaluation.verdicts import ERROR, WARNING, ended, judge_run
+from align.run.verdicts import Watch, chance, chance_verdict, lost_rows
+from tests import tiny
+
+BEFORE = {
+    "kl_per_response": 0.0,
+    "kl": {},
+    "repetition": {"rate": 0.1},
+    "diversity": {"entropy": 1.0},
+    "perplexity": 10.0,
+    "forgetting_perplexity": 20.0,
+    "eos_rate": 0.95,
+    "reward": {"proxy_mean": 0.0, "proxy_se": 0.1, "gold_mean": None, "evaluation_mean": 0.0, "evaluation_se": 0.1},
+}
+HEALTHY = {**BEFORE, "kl_per_response": 3.0, "perplexity": 9.5, "forgetting_perplexity": 20.3}
+COUNTS = {
+    "rows": 100, "train": 60, "held_out": 20, "train_prompts": 60, "held_out_prompts": 20,
+    "long_prompts_dropped": 20, "long_prompts_truncated": 16, "responses_cut": 32,
+}  # fmt: skip
+
+
+def judged(learned: bool | None = True, **changes):
+    after = copy.deepcopy(HEALTHY)
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        section = after
+        for part in above:
+            section = section[part]
+        section[last] = value
+    return judge_run(tiny.config(), BEFORE, after, learned=learned)
+
+
+def test_a_healthy_run_has_none():
+    assert judged() == [] and ended([]) == "finished"
+    assert judged(learned=None) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "within", "beyond", "key"),
+    [
+        ("kl_per_response", 10.0, 10.1, "method.learning_rate"),
+        ("repetition__rate", 0.3, 0.31, "method.learning_rate"),
+        ("diversity__entropy", 0.02, 0.019, "method.learning_rate"),
+        ("perplexity", 15.0, 15.1, "method.learning_rate"),
+        ("forgetting_perplexity", 22.0, 22.1, "method.learning_rate"),
+        ("eos_rate", 0.8, 0.79, "rollout.max_new_tokens"),
+    ],
+)
+def test_each_bound_is_one_of_the_configuration(change, within, beyond, key):
+    assert judged(**{change: within}) == []
+    (verdict,) = judged(**{change: beyond})
+    assert (verdict.level, verdict.key) == (WARNING, key) and verdict.figure is not None
+    assert verdict.line().startswith("warning: ") and verdict.line().endswith(f"(turn {key})")
+    assert ended([verdict]) == "finished with 1 warning" and ended([verdict] * 2) == "finished with 2 warnings"
+
+
+def test_what_the_start_model_did_already_is_no_collapse():
+    before = {**BEFORE, "repetition": {"rate": 0.5}, "diversity": {"entropy": 0.01}}
+    assert judge_run(tiny.config(), before, {**before, "kl_per_response": 1.0}, learned=True) == []
+
+
+def test_a_bound_on_kl_that_is_no_estimate_is_not_judged():
+    assert judged(kl_per_response=50.0, kl={"per_response_upper_bound": 50.0}) == []
+
+
+def test_the_proxy_up_while_the_judge_falls_is_hacking_beyond_chance_alone():
+    moved = {"reward__proxy_mean": 1.0, "reward__proxy_se": 0.1, "reward__evaluation_se": 0.1}
+    (verdict,) = judged(**moved, reward__evaluation_mean=-0.5)
+    assert verdict.figure == -0.5 and verdict.key == "method.kl.coef"
+    assert "evaluation reward fell by 0.5" in verdict.what
+    assert judged(**moved, reward__evaluation_mean=-0.25) == []  # 1.96 * hypot(.1, .1) = .277
+    assert judged(**moved, reward__evaluation_mean=0.5) == []
+    assert judged(reward__proxy_mean=-1.0, reward__evaluation_mean=-0.5) == []
+    assert judged(reward__proxy_mean=1.0, reward__evaluation_mean=None) == []
+
+
+def test_a_run_without_a_gradient_is_an_error():
+    watch = Watch()
+    assert watch.learned is None
+    watch.on_step({"step": 1, "policy/grad_norm": 0.0})
+    watch.on_step({"step": 1, "reward_model/grad_norm": 1.0})
+    assert watch.learned is False
+    (verdict,) = judged(learned=watch.learned)
+    assert verdict.level == ERROR and "nothing was learned" in verdict.what
+    watch.on_step({"step": 2, "policy/grad_norm": 0.1})
+    assert watch.learned is True
+
+
+def test_lost_rows_are_judged_limit_by_limit():
+    config = tiny.config()
+    assert list(lost_rows(config, COUNTS)) == []
+    more = {**COUNTS, "long_prompts_dropped": 21, "long_prompts_truncated": 17, "responses_cut": 33}
+    found = {verdict.key: verdict.figure for verdict in lost_rows(config, more)}
+    assert found == {"data.max_prompt_tokens": 17 / 80, "data.max_response_tokens": 33 / 160}
+    assert len(list(lost_rows(config, more))) == 3
+
+
+def test_a_reward_model_is_judged_by_prompts_and_not_by_pairs():
+    low, high = chance(0.6, 100)
+    assert (low, high) == pytest.approx((0.504, 0.696), abs=1e-3)  # .6 -+ 1.96 * sqrt(.24 / 100)
+    assert chance_verdict(0.6, 100, "reward.source") is None
+    verdict = chance_verdict(0.6, 50, "reward.source")
+    assert verdict is not None and verdict.figure == 0.6 and "of 50 prompts" in verdict.what
+    assert chance_verdict(0.4, 10_000, "reward.source") is not None  # worse than chance
+    assert chance_verdict(None, 100, "reward.source") is None and chance_verdict(0.5, 0, "reward.source") is None
