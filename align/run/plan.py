@@ -25,6 +25,16 @@ class Planned:
     stored: Path | None = None  # where the finished model is already, which is then taken
 
 
+def announced(config: Config, data: Preferences, aside: list[Pair]) -> list[str]:
+    """Return a line for each model that a run will train before its method; none where all are stored already."""
+    stages = [stage for stage in planned(config, data, aside) if stage.name != config.method.name]
+    return [
+        f"trained first, once: {stage.name}, {stage.updates} updates of {stage.rows} on {stage.learns_from}"
+        for stage in stages
+        if stage.stored is None
+    ]
+
+
 def updates_of(epochs: int, pairs: int, batch_size: int) -> int:
     """Compute the updates of `epochs` passes over the pairs."""
     return math.ceil(epochs * pairs / batch_size)

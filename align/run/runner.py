@@ -29,6 +29,7 @@ from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
 from align.run.assembly import assemble, judge_given
 from align.run.model_card import write_model_card
+from align.run.plan import announced
 from align.run.record import RunRecord
 from align.run.stages import Site, ensure_stored, load_materials
 from align.run.verdicts import Watch
@@ -174,6 +175,8 @@ class _Run:
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):
             materials = load_materials(self.site)
+            for line in announced(self.config, materials.data, materials.aside):
+                self.say(line)
         with self.record.phase("reward_model"):
             stored = ensure_stored(self.site, materials)
         with self.record.phase("load_models"):
