@@ -55,9 +55,9 @@ _ROWS: tuple[Metric, ...] = (
     Metric("reward/score_std", "reward", "std", "rollout",
            "population deviation of the scores over the rollout", methods=SCORED),
     Metric("reward/total_mean", "reward", "mean", "rollout", "what is maximised: sum over a response of its token "
-           "rewards, missing-EOS penalty and KL penalty -kl/coef * d included, before whitening"),
+           "rewards, score of truncation and KL penalty -kl/coef * d included, before whitening"),
     Metric("reward/missing_eos_rate", "share", "mean", "rollout", "responses whose score was replaced by the "
-           "missing-EOS penalty (0 where that penalty is off)", methods=SCORED),
+           "rollout.truncated_score because they are cut (0 unless rollout.truncated=penalise)", methods=SCORED),
     Metric("reward/gold_mean", "reward", "mean", "rollout", "true reward of the same responses, where a world knows "
            "it; a gap to reward/score_mean that widens shows reward hacking", methods=SCORED, optional=True),
     Metric("reward/length_correlation", "1", "last", "rollout", "Pearson correlation of a response's tokens and its "

@@ -34,7 +34,6 @@ RATES = {  # of all weights, by the key's owner
     "reward_model": 1.0e-5,
     "prefixes": 1.0e-5,
 }
-FAMILY = {"trl_dpo": "dpo", "trl_kto": "dpo", "trl_grpo": "grpo", "trl_rloo": "grpo"}
 WORLD_RATES = {"critic": 1.0e-3, "reward_model": 1.0e-4, "prefixes": 1.0e-3}  # of the embedded world; others:
 WORLD_RATE = 3.0e-4
 LONGEST = 1024  # tokens of a prompt, and of a given response, of models with a long context
@@ -112,7 +111,7 @@ def _rates(config: Config) -> Iterator[_Rate]:
     """Find every learning rate of a configuration."""
     method, credit = config.method, config.reward.credit
     if isinstance(method, OptimizedConfig):
-        yield _Rate("method.learning_rate", method, "learning_rate", FAMILY.get(method.name, method.name))
+        yield _Rate("method.learning_rate", method, "learning_rate", method.rate_rule)
     if isinstance(method, PPOConfig):
         yield _Rate("method.critic_learning_rate", method, "critic_learning_rate", "critic")
     for key, source in config.reward.source.every().items():

@@ -50,6 +50,7 @@ class OptimizedConfig(MethodConfig):
     """Base of the methods that take gradient steps, on align's own training loop or on TRL's."""
 
     learning_rate: Rate = AUTO  # peak; of the policy where a critic has its own; auto = by method, model and adapter
+    rate_rule: ClassVar[str] = "dpo"  # of align/config/automatic.py, by which `auto` is settled
     lr_schedule: LRSchedule = LRSchedule.constant
     warmup_steps: int = 0  # updates in which the learning rate rises linearly
     adam_eps: float = 1.0e-5  # N+ implementation details, arXiv 2403.17031

@@ -32,6 +32,7 @@ class SFTConfig(OfflineConfig):
     """Supervised fine-tuning on the chosen responses."""
 
     name: str = "sft"
+    rate_rule = "sft"
 
 
 class DPOLoss(Enum):
@@ -148,6 +149,7 @@ class PPOConfig(OnPolicyConfig):
     """Proximal policy optimisation (arXiv 1707.06347), with a critic."""
 
     name: str = "ppo"
+    rate_rule = "ppo"
     minibatch_size: int = 16  # responses per optimizer update
     critic_learning_rate: Rate = AUTO
     value_clip_range: float = 0.2
@@ -234,6 +236,7 @@ class GRPOConfig(OnPolicyConfig):
     """Group-relative policy optimisation (arXiv 2402.03300): PPO without a critic."""
 
     name: str = "grpo"
+    rate_rule = "grpo"
     group_size: int = 8  # responses to each prompt
     baseline: Baseline = Baseline.group
     scale_std: bool = True  # divide by the group's deviation, moving the optimum of KL in the loss; false: Dr. GRPO

@@ -116,6 +116,7 @@ class TRLOnPolicyConfig(TRLConfig):
     minibatch_size: int = 32  # responses per optimizer update
     clip_range: float = 0.2  # the ratio pi / pi_old is clipped to 1 -+ this
     needs_reward = True
+    rate_rule = "grpo"
 
     def check(self, config: Config) -> None:
         super().check(config)
