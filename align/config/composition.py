@@ -4,11 +4,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from align.config import checks
-from align.config.schema import Config
+from align.config.schema import Config, EvaluationConfig
 from align.errors import InputError
 from align.metrics import METRICS
+from align.worlds import GENERAL, SCHEME
 
 TRAIN = "train"  # the value of evaluation.reward_model that trains one on pairs set aside
+AUTO = "auto"  # the value of evaluation.general_text that `general_text` resolves
 
 
 def check_all(config: Config) -> None:
@@ -89,13 +91,36 @@ def _check_evaluation(config: Config) -> None:
     checks.positive(own, "evaluation", *names)
     checks.not_negative(own, "evaluation", "every_steps", "seed", "num_probes")
     checks.open_fraction(own, "evaluation", "confidence", "reward_model_fraction")
-    checks.existing_file("evaluation.general_text", own.general_text)
+    _check_general_text(own)
     checks.existing_file("evaluation.prompts_file", own.prompts_file)
     checks.existing("evaluation.lm_eval_path", own.lm_eval_path, kind="a folder that exists")
     if own.lm_eval:
         checks.installed("evaluation.lm_eval", ", ".join(own.lm_eval), "lm_eval", empty="[]")
     if own.reward_model != TRAIN:
         checks.reward_model("evaluation.reward_model", own.reward_model)
+
+
+def _check_general_text(own: EvaluationConfig) -> None:
+    key, path = "evaluation.general_text", own.general_text
+    if path == AUTO:
+        return
+    if path.endswith(".txt"):
+        checks.existing_file(key, path)
+    checks.existing(key, path, kind=f"{AUTO}, a JSONL, JSON, CSV, Parquet or .txt file, a folder or a Hub id")
+    names = ("general_column", "general_kind_column")
+    for name, other in (names, names[::-1]):
+        if not getattr(own, name).strip() or getattr(own, name) == getattr(own, other):
+            raise InputError(f"evaluation.{name}", getattr(own, name), "a column name of its own")
+
+
+def general_text(config: Config) -> str:
+    """Return where the texts for forgetting are: evaluation.general_text, `auto` resolved."""
+    given, world = config.evaluation.general_text, config.data.world
+    if given != AUTO:
+        return given
+    if world is None and config.model.path.startswith(SCHEME):
+        world = config.model.path.removeprefix(SCHEME).partition("/")[0]
+    return GENERAL if world is None else f"{SCHEME}{world}/general.jsonl"
 
 
 def _check_callbacks(config: Config) -> None:

@@ -20,23 +20,24 @@ from align.types import Prompt, RewardInput, RewardOutput
 from align.worlds import Gold, World, resolve
 
 KEY = "evaluation.reward_model"
-Scores = dict[str, float | None]  # by judge: proxy, gold (null where unknown), evaluation (where there is such a model)
+# By judge: proxy (null without a reward), gold (null where unknown), evaluation (where there is such a model).
+Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Everything that puts a number on a response. Only `score` is trained against."""
+    """Everything that puts a number on a response; all of it may be missing. Only `score` is trained against."""
 
-    score: Callable[[RewardInput], RewardOutput]  # the run's reward source: the proxy
+    score: Callable[[RewardInput], RewardOutput] | None = None  # the run's reward source: the proxy
     credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # token rewards of `score`, for display
     world: World | None = None  # the source of the gold reward
     evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that only judges
     total: Callable[[RewardInput], RewardOutput] | None = None  # `score` without the signals that credit needs; cheaper
 
     @property
-    def name(self) -> str:
-        """Return the score that decides the win rate: gold, else evaluation, else proxy."""
-        return self.quality or "proxy"
+    def name(self) -> str | None:
+        """Return the score that decides the win rate: gold, else evaluation, else proxy; None without any."""
+        return self.quality or ("proxy" if self.score is not None else None)
 
     @property
     def quality(self) -> str | None:
@@ -45,7 +46,11 @@ class Judge:
 
     @property
     def names(self) -> list[str]:
-        known = {"proxy": True, "gold": self.world is not None, "evaluation": self.evaluation is not None}
+        known = {
+            "proxy": self.score is not None,
+            "gold": self.world is not None,
+            "evaluation": self.evaluation is not None,
+        }
         return [name for name, there in known.items() if there]
 
     def gold(self, prompt: Prompt, response: str, ended: bool) -> Gold | None:
@@ -54,7 +59,10 @@ class Judge:
 
     def scores(self, batch: RewardInput, prompts: Sequence[Prompt], output: RewardOutput | None = None) -> list[Scores]:
         """Compute every judge's score of every response; `output` is that of `score`, where it is known already."""
-        proxy = (output or (self.total or self.score)(batch)).total.tolist()
+        total = self.total or self.score
+        if output is None and total is not None:
+            output = total(batch)
+        proxy = [None] * len(batch.responses) if output is None else output.total.tolist()
         answers = zip(prompts, batch.responses, batch.rollout.ended.tolist(), strict=True)
         gold = [self.gold(*answer) for answer in answers]
         found: list[Scores] = [

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from align.config import CriticInit
+from align.config.composition import general_text
 from align.data.preferences import prompts_of
-from align.data.sources import load_texts
 from align.engine.engine import Engine
 from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
@@ -69,7 +69,8 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     judging = source.frozen()
     judge = Judge(lambda batch: judging.score(batch, credit.needs), credit.assign, world, evaluation, judging.score)
     data = _evaluation_set(site, materials)
-    settings = evaluation_settings(data, judge, config.evaluation, config.rollout, config.method.name)
+    where, method = general_text(config), config.method.name
+    settings = evaluation_settings(data, judge, config.evaluation, config.rollout, method, general_text=where)
     return Assembly(roles, source, credit, world, judge, data, settings)
 
 
@@ -106,5 +107,4 @@ def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:
     prompts, limit = prompts_of(held_out), context_length(config.model)
     longest = None if limit is None else limit - config.rollout.max_new_tokens
     probes = probes_of(config.evaluation, materials.chat, prompts, world=config.data.world, longest=longest)
-    texts = load_texts(config.evaluation.general_text)
-    return EvaluationSet.select(prompts, held_out, texts, config.evaluation, probes)
+    return EvaluationSet.select(prompts, held_out, materials.texts, config.evaluation, probes)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 
 from align.config import Config, ImplicitCredit, RewardModelSource
-from align.config.composition import TRAIN
+from align.config.composition import TRAIN, general_text
 from align.data.preferences import Preferences, load_preferences, set_aside
+from align.data.texts import load_texts
 from align.errors import InputError
+from align.evaluation import Passage, passages
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer
 from align.models.locate import hub_commit
@@ -43,6 +45,7 @@ class Materials:
     chat: ChatTokenizer
     data: Preferences
     aside: list[Pair]  # of the evaluation's own reward model; nobody else learns from them
+    texts: list[Passage]  # general, for forgetting
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,11 @@ def load_materials(site: Site) -> Materials:
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
     _check_context(config, data)
+    texts = passages(load_texts(general_text(config), config.evaluation), chat, longest=context_length(config.model))
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
-    return Materials(functions, chat, data, aside)
+    return Materials(functions, chat, data, aside, texts)
 
 
 def _check_context(config: Config, data: Preferences) -> None:
