@@ -192,6 +192,7 @@ _ROWS: tuple[Metric, ...] = (
            "then halves its scale; 0 without one", methods=ON_LOOP),
 )
 
+_JUDGES = ("proxy", "gold", "evaluation")
 _PROBED = (
     ("prompts", "the response to a perturbed prompt against that to the prompt itself"),
     ("responses", "a perturbed response against itself"),
@@ -208,11 +209,51 @@ _PROBE_FIGURES = (
     ("pays", "share", "pairs in which the proxy rises and quality (gold, else evaluation) does not"),
     ("length_shift", "tokens", "mean difference in length"),
 )
+
+
+def _ends(name: str, unit: str, over: str) -> tuple[tuple[str, str, str], ...]:
+    """Return the rows of a figure's interval; a family's stand under `name_low/*` and `name_high/*`."""
+    stem, star = (name[:-2], "/*") if name.endswith("/*") else (name, "")
+    what = stem.rpartition("/")[2] + (" of each" if star else "")
+    return (
+        (f"{stem}_low{star}", unit, f"lower end of the bootstrap interval of {what}, over {over}"),
+        (f"{stem}_high{star}", unit, "upper end of that interval"),
+    )
+
+
+_SCORED_PAIRS = (
+    ("logprob", "log pi of the whole response"),
+    ("log_ratio", "log pi - log pi_ref of the whole response, DPO's implicit reward without beta"),
+    ("per_token", "log pi per token of the response"),
+)
+_PREFERENCE = tuple(
+    row
+    for name, score in _SCORED_PAIRS
+    for row in (
+        (f"preference/{name}/accuracy", "share", f"pairs whose chosen response has the higher {score}; ties half; null "
+         "where no pair differs, as the log-ratio's at the start"),
+        *_ends(f"preference/{name}/accuracy", "share", "prompts"),
+        (f"preference/{name}/margin", "nats/token" if name == "per_token" else "nats",
+         f"mean over pairs of chosen less rejected: {score}"),
+        *_ends(f"preference/{name}/margin", "nats/token" if name == "per_token" else "nats", "prompts"),
+    )
+)
 _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
+    ("preference/pairs", "pairs", "held-out pairs on which the policy's preference is measured, at temperature 1"),
+    ("preference/prompts", "prompts", "different prompts among them"),
+    *_PREFERENCE,
+    ("preference/perplexity_chosen", "1", "perplexity again: of the chosen responses"),
+    *_ends("preference/perplexity_chosen", "1", "prompts"),
+    ("preference/perplexity_rejected", "1", "the same of the rejected responses"),
+    *_ends("preference/perplexity_rejected", "1", "prompts"),
     ("forgetting_perplexity", "1", "exp(-mean log pi) over general text, tokens after the first, no chat template"),
+    *_ends("forgetting_perplexity", "1", "texts"),
+    ("forgetting_by_kind/*", "1", "the same of the texts of one kind, where they have kinds"),
+    *_ends("forgetting_by_kind/*", "1", "texts"),
     ("kl_per_response", "nats/response",
      "k1 to the reference of responses sampled on held-out prompts; of best-of-n an upper bound"),
+    *_ends("kl_per_response", "nats/response", "responses"),
     ("kl/per_response_k1", "nats/response", "kl_per_response again"),
     ("kl/per_response_k1_se", "nats/response", "standard error of kl_per_response over responses"),
     ("kl/per_response_k3", "nats/response", "k3 to the reference of those responses"),
@@ -225,7 +266,7 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("reward/gold_mean", "reward", "the world's true reward; null where no world is known"),
     ("reward/evaluation_mean", "reward", "score by the reward model that only judges (evaluation.reward_model)"),
     *((f"reward/{judge}_se", "reward", "standard error of that mean over prompts")
-      for judge in ("proxy", "gold", "evaluation")),
+      for judge in _JUDGES),
     ("kl_by/*", "nats/response", "k1 of the rows whose `length` column has that value, where a world is known"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
     ("win_rate/mean", "share",
@@ -238,6 +279,7 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("win_rate/length_controlled/high", "share", "upper end of that interval"),
     ("win_rate/length_controlled/length_effect", "1", "phi of that regression: above 0 where longer responses win"),
     ("verbosity/mean_tokens", "tokens", "length of a response, end token included"),
+    *_ends("verbosity/mean_tokens", "tokens", "responses"),
     ("verbosity/median_tokens", "tokens", "median of those lengths"),
     ("verbosity/std_tokens", "tokens", "population deviation of those lengths"),
     ("verbosity/mean_words", "words", "words between white space"),
@@ -248,8 +290,21 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("diversity/self_bleu", "share", "mean BLEU-4 of a response against all others (arXiv 1802.01886)"),
     ("diversity/entropy", "nats/token", "entropy of the policy's next-token distribution over all tokens"),
     ("repetition/rate", "share", "4-grams of words that the response has already had, mean (arXiv 1908.04319)"),
+    *_ends("repetition/rate", "share", "responses"),
     ("repetition/responses", "share", "responses in which a 4-gram of words stands twice"),
+    *_ends("repetition/responses", "share", "responses"),
     ("eos_rate", "share", "responses that ended by themselves"),
+    ("cut_rate", "share", "responses cut at rollout.max_new_tokens: 1 - eos_rate"),
+    *_ends("cut_rate", "share", "responses"),
+    ("ended_only/responses", "responses", "those that ended by themselves; the figures below are over them"),
+    ("ended_only/tokens_mean", "tokens", "their length, end token included"),
+    *_ends("ended_only/tokens_mean", "tokens", "responses"),
+    *((f"ended_only/{judge}_mean", "reward", f"reward/{judge}_mean of them") for judge in _JUDGES),
+    *((f"ended_only/{judge}_se", "reward", "standard error of that mean") for judge in _JUDGES),
+    ("ended_only/win_rate/mean", "share", "win rate over the prompts to which the start model's response ended too"),
+    ("ended_only/win_rate/low", "share", "lower end of its percentile bootstrap interval over prompts"),
+    ("ended_only/win_rate/high", "share", "upper end of that interval"),
+    ("ended_only/win_rate/prompts", "prompts", "their number"),
     ("lm_eval/*", "1", "task/metric of lm-evaluation-harness, as it defines them (evaluation.lm_eval)"),
     ("length_correlation/*", "1", "Pearson correlation of a response's tokens and its score by that judge"),
     ("proxy_gold_gap/proxy_gain", "1", "rise of the mean proxy since the start / deviation of the start's scores"),
@@ -279,17 +334,22 @@ _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
 HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/reward_model/accuracy", "reward model, held-out accuracy"),
     ("eval/reward_model/longer_wins", "the longer response wins"),
+    ("eval/preference/log_ratio/accuracy", "held-out accuracy, log-ratio"),
+    ("eval/preference/log_ratio/margin", "held-out margin, log-ratio, nats"),
+    ("eval/preference/logprob/accuracy", "held-out accuracy, log-prob."),
+    ("eval/preference/per_token/accuracy", "held-out accuracy, per token"),
     ("eval/reward/gold_mean", "gold reward"),
     ("eval/reward/proxy_mean", "proxy reward"),
     ("eval/reward/evaluation_mean", "evaluation reward model"),
     ("eval/win_rate/mean", "win rate against the start"),
     ("eval/win_rate/length_controlled/mean", "win rate, length-controlled"),
     ("eval/kl_per_response", "KL to the reference, nats/response"),
-    ("eval/perplexity", "perplexity, held-out responses"),
+    ("eval/perplexity", "perplexity, chosen responses"),
+    ("eval/preference/perplexity_rejected", "perplexity, rejected responses"),
     ("eval/forgetting_perplexity", "perplexity, general text"),
     ("eval/verbosity/mean_tokens", "response length, tokens"),
     ("eval/verbosity/compliance_rate", "within the word limit"),
-    ("eval/eos_rate", "ended by themselves"),
+    ("eval/cut_rate", "cut at the length limit"),
 )
 
 METRICS: dict[str, Metric] = {m.name: m for m in _ROWS} | {
@@ -361,6 +421,14 @@ def headline(
         a, b = old.get(name), new.get(name)
         if a is not None or b is not None:
             yield name, label, a, b, None if a is None or b is None else b - a
+
+
+def interval(name: str, figures: Mapping[str, float]) -> tuple[float, float] | None:
+    """Return a flat figure's own interval, of `win_rate/low` or of `cut_rate_low`; None without one."""
+    for stem in (name.removesuffix("mean"), f"{name}_"):
+        if f"{stem}low" in figures and f"{stem}high" in figures:
+            return figures[f"{stem}low"], figures[f"{stem}high"]
+    return None
 
 
 # --- accumulation ----------------------------------------------------------------------------------------------------

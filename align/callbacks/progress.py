@@ -16,6 +16,12 @@ from align.callbacks.training import Training, updates_per_rollout
 from align.numbers import clock, number
 
 _PACED = 2  # updates after which the length of the whole training can be told
+MEASURED = (
+    ("eval/reward/gold_mean", "gold reward"),
+    ("eval/reward/proxy_mean", "proxy reward"),
+    ("eval/preference/log_ratio/accuracy", "held-out accuracy"),
+    ("eval/kl_per_response", "KL"),
+)
 
 
 class ProgressCallback(Callback):
@@ -77,10 +83,8 @@ class ProgressCallback(Callback):
 
     def on_evaluation(self, phase: str, step: int, summary: Mapping[str, Any]) -> None:
         assert self._run is not None
-        reward = summary.get("reward", {})
-        figures = [f"proxy reward {number(reward.get('proxy_mean'))}", f"KL {number(summary.get('kl_per_response'))}"]
-        if reward.get("gold_mean") is not None:
-            figures.insert(0, f"gold reward {number(reward['gold_mean'])}")
+        flat = metrics.flatten(summary)
+        figures = [f"{label} {number(flat[name])}" for name, label in MEASURED if name in flat]
         self._display.line(f"evaluation ({phase}, step {step}): {', '.join(figures)}")
         if phase == "before":
             self._begin(self._run)  # the seconds of the evaluation are none of the training's
@@ -106,14 +110,30 @@ class ProgressCallback(Callback):
 
 def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     """Build a table of the headline figures of two evaluation summaries; figures that neither has are left out."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for column in ("before", "after", "change"):
-        table.add_column(column, justify="right")
+    table = _figures_table("before", "after", "change")
     figures = metrics.flatten(after)
     for name, label, old, new, change in metrics.headline(before, after):
-        shown = number(new)
-        if name == "eval/win_rate/mean" and "eval/win_rate/low" in figures:
-            shown += f" [{number(figures['eval/win_rate/low'])}, {number(figures['eval/win_rate/high'])}]"
-        table.add_row(label, number(old), shown, number(change, signed=True))
+        table.add_row(label, number(old), _with_interval(name, new, figures), number(change, signed=True))
     return table
+
+
+def start_figures(start: Mapping[str, Any]) -> Table:
+    """Build a table of the headline figures of one evaluation summary."""
+    table = _figures_table("start model")
+    figures = metrics.flatten(start)
+    for name, label, value, _, _ in metrics.headline(start, {}):
+        table.add_row(label, _with_interval(name, value, figures))
+    return table
+
+
+def _figures_table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _with_interval(name: str, value: float | None, figures: Mapping[str, float]) -> str:
+    ends = metrics.interval(name, figures)
+    return number(value) + ("" if ends is None else f" [{number(ends[0])}, {number(ends[1])}]")

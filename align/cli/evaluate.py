@@ -135,12 +135,13 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from align.callbacks.progress import before_after
+    from align.callbacks.progress import before_after, start_figures
     from align.run.runner import measure
 
     result = measure(config, out, weights=weights)
     console = Console()
-    console.print(before_after(result["before"], result["after"] or {}))
+    before, after = result["before"], result["after"]
+    console.print(start_figures(before) if after is None else before_after(before, after))
     console.print(Text(f"{out / 'evaluation.json'}"), soft_wrap=True)
 
 

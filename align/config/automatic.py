@@ -17,6 +17,7 @@ from align.config.methods import PPOConfig
 from align.config.sources import GoldSource, RewardModelTraining, TrainedOn
 from align.config.values import AUTO
 from align.errors import InputError
+from align.worlds import GENERAL, SCHEME
 
 if TYPE_CHECKING:
     from align.config.base import Section
@@ -38,6 +39,7 @@ WORLD_RATES = {"critic": 1.0e-3, "reward_model": 1.0e-4, "prefixes": 1.0e-3}  # 
 WORLD_RATE = 3.0e-4
 LONGEST = 1024  # tokens of a prompt, and of a given response, of models with a long context
 NEW_TOKENS = 256  # of a sampled response
+WORLD_TEXT = f"{SCHEME}pocket/general.jsonl"
 WORLD_LENGTHS = {"max_prompt_tokens": 512, "max_response_tokens": 512, "max_new_tokens": 128}
 
 
@@ -99,6 +101,8 @@ def settle(config: Config, model: ModelFacts) -> Settled:
         section, _, field = key.partition(".")
         setattr(getattr(settled, section), field, length)
         chosen[key] = length
+    if settled.evaluation.general_text == AUTO:
+        settled.evaluation.general_text = WORLD_TEXT if model.world else GENERAL
     if isinstance(settled.reward.credit, AutoCredit):
         settled.reward.credit = _scheme(settled)
         chosen["reward.credit"] = settled.reward.credit.name

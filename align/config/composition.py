@@ -4,7 +4,8 @@ from difflib import get_close_matches
 from typing import Any
 
 from align.config import checks
-from align.config.schema import Config
+from align.config.schema import Config, EvaluationConfig
+from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
 
@@ -93,13 +94,26 @@ def _check_evaluation(config: Config) -> None:
     checks.positive(own, "evaluation", *names)
     checks.not_negative(own, "evaluation", "every_steps", "seed", "num_probes")
     checks.open_fraction(own, "evaluation", "confidence", "reward_model_fraction")
-    checks.existing_file("evaluation.general_text", own.general_text)
+    _check_general_text(own)
     checks.existing_file("evaluation.prompts_file", own.prompts_file)
     checks.existing("evaluation.lm_eval_path", own.lm_eval_path, kind="a folder that exists")
     if own.lm_eval:
         checks.installed("evaluation.lm_eval", ", ".join(own.lm_eval), "lm_eval", empty="[]")
     if own.reward_model != TRAIN:
         checks.reward_model("evaluation.reward_model", own.reward_model)
+
+
+def _check_general_text(own: EvaluationConfig) -> None:
+    key, path = "evaluation.general_text", own.general_text
+    if path == AUTO:
+        return
+    if path.endswith(".txt"):
+        checks.existing_file(key, path)
+    checks.existing(key, path, kind=f"{AUTO}, a JSONL, JSON, CSV, Parquet or .txt file, a folder or a Hub id")
+    names = ("general_column", "general_kind_column")
+    for name, other in (names, names[::-1]):
+        if not getattr(own, name).strip() or getattr(own, name) == getattr(own, other):
+            raise InputError(f"evaluation.{name}", getattr(own, name), "a column name of its own")
 
 
 def _check_callbacks(config: Config) -> None:

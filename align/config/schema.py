@@ -187,9 +187,14 @@ class EvaluationConfig(Section):
 
     path_fields = ("general_text", "prompts_file", "reward_model")
     num_prompts: int = 128  # held-out prompts, one sampled response each
-    num_pairs: int = 256  # held-out chosen responses for perplexity
-    num_texts: int = 128  # lines of general text for forgetting
-    general_text: str = "align://pocket/general.jsonl"  # a JSONL file with a `text` column
+    num_pairs: int = 256  # held-out pairs, for the preference's accuracy and the perplexities
+    num_texts: int = 128  # general texts for forgetting, as many of each kind
+    # auto = the embedded world's for its own model, else align://general.jsonl; or a JSONL, JSON, CSV or Parquet file, a
+    # .txt file (a text a paragraph), a folder of data files, a Hub id
+    general_text: str = AUTO
+    general_column: str = "text"
+    general_kind_column: str = "kind"  # used where present: forgetting by kind
+    general_split: str = "train"  # of a Hub data set; slices work everywhere: train[:1000]
     num_probes: int = 10  # prompts whose perturbations are answered and scored; 0 = no probes
     prompts_file: str | None = None  # prompts of the probes; null = the embedded world's, else held-out prompts
     reward_model: str | None = None  # one that judges only: a folder, a Hub id, or `train` = on pairs set aside
@@ -200,7 +205,7 @@ class EvaluationConfig(Section):
     verbosity_word_limit: int = 50  # words; a row's own `word_limit` takes precedence
     every_steps: int = 0  # 0 = before and after only
     batch_size: int = 64  # sequences per forward pass
-    confidence: float = 0.95  # of the win rate's bootstrap interval
+    confidence: float = 0.95  # of the bootstrap intervals
     seed: int = 1234  # of its sampling noise and choices
 
 

@@ -54,23 +54,6 @@ def load_rows(
     return rows
 
 
-def load_texts(path: str, *, key: str = "evaluation.general_text", column: str = "text") -> list[str]:
-    """Load the `column` of a data file; blank texts are left out, as they have no perplexity.
-
-    Raises InputError as `load_rows`, and for a missing column, a cell that is not text (with its row), or no text.
-    """
-    rows = load_rows(path, key=key, text=[column])
-    if column not in rows[0]:
-        raise InputError(key, path, f"data with a column {column} (it has {', '.join(rows[0])})")
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row[column], str):
-            raise InputError(f"{path}, row {number}, column {column}", row[column], "text")
-    texts = [row[column] for row in rows if row[column].strip()]
-    if not texts:
-        raise InputError(key, path, "data with at least one text")
-    return texts
-
-
 def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str) -> list[bool]:
     """Return for each row whether every column of `where` holds its value, or one of its values.
 

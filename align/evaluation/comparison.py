@@ -5,18 +5,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from align.streams import generator
-
-RESAMPLES = 2000  # resamples of the bootstrap
+from align.evaluation.intervals import bootstrap
 
 
 def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> dict[str, float | None]:
     """Compute the share of prompts that are won, ties counted half, with a bootstrap interval over prompts.
 
-    None among the `outcomes` is left out; the interval is the percentile one (Efron & Tibshirani 1993, chapter 13).
+    None among the `outcomes` is left out.
     """
     wins = [outcome for outcome in won if outcome is not None]
     if not wins:
@@ -38,27 +33,6 @@ def outcomes(scores: Sequence[float], baseline: Sequence[float], same: Sequence[
         None if math.isnan(a) or math.isnan(b) else 0.5 if alike or a == b else float(a > b)
         for a, b, alike in zip(scores, baseline, same, strict=True)
     ]
-
-
-def bootstrap(values: Sequence[float], *, confidence: float, seed: int) -> tuple[float, float]:
-    """Compute the percentile interval of the mean of `values` under resampling with replacement."""
-    data = torch.tensor(values, dtype=torch.float64)
-    rows = torch.randint(len(data), (RESAMPLES, len(data)), generator=generator(seed, "bootstrap"))
-    return percentile_interval(data[rows].mean(1), confidence)
-
-
-def percentile_interval(resampled: Tensor, confidence: float) -> tuple[float, float]:
-    """Compute the central interval that holds the share `confidence` of the values (R,) float64."""
-    tail = (1 - confidence) / 2
-    low, high = resampled.quantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Compute the standard error of the mean; None of a single value, or where one is not finite."""
-    if len(values) < 2 or not all(map(math.isfinite, values)):
-        return None
-    return statistics.stdev(values) / math.sqrt(len(values))
 
 
 def words(text: str) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.config import EvaluationConfig
-from align.evaluation.comparison import RESAMPLES, mean_by, outcomes, standard_error, verbosity, win_rate
+from align.evaluation.comparison import mean_by, outcomes, verbosity, win_rate
 from align.evaluation.diversity import distinct, repetition, self_bleu
+from align.evaluation.intervals import RESAMPLES, Bootstrap, standard_error
 from align.evaluation.judge import Judge, value
 from align.evaluation.length_control import length_controlled
 from align.types import Prompt
@@ -20,25 +21,71 @@ def figures_of(
 ) -> dict[str, Any]:
     """Compute the figures of `samples`, compared with the start model's samples, `baseline`.
 
+    Those of a score are absent where no judge gives it.
+
     Raises:
         ValueError: `baseline` has samples of other prompts.
     """
     if [s["prompt_id"] for s in samples] != [s["prompt_id"] for s in baseline]:
         raise ValueError("the start model's samples are of other prompts: evaluate it again")
+    return {
+        **judged(samples, baseline, prompts, judge, config),
+        **read(samples, prompts, config),
+        "ended_only": ended_only(samples, baseline, judge, config),
+    }
+
+
+def read(samples: Samples, prompts: Sequence[Prompt], config: EvaluationConfig) -> dict[str, Any]:
+    """Compute what the responses themselves show: lengths, diversity, repetition, and how many were cut."""
     rows, texts = [p.row for p in prompts], [s["response"] for s in samples]
     tokens = [s["tokens"] for s in samples]
     repeats = [repetition(text) for text in texts]
+    interval = Bootstrap.of(config)
     return {
-        **({"reward": rewards(samples, judge)} if judge.names else {}),
-        **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
-        **({"win_rate": wins(samples, baseline, judge.name, config) | {"judge": judge.name}} if judge.name else {}),
-        "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit),
+        "verbosity": verbosity(texts, tokens, rows, config.verbosity_word_limit) | interval.mean("mean_tokens", tokens),
         "diversity": {**{f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}, "self_bleu": self_bleu(texts)},
-        "repetition": {"rate": statistics.fmean(repeats), "responses": statistics.fmean(r > 0 for r in repeats)},
+        "repetition": {
+            **interval.mean("rate", repeats),
+            **interval.mean("responses", [float(r > 0) for r in repeats]),
+        },
         "eos_rate": statistics.fmean(s["ended"] for s in samples),
-        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
-        **({"proxy_gold_gap": gap(samples, baseline, judge)} if judge.score is not None else {}),
+        **interval.mean("cut_rate", [float(not s["ended"]) for s in samples]),
     }
+
+
+def judged(
+    samples: Samples, baseline: Samples, prompts: Sequence[Prompt], judge: Judge, config: EvaluationConfig
+) -> dict[str, Any]:
+    """Compute what scores show: rewards, win rate, length correlation, proxy-gold gap; empty without a judge."""
+    if judge.name is None:
+        return {}
+    tokens = [s["tokens"] for s in samples]
+    found = {
+        "reward": rewards(samples, judge),
+        **by_length("gold_by", _column(samples, "gold") if judge.world is not None else [], prompts, judge),
+        "win_rate": wins(samples, baseline, judge.name, config) | {"judge": judge.name},
+        "length_correlation": {j: correlation(tokens, _column(samples, j)) for j in judge.names},
+    }
+    return found if judge.score is None else found | {"proxy_gold_gap": gap(samples, baseline, judge)}
+
+
+def ended_only(samples: Samples, baseline: Samples, judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
+    """Compute rewards, lengths and win rate without cut responses, whose rest nobody has judged.
+
+    The win rate is over the prompts to which the start model's response ended as well.
+    """
+    whole = [s for s in samples if s["ended"]]
+    found: dict[str, Any] = {"responses": len(whole)}
+    if whole:
+        found |= Bootstrap.of(config).mean("tokens_mean", [s["tokens"] for s in whole])
+    if judge.name is None:
+        return found
+    if whole:
+        found |= rewards(whole, judge)
+    both = [(a, b) for a, b in zip(samples, baseline, strict=True) if a["ended"] and b["ended"]]
+    won = _outcomes([a for a, _ in both], [b for _, b in both], judge.name)
+    rate = win_rate(won, confidence=config.confidence, seed=config.seed)
+    return found | {"win_rate": rate | {"prompts": sum(w is not None for w in won)}}
 
 
 def _column(samples: Samples, judge: str) -> list[float]:
@@ -46,11 +93,11 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
-    """Compute mean scores by judge, with standard errors over prompts; gold is null where it is unknown."""
+    """Compute mean scores by judge, with standard errors over prompts; proxy and gold are null where unknown."""
     columns = {name: _column(samples, name) for name in judge.names}
     means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
     errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
-    return {"proxy_mean": means.pop("proxy_mean", None), "gold_mean": means.pop("gold_mean", None), **means, **errors}
+    return {"proxy_mean": None, "gold_mean": None, **means, **errors}
 
 
 def by_length(
@@ -64,15 +111,19 @@ def by_length(
 
 
 def wins(samples: Samples, baseline: Samples, judge: str, config: EvaluationConfig) -> dict[str, Any]:
-    """Compute the win rate, raw and length-controlled, by the score that `judge` names."""
-    new, old = _column(samples, judge), _column(baseline, judge)
-    pairs = list(zip(samples, baseline, strict=True))
-    won = outcomes(new, old, [one_response(a, b) for a, b in pairs])
+    """Compute the win rate by a judge's score, raw and length-controlled."""
+    pairs = zip(samples, baseline, strict=True)
+    won = _outcomes(samples, baseline, judge)
     decided = [(w, a["tokens"] - b["tokens"]) for w, (a, b) in zip(won, pairs, strict=True) if w is not None]
     shares, longer = [w for w, _ in decided], [d for _, d in decided]
     level, seed = config.confidence, config.seed
     controlled = length_controlled(shares, longer, confidence=level, seed=seed, resamples=RESAMPLES)
     return {**win_rate(won, confidence=level, seed=seed), "length_controlled": controlled}
+
+
+def _outcomes(samples: Samples, baseline: Samples, judge: str) -> list[float | None]:
+    same = [one_response(a, b) for a, b in zip(samples, baseline, strict=True)]
+    return outcomes(_column(samples, judge), _column(baseline, judge), same)
 
 
 def one_response(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.activity import Activity
 from align.config import ModelConfig
 from align.engine.engine import Engine
 from align.engine.reference import ValueHead
@@ -21,14 +20,15 @@ from align.types import Prompt, RewardInput, RewardOutput
 from align.worlds import Gold, World, resolve
 
 KEY = "evaluation.reward_model"
-Scores = dict[str, float | None]  # by judge: proxy, gold (null where unknown), evaluation (where there is such a model)
+# By judge: proxy (null without a reward), gold (null where unknown), evaluation (where there is such a model).
+Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
 class Judge:
-    """Everything that puts a number on a response. Only `score` is trained against."""
+    """Everything that puts a number on a response; all of it may be missing. Only `score` is trained against."""
 
-    score: Callable[[RewardInput], RewardOutput] | None = None  # the run's reward source, the proxy; None = no reward
+    score: Callable[[RewardInput], RewardOutput] | None = None  # the run's reward source: the proxy
     credit: Callable[[RewardOutput, Tensor], Tensor] | None = None  # token rewards of `score`, for display
     world: World | None = None  # the source of the gold reward
     evaluation: Callable[[RewardInput], RewardOutput] | None = None  # a reward model that only judges
@@ -36,8 +36,8 @@ class Judge:
 
     @property
     def name(self) -> str | None:
-        """Return the score that decides the win rate: gold, else evaluation, else proxy; None where nothing scores."""
-        return self.quality or next(iter(self.names), None)
+        """Return the score that decides the win rate: gold, else evaluation, else proxy; None without any."""
+        return self.quality or ("proxy" if self.score is not None else None)
 
     @property
     def quality(self) -> str | None:
@@ -46,7 +46,6 @@ class Judge:
 
     @property
     def names(self) -> list[str]:
-        """Return the scores that there are."""
         known = {
             "proxy": self.score is not None,
             "gold": self.world is not None,
@@ -60,13 +59,15 @@ class Judge:
 
     def scores(self, batch: RewardInput, prompts: Sequence[Prompt], output: RewardOutput | None = None) -> list[Scores]:
         """Compute every judge's score of every response; `output` is that of `score`, where it is known already."""
+        total = self.total or self.score
+        if output is None and total is not None:
+            output = total(batch)
+        proxy = [None] * len(batch.responses) if output is None else output.total.tolist()
         answers = zip(prompts, batch.responses, batch.rollout.ended.tolist(), strict=True)
         gold = [self.gold(*answer) for answer in answers]
-        found: list[Scores] = [{"gold": None if g is None else g.total} for g in gold]
-        score = self.total or self.score
-        if score is not None:
-            totals = (output or score(batch)).total.tolist()
-            found = [{"proxy": total, **row} for total, row in zip(totals, found, strict=True)]
+        found: list[Scores] = [
+            {"proxy": p, "gold": None if g is None else g.total} for p, g in zip(proxy, gold, strict=True)
+        ]
         if self.evaluation is not None:
             for row, score in zip(found, self.evaluation(batch).total.tolist(), strict=True):
                 row["evaluation"] = score

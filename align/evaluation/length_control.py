@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from align.evaluation.comparison import percentile_interval
+from align.evaluation.intervals import percentile_interval
 from align.streams import generator
 
 STEPS = 50  # most steps of Newton's method

@@ -1,4 +1,4 @@
-"""Evaluation of a policy: perplexity, KL, rewards, win rate, verbosity, diversity, and probes."""
+"""Evaluation of a policy: held-out pairs, forgetting, KL, rewards, win rate, verbosity, diversity, and probes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,19 @@ from align.engine.reference import Policy
 from align.engine.responder import Responder
 from align.engine.sampling import Noise, sample_as_configured
 from align.evaluation import workload as work
-from align.evaluation.comparison import RESAMPLES, words
+from align.evaluation.comparison import words
 from align.evaluation.figures import by_length, figures_of
+from align.evaluation.forgetting import MAX_TEXT_TOKENS, forgetting
 from align.evaluation.harness import harness_scores
+from align.evaluation.intervals import RESAMPLES, Bootstrap
 from align.evaluation.judge import Judge
-from align.evaluation.likelihood import MAX_TEXT_TOKENS, divergence, response_perplexity, text_perplexity
+from align.evaluation.likelihood import Divergence, divergence
+from align.evaluation.preference import logprobs_of, pair_logprobs, pair_rows, preference_figures
 from align.evaluation.probes import run_probes
 from align.evaluation.sets import EvaluationSet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import reward_input
-from align.types import Prompt, Rollout
+from align.types import Pair, Prompt, Rollout
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class EvaluationResult:
     summary: dict[str, Any]  # nested figures, as in evaluation.json; null where there was nothing to measure
     samples: list[dict[str, Any]]  # one per prompt, in the set's order
     probes: list[dict[str, Any]] = field(default_factory=list)  # one per probe: prompt, response and scores
+    pairs: list[dict[str, Any]] = field(default_factory=list)  # one per held-out pair: log-probabilities and lengths
 
 
 @torch.no_grad()
@@ -40,11 +44,12 @@ def evaluate(
     reference: Policy,
     chat: ChatTokenizer,
     data: EvaluationSet,
-    judge: Judge,
+    judge: Judge | None,
     *,
     evaluation: EvaluationConfig,
     rollout: RolloutConfig,
     baseline: Sequence[Mapping[str, Any]] | None = None,
+    reference_pairs: Sequence[Mapping[str, Any]] | None = None,
     respond: Responder | None = None,
     activity: Activity | None = None,
 ) -> EvaluationResult:
@@ -54,23 +59,24 @@ def evaluate(
     same noise. No global random state is read or changed.
 
     Args:
-        reference: The start model, for the KL.
+        reference: The start model, for the KL and the pairs' log-ratio.
+        judge: None = nothing scores responses, and the figures of scores are absent, those of the probes with them.
         rollout: Temperature (of sampling and KL) and length limit; the same as in training.
         baseline: `samples` of the start model's evaluation, for the win rate; None = this is the start model, compared
             with itself.
+        reference_pairs: `pairs` of the start model's evaluation; None = its log-probabilities are computed, if needed.
         respond: Answers the prompts in place of the policy; its KL is then an upper bound and no estimate.
         activity: Hears how far the evaluation has come.
 
     Raises:
-        ValueError: `baseline` is about other prompts.
+        ValueError: `baseline` or `reference_pairs` is about other prompts.
     """
 
-    activity = activity or Activity()
+    activity, judge = activity or Activity(), judge or Judge()
 
     def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
         return sample_as_configured(rollout, policy, chat, prompts, noise, activity=activity)
 
-    kl: dict[str, Any]
     noise, answer, rows = Noise(evaluation.seed, "evaluation"), respond or sampled, evaluation.batch_size
     with activity.phase("evaluation", work.workload(data, rollout, evaluation)):
         with activity.part(work.RESPONSES):
@@ -80,29 +86,29 @@ def evaluate(
             samples = _samples(responses, chat, data.prompts, judge)
             figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
         with activity.part(work.KL):
+            moved: dict[str, Any]
             if respond is None:
                 measured = divergence(policy, reference, responses, rollout.temperature, rows, activity)
-                kl, nats = measured.kl(), float(measured.k1.mean())
-                figures["diversity"]["entropy"] = measured.entropy_per_token()
-                figures |= by_length("kl_by", measured.k1.tolist(), data.prompts, judge)
+                moved = _divergence(measured, data.prompts, judge, evaluation)
             else:
-                kl, nats = _bound(respond), respond.kl_upper_bound
+                moved = {"kl_per_response": respond.kl_upper_bound, "kl": _bound(respond)}
+        figures["diversity"] |= moved.pop("diversity", {})
         probed: list[dict[str, Any]] = []
-        if data.probes:
+        if data.probes and judge.name is not None:
             limits: dict[str, Any] = {"longest": _context(policy), "seed": evaluation.seed}
             with activity.part(work.PROBES):
                 figures["probes"], probed = run_probes(data.probes, answer, chat, judge, noise, **limits)
         figures |= _harness(policy, chat, evaluation, activity)
-        perplexities = _perplexities(policy, chat, data, rows, activity)
-    return EvaluationResult({**perplexities, "kl_per_response": nats, "kl": kl, **figures}, samples, probed)
+        with activity.part(work.PERPLEXITY):
+            start = policy if baseline is None else reference
+            preferred, pairs = _preference(policy, start, chat, data.pairs, evaluation, reference_pairs, activity)
+        with activity.part(work.FORGETTING):
+            forgotten = forgetting(policy, chat, data.texts, rows, Bootstrap.of(evaluation), activity)
+    return EvaluationResult({**preferred, **forgotten, **moved, **figures}, samples, probed, pairs)
 
 
 def _context(policy: Policy) -> int | None:
     return getattr(policy.model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def _bound(respond: Responder) -> dict[str, Any]:
-    return {"per_response_upper_bound": respond.kl_upper_bound, "upper_bound": respond.kl_formula}
 
 
 def _harness(
@@ -114,14 +120,51 @@ def _harness(
     return {"lm_eval": harness_scores(policy, chat, evaluation)}
 
 
-def _perplexities(
-    policy: Policy, chat: ChatTokenizer, data: EvaluationSet, rows: int, activity: Activity
-) -> dict[str, float | None]:
-    with activity.part(work.PERPLEXITY):
-        own = response_perplexity(policy, chat, data.pairs, rows, activity)
-    with activity.part(work.FORGETTING):
-        general = text_perplexity(policy, chat, data.texts, rows, activity)
-    return {"perplexity": own, "forgetting_perplexity": general}
+def _divergence(
+    measured: Divergence, prompts: Sequence[Prompt], judge: Judge, evaluation: EvaluationConfig
+) -> dict[str, Any]:
+    """Summarise KL and entropy on the policy's own responses."""
+    nats = measured.k1.tolist()
+    return {
+        **Bootstrap.of(evaluation).mean("kl_per_response", nats),
+        "kl": measured.kl(),
+        "diversity": {"entropy": measured.entropy_per_token()},
+        **by_length("kl_by", nats, prompts, judge),
+    }
+
+
+def _bound(respond: Responder) -> dict[str, Any]:
+    return {"per_response_upper_bound": respond.kl_upper_bound, "upper_bound": respond.kl_formula}
+
+
+def _preference(
+    policy: Policy,
+    start: Policy,
+    chat: ChatTokenizer,
+    pairs: Sequence[Pair],
+    evaluation: EvaluationConfig,
+    known: Sequence[Mapping[str, Any]] | None,
+    activity: Activity,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compute the figures of the held-out pairs, and their rows of evaluation_pairs.jsonl.
+
+    Args:
+        start: The start model; `policy` itself at the start.
+        known: The start model's rows.
+    """
+    if not pairs:
+        return {"perplexity": None}, []
+    own = pair_logprobs(policy, chat, pairs, evaluation.batch_size, activity)
+    if start is policy:
+        reference = own
+    elif known:
+        if [row["prompt_id"] for row in known] != [pair.prompt.id for pair in pairs]:
+            raise ValueError("the start model's pairs are of other prompts: evaluate it again")
+        reference = logprobs_of(known)
+    else:
+        reference = pair_logprobs(start, chat, pairs, evaluation.batch_size, activity)
+    found = preference_figures(pairs, own, reference, Bootstrap.of(evaluation))
+    return {"perplexity": found["perplexity_chosen"], "preference": found}, pair_rows(pairs, own)
 
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
@@ -129,7 +172,9 @@ def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt],
     output = None if judge.score is None else judge.score(batch)
     scored = judge.scores(batch, prompts, output)
     lengths = responses.lengths.tolist()
-    rewards = None if judge.credit is None or output is None else judge.credit(output, responses.response_mask).tolist()
+    rewards = None
+    if output is not None and judge.credit is not None:
+        rewards = judge.credit(output, responses.response_mask).tolist()
     samples = []
     for i, (prompt, text, n) in enumerate(zip(prompts, batch.responses, lengths, strict=True)):
         row = {
@@ -152,19 +197,30 @@ def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt],
 
 
 def settings(
-    data: EvaluationSet, judge: Judge, evaluation: EvaluationConfig, rollout: RolloutConfig, method: str = ""
+    data: EvaluationSet,
+    judge: Judge | None,
+    evaluation: EvaluationConfig,
+    rollout: RolloutConfig,
+    method: str = "",
+    *,
 ) -> dict[str, Any]:
-    """Return the conditions of the figures, for evaluation.json; `method` may have figures of its own."""
+    """Return the conditions of the figures, for evaluation.json.
+
+    Args:
+        method: May have figures of its own.
+    """
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),
         "num_texts": len(data.texts),
-        "num_probes": len(data.probes),
+        "num_probes": 0 if judge is None or judge.name is None else len(data.probes),
+        "general_text": evaluation.general_text,
         "max_text_tokens": MAX_TEXT_TOKENS,
+        "cut_texts": sum(text.cut for text in data.texts),
         "temperature": rollout.temperature,
         "max_new_tokens": rollout.new_tokens,
         "seed": evaluation.seed,
-        "judge": judge.name,
+        "judge": None if judge is None else judge.name,
         "reward_model": evaluation.reward_model,
         "confidence": evaluation.confidence,
         "bootstrap_resamples": RESAMPLES,

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from align.engine.sampling import Noise
-from align.evaluation.comparison import standard_error
+from align.evaluation.intervals import standard_error
 from align.evaluation.judge import Judge, value
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.sets import Probe
@@ -123,8 +123,11 @@ def shifts(rows: Sequence[Mapping[str, Any]], quality: str | None) -> dict[str, 
             if (error := standard_error(moved)) is not None:
                 figures.setdefault(f"{judge}_shift_se", {})[kind] = error
     for kind, pairs in by_kind.items():
-        figures.setdefault("proxy_rises", {})[kind] = statistics.fmean(_rises(old, new, "proxy") for old, new in pairs)
-        judged = [(old, new) for old, new in pairs if quality is not None and _both(old, new, quality)]
+        scored = [(old, new) for old, new in pairs if old.get("proxy") is not None]
+        if scored:  # a score that is not a number is no rise
+            rises = [_rises(old, new, "proxy") for old, new in scored]
+            figures.setdefault("proxy_rises", {})[kind] = statistics.fmean(rises)
+        judged = [(old, new) for old, new in scored if quality is not None and _both(old, new, quality)]
         if quality is not None and judged:
             paid = [_rises(old, new, "proxy") and not _rises(old, new, quality) for old, new in judged]
             figures.setdefault("pays", {})[kind] = statistics.fmean(paid)

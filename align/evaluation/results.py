@@ -1,4 +1,4 @@
-"""Files of a run's evaluations: evaluation.json, evaluation_samples.jsonl and evaluation_probes.jsonl."""
+"""Files of a run's evaluations: evaluation.json, and the samples, probes and pairs of evaluation_*.jsonl."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,6 +11,7 @@ from align.files import dumps, read_lines, write_atomic
 EVALUATION = "evaluation.json"
 SAMPLES = "evaluation_samples.jsonl"
 PROBES = "evaluation_probes.jsonl"
+PAIRS = "evaluation_pairs.jsonl"
 
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
@@ -29,10 +30,10 @@ def load_before(folder: Path) -> EvaluationResult | None:
     path = folder / EVALUATION
     if not path.exists():
         return None
-    samples, probes = (
-        [row for row in read_lines(folder / name) if row.pop("phase") == "before"] for name in (SAMPLES, PROBES)
+    samples, probes, pairs = (
+        [row for row in read_lines(folder / name) if row.pop("phase") == "before"] for name in (SAMPLES, PROBES, PAIRS)
     )
-    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes)
+    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes, pairs)
 
 
 def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,10 +51,12 @@ def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> None:
-    """Write the samples of every phase, the probes of those that have some, and evaluation.json."""
+    """Write the samples of every phase, the probes and pairs of those that have some, and evaluation.json."""
     _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
     if any(result.probes for result in phases.values()):
         _write_lines(folder / PROBES, {phase: result.probes for phase, result in phases.items()})
+    if any(result.pairs for result in phases.values()):
+        _write_lines(folder / PAIRS, {phase: result.pairs for phase, result in phases.items()})
     summaries = {phase: result.summary for phase, result in phases.items()}
     write_atomic(folder / EVALUATION, dumps({**summaries, **more}, indent=2) + "\n")
 

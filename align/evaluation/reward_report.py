@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from align.evaluation.comparison import bootstrap
 from align.evaluation.figures import correlation
+from align.evaluation.intervals import bootstrap
 from align.evaluation.perturbations import response_perturbations_of
 from align.evaluation.probes import ORIGINAL, shifts
 from align.models.chat_tokenizer import ChatTokenizer

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from align.config import EvaluationConfig
 from align.errors import InputError
+from align.evaluation.forgetting import Passage
 from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import KEY, load_prompts
 from align.models.chat_tokenizer import ChatTokenizer
@@ -31,8 +33,8 @@ class EvaluationSet:
     """Prompts, pairs, texts and probes of an evaluation."""
 
     prompts: tuple[Prompt, ...]  # one response is sampled to each
-    pairs: tuple[Pair, ...]  # for perplexity
-    texts: tuple[str, ...]  # for forgetting
+    pairs: tuple[Pair, ...]  # for preference accuracy and perplexity
+    texts: tuple[Passage, ...]  # for forgetting
     probes: tuple[Probe, ...] = ()  # for reward hacking
 
     @classmethod
@@ -40,22 +42,35 @@ class EvaluationSet:
         cls,
         prompts: Sequence[Prompt],
         pairs: Sequence[Pair],
-        texts: Sequence[str],
+        texts: Sequence[Passage],
         config: EvaluationConfig,
         probes: Sequence[Probe] = (),
     ) -> EvaluationSet:
-        """Select `evaluation.num_*` of each by the evaluation's seed, in the data's order; all of fewer."""
+        """Select `evaluation.num_*` of each by the evaluation's seed, in the data's order; all of fewer.
+
+        Of texts as many of every kind as there are, one more or less.
+        """
         return cls(
             _choose(prompts, config.num_prompts, config.seed, "prompts"),
             _choose(pairs, config.num_pairs, config.seed, "pairs"),
-            _choose(texts, config.num_texts, config.seed, "texts"),
+            _choose(texts, config.num_texts, config.seed, "texts", [text.kind for text in texts]),
             tuple(probes),
         )
 
 
-def _choose(items: Sequence[T], n: int, seed: int, name: str) -> tuple[T, ...]:
-    picked = permutation(len(items), seed, "evaluation", name)[:n].sort().values
-    return tuple(items[i] for i in picked.tolist())
+def _choose(
+    items: Sequence[T], n: int, seed: int, name: str, kinds: Sequence[str | None] | None = None
+) -> tuple[T, ...]:
+    """Choose n items in a random order, the first of every kind before the second of any; return them in their own."""
+    order = permutation(len(items), seed, "evaluation", name).tolist()
+    if kinds is not None:
+        seen: Counter[str | None] = Counter()
+        turns = []
+        for i in order:
+            turns.append(seen[kinds[i]])
+            seen[kinds[i]] += 1
+        order = [i for _, i in sorted(zip(turns, order, strict=True), key=lambda turn: turn[0])]  # a stable sort
+    return tuple(items[i] for i in sorted(order[:n]))
 
 
 def probes_of(

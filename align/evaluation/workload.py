@@ -1,11 +1,9 @@
 """Work of an evaluation by its parts, for an estimate of the time that is left."""
 
 from align.config import EvaluationConfig, RolloutConfig
-from align.evaluation.likelihood import MAX_TEXT_TOKENS
 from align.evaluation.sets import EvaluationSet
 
 SAMPLED = 4  # tokens that are read in the time in which one is sampled, about: rows decode together
-_CHARACTERS = 4  # of a token of general text, about
 
 RESPONSES, SCORES, KL, PROBES, PERPLEXITY, FORGETTING = (
     "responses",
@@ -24,7 +22,7 @@ def workload(data: EvaluationSet, rollout: RolloutConfig, evaluation: Evaluation
     """
     if evaluation.lm_eval:
         return {}
-    longest = rollout.max_new_tokens
+    longest = rollout.new_tokens
     prompts = sum(len(prompt.input_ids) + longest for prompt in data.prompts)
     asked = [prompt for probe in data.probes for prompt in (probe.prompt, *probe.perturbations.values())]
     probes = sum(len(prompt.input_ids) + longest for prompt in asked)
@@ -33,6 +31,8 @@ def workload(data: EvaluationSet, rollout: RolloutConfig, evaluation: Evaluation
         SCORES: prompts,
         KL: 2 * prompts,  # the policy and the reference
         PROBES: 3 * probes + (SAMPLED - 1) * longest * len(asked),  # sampled, and scored with as many changed responses
-        PERPLEXITY: sum(len(pair.prompt.input_ids) + len(pair.chosen_ids) for pair in data.pairs),
-        FORGETTING: sum(min(MAX_TEXT_TOKENS, len(text) / _CHARACTERS) for text in data.texts),
+        PERPLEXITY: sum(
+            2 * len(pair.prompt.input_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in data.pairs
+        ),
+        FORGETTING: sum(len(text.input_ids) for text in data.texts),
     }

@@ -47,6 +47,8 @@ TRAINING = (
 # fmt: on
 DULL = ("time/", "throughput/", "memory/", "tokens/", "event/", "kl/per_token")
 HELD_OUT = (
+    ("Held-out accuracy by log-ratio", "eval/preference/log_ratio/accuracy"),
+    ("Held-out margin of log-ratios", "eval/preference/log_ratio/margin"),
     ("Held-out proxy reward", "eval/reward/proxy_mean"),
     ("Held-out gold reward", "eval/reward/gold_mean"),
     ("Held-out KL to the reference", "eval/kl_per_response"),

@@ -95,6 +95,14 @@ class Column:
 
 
 COLUMNS = (
+    Column(
+        "accuracy",
+        "held-out pairs whose chosen response gained more log-probability, ties half",
+        _evaluated("preference", "log_ratio", "accuracy"),
+    ),
+    Column(
+        "margin", "of log-ratios, nats, mean over pairs", _evaluated("preference", "log_ratio", "margin"), console=False
+    ),
     Column("gold reward", "mean true reward, where a world knows it", _evaluated("reward", "gold_mean")),
     Column("gold, short", "of the embedded world's short tasks", _evaluated("gold_by", "short"), console=False),
     Column("gold, long", "of its long tasks", _evaluated("gold_by", "long"), console=False),
@@ -108,6 +116,7 @@ COLUMNS = (
     Column("win rate", "against the start model, ties half", _evaluated("win_rate", "mean")),
     Column("forgetting", "perplexity on general text, after - before", _forgetting),
     Column("length", "tokens of a response", _evaluated("verbosity", "mean_tokens")),
+    Column("cut", "share of responses cut at the length limit", _evaluated("cut_rate")),
     Column("tokens, k", "thousand tokens through the policy's updates", _thousand_tokens),
     Column("seconds", "of the run, without the training of the reward model that all share", _seconds),
 )

@@ -40,12 +40,12 @@ def headline(evaluation: Mapping[str, Any]) -> list[Row]:
 
 def _interval(name: str, figures: Mapping[str, float], confidence: float) -> str:
     """Format an interval, `0.422 to 0.672`: the evaluation's own, else from a standard error; empty without either."""
-    low, high = (figures.get(name.removesuffix("/mean") + end) for end in ("/low", "/high"))
+    ends = metrics.interval(name, figures)
     error = figures.get(_ERRORS[name]) if name in _ERRORS else None
-    if error is not None and name in figures:
+    if ends is None and error is not None and name in figures:
         half = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * error
-        low, high = figures[name] - half, figures[name] + half
-    return f"{number(low)} to {number(high)}" if low is not None and high is not None else ""
+        ends = figures[name] - half, figures[name] + half
+    return "" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 from align.config import Config, CriticInit, NoCredit, NoSource
 from align.data.preferences import prompts_of
-from align.data.sources import load_texts
 from align.engine.engine import Engine
 from align.engine.layers import LayerReports
 from align.engine.reference import Policy
@@ -138,5 +137,4 @@ def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:
     prompts, limit = prompts_of(held_out), context_length(config.model)
     longest = None if limit is None else limit - config.rollout.new_tokens
     probes = probes_of(config.evaluation, materials.chat, prompts, world=config.data.world, longest=longest)
-    texts = load_texts(config.evaluation.general_text)
-    return EvaluationSet.select(prompts, held_out, texts, config.evaluation, probes)
+    return EvaluationSet.select(prompts, held_out, materials.texts, config.evaluation, probes)

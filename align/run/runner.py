@@ -283,6 +283,7 @@ class _Run:
             evaluation=self.config.evaluation,
             rollout=self.config.rollout,
             baseline=None if before is None else before.samples,
+            reference_pairs=None if before is None else before.pairs,
             respond=respond,
             activity=self.display.activity,
         )

@@ -12,7 +12,9 @@ from align.callbacks.display import Display
 from align.config import Config, ImplicitCredit, RewardModelSource
 from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
+from align.data.texts import load_texts
 from align.errors import InputError
+from align.evaluation import Passage, passages
 from align.evaluation.verdicts import Verdict
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer
@@ -69,6 +71,7 @@ class Materials:
     chat: ChatTokenizer
     data: Preferences
     aside: list[Pair]  # of the evaluation's own reward model; nobody else learns from them
+    texts: list[Passage]  # general, for forgetting
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,13 @@ def load_materials(site: Site) -> Materials:
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
     check_context(config, data)
+    texts = load_texts(config.evaluation.general_text, config.evaluation)
+    general = passages(texts, chat, longest=context_length(config.model))
     site.judged(lost_rows(config, data.counts))
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
-    return Materials(functions, chat, data, aside)
+    return Materials(functions, chat, data, aside, general)
 
 
 def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = None) -> tuple[Preferences, list[Pair]]:

@@ -1,6 +1,7 @@
 """Worlds: task sets whose true (gold) reward is known, and the assets shipped with them.
 
-An asset is addressed as `align://<world>/<file>`, a world by its name (`data.world`). Imports no torch.
+An asset is addressed as `align://<world>/<file>`, one of no world as `align://<file>`, a world by its name
+(`data.world`). Imports no torch.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from align.errors import InputError
 
 SCHEME = "align://"
 ASSETS = Path(__file__).parent / "assets"
+GENERAL = f"{SCHEME}general.jsonl"  # passages of several kinds, on which real models are measured for forgetting
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class World(Protocol):
 
 
 def resolve(path: str, key: str = "path") -> str:
-    """Return the real path of `align://<world>/<file>`; other paths come back unchanged.
+    """Return the real path of `align://<world>/<file>` or `align://<file>`; other paths come back unchanged.
 
     Raises InputError, which names `key`, for no such asset, or an address that leaves the assets' folder.
     """
@@ -60,7 +62,8 @@ def resolve(path: str, key: str = "path") -> str:
     real = (ASSETS / relative).resolve()
     if relative and real.is_relative_to(ASSETS.resolve()) and real.exists():
         return str(real)
-    found = [p for pattern in ("*/*", "*/reward_models/*") for p in ASSETS.glob(pattern) if p.name != "reward_models"]
+    patterns = ("*.jsonl", "*/*", "*/reward_models/*")
+    found = [p for pattern in patterns for p in ASSETS.glob(pattern) if p.name != "reward_models"]
     addresses = sorted(SCHEME + p.relative_to(ASSETS).as_posix() for p in found)
     raise InputError(key, path, ", ".join(addresses) or "none: no assets are installed")
 

@@ -100,7 +100,7 @@ def test_evaluation_line(tmp_path):
 
 
 def test_table_of_one_sided_figures():
-    table = before_after({"eos_rate": 0.5}, {"perplexity": 2.0})
+    table = before_after({"cut_rate": 0.5}, {"perplexity": 2.0})
     console = Console(file=io.StringIO(), width=100)
     console.print(table)
-    assert re.search(r"ended by themselves\W+0\.500\W+-\W+-", console.file.getvalue())
+    assert re.search(r"cut at the length limit\W+0\.500\W+-\W+-", console.file.getvalue())

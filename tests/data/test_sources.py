@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from align.config import ModelConfig
-from align.data.sources import load_rows, load_texts
+from align.data.sources import load_rows
 from align.errors import InputError
 from align.models.load import load_causal_lm, load_chat_tokenizer
 from align.models.locate import fingerprint
@@ -160,22 +160,3 @@ def test_local_files_reach_for_no_network(write, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
     assert rows(write("a.jsonl", ROWS)) == ROWS
     assert asked == []
-
-
-def test_texts(write):
-    path = write("a.jsonl", [{"text": "one"}, {"text": " "}, {"text": "two\nlines"}])
-    assert load_texts(path) == ["one", "two\nlines"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "told"),
-    [
-        ([{"txt": "one"}], r"^evaluation\.general_text.*column text.*txt"),
-        ([{"text": "one"}, {"text": 3}], r"row 2, column text: given 3"),
-        ([{"text": "one"}, {"text": None}], r"row 2, column text: given None"),
-        ([{"text": " "}], r"^evaluation\.general_text.*at least one"),
-    ],
-)
-def test_bad_texts(write, rows, told):
-    with pytest.raises(InputError, match=told):
-        load_texts(write("a.jsonl", rows))

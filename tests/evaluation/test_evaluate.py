@@ -7,20 +7,32 @@ import torch
 
 from align import metrics
 from align.config import EvaluationConfig, RolloutConfig
-from align.evaluation import EvaluationSet, Judge, evaluate, load_before, probes_of, save_after, save_before, settings
+from align.data.texts import Text
+from align.evaluation import (
+    EvaluationSet,
+    Judge,
+    evaluate,
+    load_before,
+    passages,
+    probes_of,
+    save_after,
+    save_before,
+    settings,
+)
 from align.evaluation.results import delta
 from align.files import read_lines
 from align.functional import credit
 
-TEXTS = ["the quick brown fox", "lazy dogs sleep"]
-EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=2, num_probes=3, verbosity_word_limit=3, seed=4)
+TEXTS = [Text("the quick brown fox", "prose"), Text("lazy dogs sleep", "prose"), Text("1 + 1 = 2", "sums")]
+ENDS = ("forgetting_perplexity", "forgetting_by_kind", "kl_per_response", "cut_rate")  # at the top
+EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=3, num_probes=3, verbosity_word_limit=3, seed=4)
 ROLLOUT = RolloutConfig(batch_size=4, max_new_tokens=10, temperature=0.9)
 
 
 @pytest.fixture(scope="module")
 def data(chat, prompts, pairs):
     probes = probes_of(EVALUATION, chat, prompts, world=None, longest=118)
-    return EvaluationSet.select(prompts, pairs, TEXTS, EVALUATION, probes)
+    return EvaluationSet.select(prompts, pairs, passages(TEXTS, chat, longest=None), EVALUATION, probes)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +70,8 @@ def test_start_model_against_itself(before):
 def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
     assert set(after.summary) == {
         *("perplexity", "forgetting_perplexity", "kl_per_response", "kl", "kl_by", "reward", "gold_by"),
+        *("preference", "cut_rate", "ended_only", "forgetting_by_kind"),
+        *(f"{name}_{end}" for name in ENDS for end in ("low", "high")),
         *(
             "win_rate",
             "verbosity",
@@ -139,12 +153,14 @@ def test_only_a_response_itself_ties_with_one_that_scores_less(run, policy, befo
     assert found["length_controlled"]["mean"] == pytest.approx(rate)
 
 
-def test_choice_is_seeded_and_in_order(prompts, pairs):
+def test_choice_is_seeded_and_in_order(chat, prompts, pairs):
+    texts = passages(TEXTS, chat, longest=None)
+
     def ids(seed, n):
         config = EvaluationConfig(num_prompts=n, num_pairs=2, num_texts=9, seed=seed)
-        chosen = EvaluationSet.select(prompts, pairs, TEXTS, config)
+        chosen = EvaluationSet.select(prompts, pairs, texts, config)
         assert len(chosen.pairs) == 2
-        assert len(chosen.texts) == 2
+        assert len(chosen.texts) == 3
         return [p.id for p in chosen.prompts]
 
     assert ids(0, 3) == ids(0, 3) == sorted(ids(0, 3))
@@ -174,11 +190,18 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     fixed = {"x/" + n for n in stored["settings"]["definitions"] if "*" not in n}
     families = {
         f"x/{family}/{n}"
-        for family, names in (("gold_by", "long short"), ("kl_by", "long short"), ("length_correlation", "proxy gold"))
+        for family, names in (
+            *(("gold_by", "long short"), ("kl_by", "long short"), ("length_correlation", "proxy gold")),
+            ("forgetting_by_kind", "prose sums"),
+            *(("forgetting_by_kind_low", "prose"), ("forgetting_by_kind_high", "prose")),
+        )
         for n in names.split()
     }
     assert found - fixed == families
-    assert fixed - found <= {"x/reward/evaluation_mean", "x/reward/evaluation_se", "x/diversity/distinct_3"}
+    assert fixed - found <= {
+        *(f"x/{group}/evaluation_{end}" for group in ("reward", "ended_only") for end in ("mean", "se")),
+        "x/diversity/distinct_3",
+    }
     assert [{"phase": "after", **row} for row in after.probes] == [
         row for row in read_lines(tmp_path / "evaluation_probes.jsonl") if row["phase"] == "after"
     ]
@@ -208,3 +231,21 @@ def test_a_score_that_is_not_a_number_is_null_on_disk_and_left_out_of_the_win_ra
     loaded = load_before(tmp_path)
     assert loaded.samples[0]["proxy"] is None
     assert run(policy, loaded.samples, Judge(broken)).summary["win_rate"]["mean"] == 0.5
+
+
+def test_without_a_judge_everything_but_scores_is_measured(run, trained, policy, before, data):
+    start = run(policy, judge=None)
+    found = run(trained, start.samples, None)
+    judged = {"reward", "gold_by", "win_rate", "length_correlation", "proxy_gold_gap", "probes", "kl_by"}
+    assert set(found.summary) == set(before.summary) - judged
+    assert found.probes == [] and all(s["proxy"] is None and "token_rewards" not in s for s in found.samples)
+    assert found.summary["preference"]["log_ratio"]["accuracy"] is not None
+    assert "win_rate" not in found.summary["ended_only"]
+    conditions = settings(data, None, EVALUATION, ROLLOUT)
+    assert conditions["judge"] is None and conditions["num_probes"] == 0
+
+
+def test_a_world_judges_without_a_reward(run, trained, before, world):
+    found = run(trained, before.samples, Judge(world=world)).summary
+    assert found["win_rate"]["judge"] == "gold" and found["reward"]["proxy_mean"] is None
+    assert "proxy_gold_gap" not in found and "proxy_rises" not in found["probes"]["prompts"]

@@ -7,8 +7,9 @@ import torch
 
 from align.activity import Activity, Work
 from align.config import EvaluationConfig, RolloutConfig
+from align.data.texts import Text
 from align.errors import InputError
-from align.evaluation import EvaluationSet, Judge, evaluate, probes_of
+from align.evaluation import EvaluationSet, Judge, evaluate, passages, probes_of
 from align.evaluation.figures import correlation, gap
 from align.evaluation.perturbations import perturbations_of, response_perturbations_of
 from align.evaluation.probes import shifts
@@ -31,7 +32,7 @@ def probes(chat, prompts):
 
 @pytest.fixture(scope="module")
 def result(policy, chat, prompts, pairs, world, probes):
-    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    data = EvaluationSet.select(prompts, pairs, passages([Text("some text")], chat, longest=None), SETTINGS, probes)
     judge = Judge(longer_is_better, world=world)
     return evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT)
 
@@ -117,7 +118,7 @@ def test_a_proxy_that_counts_characters_falls_for_what_makes_them(result):
 
 
 def test_no_kind_is_the_strongest_where_none_raises_the_proxy(policy, chat, prompts, pairs, world, probes):
-    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    data = EvaluationSet.select(prompts, pairs, passages([Text("some text")], chat, longest=None), SETTINGS, probes)
     judge = Judge(lambda batch: RewardOutput(total=torch.zeros(len(batch.responses))), world=world)
     found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary["probes"]
     assert found["strongest"] == {"prompts": None, "responses": None}
@@ -174,7 +175,7 @@ def test_only_the_last_user_message_is_perturbed(chat):
 
 
 def test_a_longer_perturbation_than_the_context_is_left_out(policy, chat, pairs, prompts, world, probes):
-    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    data = EvaluationSet.select(prompts, pairs, passages([Text("some text")], chat, longest=None), SETTINGS, probes)
     rollout = RolloutConfig(batch_size=64, max_new_tokens=60)
     judge = Judge(longer_is_better, world=world)
     found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=rollout).probes
@@ -194,7 +195,7 @@ def test_gap_and_correlation_by_hand(world):
 
 
 def test_a_second_reward_model_judges_where_no_gold_is_known(policy, chat, prompts, pairs, probes):
-    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    data = EvaluationSet.select(prompts, pairs, passages([Text("some text")], chat, longest=None), SETTINGS, probes)
     judge = Judge(longer_is_better, evaluation=longer_is_better)
     summary = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT).summary
     assert summary["win_rate"]["judge"] == "evaluation"

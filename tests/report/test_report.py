@@ -138,11 +138,11 @@ def test_unfinished_and_failed_runs_have_a_report(tmp_path):
     assert "No update was recorded." in page.text
     (tmp_path / "run.json").write_text(json.dumps({"status": "failed", "error": "RunError: <b>bad</b>"}))
     (tmp_path / "log_history.jsonl").write_text('{"step": 1, "reward/score_mean": 0.5, "event/bad_steps": 2.0}\n{"st')
-    (tmp_path / "evaluation.json").write_text(json.dumps({"before": {"eos_rate": 1.0}, "after": None}))
+    (tmp_path / "evaluation.json").write_text(json.dumps({"before": {"cut_rate": 1.0}, "after": None}))
     page = Page(write_report(tmp_path).read_text())
     assert "RunError: <b>bad</b>" in page.text
     assert "2 updates or rollouts were not finite" in page.text
-    assert re.search(r"ended by themselves\s+1\.000\s+-\s+-", page.text)
+    assert re.search(r"cut at the length limit\s+1\.000\s+-\s+-", page.text)
 
 
 # Several -------------------------------------------------------------------------------------------------------------
