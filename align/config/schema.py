@@ -189,8 +189,8 @@ class EvaluationConfig(Section):
     num_prompts: int = 128  # held-out prompts, one sampled response each
     num_pairs: int = 256  # held-out pairs, for the preference's accuracy and the perplexities
     num_texts: int = 128  # general texts for forgetting, as many of each kind
-    # auto = the embedded world's for its own model, else align://general.jsonl; or a JSONL, JSON, CSV or Parquet file, a
-    # .txt file (a text a paragraph), a folder of data files, a Hub id
+    # auto = the embedded world's for its own model, else align://general.jsonl; or a JSONL, JSON, CSV or Parquet file,
+    # a .txt file (a text a paragraph), a folder of data files, a Hub id
     general_text: str = AUTO
     general_column: str = "text"
     general_kind_column: str = "kind"  # used where present: forgetting by kind

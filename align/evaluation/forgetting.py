@@ -85,9 +85,8 @@ def _nats(policy: Policy, chat: ChatTokenizer, texts: Sequence[Passage], batch_s
     rows = [(text.input_ids[:1], text.input_ids[1:]) for text in texts]
     lengths = torch.tensor([len(text.input_ids) for text in texts])
     nats = torch.zeros(len(rows), dtype=torch.float64)
-    for index in activity.over(
-        micro_batches(lengths, policy.model.config, batch_size), "general texts read", len(rows)
-    ):
+    parts = micro_batches(lengths, policy.model.config, batch_size)
+    for index in activity.over(parts, "general texts read", len(rows)):
         batch = collate([rows[i] for i in index.tolist()], chat.pad_id, policy.device)
         logprobs = policy.response_logprobs(batch, 1.0).double()
         nats[index] = -masked_sum(logprobs, batch.response_mask, dim=1).cpu()

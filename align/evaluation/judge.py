@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.activity import Activity
 from align.config import ModelConfig
 from align.engine.engine import Engine
 from align.engine.reference import ValueHead

@@ -202,7 +202,6 @@ def settings(
     evaluation: EvaluationConfig,
     rollout: RolloutConfig,
     method: str = "",
-    *,
 ) -> dict[str, Any]:
     """Return the conditions of the figures, for evaluation.json.
 
