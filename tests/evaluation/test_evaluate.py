@@ -249,3 +249,14 @@ def test_a_world_judges_without_a_reward(run, trained, before, world):
     found = run(trained, before.samples, Judge(world=world)).summary
     assert found["win_rate"]["judge"] == "gold" and found["reward"]["proxy_mean"] is None
     assert "proxy_gold_gap" not in found and "proxy_rises" not in found["probes"]["prompts"]
+
+
+def test_cut_responses_are_counted_and_left_out_of_the_ended_ones(before, after):
+    ended = [s for s in after.samples if s["ended"]]
+    assert after.summary["cut_rate"] == pytest.approx(1 - after.summary["eos_rate"]) == 1 - len(ended) / 6
+    found = after.summary["ended_only"]
+    assert found["responses"] == len(ended) < 6
+    assert found["tokens_mean"] == pytest.approx(statistics.fmean(s["tokens"] for s in ended))
+    assert found["gold_mean"] == pytest.approx(statistics.fmean(s["gold"] for s in ended))
+    both = sum(a["ended"] and b["ended"] for a, b in zip(before.samples, after.samples, strict=True))
+    assert found["win_rate"]["prompts"] == both
