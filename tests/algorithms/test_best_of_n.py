@@ -113,7 +113,7 @@ def test_a_whole_run(tmp_path, data, n):
         assert after["reward"]["proxy_mean"] > before["reward"]["proxy_mean"] + 0.3
     assert [r["phase"] for r in runs.lines(folder / "log_history.jsonl")] == ["before", "after"]
     assert (folder / "model" / "model.safetensors").is_file()
-    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert json.loads((folder / "run.json").read_text())["status"].startswith("finished")
 
 
 def test_less_than_one_is_refused(data):

@@ -88,7 +88,7 @@ def test_a_whole_run_leaves_the_folder_of_any_run(finished, name):
     report = json.loads((folder / "evaluation.json").read_text())
     assert abs(report["before"]["kl_per_response"]) < 1e-6
     assert report["after"]["kl"]["per_response_k3"] > 1e-3  # against the start model, which stayed what it was
-    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert json.loads((folder / "run.json").read_text())["status"].startswith("finished")
     trained = AutoModelForCausalLM.from_pretrained(folder / "model").state_dict()
     start = AutoModelForCausalLM.from_pretrained(tiny.folder()).state_dict()
     assert all(not torch.equal(trained[k], start[k]) for k in start)

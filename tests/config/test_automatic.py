@@ -138,3 +138,9 @@ def test_the_embedded_model_is_known_by_its_dimensions_wherever_it_lies(tmp_path
     assert model_facts(ModelConfig(path=str(tmp_path))).world
     facts = model_facts(ModelConfig(path=str(tiny.folder())))
     assert not facts.world and facts.width == 24
+
+
+@pytest.mark.parametrize(("model", "text"), [(WORLD, "align://pocket/general.jsonl"), (REAL, "align://general.jsonl")])
+def test_general_text_follows_the_model_and_not_the_data(model, text):
+    assert settled("data=pocket", model=model).config.evaluation.general_text == text
+    assert settled("evaluation.general_text=own/texts", model=model).config.evaluation.general_text == "own/texts"

@@ -400,21 +400,3 @@ def test_a_part_is_added_on_the_command_line():
     source = io.build(compose("config", overrides=words)).reward.source
     assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
     assert [type(model) for model in source.models()] == [cfg.RewardModelSource]
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["data=pocket"], "align://pocket/general.jsonl"),
-        (["data=jsonl", "data.path=PAIRS"], "align://pocket/general.jsonl"),
-        (["data=jsonl", "data.path=PAIRS", "model=smollm2_135m"], "align://general.jsonl"),
-        (["data=pocket", "evaluation.general_text=own/texts"], "own/texts"),
-    ],
-)
-def test_general_text_follows_the_model(tmp_path, words, found):
-    from align.config.composition import general_text
-
-    pairs = tmp_path / "pairs.jsonl"
-    pairs.write_text(json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"}) + "\n")
-    config = build(*(word.replace("PAIRS", str(pairs)) for word in words))
-    assert general_text(config) == found

@@ -41,7 +41,7 @@ def test_an_evaluation_says_how_far_it_is(policy, chat, prompts, pairs, world, p
     """Its share rises from 0 to 1 over all parts, and no figure changes for it."""
     heard: list[Work] = []
     activity = Activity(heard.append, itertools.count().__next__)
-    data = EvaluationSet.select(prompts, pairs, ["some text"], SETTINGS, probes)
+    data = EvaluationSet.select(prompts, pairs, passages([Text("some text")], chat, longest=None), SETTINGS, probes)
     judge = Judge(longer_is_better, world=world)
     found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=ROLLOUT, activity=activity)
     assert found.summary == result.summary

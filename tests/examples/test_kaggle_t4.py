@@ -37,7 +37,7 @@ def test_it_runs_from_top_to_bottom_and_keeps_its_secret(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (folder,) = (tmp_path / "outputs" / "ppo").iterdir()
-    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert json.loads((folder / "run.json").read_text())["status"].startswith("finished")
     assert (folder / "report.html").is_file()
     shown = json.dumps(notebook)
     assert "tracking: Weights & Biases" in shown and "| perplexity |" in shown
