@@ -85,12 +85,12 @@ def test_evaluations(finished: tuple[str, Path]) -> None:
         found = {metrics.lookup(n).name for n in record if n not in metrics.EVALUATION_FIELDS}
         assert found <= known
         own = {n for n in known if metrics.METRICS[n].methods == (name,)}
-        if record["phase"] == "before" or not trains:  # no pair's log-ratio differs from the start's
-            known = {n for n in known if "preference/log_ratio/accuracy" not in n}
         bounded = name == "best_of_n" and record["phase"] == "after"
         lacking = {n for n in known - found if not any(part in n for part in ABSENT)}
         if bounded:  # its KL is a bound, of no policy
-            lacking = {n for n in lacking if not n.startswith("eval/kl/") and n != "eval/diversity/entropy"}
+            lacking = {n for n in lacking if not n.startswith("eval/kl") and n != "eval/diversity/entropy"}
+        if record["phase"] == "before" or not trains:  # no pair's log-ratio differs from the start's
+            lacking = {n for n in lacking if "preference/log_ratio/accuracy" not in n}
         assert lacking <= (own if record["phase"] != "after" else set())
     content = json.loads((folder / "evaluation.json").read_text())
     assert "nonfinite" not in content and metrics.flatten(content["after"]).keys() <= set(records[-1])
