@@ -43,6 +43,10 @@ TRAINING = (
     Spec("Critic: value", "reward", (("value/mean", "predicted"),), note="over tokens, at rollout time"),
     Spec("Response length", "tokens", (("response/length_mean", "mean"), ("response/length_std", "deviation"))),
     Spec("Entropy", "nats per token", (("policy/entropy", "policy"),)),
+    Spec("DPO: loss", "nats", (("dpo/loss", "loss"),)),
+    Spec("DPO: accuracy on training pairs", "share", (("dpo/accuracy", "accuracy"),)),
+    Spec("DPO: margin", "nats times beta", (("dpo/margin", "margin"),)),
+    Spec("SFT: loss", "nats per token", (("sft/loss", "loss"),)),
 )
 # fmt: on
 DULL = ("time/", "throughput/", "memory/", "tokens/", "event/", "kl/per_token")

@@ -65,7 +65,19 @@ def tokens_of(run: Run) -> str:
 def reward_of(run: Run) -> str:
     """Describe the reward: `reward model with sparse credit`."""
     source, credit = run.setting("reward", "source", "name"), run.setting("reward", "credit", "name")
+    if source == "none":
+        return "no reward"
     return f"{str(source).replace('_', ' ')} with {credit} credit" if source and credit else ""
+
+
+def verdicts(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
+    """List what went wrong in finished runs: arm, level, and the verdict with the key to turn."""
+    return [
+        (arm.name, str(found.get("level")), f"{found.get('what')} (turn {found.get('key')})")
+        for arm in arms
+        for run in arm.runs
+        for found in run.facts.get("verdicts") or ()
+    ]
 
 
 def commands(runs: Sequence[Run]) -> list[str]:

@@ -65,6 +65,7 @@ def render(jobs: Sequence[Job], name: str) -> str:
         probes=probes(arms),
         completions=shown,
         failures=facts.failures(arms),
+        verdicts=facts.verdicts(arms),
         facts=facts.facts(runs),
         run_rows=facts.run_rows(arms),
         commands=facts.commands(runs),

@@ -170,7 +170,7 @@ def test_methods_are_overlaid_and_what_one_does_not_measure_is_a_gap(compared):
     assert len(entropy["curves"]) == 1
     held_out = compared.charts["Held-out proxy reward"]
     assert [(c["label"], c["colour"], len(c["y"])) for c in held_out["curves"]] == [("ppo", 0, 3), ("dpo", 1, 3)]
-    dpo = compared.charts["dpo/loss"]["curves"]
+    dpo = compared.charts["DPO: loss"]["curves"]
     assert [(c["label"], c["colour"]) for c in dpo] == [("dpo", 1)]
 
 

@@ -65,7 +65,8 @@ if (cards.length) {
     label.prepend(make("span", "spot " + colour));
     who.append(label);
     if (known(side.gold)) who.append(make("span", "", "gold " + show(side.gold)));
-    who.append(make("span", "", "proxy " + show(side.proxy)), make("span", "", side.tokens + " tokens"));
+    if (known(side.proxy)) who.append(make("span", "", "proxy " + show(side.proxy)));
+    who.append(make("span", "", side.tokens + " tokens"));
     node.append(who, response(side));
     return node;
   };
