@@ -58,9 +58,8 @@ class PPO:
 
     def collect(self, at: Progress) -> Experience | Stop:
         """1. Sample, score, credit: one rollout, ready for updates, or Stop where its KL is over the budget."""
-        run, seed, group_size, tally = self.run, self.config.seed, self.samples_per_prompt, Tally()
-        clock, settings = Clock(tally), self.config.rollout
-        count = settings.batch_size // group_size
+        run, settings, seed, group_size = self.run, self.config.rollout, self.config.seed, self.samples_per_prompt
+        clock, count = Clock(tally := Tally()), settings.batch_size // group_size
         order = in_passes(len(run.prompts), at.rollout * count, count, seed, "prompts")
         prompts = [run.prompts[i] for i in order]
         rollout = run.sample(prompts, Noise(seed, "rollout", at.rollout), group_size)
@@ -74,9 +73,8 @@ class PPO:
         refuse_not_finite(batch, output, rewards)
         clock.lap("time/reward")
 
-        columns = self.columns(rollout)
-        if settings.truncated is Truncated.mask:
-            columns[LEARNED] = rollout.ended.float()
+        learned = {LEARNED: rollout.ended.float()} if settings.truncated is Truncated.mask else {}
+        columns = self.columns(rollout) | learned
         estimated, figures = self.advantages(rewards, columns, rollout.response_mask)
         columns |= estimated
         clock.lap("time/advantage")

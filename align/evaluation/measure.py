@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,11 +74,8 @@ def evaluate(
     """
 
     activity, judge = activity or Activity(), judge or Judge()
-
-    def sampled(prompts: Sequence[Prompt], noise: Noise) -> Rollout:
-        return sample_as_configured(rollout, policy, chat, prompts, noise, activity=activity)
-
-    noise, answer, rows = Noise(evaluation.seed, "evaluation"), respond or sampled, evaluation.batch_size
+    answer = respond or partial(_sampled, rollout, policy, chat, activity)
+    noise, rows = Noise(evaluation.seed, "evaluation"), evaluation.batch_size
     with activity.phase("evaluation", work.workload(data, rollout, evaluation)):
         with activity.part(work.RESPONSES):
             responses = answer(data.prompts, noise)
@@ -86,12 +84,11 @@ def evaluate(
             samples = _samples(responses, chat, data.prompts, judge)
             figures = figures_of(samples, samples if baseline is None else baseline, data.prompts, judge, evaluation)
         with activity.part(work.KL):
-            moved: dict[str, Any]
             if respond is None:
                 measured = divergence(policy, reference, responses, rollout.temperature, rows, activity)
                 moved = _divergence(measured, data.prompts, judge, evaluation)
             else:
-                moved = {"kl_per_response": respond.kl_upper_bound, "kl": _bound(respond)}
+                moved = _bound(respond)
         figures["diversity"] |= moved.pop("diversity", {})
         probed: list[dict[str, Any]] = []
         if data.probes and judge.name is not None:
@@ -99,12 +96,20 @@ def evaluate(
             with activity.part(work.PROBES):
                 figures["probes"], probed = run_probes(data.probes, answer, chat, judge, noise, **limits)
         figures |= _harness(policy, chat, evaluation, activity)
-        with activity.part(work.PERPLEXITY):
-            start = policy if baseline is None else reference
-            preferred, pairs = _preference(policy, start, chat, data.pairs, evaluation, reference_pairs, activity)
-        with activity.part(work.FORGETTING):
-            forgotten = forgetting(policy, chat, data.texts, rows, Bootstrap.of(evaluation), activity)
-    return EvaluationResult({**preferred, **forgotten, **moved, **figures}, samples, probed, pairs)
+        start = policy if baseline is None else reference
+        read, pairs = _given_texts(policy, start, chat, data, evaluation, reference_pairs, activity)
+    return EvaluationResult({**read, **moved, **figures}, samples, probed, pairs)
+
+
+def _sampled(
+    settings: RolloutConfig,
+    policy: Policy,
+    chat: ChatTokenizer,
+    activity: Activity,
+    prompts: Sequence[Prompt],
+    noise: Noise,
+) -> Rollout:
+    return sample_as_configured(settings, policy, chat, prompts, noise, activity=activity)
 
 
 def _context(policy: Policy) -> int | None:
@@ -134,7 +139,26 @@ def _divergence(
 
 
 def _bound(respond: Responder) -> dict[str, Any]:
-    return {"per_response_upper_bound": respond.kl_upper_bound, "upper_bound": respond.kl_formula}
+    nats = respond.kl_upper_bound
+    return {"kl_per_response": nats, "kl": {"per_response_upper_bound": nats, "upper_bound": respond.kl_formula}}
+
+
+def _given_texts(
+    policy: Policy,
+    start: Policy,
+    chat: ChatTokenizer,
+    data: EvaluationSet,
+    evaluation: EvaluationConfig,
+    known: Sequence[Mapping[str, Any]] | None,
+    activity: Activity,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Compute what the policy makes of held-out pairs (`_preference`) and of general texts."""
+    with activity.part(work.PERPLEXITY):
+        preferred, pairs = _preference(policy, start, chat, data.pairs, evaluation, known, activity)
+    with activity.part(work.FORGETTING):
+        interval = Bootstrap.of(evaluation)
+        forgotten = forgetting(policy, chat, data.texts, evaluation.batch_size, interval, activity)
+    return {**preferred, **forgotten}, pairs
 
 
 def _preference(
