@@ -22,13 +22,13 @@ from align.config import (
     TrainedOn,
 )
 from align.config.groups import METHODS
-from align.config.rules import LengthWindowRule, WordLimitRule
+from align.config.rules import LengthWindowRule, RegexRule
 from tests.algorithms import runs
 from tests.rewards.test_cross_tokenizer import causal_folder
 from tests.test_every_method import SIZES
 
 PREFIXES = {"trained_on": TrainedOn.prefixes, "prefix_steps": 3, "epochs": 1}
-LENGTH = RulesSource(word_limit=WordLimitRule(weight=0.0), length_window=LengthWindowRule(weight=1.0, low=2))
+LETTERS = RulesSource(regex=RegexRule(pattern="[aeiou]"), length_window=LengthWindowRule(weight=1.0, low=2))
 RUNS: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
 RUNS |= {f"{name} with LoRA": {"method": name, "adapter": runs.LORA} for name in ("ppo", "grpo", "dpo", "sft")}
 RUNS |= {
@@ -37,7 +37,7 @@ RUNS |= {
         "method": "ppo", "adapter": runs.LORA, "source": RewardModelSource(**PREFIXES), "credit": PrefixCredit()
     },
     "an ensemble": {"method": "grpo", "source": EnsembleSource(members=2, epochs=1), "credit": PrefixCredit()},
-    "rules": {"method": "grpo", "source": LENGTH},
+    "rules": {"method": "grpo", "source": LETTERS},
     "a DPO policy's log-ratio": {"method": "grpo", "credit": ImplicitCredit(batch_size=8)},
     "another tokenizer": {"method": "ppo", "credit": AttentionCredit()},
     "recomputed activations": {"method": "grpo", "adapter": runs.LORA},

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from align.cli.groups import CONF
 from align.config import RewardModelSource
+from align.config.automatic import ModelFacts, settle
 from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.evaluation.perturbations import perturbations_of
@@ -104,14 +105,15 @@ def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> 
     register_schemas()
     for variant in ("default", "seed_1", "seed_2", "prefixes"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = build(compose("config", [*VARIANTS[variant]]))
+            config = settle(build(compose("config", [*VARIANTS[variant]])), ModelFacts(world=True)).config
         data = load_preferences(config.data, load_chat_tokenizer(config.model))
         assert isinstance(config.reward.source, RewardModelSource)
         key = reward_model_key(config, config.reward.source, data.reward_train, data.reward_held_out)
         found = find("reward_models", key)
         assert found is not None and found.name == record["figures"]["reward_models"][variant]["folder"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        members = build(compose("config", ["reward/source=ensemble"])).reward.source.models()
+        composed = build(compose("config", ["reward/source=ensemble"]))
+    members = settle(composed, ModelFacts(world=True)).config.reward.source.models()
     singles = [reward_model_key(config, member, data.reward_train, data.reward_held_out) for member in members]
     shipped = [record["figures"]["reward_models"][name]["folder"] for name in ("default", "seed_1", "seed_2")]
     assert [path and path.name for path in (find("reward_models", one) for one in singles)] == shipped
