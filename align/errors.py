@@ -1,6 +1,11 @@
-"""The two failures of a run: the user's input (exit code 2) or the run itself (exit code 1)."""
+"""The two failures of a run, the user's input (exit code 2) or the run itself (1), and verdicts on one that ended."""
 
 from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+WARNING, ERROR = "warning", "error"  # levels of a verdict
 
 
 class InputError(Exception):
@@ -25,3 +30,26 @@ class RunError(Exception):
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, the name of its class where the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that went wrong in a run: as `verdicts` of run.json and of a callback's `on_end` hold it."""
+
+    level: str  # WARNING, or ERROR for what makes the run's figures meaningless
+    what: str  # for a person, the figure in it
+    figure: float | None
+    key: str  # of the configuration, to turn
+
+    @property
+    def text(self) -> str:
+        """What went wrong, and the key to turn."""
+        return f"{self.what} (turn {self.key})"
+
+    @property
+    def line(self) -> str:
+        """The verdict as a line of the console."""
+        return f"{self.level}: {self.text}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)

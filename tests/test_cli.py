@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from align.cli.main import main
 from align.config.groups import METHODS
 from align.errors import InputError, RunError
 
@@ -38,16 +37,9 @@ def files(folder):
 
 
 @pytest.fixture
-def align(folder, monkeypatch, capsys):
-    """The command in this process: words -> (exit code, standard output, standard error)."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["align", *words])
-        code = main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def align(folder, align):
+    """The command, in a folder of its own."""
+    return align
 
 
 @pytest.fixture

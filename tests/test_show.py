@@ -10,7 +10,6 @@ import sys
 import pytest
 from rich.console import Console
 
-from align.cli.main import main
 from align.cli.show import print_view
 from align.run.show_data import quantiles
 from align.run.views import Sample, Segment, View
@@ -32,19 +31,6 @@ def words(tmp_path, monkeypatch):
     local = ["model=local", f"model.path={tiny.folder()}", "data=jsonl", "data.path=pairs.jsonl", "device=cpu"]
     limits = ["data.max_prompt_tokens=60", "data.max_response_tokens=9", "rollout.max_new_tokens=8"]
     return [*local, *limits, f"data.held_out_path={held_out}"]
-
-
-@pytest.fixture
-def align(monkeypatch, capsys):
-    """The command in this process: words -> (exit code, standard output, standard error)."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["align", *words])
-        code = main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def squeezed(text):

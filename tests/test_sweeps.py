@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,6 @@ import pytest
 from datasets import load_dataset
 from rich.console import Console
 
-from align.cli.main import main
 from align.cli.table import print_table
 from align.errors import RunError
 from align.report.summary import arm_names, arms
@@ -52,16 +52,9 @@ def folder(tmp_path, monkeypatch, home):
 
 
 @pytest.fixture
-def align(folder, monkeypatch, capsys):
-    """The command in this process: words -> (exit code, standard output, standard error)."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["align", *SMALL, *words])
-        code = main()
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def align(folder, align):
+    """The command on small runs."""
+    return partial(align, *SMALL)
 
 
 @pytest.fixture

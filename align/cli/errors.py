@@ -5,9 +5,12 @@ what was given and what is allowed. Imports no torch.
 """
 
 import dataclasses
+import os
+import sys
+import traceback
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from typing import Any
@@ -34,6 +37,22 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, InputError):
         return message
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def ended(command: Callable[[], None], name: str) -> int:
+    """Run a command to its end and print a failure on one line under `name`; return the exit code."""
+    try:
+        command()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("ALIGN_TRACEBACK") == "1":
+            traceback.print_exception(error)
+        code = exit_code(error)
+        print(f"{'error' if code == 2 else f'{name} failed'}: {one_line(error)}", file=sys.stderr)
+        return code
+    return 0
 
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:

@@ -7,7 +7,6 @@ ALIGN_TRACEBACK=1. Imports no torch before the input is accepted.
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from align.cli.compose import composed
-from align.cli.errors import exit_code, explain, one_line
+from align.cli.errors import ended, explain
 from align.cli.resume import is_free
 from align.cli.words import quoted, raise_input_errors
 from align.config import Config
@@ -35,18 +34,7 @@ model's folder or Hub id (on the data that the overrides choose; the embedded wo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the target that the arguments (None = `sys.argv`) name; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        _evaluate(parse(words))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if os.environ.get("ALIGN_TRACEBACK") == "1":
-            traceback.print_exception(error)
-        code = exit_code(error)
-        print(f"{'error' if code == 2 else 'evaluation failed'}: {one_line(error)}", file=sys.stderr)
-        return code
-    return 0
+    return ended(lambda: _evaluate(parse(words)), "evaluation")
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

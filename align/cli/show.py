@@ -5,9 +5,6 @@ accepted.
 """
 
 import argparse
-import os
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 
 from rich import box
@@ -16,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from align.cli.compose import composed
-from align.cli.errors import exit_code, one_line
+from align.cli.errors import ended
 from align.cli.words import flags_first, raise_input_errors
 from align.config import Config
 from align.errors import InputError
@@ -28,21 +25,14 @@ COUNTS = "bold green"  # style of the tokens in the loss
 
 def show(words: Sequence[str]) -> int:
     """Print what `words`, a subject and the words of a run, describe; return the exit code."""
-    try:
-        console = Console()
-        if not console.is_terminal:
-            console.width = _UNFOLDED
-        print_view(_view(parse(words)), console)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if os.environ.get("ALIGN_TRACEBACK") == "1":
-            traceback.print_exception(error)
-        code = exit_code(error)
-        print(f"{'error' if code == 2 else 'show failed'}: {one_line(error)}", file=sys.stderr)
-        return code
-    return 0
+    return ended(lambda: _show(words), "show")
+
+
+def _show(words: Sequence[str]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = _UNFOLDED
+    print_view(_view(parse(words)), console)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

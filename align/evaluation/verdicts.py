@@ -2,31 +2,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from align.config import Config, VerdictsConfig
+from align.errors import ERROR, WARNING, Verdict
 from align.numbers import number
 
-WARNING, ERROR = "warning", "error"
-ERRORS = 1.96  # standard errors beyond which a mean has moved
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One thing that went wrong."""
-
-    level: str  # WARNING, or ERROR for what makes the run's figures meaningless
-    what: str  # for a person, the figure in it
-    figure: float | None
-    key: str  # of the configuration, to turn
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def line(self) -> str:
-        """Return the verdict as a line of the console."""
-        return f"{self.level}: {self.what} (turn {self.key})"
+ERRORS = 1.96  # standard errors of a mean at either end of its 95% interval
 
 
 def judge_run(
@@ -116,7 +98,7 @@ def _at(summary: Mapping[str, Any], *path: str) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not math.isnan(value) else None
 
 
-def ended(verdicts: Sequence[Verdict]) -> str:
+def status_of(verdicts: Sequence[Verdict]) -> str:
     """Return how a run ended by its verdicts: `finished`, or `finished with N warnings`."""
     n = len(verdicts)
     return "finished" if not n else f"finished with {n} warning{'s' if n > 1 else ''}"

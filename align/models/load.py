@@ -57,14 +57,6 @@ def is_reward_model(path: str, revision: str | None = None, *, key: str = "model
         return _is_classifier(_load_config(checkpoint, trust_remote_code=False))
 
 
-def context_length(config: ModelConfig) -> int | None:
-    """Positions that the model was made for; None where its configuration names no limit."""
-    checkpoint = locate(config.path, config.revision)
-    with one_line("model.path", config.path):
-        text_config = _load_config(checkpoint, config.trust_remote_code).get_text_config()
-    return getattr(text_config, "max_position_embeddings", None)
-
-
 def model_facts(config: ModelConfig) -> ModelFacts:
     """What the model's config.json says of its size and origin; weights are not read."""
     checkpoint = locate(config.path, config.revision)
@@ -72,6 +64,11 @@ def model_facts(config: ModelConfig) -> ModelFacts:
         text_config = _load_config(checkpoint, config.trust_remote_code).get_text_config()
     context = getattr(text_config, "max_position_embeddings", None)
     return ModelFacts(_is_pocket(text_config), getattr(text_config, "hidden_size", None), context)
+
+
+def context_length(config: ModelConfig) -> int | None:
+    """Positions that the model was made for; None where its configuration names no limit."""
+    return model_facts(config).context
 
 
 def _is_pocket(text_config: PreTrainedConfig) -> bool:

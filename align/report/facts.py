@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Sequence
 
+from align.errors import Verdict
 from align.numbers import clock, number
 from align.report.jobs import Arm, Job, named
 from align.report.load import Run, at
@@ -73,7 +74,7 @@ def reward_of(run: Run) -> str:
 def verdicts(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
     """List what went wrong in finished runs: arm, level, and the verdict with the key to turn."""
     return [
-        (arm.name, str(found.get("level")), f"{found.get('what')} (turn {found.get('key')})")
+        (arm.name, found["level"], Verdict(**found).text)
         for arm in arms
         for run in arm.runs
         for found in run.facts.get("verdicts") or ()

@@ -17,9 +17,9 @@ from align.config.automatic import settle
 from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
-from align.errors import InputError, RunError
+from align.errors import ERROR, InputError, RunError, Verdict
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
-from align.evaluation.verdicts import ERROR, Verdict, ended, judge_run
+from align.evaluation.verdicts import judge_run, status_of
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
@@ -159,12 +159,12 @@ class _Run:
         result["verdicts"] = [verdict.as_json() for verdict in verdicts]
         self.record.update(verdicts=result["verdicts"])
         self.callbacks.on_end(result)
-        self.record.finish(ended(verdicts), stopped=result["stopped"], step=result["step"], **self._given_up())
+        self.record.finish(status_of(verdicts), stopped=result["stopped"], step=result["step"], **self._given_up())
         with self.record.phase("report"):  # of a run that run.json calls finished
             write_report(self.folder)
         meaningless = next((verdict for verdict in verdicts if verdict.level == ERROR), None)
         if meaningless is not None:
-            raise RunError(f"{meaningless.what} (turn {meaningless.key})")
+            raise RunError(meaningless.text)
         return result | {"folder": str(self.folder)}
 
     def _verdicts(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Verdict]:

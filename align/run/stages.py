@@ -1,7 +1,7 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,19 @@ import torch
 
 from align.activity import Activity
 from align.callbacks.display import Display
-from align.config import Config, ImplicitCredit, RewardModelSource
+from align.config import Config, ImplicitCredit
 from align.config.composition import TRAIN
 from align.data.preferences import Preferences, load_preferences, set_aside
 from align.data.texts import load_texts
-from align.errors import InputError
+from align.errors import InputError, Verdict
 from align.evaluation import Passage, passages
-from align.evaluation.verdicts import Verdict
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer
 from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
 from align.rewards import load_functions
 from align.run.dpo_policies import ensure_dpo_policy
+from align.run.plan import judge_source
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import Stage
@@ -46,7 +46,7 @@ class Site:
         """Keep verdicts for the run's end, and print them now."""
         for verdict in verdicts:
             self.verdicts.append(verdict)
-            self.say(verdict.line())
+            self.say(verdict.line)
 
     def judge_reward_model(self, accuracy: float | None, prompts: int, key: str) -> None:
         """Keep a verdict on a reward model that is not shown to be better than chance.
@@ -180,9 +180,7 @@ def _judge(site: Site, materials: Materials) -> str | None:
     path = site.config.evaluation.reward_model
     if path != TRAIN:
         return path
-    chosen = site.config.reward.source
-    base = chosen if isinstance(chosen, RewardModelSource) else RewardModelSource()
     stage = _stage(site, materials, materials.aside)
-    folder = ensure_reward_model(stage, replace(base, path=None, seed=base.seed + 1))
+    folder = ensure_reward_model(stage, judge_source(site.config))
     site.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(materials.aside)})
     return str(folder)

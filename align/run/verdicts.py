@@ -6,11 +6,11 @@ from typing import Any
 
 from align.callbacks.base import Callback
 from align.config import Config
-from align.evaluation.verdicts import WARNING, Verdict
+from align.errors import WARNING, Verdict
+from align.evaluation.verdicts import ERRORS
 from align.numbers import number
 
 ENOUGH = 100  # held-out prompts with a pair, from which on a reward model can be refused as chance
-_Z = 1.96  # of a 95% interval
 
 
 class Watch(Callback):
@@ -47,7 +47,7 @@ def lost_rows(config: Config, counts: Mapping[str, int]) -> Iterator[Verdict]:
 
 def chance(accuracy: float, prompts: int) -> tuple[float, float]:
     """Compute a 95% interval of an accuracy: pairs of one prompt are correlated, so prompts count, not pairs."""
-    half = _Z * math.sqrt(max(accuracy * (1 - accuracy), 1e-9) / prompts)
+    half = ERRORS * math.sqrt(max(accuracy * (1 - accuracy), 1e-9) / prompts)
     return max(0.0, accuracy - half), min(1.0, accuracy + half)
 
 

@@ -6,7 +6,8 @@ import copy
 
 import pytest
 
-from align.evaluation.verdicts import ERROR, WARNING, ended, judge_run
+from align.errors import ERROR, WARNING
+from align.evaluation.verdicts import judge_run, status_of
 from align.run.verdicts import Watch, chance, chance_verdict, lost_rows
 from tests import tiny
 
@@ -39,7 +40,7 @@ def judged(learned: bool | None = True, **changes):
 
 
 def test_a_healthy_run_has_none():
-    assert judged() == [] and ended([]) == "finished"
+    assert judged() == [] and status_of([]) == "finished"
     assert judged(learned=None) == []
 
 
@@ -58,8 +59,8 @@ def test_each_bound_is_one_of_the_configuration(change, within, beyond, key):
     assert judged(**{change: within}) == []
     (verdict,) = judged(**{change: beyond})
     assert (verdict.level, verdict.key) == (WARNING, key) and verdict.figure is not None
-    assert verdict.line().startswith("warning: ") and verdict.line().endswith(f"(turn {key})")
-    assert ended([verdict]) == "finished with 1 warning" and ended([verdict] * 2) == "finished with 2 warnings"
+    assert verdict.line.startswith("warning: ") and verdict.line.endswith(f"(turn {key})")
+    assert status_of([verdict]) == "finished with 1 warning" and status_of([verdict] * 2) == "finished with 2 warnings"
 
 
 def test_what_the_start_model_did_already_is_no_collapse():

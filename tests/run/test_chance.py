@@ -47,7 +47,7 @@ def test_elsewhere_it_is_a_warning_at_once_and_at_the_end(made, prompts):
     where, said = made
     where.judge_reward_model(0.5, prompts, "reward.source")
     (verdict,) = where.verdicts
-    assert said == [verdict.line()] and "not shown to be better than chance" in said[0]
+    assert said == [verdict.line] and "not shown to be better than chance" in said[0]
 
 
 def test_the_accuracy_of_a_source_counts_chosen_above_rejected_and_ties_half():
