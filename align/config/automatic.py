@@ -147,9 +147,8 @@ def _lengths(config: Config, model: ModelFacts) -> dict[str, int]:
     if model.context is None:
         return {key: caps[key] for key in auto}
     prompt, answers = keys[0], keys[1:]
-    beside_answer = max([0, *(given[key] for key in answers if key not in auto)])
-    room = model.context - beside_answer if beside_answer else model.context // 2
-    prompts = min(caps[prompt], room) if prompt in auto else given[prompt]
+    beside = max(min(caps[key], model.context // 2) if key in auto else given[key] for key in answers)
+    prompts = min(caps[prompt], model.context - beside) if prompt in auto else given[prompt]
     left = model.context - prompts
     if auto and min(prompts, left) < 1:
         tight = next(key for key in keys if key not in auto and given[key] >= model.context)

@@ -89,7 +89,8 @@ OWN = ["method=dpo", "data=jsonl", "data.path=README.md"]
         (300, [], (150, 150, 150)),
         (512, ["data.max_prompt_tokens=400"], (400, 112, 112)),
         (512, ["data.max_response_tokens=400"], (112, 400, 256)),
-        (512, ["rollout.max_new_tokens=64"], (448, 64, 64)),
+        (512, ["rollout.max_new_tokens=64"], (256, 256, 64)),
+        (512, ["data.max_response_tokens=64", "rollout.max_new_tokens=64"], (448, 64, 64)),
     ],
 )
 def test_prompt_and_response_fit_the_context_beside_each_other(context, words, lengths):
