@@ -76,5 +76,8 @@ def pairs(examples: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     source, target = map(Path, sys.argv[1:])
-    rows = pairs(json.loads(source.read_text(encoding="utf-8")))
+    examples = json.loads(source.read_text(encoding="utf-8"))
+    rows = list(pairs(examples))
     target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    compared = sum(len(example["preference"]) for example in examples)
+    print(f"{len(rows)} pairs of {len({row['prompt'] for row in rows})} questions, {compared - len(rows)} ties left out")

@@ -1,4 +1,4 @@
-"""Runs on a real model for the studies that come from the embedded world's: a process each, a point for each that ended.
+"""Runs of studies on a real model: a process each, and a point for each that ended.
 
 A point is a line of a JSON file that is written as soon as its run has ended, also where it ended in an error, which is
 an outcome. A study that was stopped is picked up by the same command: points that are there are not made again.
@@ -120,10 +120,18 @@ def run(job: Job, folder: Path, args: argparse.Namespace) -> dict[str, Any] | No
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     threads = max(1, (os.cpu_count() or 1) // args.workers)
-    words = [sys.executable, "-m", "align", *job.overrides, *job.places, f"threads={threads}", f"hydra.run.dir={folder}"]
+    words = [
+        sys.executable,
+        "-m",
+        "align",
+        *job.overrides,
+        *job.places,
+        f"threads={threads}",
+        f"hydra.run.dir={folder}",
+    ]
     started = time.monotonic()
     with open(folder / "log.txt", "w") as log:
-        code = subprocess.run(words, stdout=log, stderr=log, check=False).returncode
+        code = subprocess.run([*words, f"hydra.run.dir={folder}"], stdout=log, stderr=log, check=False).returncode
     if code < 0 or code >= 128:
         return None
     point = {"name": job.name, "made_by": job.made_by, **dict(job.labels), "overrides": list(job.overrides)}
@@ -147,7 +155,7 @@ def measured(folder: Path) -> dict[str, Any]:
             found["status"] = last_line(folder / "log.txt")
     if (folder / "evaluation.json").is_file():
         evaluation = json.loads((folder / "evaluation.json").read_text())
-        found |= {phase: figures(evaluation[phase]) for phase in ("before", "after") if evaluation.get(phase)}
+        found |= {phase: figures(evaluation[phase]) for phase in ("before", "after", "delta") if evaluation.get(phase)}
     return found
 
 
