@@ -69,6 +69,15 @@ def test_dpo_with_lora(convert):
     assert "adam_epsilon unset -> method.adam_eps=1e-08" in said
 
 
+def test_lengths_that_the_file_leaves_open_are_named(convert):
+    """TRL's default is a limit of both together, which align's are not; a field's older name counts as given."""
+    code, words, said = convert(DPO.replace("max_length: 1024\n", ""))
+    assert code == 0 and not any("max_prompt_tokens" in word for word in words)
+    assert "max_length unset -> left out: TRL's 1024 are of prompt and response together" in said
+    code, words, said = convert(DPO.replace("max_length: 1024", "max_seq_length: 700"))
+    assert code == 0 and "data.max_response_tokens=700" in words and "max_length unset" not in said
+
+
 def test_grpo(convert):
     old = {
         "num_generations": 4, "max_completion_length": 64, "loss_type": "dr_grpo", "scale_rewards": False,

@@ -170,6 +170,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # field -> method -> TRL's value
     "num_train_epochs": dict.fromkeys((*_OFFLINE, *_GROUPS), 3.0),
     "center_rewards_coefficient": {"reward_model": None},
     "num_generations": {"trl_rloo": 2},
+    "max_length": dict.fromkeys(_OFFLINE, 1024),
     "max_completion_length": dict.fromkeys(_GROUPS, 512),
     "beta": {"grpo": 0.0, "trl_grpo": 0.0},
     "loss_type": {"grpo": "dapo"},
@@ -178,6 +179,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {  # field -> method -> TRL's value
     "reward_model_name_or_path": dict.fromkeys(_GROUPS),
     "use_peft": dict.fromkeys((*_OFFLINE, *_GROUPS), False),
 }
+
+OLDER_NAMES: Mapping[str, str] = {"max_seq_length": "max_length"}  # of a field of today's
 
 # Fields, and values of loss_type, of one trainer alone: what tells the method of a file that does not name it.
 MARKS: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.cli.conversion import Conversion
-from align.cli.trl_fields import DEFAULTS, LOSS_MARKS, MARKS, TRAINERS
+from align.cli.trl_fields import DEFAULTS, LOSS_MARKS, MARKS, OLDER_NAMES, TRAINERS
 from align.cli.trl_hints import known, row_of
 from align.cli.trl_others import FIXED, WHY_LEFT_OUT
 from align.cli.trl_values import SPECIAL
@@ -37,7 +37,8 @@ def infer(old: Mapping[str, Any]) -> tuple[str | None, str]:
 
 def unset(old: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Collect TRL's values of the fields that `old` leaves to TRL's defaults, where align's are others."""
-    return {field: values[method] for field, values in DEFAULTS.items() if method in values and field not in old}
+    named = {*old, *(new for name, new in OLDER_NAMES.items() if name in old)}
+    return {field: values[method] for field, values in DEFAULTS.items() if method in values and field not in named}
 
 
 def convert_key(out: Conversion, key: str, value: Any) -> bool:

@@ -113,6 +113,9 @@ def _length(out: Conversion, field: str, value: Any) -> None:
     if prompt is not None:
         left = int(number(out, field, 0) - number(out, "max_prompt_length", 0))
         return out.set(field, "data.max_response_tokens", left, "what max_prompt_length leaves")
+    if field not in out.given:
+        what = f"TRL's {value} are of prompt and response together; here each gets up to 1024, as the context allows"
+        return out.leave_out(field, what)
     out.keys["data.max_prompt_tokens"] = quoted(value)
     note = f"data.max_prompt_tokens={value} too: TRL's is of both together"
     if out.method == "reward_model":
