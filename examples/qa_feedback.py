@@ -80,4 +80,6 @@ if __name__ == "__main__":
     rows = list(pairs(examples))
     target.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     compared = sum(len(example["preference"]) for example in examples)
-    print(f"{len(rows)} pairs of {len({row['prompt'] for row in rows})} questions, {compared - len(rows)} ties left out")
+    print(
+        f"{len(rows)} pairs of {len({row['prompt'] for row in rows})} questions, {compared - len(rows)} ties left out"
+    )

@@ -38,6 +38,18 @@ def resolve_precision(precision: Precision, device: torch.device) -> tuple[Preci
     return Precision.fp16, f"auto: {name} has no bf16, so fp16 with a gradient scaler"
 
 
+def precision_hint(config: Config, device: torch.device, *, world: bool) -> list[str]:
+    """Return a line that names a faster precision than auto's, where the processor multiplies matrices in it.
+
+    Not auto's own choice: sums over a response of rounded log-probabilities are off by tenths of a nat. Models of the
+    embedded world are too small to gain.
+    """
+    multiplies = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
+    if config.precision is not Precision.auto or world or not multiplies:
+        return []
+    return ["precision=bf16 is about twice as fast on this processor, at a coarser rounding"]
+
+
 def torch_dtype(precision: Precision) -> torch.dtype:
     """Return the tensor type of a resolved precision."""
     return {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}[precision]

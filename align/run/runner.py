@@ -24,7 +24,7 @@ from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
 from align.loop.method import Method, method_of
-from align.models.hardware import one_process, resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import one_process, precision_hint, resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
 from align.run.assembly import assemble, judge_given
@@ -83,7 +83,8 @@ class _Run:
     """One run, phase by phase; each phase's time is in run.json."""
 
     def __init__(self, config: Config, folder: Path, say: Callable[[str], None], display: Display) -> None:
-        settled = settle(config, model_facts(config.model))
+        model = model_facts(config.model)
+        settled = settle(config, model)
         config = settled.config
         self.config, self.folder, self.say, self.display = config, folder, say, display
         if config.threads is not None:
@@ -91,7 +92,7 @@ class _Run:
         device = resolve_device(config)
         precision, why = resolve_precision(config.precision, device)
         say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
-        for line in settled.lines():
+        for line in [*precision_hint(config, device, world=model.world), *settled.lines()]:
             say(line)
         # The user's own are imported here, before anything is written.
         self.watch = Watch()

@@ -7,13 +7,31 @@ import torch
 
 from align.config import Config, Device, Precision
 from align.errors import InputError
-from align.models.hardware import resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import precision_hint, resolve_device, resolve_precision, torch_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 def test_auto_is_fp32_on_the_cpu():
     assert resolve_precision(Precision.auto, CPU) == (Precision.fp32, "auto: fp32 on cpu")
+
+
+@pytest.mark.parametrize(
+    ("multiplies", "precision", "world", "device", "said"),
+    [
+        (True, Precision.auto, False, CPU, 1),
+        (False, Precision.auto, False, CPU, 0),
+        (True, Precision.fp32, False, CPU, 0),
+        (True, Precision.auto, True, CPU, 0),
+        (True, Precision.auto, False, CUDA, 0),
+    ],
+)
+def test_a_faster_precision_is_named_where_the_processor_has_it(
+    monkeypatch, multiplies, precision, world, device, said
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": multiplies})
+    lines = precision_hint(Config(precision=precision), device, world=world)
+    assert len(lines) == said and all("precision=bf16" in line for line in lines)
 
 
 @pytest.mark.parametrize("asked", [Precision.fp32, Precision.bf16, Precision.fp16])
