@@ -18,10 +18,11 @@ class Prompt:
     """One prompt, rendered once by the chat template."""
 
     id: int  # stable within the data set: noise and order are keyed by it
-    messages: tuple[Mapping[str, str], ...]  # {"role": ..., "content": ...}
+    messages: tuple[Mapping[str, Any], ...]  # {"role": ..., "content": ...} and what the template takes beside them
     text: str  # what a reward source reads: the last user message
     input_ids: tuple[int, ...]  # template applied, generation prompt included
     row: Mapping[str, Any]  # the data row as loaded
+    tools: tuple[Any, ...] | None = None  # which the template describes to the model
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class RewardInput:
     rollout: Rollout  # ids and masks
     offsets: Tensor  # (B, T, 2) int64: characters [start, end) of responses[i] that a token stands for; 0, 0 on padding
     rows: Sequence[Mapping[str, Any]]  # the data row of each prompt
-    messages: Sequence[Sequence[Mapping[str, str]]]  # Prompt.messages: the whole conversation before the response
+    messages: Sequence[Sequence[Mapping[str, Any]]]  # Prompt.messages: the whole conversation before the response
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+ASKED = ({"role": "user", "content": "say"},)  # the conversation behind which responses are encoded
+
+
 @cache
 def chat() -> ChatTokenizer:
     return make_chat_tokenizer(tokenizer(), GenerationConfig(eos_token_id=[0]))
@@ -189,8 +192,15 @@ def prompts(n: int = 6) -> list[Prompt]:
     return [prompt(10 + 3 * i, "say it again"[: 1 + (5 * i) % 12]) for i in range(n)]
 
 
+def said(text: str) -> list[int]:
+    """Encode a response."""
+    return chat().encode_reply(ASKED, text)
+
+
 def pair(p: Prompt, chosen: str, rejected: str) -> Pair:
-    return Pair(p, chosen, rejected, tuple(chat().encode_response(chosen)), tuple(chat().encode_response(rejected)))
+    return Pair(
+        p, chosen, rejected, tuple(chat().encode_reply(ASKED, chosen)), tuple(chat().encode_reply(ASKED, rejected))
+    )
 
 
 def rollout_of(starts: Sequence[Prompt], responses: Sequence[Sequence[int]], samples: int = 1) -> Rollout:

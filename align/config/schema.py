@@ -53,6 +53,20 @@ class BadRows(Enum):
     drop = "drop"  # and count
 
 
+class ControlTokensIn(Enum):
+    """What the name of a control token is where a prompt or a response spells it."""
+
+    text = "text"  # characters like others
+    tokens = "tokens"  # the control token, as a plain render of the template has it
+
+
+class TemplateMismatch(Enum):
+    """What is done with a response whose conversation the template writes otherwise than the prompt before it."""
+
+    error = "error"
+    append = "append"  # the content and the template's end behind the prompt that sampling uses
+
+
 class TrackingMode(Enum):
     online = "online"
     offline = "offline"
@@ -67,6 +81,9 @@ class ModelConfig(Section):
     path: str = MISSING
     revision: str | None = None  # Hub ids only
     chat_template: str | None = None  # a Jinja file; null = the tokenizer's own, or a plain one where it has none
+    template_arguments: dict[str, Any] = field(default_factory=dict)  # {enable_thinking: false}
+    template_mismatch: TemplateMismatch = TemplateMismatch.error
+    control_tokens_in_text: ControlTokensIn = ControlTokensIn.text
     attn_implementation: str | None = None  # null = chosen for the device
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
@@ -95,6 +112,7 @@ class DataConfig(Section):
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
+    tools_column: str | None = "tools"  # where present: tools that the template describes, a list or JSON
     system_column: str | None = None  # text of a system turn, may be blank; null = there is none
     max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
     max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above

@@ -1,5 +1,6 @@
 """Conversion of a data row to a prompt and two responses: strings, message lists, or whole conversations."""
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 from align.config import DataConfig
 from align.errors import InputError
 
-Message = Mapping[str, str]
+Message = Mapping[str, Any]
 _TURN = re.compile(r"\n\n(Human|Assistant):")  # how Anthropic's HH writes a conversation into one string
 _CELL = "text or a list of messages {role, content}"
 
@@ -17,9 +18,9 @@ _CELL = "text or a list of messages {role, content}"
 class Example:
     """A prompt with two responses."""
 
-    messages: tuple[Message, ...]  # the prompt, a user's turn last
-    chosen: str
-    rejected: str
+    messages: tuple[Message, ...]  # the prompt, a user's or a tool's turn last
+    chosen: Message  # the assistant's
+    rejected: Message
 
 
 def read_example(row: Mapping[str, Any], config: DataConfig, where: str) -> Example | None:
@@ -46,13 +47,32 @@ def read_example(row: Mapping[str, Any], config: DataConfig, where: str) -> Exam
     return Example(messages, reply, other_reply)
 
 
+def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[Any, ...] | None:
+    """Read the tools that a row's conversation may call; None where its column is missing or empty.
+
+    Raises:
+        InputError: The cell is no list of tools, nor JSON that holds one.
+    """
+    cell = row.get(config.tools_column) if config.tools_column is not None else None
+    if isinstance(cell, str) and cell.strip():
+        try:
+            cell = json.loads(cell)
+        except json.JSONDecodeError:
+            cell = (cell,)
+    if not cell:
+        return None
+    if not isinstance(cell, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in cell):
+        raise InputError(f"{where}, column {config.tools_column}", _brief(cell), "a list of tools, each a JSON schema")
+    return tuple(cell)
+
+
 def is_conversation(value: object) -> bool:
     """Return whether a response cell may hold its prompt too: a message list, or Human:/Assistant: turns."""
     return isinstance(value, list) or (isinstance(value, str) and _TURN.match(value) is not None)
 
 
 def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
-    """Return a cell as a string or a checked list of messages; other keys of a message are left out."""
+    """Return a cell as a string or a checked list of messages, each with all keys that it gives a value."""
     value, place = row[name], f"{where}, column {name}"
     if isinstance(value, str):
         return value
@@ -60,20 +80,37 @@ def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(place, _brief(value), _CELL)
-    for message in value:
-        good = isinstance(message, Mapping) and all(isinstance(message.get(k), str) for k in ("role", "content"))
-        if not good:
-            raise InputError(place, _brief(message), _CELL)
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+    return [_message(message, place) for message in value]
 
 
-def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], str]:
+def _message(given: object, place: str) -> Message:
+    """Check one message: its role and its content, which only a call of tools may lack; parts of text become one."""
+    if not isinstance(given, Mapping) or not isinstance(given.get("role"), str):
+        raise InputError(place, _brief(given), _CELL)
+    message = {key: value for key, value in given.items() if value is not None}  # Arrow gives every message every key
+    content = message.get("content", "" if message.get("tool_calls") else None)
+    if isinstance(content, (list, tuple)):
+        kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
+        if set(kinds) != {"text"} or not all(isinstance(part.get("text"), str) for part in content):
+            raise InputError(place, _brief(given), f"{_CELL}, of text alone")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise InputError(place, _brief(given), _CELL)
+    return message | {"content": content}
+
+
+def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], Message]:
     """Split a cell into the turns before the response, if any, and the response."""
     if isinstance(value, str):
-        return (), value
+        return (), {"role": "assistant", "content": value}
     if value[-1]["role"] != "assistant":
         raise InputError(place, f"a last message by {value[-1]['role']}", "a conversation that the assistant ends")
-    return tuple(value[:-1]), value[-1]["content"]
+    return tuple(value[:-1]), value[-1]
+
+
+def is_empty(reply: Message) -> bool:
+    """Return whether a response says nothing and calls no tool."""
+    return not reply["content"].strip() and not reply.get("tool_calls")
 
 
 def _prompt(explicit: str | list[Message] | None, shared: tuple[Message, ...], place: str) -> tuple[Message, ...]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from align.activity import Activity
 from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.conversations import Example, Message, is_conversation, read_example
+from align.data.conversations import Example, Message, is_conversation, is_empty, read_example, read_tools
 from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
@@ -33,6 +33,8 @@ COUNTS = (  # rows = the sum of the next eight, which count pairs
     "responses_cut",  # responses that lost their last tokens, and with them their end token
     "train_prompts",
     "held_out_prompts",
+    "control_tokens_named",  # rows whose texts spell a control token (model.control_tokens_in_text)
+    "keys_unwritten",  # rows with keys in their messages that the template does not write
 )
 
 
@@ -78,7 +80,7 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
     train = _where(every, config.train_where, "data.train_where", config.path)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
-    counts = _counts(reader, train, held_out, chat.end_id)
+    counts = _counts(reader, train, held_out, chat.end_ids)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
     if reader.first_bad is not None:
         lost += f"; first: {reader.first_bad}"
@@ -119,13 +121,13 @@ def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pai
     return Preferences(train, data.held_out, counts, rest, data.reward_held_out), aside
 
 
-def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], end_id: int) -> dict[str, int]:
+def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], ends: Sequence[int]) -> dict[str, int]:
     prompts = [prompts_of(train), prompts_of(held_out)]
     counts = reader.counts | Counter(
         train=len(train),
         held_out=len(held_out),
         long_prompts_truncated=sum(prompt.id in reader.truncated for side in prompts for prompt in side),
-        responses_cut=sum(ids[-1] != end_id for p in train + held_out for ids in (p.chosen_ids, p.rejected_ids)),
+        responses_cut=sum(ids[-1] not in ends for p in train + held_out for ids in (p.chosen_ids, p.rejected_ids)),
         train_prompts=len(prompts[0]),
         held_out_prompts=len(prompts[1]),
     )
@@ -151,6 +153,14 @@ _Response = tuple[str, tuple[int, ...]]  # text and ids, both cut to the limit
 
 class _TooLong(InputError):
     """A prompt that is too long in a well-formed row, to which `bad_rows` does not apply."""
+
+
+class _Asked(NamedTuple):
+    """A row that was read, before its responses are encoded."""
+
+    prompt: Prompt
+    example: Example
+    where: str
 
 
 class _Read(NamedTuple):
@@ -193,43 +203,75 @@ class _Reader:
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
         """Return the pair of each row, or the count under which the row is dropped."""
         items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
-        texts = [text for item in items if not isinstance(item, str) for text in (item[1].chosen, item[1].rejected)]
-        responses = map(self._response, texts, self._chat.encode_responses(texts))
-        return [
-            item if isinstance(item, str) else self._pair(item[0], next(responses), next(responses)) for item in items
-        ]
+        asked = [item for item in items if not isinstance(item, str)]
+        encoded = iter(
+            self._chat.encode_replies(
+                [example.messages for _, example, _ in asked for _ in range(2)],
+                [reply for _, example, _ in asked for reply in (example.chosen, example.rejected)],
+                [prompt.tools for prompt, _, _ in asked for _ in range(2)],
+            )
+        )
+        return [item if isinstance(item, str) else self._pair(item, next(encoded), next(encoded)) for item in items]
 
-    def _asked(self, row: Row, where: str) -> tuple[Prompt, Example] | str:
+    def _asked(self, row: Row, where: str) -> _Asked | str:
         """Return a row's prompt and responses, or the count under which the row is dropped."""
         try:
             example = read_example(row, self._config, where)
             if example is None:
                 return "diverging_dropped"
-            number = self._numbers.setdefault(_content(example.messages), len(self._numbers))
+            tools = read_tools(row, self._config, where)
+            number = self._numbers.setdefault(_content(example.messages, tools), len(self._numbers))
             if number not in self._prompts:
-                self._prompts[number] = self._prompt(number, example.messages, row, where)
+                self._prompts[number] = self._prompt(number, example.messages, tools, row, where)
             prompt = self._prompts[number]
-            return "long_prompts_dropped" if prompt is None else (prompt, example)
+            if prompt is None:
+                return "long_prompts_dropped"
+            self._check_written(example, where)
+            return _Asked(prompt, example, where)
         except _TooLong:
             raise
         except InputError as error:
-            if self._config.bad_rows is BadRows.error:
-                raise
-            self.first_bad = self.first_bad or error
-            return "malformed_dropped"
+            return self._malformed(error)
 
-    @staticmethod
-    def _pair(prompt: Prompt, first: _Response, second: _Response) -> Pair | str:
-        (chosen, chosen_ids), (rejected, rejected_ids) = first, second
-        if not chosen.strip() or not rejected.strip():
+    def _malformed(self, error: InputError) -> str:
+        """Raise what is wrong with a row, or note it and return the count under which the row is dropped."""
+        if self._config.bad_rows is BadRows.error:
+            raise error
+        self.first_bad = self.first_bad or error
+        return "malformed_dropped"
+
+    def _check_written(self, example: Example, where: str) -> None:
+        """Count what the template leaves out of a row; InputError where that is something said, or a call of a tool."""
+        whole = [[*example.messages, reply] for reply in (example.chosen, example.rejected)]
+        left_out = {(turn, key) for messages in whole for turn, key in self._chat.unwritten(messages)}
+        for turn, key in sorted(left_out):
+            if key in ("content", "tool_calls"):
+                role = whole[0][turn]["role"]
+                raise InputError(
+                    where, f"{key} of a turn of {role!r}", "what the chat template writes (it leaves this out)"
+                )
+        self.counts["keys_unwritten"] += bool(left_out)
+        self.counts["control_tokens_named"] += any(map(self._chat.names_control_tokens, whole))
+
+    def _pair(self, asked: _Asked, first: list[int] | InputError, second: list[int] | InputError) -> Pair | str:
+        for ids in (first, second):
+            if isinstance(ids, InputError):
+                return self._malformed(InputError(asked.where, ids.given, ids.allowed))
+        assert isinstance(first, list) and isinstance(second, list)
+        example = asked.example
+        chosen, chosen_ids = self._response(example.chosen, first)
+        rejected, rejected_ids = self._response(example.rejected, second)
+        if is_empty(example.chosen) or is_empty(example.rejected):
             return "empty_dropped"
         if chosen_ids == rejected_ids:
             return "identical_dropped"
-        return Pair(prompt, chosen, rejected, chosen_ids, rejected_ids)
+        return Pair(asked.prompt, chosen, rejected, chosen_ids, rejected_ids)
 
-    def _prompt(self, number: int, messages: tuple[Message, ...], row: Row, where: str) -> Prompt | None:
+    def _prompt(
+        self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
+    ) -> Prompt | None:
         try:
-            ids = self._chat.encode_prompt(messages)
+            ids = self._chat.encode_prompt(messages, tools)
         except InputError as error:
             raise InputError(where, error.given, error.allowed) from error
         limit = self._config.prompt_tokens
@@ -242,11 +284,13 @@ class _Reader:
             ids = ids[-limit:]
         users = [m["content"] for m in messages if m["role"] == "user"]
         text = users[-1] if users else messages[-1]["content"]
-        return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row)
+        return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row, tools=tools)
 
-    def _response(self, text: str, ids: list[int]) -> _Response:
+    def _response(self, reply: Message, ids: list[int]) -> _Response:
+        """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
-        return text if cut == ids else self._chat.decode(cut), tuple(cut)
+        whole = cut == ids and not reply.get("tool_calls")
+        return reply["content"] if whole else self._chat.decode(cut), tuple(cut)
 
 
 def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:
@@ -256,10 +300,18 @@ def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:
         return set()
     if len(prompts) == 1:
         raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")
-    ranked = sorted(prompts, key=lambda prompt: hashlib.sha256(_content(prompt.messages).encode()).digest())
+    hashes = {p.id: hashlib.sha256(_content(p.messages, p.tools).encode()).digest() for p in prompts}
+    ranked = sorted(prompts, key=lambda prompt: hashes[prompt.id])
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))
     return {prompt.id for prompt in ranked[:size]}
 
 
-def _content(messages: Sequence[Message]) -> str:
-    return json.dumps([[m["role"], m["content"]] for m in messages], ensure_ascii=False)
+def _content(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
+    """Write what tells a prompt from others; a prompt of plain turns is known by their roles and contents."""
+    turns: list[Any] = [[m["role"], m["content"], *_others(m)] for m in messages]
+    return json.dumps([*turns, *([{"tools": tools}] if tools else [])], ensure_ascii=False)
+
+
+def _others(message: Message) -> list[Any]:
+    others = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return [others] if others else []

@@ -69,7 +69,7 @@ def run_probes(
     unchanged = [row["response"] for row in answered if row["kind"] == ORIGINAL]
     originals = zip((probe.prompt for probe in probes), unchanged, strict=True)
     written = [
-        (prompt, kind, chat.encode_response(text))
+        (prompt, kind, chat.encode_said(prompt.messages, text))
         for prompt, response in originals
         for kind, text in ({ORIGINAL: response} | response_perturbations_of(response, prompt.text, seed)).items()
     ]

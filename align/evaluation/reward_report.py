@@ -154,7 +154,7 @@ def _moves(
     for i, prompt, chosen in ((i, pairs[i].prompt, pairs[i].chosen) for i in picked):
         for kind, text in ({ORIGINAL: chosen} | response_perturbations_of(chosen, prompt.text, seed)).items():
             texts.append((i, kind, text))
-            encoded.append((prompt, chat.encode_response(text)))
+            encoded.append((prompt, chat.encode_reply(prompt.messages, text)))
     for (i, kind, text), (prompt, ids), proxy in zip(texts, encoded, score(encoded), strict=True):
         gold = None if world is None else world.gold(prompt.row, text, True).total
         rows.append({"prompt_id": i, "kind": kind, "proxy": proxy, "gold": gold, "tokens": len(ids)})

@@ -1,67 +1,117 @@
 """Chat tokenizer: between chat messages, response texts and token ids; it fixes end tokens and PAD."""
 
 import copy
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import jinja2
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from align.errors import InputError, first_line
+from align.config import TemplateMismatch
+from align.errors import InputError
+from align.models.control_tokens import ControlTokens
 from align.models.offsets import TokenSpans
+from align.models.templates import Message, Messages, Template, closing_token, read_template
 
-# For tokenizers without a chat template: each turn under its role's name, the assistant's closed by EOS.
-PLAIN_TEMPLATE = (
-    r"{% for message in messages %}{{ message['role'] | capitalize + ':\n' + message['content'] }}"
-    r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
-    r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
-)
-Messages = Sequence[Mapping[str, str]]
-PROBE = "zqx"  # a content that no template writes itself
-_USER = ({"role": "user", "content": "hello"},)
+
+class _Conversation(NamedTuple):
+    """A rendered conversation, with the stand-ins for the names of control tokens in its contents."""
+
+    prompt: str
+    whole: str
+    marks: dict[str, str]
 
 
 class ChatTokenizer:
     """A model's tokenizer with its chat template.
 
-    `end_ids` are the tokens that end a response; `end_id` is the one appended to responses given as text; `pad_id` is
-    none of them and stands only where a mask is 0.
+    `end_ids` are the tokens that end a response; `end_id` is the one that ends given responses, and `closes` says
+    whether the template writes it (else it is appended); `pad_id` is none of them and stands only where a mask is 0.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_ids: Iterable[int], end_id: int, *, pad_id: int) -> None:
-        """`make_chat_tokenizer` chooses the ids; InputError where the tokenizer's chat template cannot be rendered."""
-        self.tokenizer, self.end_id, self.pad_id = tokenizer, end_id, pad_id
-        self.end_ids = tuple(sorted({*end_ids, end_id}))
-        self._opening, self._before, self._after, self._strips = _assistant_turn(tokenizer)
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        control: ControlTokens,
+        end_ids: Iterable[int],
+        end_id: int,
+        *,
+        closes: bool,
+        pad_id: int,
+        parses: bool = False,
+        mismatch: TemplateMismatch = TemplateMismatch.error,
+    ) -> None:
+        """`make_chat_tokenizer` chooses the ids.
 
-    def encode_prompt(self, messages: Messages) -> list[int]:
-        """Encode a conversation under the chat template, up to where the assistant's answer begins (`render`)."""
-        return self._ids(render(self.tokenizer, messages, generation_prompt=True))
-
-    def encode_response(self, text: str) -> list[int]:
-        """Encode an assistant turn as the chat template writes it: the text's tokens and exactly one `end_id`.
-
-        The text is encoded behind the turn's opening, since some tokenizers encode the start of a string otherwise. A
-        special token's name inside the text stays text.
+        Args:
+            parses: The names of control tokens in contents are read as tokens, as a plain render has them.
+            mismatch: What becomes of a reply whose conversation the template writes otherwise than the prompt.
         """
-        return self.encode_responses([text])[0]
+        self.tokenizer, self.end_id, self.closes, self.pad_id = tokenizer, end_id, closes, pad_id
+        self.end_ids = tuple(sorted({*end_ids, end_id}))
+        self._template, self._control, self._parses, self._mismatch = template, control, parses, mismatch
 
-    def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode several responses, as `encode_response`, in one call of the tokenizer."""
-        texts = [self._before + (text.strip() if self._strips else text) + self._after for text in texts]
-        encoded = self._behind_opening(texts, split_special_tokens=False)
-        special = [i for i, ids in enumerate(encoded) if not self._special.isdisjoint(ids)]
-        split = self._behind_opening([texts[i] for i in special], split_special_tokens=True)
-        for i, ids in zip(special, split, strict=True):
-            encoded[i] = ids
-        return [[*ids, self.end_id] for ids in encoded]
+    def encode_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[int]:
+        """Encode a conversation under the chat template, up to where the assistant's reply begins."""
+        turns, marks = self._hide(messages)
+        text = self._template.render(turns, generation_prompt=True, tools=tools)
+        return self._control.encode([text], [marks])[0]
+
+    def encode_reply(self, messages: Messages, reply: str | Message, tools: Sequence[Any] | None = None) -> list[int]:
+        """Encode an assistant's reply as the template writes it behind `encode_prompt(messages)`, its end token last.
+
+        Raises:
+            InputError: The template writes the conversation in another way than the prompt that sampling uses.
+        """
+        (ids,) = self.encode_replies([messages], [reply], [tools])
+        if isinstance(ids, InputError):
+            raise ids
+        return ids
+
+    def encode_replies(
+        self,
+        prompts: Sequence[Messages],
+        replies: Sequence[str | Message],
+        tools: Sequence[Sequence[Any] | None] | None = None,
+    ) -> list[list[int] | InputError]:
+        """Encode several replies, as `encode_reply`, in one call of the tokenizer; an error in a reply's place."""
+        given = zip(prompts, replies, tools or [None] * len(prompts), strict=True)
+        read = [self._conversation(*one) for one in given]
+        good = [one for one in read if isinstance(one, _Conversation)]
+        encoded = self._control.encode(
+            [text for one in good for text in (one.prompt, one.whole)], [one.marks for one in good for _ in range(2)]
+        )
+        rest = iter(zip(good, encoded[::2], encoded[1::2], strict=True))
+        return [self._reply(*next(rest)) if isinstance(one, _Conversation) else one for one in read]
+
+    def encode_said(self, messages: Messages, text: str) -> list[int]:
+        """Encode what a policy said, behind the prompt as it is: its text holds what the template heads replies with.
+
+        Names of control tokens that are not special are tokens in it, as `decode` writes those.
+        """
+        turns, marks = self._hide([*messages, {"role": "assistant", "content": text}])
+        prompt = self._template.render(turns[:-1], generation_prompt=True)
+        whole = prompt + self._control.unhide(turns[-1]["content"], marks) + self._template.tail()
+        read = self._control.encode([prompt, whole], [marks, marks])
+        ids = self._reply(_Conversation(prompt, whole, marks), *read)
+        if isinstance(ids, InputError):
+            raise ids
+        return ids
+
+    def names_control_tokens(self, messages: Messages) -> bool:
+        """Return whether a content of the conversation spells the name of a control token."""
+        return bool(self._control.hide(messages)[1])
+
+    def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
+        """Return (turn, key) of what a conversation's messages say and the template does not write."""
+        return self._template.unwritten(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Decode token ids to text, without special tokens and without clean-up."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Decode token ids to text, without special tokens, ends and clean-up."""
+        ids = [i for i in ids if i not in self._unread]
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def offsets(self, ids: Sequence[int]) -> list[tuple[int, int]]:
         """Return the characters [start, end) of `decode(ids)` that each token stands for.
@@ -71,26 +121,59 @@ class ChatTokenizer:
         """
         return self._spans(ids)
 
-    def _ids(self, text: str | list[str], **kwargs: Any) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, **kwargs)["input_ids"]
+    def _hide(self, messages: Messages) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        return ([dict(m) for m in messages], {}) if self._parses else self._control.hide(messages)
 
-    def _behind_opening(self, texts: Sequence[str], **kwargs: Any) -> list[list[int]]:
-        if not texts:
-            return []
-        opening, *both = self._ids([self._opening, *(self._opening + text for text in texts)], **kwargs)
-        # A text that merges with the opening ("\n" + "\n") is encoded alone: a prompt's ids never depend on the answer.
-        return [
-            ids[len(opening) :] if ids[: len(opening)] == opening else self._ids(text, **kwargs)
-            for text, ids in zip(texts, both, strict=True)
-        ]
+    def _conversation(
+        self, messages: Messages, reply: str | Message, tools: Sequence[Any] | None
+    ) -> _Conversation | InputError:
+        """Render a conversation without and with its reply."""
+        last = {"role": "assistant", "content": reply} if isinstance(reply, str) else reply
+        turns, marks = self._hide([*messages, last])
+        try:
+            prompt = self._template.render(turns[:-1], generation_prompt=True, tools=tools)
+            whole = self._template.render(turns, generation_prompt=False, tools=tools)
+        except InputError as error:
+            return error
+        if not whole.startswith(prompt):
+            content = turns[-1].get("content")
+            if self._mismatch is TemplateMismatch.error or not isinstance(content, str):
+                return _unlike(prompt, whole)
+            whole = prompt + content + self._template.tail()
+        return _Conversation(prompt, whole, marks)
+
+    def _reply(self, read: _Conversation, prompt: list[int], whole: list[int]) -> list[int] | InputError:
+        """Cut a reply's tokens out of its conversation's, up to the end token; what follows is never sampled."""
+        if whole[: len(prompt)] == prompt:
+            ids = whole[len(prompt) :]
+        else:  # the last token of the prompt merges with the reply's first: a prompt's ids never depend on the reply
+            try:
+                ids = self._control.encode_sections(read.whole[len(read.prompt) :], read.marks, start=False)
+            except InputError as error:
+                return error
+        ends = (at for at, token in enumerate(ids) if token in self.end_ids)
+        end = next((at for at in ends if not self._control.writes_text(ids[at + 1 :])), None)
+        return [*ids, self.end_id] if end is None else ids[: end + 1]
 
     @cached_property
-    def _special(self) -> frozenset[int]:
-        return frozenset({*_special_ids(self.tokenizer), *self.end_ids, self.pad_id})
+    def _unread(self) -> frozenset[int]:
+        return frozenset({*self.end_ids, self.pad_id})
 
     @cached_property
     def _spans(self) -> TokenSpans:
-        return TokenSpans(self.decode, self._ids("a"))
+        return TokenSpans(self.decode, self.tokenizer("a", add_special_tokens=False)["input_ids"])
+
+
+def _unlike(prompt: str, whole: str) -> InputError:
+    """Describe a template that writes a given conversation in another way than the prompt of a reply to come."""
+    at = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+    own, other = prompt[at : at + 30], whole[at : at + 30]
+    given = f"a prompt that goes on {own!r} where the whole conversation has {other!r}"
+    allowed = (
+        "a template whose whole conversation begins with its prompt (model.template_arguments may turn thinking off), "
+        "or model.template_mismatch=append"
+    )
+    return InputError("model.chat_template", given, allowed)
 
 
 def make_chat_tokenizer(
@@ -99,12 +182,16 @@ def make_chat_tokenizer(
     chat_template_path: str | Path | None = None,
     *,
     vocab_size: int | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    parses: bool = False,
+    mismatch: TemplateMismatch = TemplateMismatch.error,
 ) -> ChatTokenizer:
     """Make the chat tokenizer of a model.
 
-    A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the special token with
-    which the chat template closes an assistant turn (TRL issue 2059). The last one, where there is one, is appended to
-    given responses, else EOS. The template is `chat_template_path`'s, the tokenizer's own, or `PLAIN_TEMPLATE`.
+    A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the token with which the
+    chat template closes an assistant's turn (`closing_token`; TRL issue 2059), also where it is not marked special.
+    Given responses end at the last one, where there is one; else EOS is appended to them. The template is
+    `chat_template_path`'s, the tokenizer's own, or a plain one, and gets `arguments`.
 
     PAD is the tokenizer's pad token unless that ends responses; otherwise the first of: a special token named like
     padding, the unknown token, another special token that the template does not write, the token of a byte that no
@@ -113,23 +200,28 @@ def make_chat_tokenizer(
 
     Raises InputError for a template that cannot be read or rendered, no end token, or none that can serve as PAD.
     """
-    if chat_template_path is not None:
-        try:
-            tokenizer.chat_template = Path(chat_template_path).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("model.chat_template", str(Path(chat_template_path)), "a readable Jinja file") from error
-    elif tokenizer.chat_template is None:
-        bos = "{{ bos_token }}" if tokenizer.bos_token_id in tokenizer("a")["input_ids"] else ""
-        tokenizer.chat_template = bos + PLAIN_TEMPLATE
+    read_template(tokenizer, chat_template_path)
+    template, control = Template(tokenizer, arguments), ControlTokens(tokenizer)
     eos = generation_config.eos_token_id if generation_config is not None else None
     ends = [eos] if isinstance(eos, int) else list(eos or [])
     if tokenizer.eos_token_id is not None:
         ends.insert(0, tokenizer.eos_token_id)
-    closing = _closing_token(tokenizer)
+    closing = closing_token(template.tail(), control, ends)
     if closing is None and not ends:
         raise InputError("model.path", tokenizer.name_or_path, "a tokenizer with an end-of-text token")
     end_id = ends[0] if closing is None else closing
-    return ChatTokenizer(tokenizer, ends, end_id, pad_id=_choose_pad(tokenizer, {*ends, end_id}, vocab_size))
+    pad_id = _choose_pad(tokenizer, template, {*ends, end_id}, vocab_size)
+    return ChatTokenizer(
+        tokenizer,
+        template,
+        control,
+        ends,
+        end_id,
+        closes=closing is not None,
+        pad_id=pad_id,
+        parses=parses,
+        mismatch=mismatch,
+    )
 
 
 def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
@@ -140,55 +232,20 @@ def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, generation_prompt: bool) -> str:
-    """Render a conversation; InputError where the template refuses it (a system turn, two user turns in a row ...)."""
-    turns = [dict(m) for m in messages]
-    try:
-        return tokenizer.apply_chat_template(turns, add_generation_prompt=generation_prompt, tokenize=False)
-    except jinja2.TemplateSyntaxError as error:
-        given = f"line {error.lineno}: {error.message}"
-        raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
-    except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
-        roles = ", ".join(str(m.get("role")) for m in messages)
-        allowed = f"what the template takes ({first_line(error)})"
-        raise InputError("model.chat_template", f"turns of {roles}", allowed) from error
-
-
-def _assistant_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str, bool]:
-    """Return the text that opens an assistant's turn, the blanks around the content, and whether it is stripped."""
-    opening = render(tokenizer, _USER, generation_prompt=True)
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
-    spaced = render(tokenizer, [*_USER, {"role": "assistant", "content": f" {PROBE} "}], generation_prompt=False)
-    strips = spaced == turn
-    if not turn.startswith(opening):  # the template opens given turns differently from generated ones
-        return opening, "", "", strips
-    head, _, tail = turn[len(opening) :].partition(PROBE)
-    names = [re.escape(name) for name in _special_ids(tokenizer).values()]
-    after = re.match(rf"(\s+)(?:{'|'.join(names)})", tail) if names else None
-    return opening, head if head.isspace() else "", after[1] if after else "", strips
-
-
-def _closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the special token that the template writes after an assistant's content (blanks may come between)."""
-    turn = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=False)
-    tail = turn.rpartition(PROBE)[2].lstrip()
-    names = sorted(_special_ids(tokenizer).values(), key=len, reverse=True)
-    name = next((n for n in names if tail.startswith(n)), None)
-    return None if name is None else tokenizer.convert_tokens_to_ids(name)
-
-
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     added = {i: str(t) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
     return added | dict(zip(tokenizer.all_special_ids, map(str, tokenizer.all_special_tokens), strict=True))
 
 
-def _choose_pad(tokenizer: PreTrainedTokenizerBase, end_ids: set[int], vocab_size: int | None) -> int:
+def _choose_pad(
+    tokenizer: PreTrainedTokenizerBase, template: Template, end_ids: set[int], vocab_size: int | None
+) -> int:
     rows = len(tokenizer) if vocab_size is None else vocab_size
     pad = tokenizer.pad_token_id
     if pad is not None and pad not in end_ids and pad < rows:
         return pad
     special = {i: name for i, name in sorted(_special_ids(tokenizer).items()) if i not in end_ids and i < rows}
-    written = render(tokenizer, [*_USER, {"role": "assistant", "content": PROBE}], generation_prompt=True)
+    written = template.sample()
     named = [i for i, name in special.items() if "pad" in name.lower()]
     unknown = [i for i in special if i == tokenizer.unk_token_id]
     unused = [i for i, name in special.items() if i != tokenizer.bos_token_id and name not in written]

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from align.config import ModelConfig, QuantizationConfig
+from align.config import ControlTokensIn, ModelConfig, QuantizationConfig
 from align.config.automatic import ModelFacts
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
@@ -86,7 +86,15 @@ def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
         with suppress(OSError):  # many checkpoints have none
             generation = GenerationConfig.from_pretrained(checkpoint.base, revision=checkpoint.revision)
     rows = model_config.get_text_config().vocab_size
-    chat = make_chat_tokenizer(load_tokenizer(config), generation, config.chat_template, vocab_size=rows)
+    chat = make_chat_tokenizer(
+        load_tokenizer(config),
+        generation,
+        config.chat_template,
+        vocab_size=rows,
+        arguments=config.template_arguments,
+        parses=config.control_tokens_in_text is ControlTokensIn.tokens,
+        mismatch=config.template_mismatch,
+    )
     largest = max(*chat.encode_prompt([{"role": "user", "content": "hello"}]), chat.end_id, chat.pad_id)
     if largest >= rows:
         allowed = f"a tokenizer that fits its {rows} embeddings (it has id {largest})"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from align.errors import InputError
-from align.models.chat_tokenizer import PROBE, Messages, render
+from align.models.control_tokens import ControlTokens, shown
+from align.models.templates import PROBE, Messages, Template
 
 
 @dataclass(frozen=True)
@@ -30,38 +31,44 @@ class Reader:
             allowed = "a reward model with a fast tokenizer (tokenizer.json), or with the policy's own"
             raise InputError(key, type(tokenizer).__name__, allowed)
         self._tokenizer, self._key = tokenizer, key
-        self._special = [str(t) for t in (*tokenizer.all_special_tokens, *tokenizer.added_tokens_decoder.values())]
+        self._template, self._control = None, ControlTokens(tokenizer)
+        if tokenizer.chat_template is not None:
+            try:
+                self._template = Template(tokenizer)
+            except InputError as error:
+                raise self._refused(error) from error
 
     def encode(self, messages: Messages, response: str) -> Encoded:
         """Encode a conversation with its response; InputError where the template does not write it as it is."""
-        if self._tokenizer.chat_template is None:
+        if self._template is None:
             return self._pair("\n".join(m["content"] for m in messages), response)
-        full, start = self._rendered(messages, response)
-        end = start + len(response.rstrip())
-        parts = [(full, -start, False)]  # text, its first character's place, whether special tokens' names stay text
-        if any(name in response for name in self._special):
-            parts = [(full[:start], -start, False), (full[start:end], 0, True), (full[end:], end - start, False)]
-        encoded = Encoded([], [])
-        for text, at, split in parts:
-            options = {"split_special_tokens": True} if split else {}
-            tokens = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, **options)
-            encoded.ids.extend(tokens["input_ids"])
-            encoded.spans.extend((a + at, b + at) for a, b in tokens["offset_mapping"])
-        return encoded
+        turns, marks = self._control.hide([*messages, {"role": "assistant", "content": response}])
+        whole, start = self._rendered(self._template, turns)
+        if marks:
+            start = len(shown(whole[:start], marks))
+            ids, places = self._control.sections(whole, marks, start=True)
+        else:
+            tokens = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+            ids, places = tokens["input_ids"], tokens["offset_mapping"]
+        return Encoded(ids, [(a - start, b - start) for a, b in places])
 
-    def _rendered(self, messages: Messages, response: str) -> tuple[str, int]:
-        """Render the conversation; return it with the place of the response's first character."""
+    def _rendered(self, template: Template, turns: Messages) -> tuple[str, int]:
+        """Render a conversation; return it with the place of its response's first character."""
+        response = turns[-1]["content"]
         try:
-            turns = ([*messages, {"role": "assistant", "content": content}] for content in (response, PROBE))
-            full, probe = (render(self._tokenizer, turn, generation_prompt=False) for turn in turns)
+            whole = template.render(turns, generation_prompt=False)
+            probe = template.render([*turns[:-1], {**turns[-1], "content": PROBE}], generation_prompt=False)
         except InputError as error:
-            raise InputError(self._key, error.given, f"a reward model whose {error.allowed}") from error
+            raise self._refused(error) from error
         head = len(probe.rpartition(PROBE)[0])
-        if full.startswith(response, head):
-            return full, head
-        if full.startswith(response.strip(), head):  # many templates strip the content
-            return full, head - (len(response) - len(response.lstrip()))
+        if whole.startswith(response, head):
+            return whole, head
+        if whole.startswith(response.strip(), head):  # many templates strip the content
+            return whole, head - (len(response) - len(response.lstrip()))
         raise InputError(self._key, response[:40], "a reward model whose chat template writes a response as it is")
+
+    def _refused(self, error: InputError) -> InputError:
+        return InputError(self._key, error.given, f"a reward model whose {error.allowed}")
 
     def _pair(self, prompt: str, response: str) -> Encoded:
         both = self._tokenizer(prompt, response, return_offsets_mapping=True, split_special_tokens=True)

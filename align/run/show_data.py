@@ -14,8 +14,9 @@ from align.config.trl import TRLOnPolicyConfig, TRLPairsConfig
 from align.data.preferences import Preferences, load_preferences, prompts_of
 from align.errors import InputError
 from align.libraries import quiet
-from align.models.chat_tokenizer import PLAIN_TEMPLATE, ChatTokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
+from align.models.templates import PLAIN_TEMPLATE
 from align.run.stages import check_context, load_data
 from align.run.views import Sample, Section, Segment, View
 from align.types import Pair
@@ -120,7 +121,7 @@ def tokens_section(config: Config, chat: ChatTokenizer) -> Section:
         ("tokenizer", f"{type(tokenizer).__name__}, {len(tokenizer)} tokens"),
         ("chat template", origin),
         ("end of a response", ", ".join(_named(chat, i) for i in chat.end_ids)),
-        ("appended to given responses", _named(chat, chat.end_id)),
+        ("end of given responses", f"{_named(chat, chat.end_id)}{'' if chat.closes else ', appended'}"),
         ("padding", _named(chat, chat.pad_id)),
     ]
     if tokenizer.bos_token_id is not None:
@@ -162,7 +163,7 @@ def _samples(config: Config, chat: ChatTokenizer, place: int, pair: Pair) -> lis
     for side, name in _SIDES.items():
         ids = getattr(pair, side)
         last = len(ids) - 1 if scored else 0 if side in counted else len(ids)  # the first token that counts
-        cut = "" if ids[-1] == chat.end_id else "; cut, without its end"
+        cut = "" if ids[-1] in chat.end_ids else "; cut, without its end"
         title = f"row {place + 1}, {name}: {len(prompt)} + {len(ids)} tokens{cut}"
         parts = (Segment(text(chat, [*prompt, *ids[:last]])), Segment(text(chat, ids[last:]), counts=True))
         samples.append(Sample(title, [part for part in parts if part.text]))

@@ -13,7 +13,7 @@ from align.engine.engine import Engine
 from align.engine.reference import Policy
 from align.libraries import quiet
 from align.models.adapters import POLICY
-from align.models.chat_tokenizer import ChatTokenizer, render
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.hardware import resolve_device, resolve_precision, torch_dtype
 from align.models.load import context_length, load_chat_tokenizer, load_skeleton, model_facts
 from align.run.plan import Planned, planned
@@ -118,7 +118,8 @@ def _plan(config: Config, model: PreTrainedModel, stages: list[Planned]) -> Sect
 
 def _conversation(chat: ChatTokenizer) -> Sample:
     """Render a conversation as the template writes it; what a response is trained to be counts."""
-    prompt = render(chat.tokenizer, _CONVERSATION[:1], generation_prompt=True)
-    ids = chat.encode_response(_CONVERSATION[1]["content"])
-    answer = chat.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    prompt, answer = (
+        chat.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        for ids in (chat.encode_prompt(_CONVERSATION[:1]), chat.encode_reply(_CONVERSATION[:1], _CONVERSATION[1]))
+    )
     return Sample("a conversation under the chat template", [Segment(prompt), Segment(answer, counts=True)])

@@ -145,7 +145,7 @@ def test_completions_are_paid_by_our_reward(finished, name):
             continue
         prompt = tiny.chat().encode_prompt([{"role": "user", "content": sample["prompt"]}])
         for end in tiny.chat().end_ids:
-            ids = torch.tensor([[*prompt, *tiny.chat().encode_response(sample["response"])[:-1], end]])
+            ids = torch.tensor([[*prompt, *tiny.said(sample["response"])[:-1], end]])
             with torch.no_grad():
                 score = (float(model(ids).logits) - scale["raw_mean"]) / scale["raw_std"]
             if abs(score - sample["score"]) < 1e-4:

@@ -28,7 +28,7 @@ def batch() -> RewardInput:
     with open(resolve("align://pocket/held_out.jsonl")) as lines:
         rows = [json.loads(line) for _, line in zip(range(N), lines, strict=False)]
     texts = [row[("chosen", "rejected")[i % 2]] for i, row in enumerate(rows)]
-    ids = [tuple(chat.encode_response(text)) for text in texts]
+    ids = [tuple(chat.encode_reply(tiny.ASKED, text)) for text in texts]
     ids[-1] = ids[-1][:-2]
     prompts = []
     for i, row in enumerate(rows):

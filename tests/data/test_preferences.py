@@ -9,6 +9,7 @@ import pytest
 from align.config import DataConfig, PromptOverflow
 from align.data.preferences import COUNTS, Preferences, load_preferences, prompts_of
 from align.errors import InputError
+from tests import tiny
 
 
 def row(prompt, chosen="good", rejected="bad", **more) -> dict:
@@ -44,8 +45,8 @@ def test_a_pair(chat, write):
     assert (pair.prompt.text, pair.prompt.row["limit"]) == ("What?", 3)
     assert list(pair.prompt.input_ids) == chat.encode_prompt([user("What?")])
     assert (pair.chosen, pair.rejected) == ("Yes é.", "No.")
-    assert list(pair.chosen_ids) == chat.encode_response("Yes é.")
-    assert list(pair.rejected_ids) == chat.encode_response("No.")
+    assert list(pair.chosen_ids) == chat.encode_reply(tiny.ASKED, "Yes é.")
+    assert list(pair.rejected_ids) == chat.encode_reply(tiny.ASKED, "No.")
     assert tuple(data.counts) == COUNTS
     assert balanced(data.counts)
 
@@ -134,7 +135,7 @@ def test_long_responses_lose_their_end(chat, write):
     path = write("a.jsonl", [row("p", "0123456789", "012345678")])
     (pair,) = load(chat, path, max_response_tokens=10).train
     assert (pair.chosen, pair.rejected) == ("0123456789", "012345678")
-    assert pair.chosen_ids == tuple(chat.encode_response("0123456789")[:10])  # ten digits, no end token
+    assert pair.chosen_ids == tuple(chat.encode_reply(tiny.ASKED, "0123456789")[:10])  # ten digits, no end token
     assert chat.end_id not in pair.chosen_ids
     assert pair.rejected_ids[-1] == chat.end_id
     data = load(chat, path, max_response_tokens=11)

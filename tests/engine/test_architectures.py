@@ -42,7 +42,7 @@ def plain_logprobs(shape: str, batch: Sequences, temperature: float = 1.0) -> to
 
 def given() -> Sequences:
     texts = ("abcde", "q", "hello", "nevermore", "zy", "x")
-    return tiny.rollout_of(tiny.prompts(6), [tiny.chat().encode_response(t) for t in texts])
+    return tiny.rollout_of(tiny.prompts(6), [tiny.said(t) for t in texts])
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,6 +10,7 @@ from align.models.chat_tokenizer import make_chat_tokenizer
 from align.rewards import GoldScorer
 from align.types import Pair, Prompt
 from align.worlds import Gold, Segment
+from tests import tiny
 
 TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}:{{ m['content'] }}</s>{% endfor %}"
@@ -92,7 +93,7 @@ def prompts(chat):
 def pairs(chat, prompts):
     chosen = ["yes", "you look well today", "4", "", "cat, dog, hen", "no no no", "indeed"]
     return [
-        Pair(p, c, "bad", tuple(chat.encode_response(c)), tuple(chat.encode_response("bad")))
+        Pair(p, c, "bad", tuple(chat.encode_reply(tiny.ASKED, c)), tuple(chat.encode_reply(tiny.ASKED, "bad")))
         for p, c in zip(prompts, chosen, strict=True)
     ]
 

@@ -12,6 +12,7 @@ import torch
 from align.evaluation import likelihood
 from align.evaluation.intervals import Bootstrap
 from align.evaluation.preference import LOGPROBS, logprobs_of, pair_logprobs, pair_rows, preference_figures
+from tests import tiny
 from tests.evaluation.naive import naive_nll
 
 INTERVAL = Bootstrap(confidence=0.9, seed=0)
@@ -21,7 +22,7 @@ INTERVAL = Bootstrap(confidence=0.9, seed=0)
 def several(chat, pairs):
     """Two or three pairs of each prompt, of different lengths."""
     more = [
-        replace(p, rejected=text, rejected_ids=tuple(chat.encode_response(text)))
+        replace(p, rejected=text, rejected_ids=tuple(chat.encode_reply(tiny.ASKED, text)))
         for p in pairs[:4]
         for text in ("a longer answer", "no")
     ]

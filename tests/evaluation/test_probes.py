@@ -14,6 +14,7 @@ from align.evaluation.figures import correlation, gap
 from align.evaluation.perturbations import perturbations_of, response_perturbations_of
 from align.evaluation.probes import shifts
 from align.types import Prompt, RewardOutput
+from tests import tiny
 
 SETTINGS = EvaluationConfig(num_prompts=4, num_pairs=2, num_texts=1, num_probes=3, seed=2)
 ROLLOUT = RolloutConfig(batch_size=64, max_new_tokens=8)
@@ -179,7 +180,7 @@ def test_a_longer_perturbation_than_the_context_is_left_out(policy, chat, pairs,
     rollout = RolloutConfig(batch_size=64, max_new_tokens=60)
     judge = Judge(longer_is_better, world=world)
     found = evaluate(policy, policy, chat, data, judge, evaluation=SETTINGS, rollout=rollout).probes
-    assert all(len(chat.encode_response(r["response"])) < 128 for r in found if r["on"] == "responses")
+    assert all(len(chat.encode_reply(tiny.ASKED, r["response"])) < 128 for r in found if r["on"] == "responses")
 
 
 def test_gap_and_correlation_by_hand(world):

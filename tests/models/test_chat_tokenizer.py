@@ -7,6 +7,7 @@ import random
 import pytest
 from transformers import GenerationConfig
 
+from align.config import TemplateMismatch
 from align.errors import InputError
 from align.models.chat_tokenizer import make_chat_tokenizer
 
@@ -21,9 +22,9 @@ def test_prompt_and_response_are_the_templates_own_rendering(make_tokenizer, kin
     chat = make_chat_tokenizer(make_tokenizer(kind))
     turns = [*USER, {"role": "assistant", "content": text}]
     whole = chat.tokenizer.apply_chat_template(turns, tokenize=False)
-    ids = chat.encode_prompt(USER) + chat.encode_response(text)
+    ids = chat.encode_prompt(USER) + chat.encode_reply(USER, text)
     if "<" in text:  # the template's rendering would take the name of a special token for the token
-        assert chat.decode(chat.encode_response(text)) == text
+        assert chat.decode(chat.encode_reply(USER, text)) == text
         return
     rendered = chat.tokenizer(whole, add_special_tokens=False)["input_ids"]
     assert rendered[: len(ids)] == ids
@@ -33,7 +34,7 @@ def test_prompt_and_response_are_the_templates_own_rendering(make_tokenizer, kin
 @pytest.mark.parametrize("text", TEXTS)
 def test_response_has_one_end_token_and_decodes_to_its_text(make_tokenizer, kind, text):
     chat = make_chat_tokenizer(make_tokenizer(kind))
-    ids = chat.encode_response(text)
+    ids = chat.encode_reply(USER, text)
     assert ids[-1] == chat.end_id
     assert not set(ids[:-1]) & set(chat.end_ids)
     assert chat.decode(ids) == text
@@ -72,11 +73,16 @@ def test_end_ids_are_eos_generation_config_and_the_templates_own(make_tokenizer)
     assert make_chat_tokenizer(make_tokenizer("gpt2")).end_ids == (0,)
 
 
-def test_closing_token_is_the_first_after_the_content(make_tokenizer):
-    """Phi-3 writes <|end|> and then, at the end of the conversation, EOS."""
+@pytest.mark.parametrize(("known", "end"), [(True, "<|im_end|>"), (False, "<|endoftext|>")])
+def test_a_response_ends_at_the_first_token_at_which_the_model_is_known_to_end(make_tokenizer, known, end):
+    """Phi-3 writes <|end|> and then, at the end of the conversation, EOS; its generation config names both."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template += "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
-    assert make_chat_tokenizer(tokenizer).end_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    chat = make_chat_tokenizer(tokenizer, GenerationConfig(eos_token_id=ends if known else ends[0]))
+    assert chat.end_id == tokenizer.convert_tokens_to_ids(end)
+    written = tokenizer.decode(chat.encode_reply(USER, "Hello"))
+    assert written == ("Hello<|im_end|>" if known else "Hello<|im_end|>\n<|endoftext|>")
 
 
 def test_blanks_around_the_content_belong_to_the_turn(make_tokenizer):
@@ -89,16 +95,19 @@ def test_blanks_around_the_content_belong_to_the_turn(make_tokenizer):
     chat = make_chat_tokenizer(tokenizer)
     turns = [*USER, {"role": "assistant", "content": "  Hello "}]
     whole = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False))["input_ids"]
-    assert chat.encode_prompt(USER) + chat.encode_response("  Hello ") == whole
+    assert chat.encode_prompt(USER) + chat.encode_reply(USER, "  Hello ") == whole
 
 
 def test_template_that_opens_given_turns_differently(make_tokenizer):
-    """Reasoning models open a generated turn with <think>, a given one without."""
+    """Reasoning models open a generated turn with <think>, a given one without: refused, or appended on demand."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>assistant\n", "<|im_start|>assistant\n<t>\n")
     chat = make_chat_tokenizer(tokenizer)
-    assert chat.end_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert chat.decode(chat.encode_response("Hello")) == "Hello"
+    with pytest.raises(InputError, match=r"goes on '<t>\\\\n'.*has 'Hello<.im_end.>.*template_mismatch=append"):
+        chat.encode_reply(USER, "Hello")
+    chat = make_chat_tokenizer(tokenizer, mismatch=TemplateMismatch.append)
+    ids = chat.encode_prompt(USER) + chat.encode_reply(USER, "Hello")
+    assert tokenizer.decode(ids).endswith("<|im_start|>assistant\n<t>\nHello<|im_end|>")
 
 
 def test_pad_is_never_an_end(make_tokenizer):
@@ -118,7 +127,7 @@ def test_pad_of_a_tokenizer_with_one_special_token_is_a_byte_outside_utf8(make_t
     assert chat.pad_id not in chat.end_ids
     assert chat.pad_id < size == len(tokenizer)
     every_byte = "".join(map(chr, range(0x2FF))) + "ÿ😀"
-    assert chat.pad_id not in chat.encode_response(every_byte)
+    assert chat.pad_id not in chat.encode_reply(USER, every_byte)
 
 
 def test_unknown_token_is_the_pad_before_others(make_tokenizer):
@@ -144,7 +153,7 @@ def test_offsets_tile_the_decoded_text(make_tokenizer, kind):
     """For text as encoded, and for arbitrary ids, which sampling may give: cut characters, specials, unknown ids."""
     chat = make_chat_tokenizer(make_tokenizer(kind))
     draw = random.Random(0)
-    samples = [chat.encode_response(text) for text in TEXTS]
+    samples = [chat.encode_reply(USER, text) for text in TEXTS]
     samples += [[draw.randrange(len(chat.tokenizer) + 3) for _ in range(draw.randrange(30))] for _ in range(150)]
     for ids in samples:
         spans, text = chat.offsets(ids), chat.decode(ids)
@@ -156,7 +165,7 @@ def test_offsets_tile_the_decoded_text(make_tokenizer, kind):
 
 def test_offsets_name_the_characters_of_each_token(make_tokenizer):
     chat = make_chat_tokenizer(make_tokenizer("chatml"))
-    ids = chat.encode_response("Hello there, 3 é")
+    ids = chat.encode_reply(USER, "Hello there, 3 é")
     spans = chat.offsets(ids)
     spelled = ["Hello there, 3 é"[a:b] for a, b in spans]
     assert spelled == [*[chat.decode([i]).replace("\ufffd", "") for i in ids[:-3]], "", "é", ""]
@@ -165,7 +174,7 @@ def test_offsets_name_the_characters_of_each_token(make_tokenizer):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_spread_character_belongs_to_the_token_that_completes_it(make_tokenizer, kind):
     chat = make_chat_tokenizer(make_tokenizer(kind))
-    ids = chat.encode_response("a😀b")
+    ids = chat.encode_reply(USER, "a😀b")
     assert [s for s in chat.offsets(ids) if s[0] < s[1]] == [(0, 1), (1, 2), (2, 3)]
     spans = chat.offsets(ids)
     assert spans.index((1, 2)) == len(ids) - 3  # right before b and the end token
@@ -173,7 +182,7 @@ def test_a_spread_character_belongs_to_the_token_that_completes_it(make_tokenize
 
 def test_offsets_with_a_special_token_inside(make_tokenizer):
     chat = make_chat_tokenizer(make_tokenizer("chatml"))
-    hello, there = chat.encode_response("Hello")[:-1], chat.encode_response(" there")[:-1]
+    hello, there = chat.encode_reply(USER, "Hello")[:-1], chat.encode_reply(USER, " there")[:-1]
     spans = chat.offsets([*hello, chat.end_id, *there])
     assert spans[len(hello)] == (5, 5)
     assert spans[-1][1] == 11
@@ -181,8 +190,8 @@ def test_offsets_with_a_special_token_inside(make_tokenizer):
 
 def test_sampled_ids_that_the_tokenizer_would_merge(make_tokenizer):
     chat = make_chat_tokenizer(make_tokenizer("chatml"))
-    ids = [chat.encode_response(c)[0] for c in "Hello"]
-    assert ids != chat.encode_response("Hello")[:-1]
+    ids = [chat.encode_reply(USER, c)[0] for c in "Hello"]
+    assert ids != chat.encode_reply(USER, "Hello")[:-1]
     assert chat.offsets(ids) == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
 
 

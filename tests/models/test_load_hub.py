@@ -50,7 +50,7 @@ def test_a_public_model_is_the_stored_one_and_is_fetched_once(hub):
     torch.testing.assert_close(logits(causal("good/public")), logits(tiny.causal()))
     chat = load_chat_tokenizer(ModelConfig(path="good/public"))
     assert (chat.end_ids, chat.pad_id) == (tiny.chat().end_ids, tiny.chat().pad_id)
-    assert chat.encode_response("abc") == tiny.chat().encode_response("abc")
+    assert chat.encode_reply(tiny.ASKED, "abc") == tiny.said("abc")
     assert fingerprint("good/public") == f"good/public@{commit}"
     assert any(path.startswith("/store") for path in transferred(hub))
     hub.requests.clear()

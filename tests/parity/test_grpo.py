@@ -80,7 +80,7 @@ def theirs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experience():
     """Responses of a policy that is neither today's nor the reference, so that ratios and the KL are not trivial."""
-    rows = [tiny.chat().encode_response(text) for text in RESPONSES]
+    rows = [tiny.said(text) for text in RESPONSES]
     rollout = tiny.rollout_of(tiny.prompts(3), rows, samples=GROUP)
     old, reference = tiny.policy(), tiny.policy()
     tiny.nudge(old, 0.02)

@@ -51,7 +51,7 @@ def built(source, **kwargs):
 def batch():
     starts = tiny.prompts(3)
     texts = ["aeb", "xy xy xy", "oooo"]
-    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in texts]), starts, tiny.chat())
+    return reward_input(tiny.rollout_of(starts, [tiny.said(t) for t in texts]), starts, tiny.chat())
 
 
 def test_parts_weights_and_what_they_were_before(batch):

@@ -89,7 +89,7 @@ def encoder_folder() -> Path:
 
 def batch_of(texts=TEXTS, samples=None):
     starts = tiny.prompts(len(texts))
-    responses = samples or [tiny.chat().encode_response("a" * max(1, len(t))) for t in texts]
+    responses = samples or [tiny.said("a" * max(1, len(t))) for t in texts]
     out = reward_input(tiny.rollout_of(starts, responses), starts, tiny.chat())
     return out
 
@@ -184,7 +184,7 @@ def test_the_name_of_a_special_token_in_a_response_stays_text():
 def test_with_the_policys_own_tokenizer_prefixes_are_those_of_its_tokens():
     """Canonical tokens, same template: only the whole response differs, by what the template writes behind the turn."""
     texts = ["abe", "xyzou and so", "hm"]
-    given = batch_of(texts, [tiny.chat().encode_response(t) for t in texts])
+    given = batch_of(texts, [tiny.said(t) for t in texts])
     model = AutoModelForSequenceClassification.from_pretrained(tiny.reward_folder()).eval()
     own = RewardModelScorer(ValueHead(body_of(model), linear_head(model.score.weight), torch.float32)).score(
         given, BOTH

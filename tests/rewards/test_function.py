@@ -26,7 +26,7 @@ TEXTS = ["abe", "xyzou and so", ""]
 @pytest.fixture(scope="module")
 def batch():
     starts = tiny.prompts(3)
-    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in TEXTS]), starts, tiny.chat())
+    return reward_input(tiny.rollout_of(starts, [tiny.said(t) for t in TEXTS]), starts, tiny.chat())
 
 
 def scorer(function, returns=Returns.response) -> FunctionScorer:
@@ -206,7 +206,7 @@ def test_real_preferences_load_and_their_rows_score_the_annotated_answer(tmp_pat
     data = load_preferences(DataConfig(path=str(tmp_path / "pairs.jsonl"), held_out_fraction=0.3, **lengths), chat)
     assert data.counts["rows"] == len(rows) > 20 and data.counts["train"] + data.counts["held_out"] > 20
     prompts = prompts_of([*data.train, *data.held_out])
-    answers = [chat.encode_response(p.row["annotated"]) for p in prompts]
+    answers = [chat.encode_reply(tiny.ASKED, p.row["annotated"]) for p in prompts]
     batch = reward_input(tiny.rollout_of(prompts, answers), prompts, chat)
     out = scorer(qa_feedback.error_spans, Returns.spans).score(batch)
     for i, prompt in enumerate(prompts):

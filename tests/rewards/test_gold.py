@@ -9,7 +9,7 @@ from tests import tiny
 
 
 def encode(text: str, end: bool = True) -> list[int]:
-    ids = tiny.chat().encode_response(text)
+    ids = tiny.said(text)
     return ids if end else ids[:-1]
 
 

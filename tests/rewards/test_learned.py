@@ -27,7 +27,7 @@ def source(budget: int = 16384) -> RewardModelScorer:
 @pytest.fixture(scope="module")
 def batch():
     starts = tiny.prompts(6)
-    responses = [tiny.chat().encode_response(t) for t in TEXTS]
+    responses = [tiny.said(t) for t in TEXTS]
     responses[1] = responses[1][:-1]  # cut
     return reward_input(tiny.rollout_of(starts, responses), starts, tiny.chat())
 

@@ -16,7 +16,7 @@ NEEDS = frozenset({"prefix_scores"})
 
 def batch(*texts: str):
     starts = tiny.prompts(len(texts))
-    return reward_input(tiny.rollout_of(starts, [tiny.chat().encode_response(t) for t in texts]), starts, tiny.chat())
+    return reward_input(tiny.rollout_of(starts, [tiny.said(t) for t in texts]), starts, tiny.chat())
 
 
 class Raw(Source):

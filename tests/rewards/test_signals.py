@@ -24,7 +24,7 @@ def batch(texts=TEXTS, reverse: bool = False, wider: int = 0) -> RewardInput:
     starts, texts = zip(*(reversed(given) if reverse else given), strict=True)
     longest = [*texts, "x" * wider] if wider else texts  # one more row widens the padding of all
     prompts = [*starts, *([starts[0]] if wider else [])]
-    rollout = tiny.rollout_of(prompts, [tiny.chat().encode_response(text) for text in longest])
+    rollout = tiny.rollout_of(prompts, [tiny.said(text) for text in longest])
     return reward_input(rollout, prompts, tiny.chat())
 
 

@@ -153,9 +153,7 @@ def test_given_solutions_of_gsm8k_are_right_and_corrupted_ones_wrong(path):
 
 def batch(responses: list[str], rows: list[dict]):
     starts = tiny.prompts(len(responses))
-    out = reward_input(
-        tiny.rollout_of(starts, [tiny.chat().encode_response("a")] * len(responses)), starts, tiny.chat()
-    )
+    out = reward_input(tiny.rollout_of(starts, [tiny.said("a")] * len(responses)), starts, tiny.chat())
     return type(out)(**vars(out) | {"responses": responses, "rows": rows})
 
 

@@ -1,0 +1,145 @@
+"""Chat templates: the rendering of a conversation, and the token that closes an assistant's turn."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from align.errors import InputError, first_line
+from align.models.control_tokens import ControlTokens
+
+# For tokenizers without a chat template: each turn under its role's name, the assistant's closed by EOS.
+PLAIN_TEMPLATE = (
+    r"{% for message in messages %}{{ message['role'] | capitalize + ':\n' + message['content'] }}"
+    r"{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
+    r"{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
+)
+Message = Mapping[str, Any]
+Messages = Sequence[Message]
+PROBE = "zqx"  # a content that no template writes itself
+_NAMES = frozenset({"role", "type", "id", "tool_call_id"})  # keys of a message by which a template chooses
+_USER = {"role": "user", "content": "hello"}
+_REPLY = {"role": "assistant", "content": PROBE}
+
+
+class Template:
+    """The chat template of one tokenizer, with the arguments that it is given.
+
+    `in_parts` says that the template takes contents as lists of parts, as those of vision models do, and leaves out
+    strings.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> None:
+        """Raises InputError where the template cannot be rendered, or leaves out what an assistant says."""
+        self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
+        self.in_parts = False
+        self._unwritten: dict[tuple[Any, ...], list[tuple[int, str]]] = {}  # by shape
+        failed = self._fails()
+        if failed is not None:
+            self.in_parts = True
+            if self._fails() is not None:
+                raise failed
+
+    def render(self, messages: Messages, *, generation_prompt: bool, tools: Sequence[Any] | None = None) -> str:
+        """Render a conversation; InputError where the template refuses it (a system turn, two user turns in a row)."""
+        turns = [self._turn(message) for message in messages]
+        try:
+            return self._tokenizer.apply_chat_template(
+                turns, tools=tools, add_generation_prompt=generation_prompt, tokenize=False, **self._arguments
+            )
+        except jinja2.TemplateSyntaxError as error:
+            given = f"line {error.lineno}: {error.message}"
+            raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
+        except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
+            roles = ", ".join(str(m.get("role")) for m in messages)
+            allowed = f"what the template takes ({first_line(error)})"
+            raise InputError("model.chat_template", f"turns of {roles}", allowed) from error
+
+    def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
+        """Return (turn, key) of what a conversation's messages say and the template does not write.
+
+        Told by a rendering with a text of its own in place of each that is said; once for each shape of conversation,
+        by roles and keys, since templates go by these.
+        """
+        shape = tuple((m["role"], *sorted(key for key, value in m.items() if value)) for m in messages)
+        if shape not in self._unwritten:
+            self._unwritten[shape] = self._missing(messages)
+        return self._unwritten[shape]
+
+    def _missing(self, messages: Messages) -> list[tuple[int, str]]:
+        probes: dict[str, tuple[int, str]] = {}
+
+        def probed(value: Any, place: tuple[int, str]) -> Any:
+            if isinstance(value, str) and value:
+                name = f"{PROBE}{len(probes)}{PROBE}"
+                probes[name] = place
+                return name
+            if isinstance(value, Mapping):
+                return {key: part if key in _NAMES else probed(part, place) for key, part in value.items()}
+            return [probed(part, place) for part in value] if isinstance(value, (list, tuple)) else value
+
+        turns = [
+            {key: value if key in _NAMES else probed(value, (i, key)) for key, value in message.items()}
+            for i, message in enumerate(messages)
+        ]
+        try:
+            text = self.render(turns, generation_prompt=False)
+        except InputError:  # the template reads what stands there: nothing can be told by other texts
+            return []
+        written = {place for name, place in probes.items() if name in text}
+        return sorted(set(probes.values()) - written)
+
+    def tail(self) -> str:
+        """Return what the template writes after the content of a conversation's last turn, an assistant's."""
+        return self.render([_USER, _REPLY], generation_prompt=False).rpartition(PROBE)[2]
+
+    def sample(self) -> str:
+        """Render a short conversation and the start of a reply: the text that the template writes itself."""
+        return self.render([_USER, _REPLY], generation_prompt=True)
+
+    def _fails(self) -> InputError | None:
+        """Return what is wrong with the rendering of a short conversation; None where its reply is written."""
+        try:
+            whole = self.render([_USER, _REPLY], generation_prompt=False)
+        except InputError as error:
+            return error
+        allowed = "a template that writes the content of an assistant's turn"
+        return None if PROBE in whole else InputError("model.chat_template", "a template that leaves it out", allowed)
+
+    def _turn(self, message: Message) -> dict[str, Any]:
+        content = message.get("content")
+        if self.in_parts and isinstance(content, str):
+            return {**message, "content": [{"type": "text", "text": content}]}
+        return dict(message)
+
+
+def read_template(tokenizer: PreTrainedTokenizerBase, path: str | Path | None) -> None:
+    """Give a tokenizer the template of a file, else its own, else `PLAIN_TEMPLATE`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    if path is not None:
+        try:
+            tokenizer.chat_template = Path(path).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("model.chat_template", str(Path(path)), "a readable Jinja file") from error
+    elif tokenizer.chat_template is None:
+        bos = "{{ bos_token }}" if tokenizer.bos_token_id in tokenizer("a")["input_ids"] else ""
+        tokenizer.chat_template = bos + PLAIN_TEMPLATE
+
+
+def closing_token(tail: str, control: ControlTokens, known: Collection[int]) -> int | None:
+    """Choose the token at which a reply ends among those that the template writes after it.
+
+    That is the first at which the model is known to end (`known`: the tokenizer's EOS and the generation config's);
+    else the last special one; else the last of all, though it is not marked special. None where the template writes
+    none: its turns end in text, or in nothing.
+    """
+    written = control.find(tail)
+    ends = [i for i in written if i in known] or [i for i in written if i in control.special][-1:] or written[-1:]
+    return ends[0] if ends else None
