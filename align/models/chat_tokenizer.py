@@ -100,6 +100,11 @@ class ChatTokenizer:
             raise ids
         return ids
 
+    @property
+    def in_parts(self) -> bool:
+        """Return whether the template takes contents as lists of parts."""
+        return self._template.in_parts
+
     def names_control_tokens(self, messages: Messages) -> bool:
         """Return whether a content of the conversation spells the name of a control token."""
         return bool(self._control.hide(messages)[1])
