@@ -83,3 +83,16 @@ def markdown_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> list[s
     """Format the lines of a Markdown table with its first column to the left, all others to the right."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *body]
     return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def cell_number(cell: object) -> float | None:
+    """Read the number of a data cell, which a CSV file holds as text; None for an empty one.
+
+    Raises:
+        ValueError: The cell holds no number.
+    """
+    if cell is None or cell != cell or (isinstance(cell, str) and not cell.strip()):
+        return None
+    if isinstance(cell, bool) or not isinstance(cell, (int, float, str)):
+        raise ValueError(f"{cell!r} is no number")
+    return float(cell)

@@ -24,6 +24,9 @@ from align.worlds.pocket import PocketWorld
 Figures = dict[str, Any]
 
 
+ASKED = [{"role": "user", "content": "say"}]  # a reply has as many tokens behind any prompt
+
+
 def _means(groups: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: round(fmean(values), 4) for name, values in sorted(groups.items())}
 
@@ -42,7 +45,7 @@ def start_model_figures(model: StartModel, prompts: int, seed: int) -> Figures:
             for group in (task.family.length, task.family.name):
                 gold[group].append(total)
             ended[task.family.length].append(float(response.ended))
-            tokens[task.family.length].append(len(model.chat.encode_response(response.text)))
+            tokens[task.family.length].append(len(model.chat.encode_reply(ASKED, response.text)))
         result[mode] = {"gold": _means(gold), "ended": _means(ended), "tokens": _means(tokens)}
     return result
 

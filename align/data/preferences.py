@@ -135,8 +135,7 @@ def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], ends: Sequ
 
 
 def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    columns = (config.prompt_column, config.chosen_column, config.rejected_column, config.system_column)
-    load = partial(load_rows, subset=config.subset, text=[c for c in columns if c is not None])
+    load = partial(load_rows, subset=config.subset)
     own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
     train = own(split=config.train_split, split_key="data.train_split")
     if config.held_out_path is not None:

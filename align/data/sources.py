@@ -1,20 +1,19 @@
 """Rows of a data set through `datasets.load_dataset`: JSON, JSONL, CSV and Parquet files, folders, Hub ids."""
 
 import hashlib
-import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from align.data.files import Row, read_files
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 from align.worlds import resolve
 
-Row = dict[str, Any]
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # extension -> loader
 ALLOWED = "a .jsonl, .json, .csv or .parquet file, a folder of such files, or a Hub id"
 SHOWN = 8  # most values that an error lists
@@ -31,7 +30,6 @@ def load_rows(
     subset: str | None = None,  # the configuration of a Hub data set that has several
     folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
     revision: str | None = None,  # a branch, tag or commit of the Hub
-    text: Iterable[str] = (),  # columns that hold text even if it looks like numbers: a CSV file's `12` or `None`
 ) -> list[Row]:
     """Load all rows of one split.
 
@@ -44,7 +42,7 @@ def load_rows(
         if place is None:
             rows = _read_hub(path, subset, folder, revision, split)
         else:
-            rows = _read_local(place, subset, split, text)
+            rows = _read_local(place, subset, split, key, split_key)
     except InputError:
         raise
     except Exception as error:  # each format raises its reader's own exceptions
@@ -71,13 +69,20 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
             raise InputError(f"{key}.{column}", column, f"a column of {source}: {', '.join(columns)}")
         found = list({repr(row.get(column)): row.get(column) for row in rows}.values())
         more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        for unknown in (value for value in values if value not in found):
+        for unknown in (value for value in values if not any(_same(cell, value) for cell in found)):
             allowed = f"a value of that column: {', '.join(map(repr, found[:SHOWN]))}{more}"
             raise InputError(f"{key}.{column}", unknown, allowed)
-    kept = [all(row.get(column) in values for column, values in wanted.items()) for row in rows]
+    kept = [
+        all(any(_same(row.get(column), value) for value in values) for column, values in wanted.items()) for row in rows
+    ]
     if not any(kept):
         raise InputError(key, dict(where), f"conditions that some row of {source} meets together")
     return kept
+
+
+def _same(cell: object, wanted: object) -> bool:
+    """Return whether a cell holds a value; the cells of a CSV file are text, also of numbers."""
+    return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
 def _existing_path(path: str, key: str) -> Path | None:
@@ -109,14 +114,30 @@ def _read_hub(path: str, subset: str | None, folder: str | None, revision: str |
     return list(datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache))
 
 
-def _read_local(place: Path, subset: str | None, split: str, text: Iterable[str]) -> list[Row]:
+def _read_local(place: Path, subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
     # A temporary cache: local files are read quickly, and a shared cache would keep a copy of each for good.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        if place.is_dir():
+        if place.is_file() and FORMATS[place.suffix] == "parquet":
+            return list(datasets.load_dataset("parquet", data_files=str(place), split=split, cache_dir=cache))
+        files = {"train": [place]} if place.is_file() else _files(place, subset, cache)
+        if files is None:
             return list(datasets.load_dataset(str(place), subset, split=split, cache_dir=cache))
-        kind = FORMATS[place.suffix]
-        options = {"keep_default_na": False, "converters": dict.fromkeys(text, str)} if kind == "csv" else {}
-        return list(datasets.load_dataset(kind, data_files=str(place), split=split, cache_dir=cache, **options))
+        read = {name: read_files(own, key) for name, own in files.items() if name in split}
+        wanted = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in read.items()})
+        rows = [row for part in wanted for row in read[part.splitname][part.from_ : part.to]]
+        if not rows and any(read.values()):
+            raise InputError(
+                split_key or key, split, f"data with rows (there are {sum(map(len, read.values()))} in all)"
+            )
+        return rows
+
+
+def _files(folder: Path, subset: str | None, cache: str) -> dict[str, list[Path]] | None:
+    """Find a folder's files by split, as `datasets` does; None where some are neither JSON nor CSV."""
+    found = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files or {}
+    files = {str(split): [Path(file) for file in own] for split, own in found.items()}
+    read = all(FORMATS.get(file.suffix) in ("json", "csv") for own in files.values() for file in own)
+    return files if read else None
 
 
 def _explained(
@@ -132,29 +153,4 @@ def _explained(
         return InputError("data.subset", subset, f"a configuration of {path} ({why})")
     if place is None or place.is_dir():
         return InputError(key, path, f"{ALLOWED} that can be read ({why})")
-    kind = FORMATS[place.suffix]
-    bad_line = _bad_json(place, path, key) if kind == "json" else None
-    return bad_line or InputError(key, path, f"a well-formed {kind} file ({why})")
-
-
-def _bad_json(place: Path, path: str, key: str) -> InputError | None:
-    """Find the first line of a JSON file that is no row; the loader's own message counts from the start of a block."""
-    try:
-        text = place.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        return InputError(key, path, f"UTF-8 text (byte {error.start} is not)")
-    if place.suffix == ".json" and text.lstrip().startswith("["):
-        try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            return InputError(f"{place.name}, line {error.lineno}", error.msg, "well-formed JSON")
-        return None
-    for number, line in enumerate(text.split("\n"), start=1):
-        given = line[:60]
-        try:
-            row = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
-            row, given = None, f"{given} ({error.msg})"
-        if not isinstance(row, dict):
-            return InputError(f"{place.name}, line {number}", given, "one JSON object per line")
-    return None
+    return InputError(key, path, f"a well-formed {FORMATS[place.suffix]} file ({why})")

@@ -46,7 +46,7 @@ def _paragraphs(place: Path, path: str) -> list[Text]:
 def _of_rows(path: str, config: EvaluationConfig) -> list[Text]:
     column, kinds = config.general_column, config.general_kind_column
     split, split_key = config.general_split, "evaluation.general_split"
-    rows = load_rows(path, key=KEY, split=split, split_key=split_key, text=[column, kinds])
+    rows = load_rows(path, key=KEY, split=split, split_key=split_key)
     if column not in rows[0]:
         raise InputError("evaluation.general_column", column, f"a column of {path}: {', '.join(rows[0])}")
     for number, row in enumerate(rows, start=1):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from align.evaluation.intervals import bootstrap
+from align.numbers import cell_number
 
 
 def win_rate(won: Sequence[float | None], *, confidence: float, seed: int) -> dict[str, float | None]:
@@ -48,7 +49,8 @@ def verbosity(
     `tokens` count the end token; a `word_limit` in a prompt's data row takes precedence over `word_limit`.
     """
     counts = [words(text) for text in responses]
-    limits = [word_limit if row.get("word_limit") is None else int(row["word_limit"]) for row in rows]
+    own = [cell_number(row.get("word_limit")) for row in rows]
+    limits = [word_limit if limit is None else limit for limit in own]
     return {
         "mean_tokens": statistics.fmean(tokens),
         "median_tokens": float(statistics.median(tokens)),

@@ -109,7 +109,7 @@ class ControlTokens:
         return self.sections(text, marks, start=start)[0]
 
     def sections(self, text: str, marks: Mapping[str, str], *, start: bool) -> tuple[list[int], list[tuple[int, int]]]:
-        """Encode as `encode_sections`; also return the characters [start, end) of `shown(text, marks)` of each token."""
+        """Encode as `encode_sections`; also return each token's characters [start, end) of `shown(text, marks)`."""
         ids: list[int] = []
         spans: list[tuple[int, int]] = []
         at = 0

@@ -19,6 +19,7 @@ from align.config.rules import (
     WordLimitRule,
 )
 from align.errors import InputError
+from align.numbers import cell_number
 from align.rewards import text_rules
 from align.rewards.base import Source
 from align.types import Prompt, RewardInput, RewardOutput
@@ -54,7 +55,7 @@ def rule_score(rule: RuleConfig, text: str, row: Row) -> float:
     """Compute how far a response to the prompt of a data row keeps a rule, from 0 to 1."""
     match rule:
         case WordLimitRule():
-            own = row.get(rule.column)  # before the configured one
+            own = cell_number(row.get(rule.column))  # before the configured one
             return text_rules.word_limit(text, rule.limit if own is None else int(own))
         case LengthWindowRule():
             return text_rules.length_window(text, rule.low, rule.high, rule.margin)
@@ -93,6 +94,10 @@ def _check_row(rule: RuleConfig, prompt: Prompt, key: str) -> None:
     if isinstance(rule, ExactRule) and not str(prompt.row[rule.column] or "").strip():
         raise InputError(f"{key}.column", rule.column, f"a column of answers: {where} has none")
     if isinstance(rule, WordLimitRule):
-        own = prompt.row.get(rule.column)
-        if own is not None and (isinstance(own, bool) or not isinstance(own, (int, float)) or own < 1):
-            raise InputError(f"{key}.column", rule.column, f"a column of numbers of words: {where} has {own!r}")
+        cell = prompt.row.get(rule.column)
+        try:
+            own = cell_number(cell)
+        except ValueError:
+            own = 0
+        if own is not None and own < 1:
+            raise InputError(f"{key}.column", rule.column, f"a column of numbers of words: {where} has {cell!r}")

@@ -33,6 +33,7 @@ LARGE = SHAPE | {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_lay
 LARGE |= {"num_key_value_heads": 32}
 TINY = SHAPE | {"hidden_size": 36, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 2048}
 SHAPES = {"135m": SHAPE, "1.7b": LARGE, "tiny": TINY}
+_ASKED = [{"role": "user", "content": "say"}]  # a reply has as many tokens behind any prompt
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -90,7 +91,7 @@ def write_pairs(file: Path, model: Path, *, count: int, prompt_tokens: int, resp
         for _ in range(count):
             row = {"prompt": of_length(prompt_tokens, lambda text: _prompt_length(chat, text))}
             for side in ("chosen", "rejected"):
-                row[side] = of_length(response_tokens, lambda text: len(chat.encode_response(text)))
+                row[side] = of_length(response_tokens, lambda text: len(chat.encode_reply(_ASKED, text)))
             out.write(json.dumps(row) + "\n")
     return file
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 
@@ -20,14 +21,50 @@ ROWS = [{"prompt": f"p{i}", "chosen": "None", "rejected": "12", "limit": i} for 
 
 
 def rows(path: str, **options) -> list[dict]:
-    return load_rows(
-        path, key="data.path", split_key="data.train_split", text=["prompt", "chosen", "rejected"], **options
-    )
+    return load_rows(path, key="data.path", split_key="data.train_split", **options)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
 def test_every_format_gives_the_same_rows(write, name):
-    assert rows(write(name, ROWS)) == ROWS
+    """A CSV file holds text alone: its numbers are read where a number is used."""
+    found = rows(write(name, ROWS))
+    if name == "a.csv":
+        assert [row["limit"] for row in found] == ["0", "1", "2", "3", "4"]
+        found = [{**row, "limit": int(row["limit"])} for row in found]
+    assert found == ROWS
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_text_stays_the_text_that_stands_in_the_file(write, name):
+    """Dates, leading zeros, exponents and words of YAML, also in columns that a reward reads."""
+    texts = ["007", "1e5", "true", "null", "2024-01-01", "2024-01-01T10:00:00Z", "NaN", " x ", "1,5", '"']
+    given = [{"prompt": f"p{i}", "answer": text} for i, text in enumerate(texts)]
+    assert rows(write(name, given)) == given
+
+
+def test_columns_differ_between_rows_and_files(write, tmp_path):
+    """What nobody reads may hold anything; a row without a column of others holds None there."""
+    write("folder/a.jsonl", [{"prompt": "p", "meta": 1}, {"prompt": "q", "meta": "one", "more": {"x": []}}])
+    write("folder/b.jsonl", [{"prompt": "r", "meta": ["1"]}])
+    found = rows(str(tmp_path / "folder"))
+    assert [row["meta"] for row in found] == [1, "one", ["1"]]
+    assert [row["more"] for row in found] == [None, {"x": []}, None]
+
+
+def test_a_csv_cell_of_messages(write):
+    messages = [{"role": "user", "content": 'Say "a, b"'}]
+    text = json.dumps(messages).replace('"', '""')
+    (row,) = rows(write("a.csv", f'prompt,note\n"{text}","[{{""a"": 1}}]"\n'))
+    assert row == {"prompt": messages, "note": '[{"a": 1}]'}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("a,b\n1\n", "line 2 has 1 cells for 2"), ("a,a\n1,2\n", "different names"), ('a,b\n"1,2\n', "line 2")],
+)
+def test_csv_files_that_are_not_well_formed(write, content, told):
+    with pytest.raises(InputError, match=rf"^data\.path.*csv.*{told}"):
+        rows(write("a.csv", content))
 
 
 def test_csv_cells_that_look_empty_or_numeric_stay_text(write):

@@ -109,8 +109,8 @@ def task_of(row: Mapping[str, Any], families: Mapping[str, Family]) -> Task:
         spec = json.loads(row["spec"])
     except (TypeError, ValueError):
         raise InputError("data column spec", row["spec"], "a JSON object") from None
-    limit = row["word_limit"]
-    limit = None if limit is None or limit != limit else int(limit)  # a column with nulls may come back as floats
+    limit = row["word_limit"]  # text in a CSV file
+    limit = None if limit in (None, "") or limit != limit else int(limit)  # nulls may make a column one of floats
     task = Task(families[row["family"]], spec, limit, str(row.get("prompt", "")))
     try:
         task.slots  # noqa: B018 - every family reads its whole spec here
