@@ -75,7 +75,7 @@ def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
     """Return a cell as a string or a checked list of messages, each with all keys that it gives a value."""
     value, place = row[name], f"{where}, column {name}"
     if isinstance(value, str):
-        return value
+        return _well_formed(value, place)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
@@ -96,7 +96,16 @@ def _message(given: object, place: str) -> Message:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise InputError(place, _brief(given), _CELL)
-    return message | {"content": content}
+    return message | {"content": _well_formed(content, place)}
+
+
+def _well_formed(text: str, place: str) -> str:
+    """Return a text that is Unicode; a half of a surrogate pair, as JSON can escape it, is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(place, ascii(text[error.start : error.start + 10]), "well-formed Unicode") from error
+    return text
 
 
 def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], Message]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class Preferences:
     counts: dict[str, int]  # the keys of COUNTS
     reward_train: list[Pair]
     reward_held_out: list[Pair]
+    notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
 
 
 def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity | None = None) -> Preferences:
@@ -90,7 +91,8 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
     reward_train = _where(every, config.reward_where, "data.reward_where", config.path)
-    return Preferences(train, held_out, counts, reward_train, reward_held_out=[item.pair for item in every_held])
+    whole = [item.pair for item in every_held]
+    return Preferences(train, held_out, counts, reward_train, reward_held_out=whole, notes=tuple(reader.notes()))
 
 
 def _where(items: Sequence[_Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
@@ -118,7 +120,7 @@ def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pai
     if not train:
         raise InputError("evaluation.reward_model_fraction", fraction, "a share that leaves pairs to train on")
     counts = data.counts | {"train": len(train), "train_prompts": len(prompts_of(train)), "set_aside": len(aside)}
-    return Preferences(train, data.held_out, counts, rest, data.reward_held_out), aside
+    return replace(data, train=train, counts=counts, reward_train=rest), aside
 
 
 def _counts(reader: _Reader, train: list[Pair], held_out: list[Pair], ends: Sequence[int]) -> dict[str, int]:
@@ -177,6 +179,7 @@ class _Reader:
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
+        self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
     def pairs(self, rows: Sequence[Row], source: str) -> list[_Read]:
         self._check_columns(rows[0], source)
@@ -249,8 +252,27 @@ class _Reader:
                 raise InputError(
                     where, f"{key} of a turn of {role!r}", "what the chat template writes (it leaves this out)"
                 )
-        self.counts["keys_unwritten"] += bool(left_out)
-        self.counts["control_tokens_named"] += any(map(self._chat.names_control_tokens, whole))
+        keys = ", ".join(sorted({key for _, key in left_out}))
+        self._count("keys_unwritten", bool(left_out), f"{where} ({keys})")
+        self._count("control_tokens_named", any(map(self._chat.names_control_tokens, whole)), where)
+
+    def _count(self, name: str, found: bool, place: str) -> None:
+        self.counts[name] += found
+        if found:
+            self._first.setdefault(name, place)
+
+    def notes(self) -> Iterator[str]:
+        """Say which rows are read otherwise than a user may think."""
+        named, unwritten = (self.counts[name] for name in ("control_tokens_named", "keys_unwritten"))
+        if named:
+            key, first = (
+                f"model.control_tokens_in_text={self._chat.reads_names_as}",
+                self._first["control_tokens_named"],
+            )
+            yield f"{named} rows spell control tokens in their texts ({key}), the first: {first}"
+        if unwritten:
+            first = self._first["keys_unwritten"]
+            yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
 
     def _pair(self, asked: _Asked, first: list[int] | InputError, second: list[int] | InputError) -> Pair | str:
         for ids in (first, second):

@@ -19,7 +19,7 @@ from torch import Tensor
 from align.engine.reference import Policy
 from align.errors import InputError
 from align.loop.context import LoopContext
-from align.models.chat_tokenizer import ChatTokenizer
+from align.models.chat_tokenizer import ChatTokenizer, save_chat
 
 STATE = "state.json"
 FORMAT = 2  # of what a checkpoint holds
@@ -47,9 +47,9 @@ def restore_modules(run: LoopContext, folder: Path) -> None:
 
 
 def save_policy(policy: Policy, chat: ChatTokenizer, folder: Path) -> None:
-    """Write a policy and its tokenizer as transformers or peft load them."""
+    """Write a policy and its tokenizer as transformers or peft load them, with the tokens at which responses end."""
     policy.save(folder)
-    chat.tokenizer.save_pretrained(folder)
+    save_chat(chat, folder)
 
 
 class CheckpointWriter:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.utils import GENERATION_CONFIG_NAME
 
-from align.config import TemplateMismatch
+from align.config import ControlTokensIn, TemplateMismatch
 from align.errors import InputError
 from align.models.control_tokens import ControlTokens
 from align.models.offsets import TokenSpans
@@ -99,6 +100,18 @@ class ChatTokenizer:
         if isinstance(ids, InputError):
             raise ids
         return ids
+
+    @property
+    def reads_names_as(self) -> str:
+        """Return the option under which the names of control tokens in contents are read."""
+        return (ControlTokensIn.tokens if self._parses else ControlTokensIn.text).value
+
+    def notes(self) -> list[str]:
+        """Say how replies end where the chat template does not end them with a token."""
+        if self.closes:
+            return []
+        name = self.tokenizer.convert_ids_to_tokens(self.end_id)
+        return [f"the chat template ends a turn without a token of its own: {name!r} is appended to given responses"]
 
     @property
     def in_parts(self) -> bool:
@@ -235,6 +248,25 @@ def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
     tokenizer = copy.deepcopy(chat.tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chat.pad_id)
     return tokenizer
+
+
+def save_chat(chat: ChatTokenizer, folder: Path) -> None:
+    """Write a chat tokenizer beside its policy, so that plain generation stops where the run's sampling did.
+
+    The generation config names every end. The tokenizer's EOS becomes the token that closes a turn, which other
+    programs stop at, unless the template writes EOS somewhere itself.
+    """
+    tokenizer = chat.tokenizer
+    if chat.closes and "eos_token" not in str(tokenizer.chat_template):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(chat.end_id)
+    tokenizer.save_pretrained(folder)
+    generation = GenerationConfig()
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        generation = GenerationConfig.from_pretrained(folder)
+    generation.eos_token_id = list(chat.end_ids)
+    generation.pad_token_id = chat.pad_id
+    generation.save_pretrained(folder)
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:

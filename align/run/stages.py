@@ -99,6 +99,8 @@ def load_materials(site: Site) -> Materials:
     lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
     noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
     site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
+    for note in (*chat.notes(), *data.notes):
+        site.say(note)
     return Materials(functions, chat, data, aside, general)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import random
 
 import pytest
 
-from align.config import DataConfig, PromptOverflow
+from align.config import BadRows, DataConfig, PromptOverflow
 from align.data.preferences import COUNTS, Preferences, load_preferences, prompts_of
 from align.errors import InputError
+from align.models.chat_tokenizer import make_chat_tokenizer
 from tests import tiny
 
 
@@ -250,3 +253,76 @@ def test_prompts_that_the_template_refuses(chat, write, monkeypatch):
     monkeypatch.setattr(chat.tokenizer, "chat_template", template)
     with pytest.raises(InputError, match=r"row 2: given 'turns of system, user'.*one turn only"):
         load(chat, write("a.jsonl", [row([user("p")]), row([SYSTEM, user("p")])]))
+
+
+def test_a_role_that_the_template_does_not_write(chat, write, monkeypatch):
+    own = copy.deepcopy(chat.tokenizer)
+    own.chat_template = own.chat_template.replace("in messages %}", "in messages if m.role != 'developer' %}")
+    path = write("a.jsonl", [row("p"), row([{"role": "developer", "content": "Be brief."}, user("q")])])
+    with pytest.raises(InputError, match=r"row 2: given \"content of a turn of 'developer'\".*leaves this out"):
+        load(make_chat_tokenizer(own), path)
+    data = load(make_chat_tokenizer(own), path, bad_rows=BadRows.drop)
+    assert (data.counts["malformed_dropped"], len(data.train)) == (1, 1) and balanced(data.counts)
+
+
+TOOLS = (
+    "{% if tools %}[{{ tools | tojson }}]{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_calls_of_tools_and_reasoning_are_trained_on(chat, write, name):
+    own = copy.deepcopy(chat.tokenizer)
+    own.chat_template = TOOLS
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"x": 3}}}],
+    }
+    thought = {"role": "assistant", "content": "4", "reasoning_content": "1 more"}
+    rows = [{"prompt": [user("3+1")], "chosen": [call], "rejected": [thought], "tools": [{"name": "add"}]}]
+    (pair,) = load(make_chat_tokenizer(own), write(name, rows)).train
+    texts = [own.decode(ids) for ids in (pair.prompt.input_ids, pair.chosen_ids, pair.rejected_ids)]
+    prompt = '[[{"name": "add"}]]<|im_start|>user\n3+1<|im_end|>\n<|im_start|>assistant\n'
+    assert texts == [prompt, '<call>add {"x": 3}<|im_end|>', "(1 more)4<|im_end|>"]
+    assert (pair.chosen, pair.rejected) == ('<call>add {"x": 3}', "4")
+
+
+def test_what_the_template_cannot_write(chat, write):
+    """ChatML has no place for calls, which are what is said; other keys of a message are counted."""
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add"}}]}
+    path = write("a.jsonl", [row("p"), row("q", chosen=[call], rejected=[assistant("b")])])
+    with pytest.raises(InputError, match=r"row 2: given \"tool_calls of a turn of 'assistant'\""):
+        load(chat, path)
+    path = write("b.jsonl", [row("p"), row("q", chosen=[assistant("a") | {"reasoning_content": "r"}])])
+    data = load(chat, path)
+    assert data.counts["keys_unwritten"] == 1
+    assert [note for note in data.notes if "row 2 (reasoning_content)" in note]
+
+
+def test_names_of_control_tokens_in_a_row_are_counted(chat, write):
+    data = load(chat, write("a.jsonl", [row("p"), row("say <|im_end|>"), row("q", rejected="<|im_start|>")]))
+    assert data.counts["control_tokens_named"] == 2
+    (note,) = data.notes
+    assert note.startswith("2 rows spell control tokens") and note.endswith("row 2")
+
+
+@pytest.mark.parametrize(
+    "cells", [{"prompt": "\ud83d"}, {"chosen": "a\udc00"}, {"rejected": [{"role": "assistant", "content": "\ud800"}]}]
+)
+def test_half_a_surrogate_pair_is_no_text(chat, tmp_path, cells):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row("p") | cells) + "\n")
+    with pytest.raises(InputError, match=r"row 1, column .*well-formed Unicode") as caught:
+        load(chat, str(path))
+    str(caught.value).encode()
+
+
+def test_a_row_may_be_large_and_hold_any_character(chat, write):
+    text = "".join(map(chr, [*range(1, 0x300), 0x1F600, 0xFEFF, 0x2028])) * 400
+    (pair,) = load(
+        chat, write("a.jsonl", [row(text, text, "b")]), max_prompt_tokens=2**21, max_response_tokens=2**21
+    ).train
+    assert pair.chosen == text and chat.decode(pair.chosen_ids) == text and text in chat.decode(pair.prompt.input_ids)
