@@ -78,6 +78,13 @@ def test_lengths_that_the_file_leaves_open_are_named(convert):
     assert code == 0 and "data.max_response_tokens=700" in words and "max_length unset" not in said
 
 
+def test_arguments_of_the_chat_template(convert):
+    code, words, _said = convert(
+        DPO.replace("bf16: true", "bf16: true\nchat_template_kwargs: {enable_thinking: false, x: a b}")
+    )
+    assert code == 0 and composed(words).model.template_arguments == {"enable_thinking": False, "x": "a b"}
+
+
 def test_grpo(convert):
     old = {
         "num_generations": 4, "max_completion_length": 64, "loss_type": "dr_grpo", "scale_rewards": False,

@@ -142,6 +142,7 @@ COUNTERPARTS: Mapping[str, tuple[Row, ...]] = {
     "attn_implementation": (Row("model.attn_implementation"),),
     "trust_remote_code": (Row("model.trust_remote_code"),),
     "chat_template_path": (Row("model.chat_template", unit="a Jinja file"),),
+    "chat_template_kwargs": (Row("model.template_arguments", unit="its keys one by one"),),
     "use_peft": (Row("adapter", unit="none, lora"),),
     "r": (Row("adapter.r", unit="with adapter=lora"),),
     "lora_r": (Row("adapter.r", unit="with adapter=lora"),),

@@ -80,7 +80,6 @@ FIXED: Mapping[str, Fixed] = {
     "generation_kwargs": Fixed(_FEW, _SAMPLING),
     "vllm_structured_outputs_regex": Fixed(_NONE, _SAMPLING),
     "max_tool_calling_iterations": Fixed(_NONE, "responses call no tools"),
-    "chat_template_kwargs": Fixed(_FEW, "model.chat_template=FILE.jinja is all that a prompt is written by"),
     # data
     "packing": Fixed(
         _OFF,

@@ -130,6 +130,14 @@ def _prompt_length(out: Conversion, field: str, value: Any) -> None:
     out.set(field, "data.max_prompt_tokens", value, "data.long_prompts=truncate keeps the last tokens, as TRL's did")
 
 
+def _template_arguments(out: Conversion, field: str, value: Mapping[str, Any] | None) -> None:
+    if not value:
+        return out.leave_out(field, "null")
+    words = {f"+model.template_arguments.{name}": quoted(given) for name, given in value.items()}
+    out.keys |= words
+    out.report(field, " ".join(f"{key}={given}" for key, given in words.items()))
+
+
 def _precision(out: Conversion, field: str, value: bool | None) -> None:
     other = out.old.get({"bf16": "fp16", "fp16": "bf16"}[field])
     if value:
@@ -293,6 +301,7 @@ SPECIAL: Mapping[str, Callable[[Conversion, str, Any], None]] = {
     "model_name_or_path": _model,
     "model_revision": _revision,
     "chat_template_path": _template,
+    "chat_template_kwargs": _template_arguments,
     "dataset_name": _data,
     "datasets": _datasets,
     "dataset_test_split": _test_split,
