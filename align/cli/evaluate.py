@@ -18,7 +18,7 @@ from align.cli.compose import composed
 from align.cli.errors import ended, explain
 from align.cli.resume import is_free
 from align.cli.words import quoted, raise_input_errors
-from align.config import Config
+from align.config import TRAIN, Config, JudgeConfig
 from align.config.checks import model_folder
 from align.config.io import build, load_unchecked
 from align.errors import InputError
@@ -92,8 +92,11 @@ def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:
 def _saved_by(run: Path, overrides: Sequence[str]) -> Config:
     """Read the run's own configuration and apply overrides, of keys in FREE only."""
     try:
-        saved = load_unchecked(run / "config.yaml")
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
+        saved, given = load_unchecked(run / "config.yaml"), OverridesParser.create().parse_overrides(list(overrides))
+        judges = [override.value() for override in given if override.key_or_group == "evaluation.reward_model"]
+        if judges and judges[-1] != TRAIN:
+            saved.evaluation.judge = JudgeConfig()  # the run's own settings go with the judge that they trained
+        for override in given:
             key = override.key_or_group
             if not is_free(key, FREE) or key == "evaluation":
                 allowed = ", ".join(f"{free}.*" if free == "evaluation" else free for free in FREE)
