@@ -13,7 +13,7 @@ from align import metrics
 from align.callbacks.base import Callback, RunInfo
 from align.callbacks.display import Display
 from align.callbacks.training import Training, updates_per_rollout
-from align.errors import Verdict
+from align.errors import STYLES, Verdict
 from align.numbers import clock, number
 
 _PACED = 2  # updates after which the length of the whole training can be told
@@ -101,8 +101,9 @@ class ProgressCallback(Callback):
         if result.get("stopped"):
             self._out.print(Text(f"stopped early: {result['stopped']}"))
         self._out.print(Text(f"run folder: {self._run.folder}"), soft_wrap=True)
-        for verdict in result.get("verdicts", ()):
-            self._out.print(Text(Verdict(**verdict).line, style="bold red"), soft_wrap=True)
+        for found in result.get("verdicts", ()):
+            verdict = Verdict(**found)
+            self._out.print(Text(verdict.line, style=STYLES[verdict.level]), soft_wrap=True)
 
     def on_failure(self, error: BaseException) -> None:
         self._display.stop()

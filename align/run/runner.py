@@ -19,6 +19,8 @@ from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import ERROR, InputError, RunError, Verdict
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
+from align.evaluation.intervals import Bootstrap
+from align.evaluation.too_small import HeldOut
 from align.evaluation.verdicts import judge_run, status_of
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
@@ -150,11 +152,11 @@ class _Run:
         step = trainer.step
         with self.record.phase("evaluate_after"):
             after = self._after(trainer, before)
-            save_after(self.folder, before, after, self.made.settings)
+            content = self._save_after(before, after)
             self.callbacks.on_evaluation("after", step, after.summary)
         trainer.save(self.folder / "model")
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
-        verdicts = self._verdicts(before.summary, after.summary)
+        verdicts = self._verdicts(content)
         result: dict[str, Any] = {"before": before.summary, "after": after.summary}
         result |= {"stopped": trainer.stopped, "step": step}
         result["verdicts"] = [verdict.as_json() for verdict in verdicts]
@@ -168,10 +170,11 @@ class _Run:
             raise RunError(meaningless.text)
         return result | {"folder": str(self.folder)}
 
-    def _verdicts(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Verdict]:
+    def _verdicts(self, evaluation: Mapping[str, Any]) -> list[Verdict]:
         """What went wrong, from the data to the end."""
-        learned = self.watch.learned if self.config.method.trains else None
-        return [*self.site.verdicts, *judge_run(self.config, before, after, learned=learned)]
+        learned, pairs = self.watch.learned if self.config.method.trains else None, self.materials.data.held_out
+        held_out = HeldOut(len(prompts_of(pairs)), len(pairs))
+        return [*self.site.verdicts, *judge_run(self.config, evaluation, held_out, learned=learned)]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):
@@ -218,7 +221,7 @@ class _Run:
             with self.record.phase("evaluate_after"):
                 after = self._measured(context, before, weights)
                 if after is not None:
-                    save_after(self.folder, before, after, self.made.settings)
+                    self._save_after(before, after)
         except BaseException as error:
             self.record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -263,6 +266,10 @@ class _Run:
         self._before_result = before
         self.callbacks.on_evaluation("before", 0, before.summary)
         return before
+
+    def _save_after(self, before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]:
+        """Write both evaluations; return what evaluation.json holds."""
+        return save_after(self.folder, before, after, self.made.settings, Bootstrap.of(self.config.evaluation))
 
     def _during(self, step: int) -> None:
         self.callbacks.on_evaluation("during", step, self._evaluate(self._before_result).summary)
