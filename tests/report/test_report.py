@@ -152,7 +152,10 @@ def test_a_sweep_has_its_arms_with_intervals(compared):
     assert "5 runs: method ppo, dpo, sft" in compared.words
     assert "1 of 5 failed" in compared.words
     # gold .2 + .3 (1 + seed / 100): .5, .503; t(1) s / sqrt(2) = 12.7062 * .0015
-    assert "ppo 2 0.502 ± 0.019" in compared.words
+    assert "ppo 2 1 noted 0.502 ± 0.019" in compared.words and "dpo 2 - 0.50" in compared.words
+    assert "sft 0 of 1 1 failed -" in compared.words
+    assert "note , ppo: too few (turn evaluation.num_prompts)" in compared.words
+    assert "ppo 1 finished note: evaluation.num_prompts 20" in compared.words  # among all runs
     # gold, proxy, KL; the peak's three figures, which no start model has; win rate
     assert "start model 0.200 0.100 0.000 - - - 0.500" in compared.words
     assert "RunError: <b>diverged</b>" in compared.text
@@ -322,7 +325,7 @@ def test_figures_and_tables_are_exported(sweep, tmp_path):
     drawing = (tmp_path / "out" / "held_out_kl_to_the_reference_by_step.svg").read_text()
     assert ">ppo<" in drawing and ">dpo<" in drawing and "var(" not in drawing
     tables = (tmp_path / "out" / "tables.md").read_text()
-    assert "| `ppo` | 2 | 0.502 ± 0.019 |" in tables
+    assert "| `ppo` | 2 | 1 noted | 0.502 ± 0.019 |" in tables
     assert "| response: filler | +0.450 ± 0.635 | -0.100 ± 0.000 | 1.000 ± 0.000 |" in tables
     assert "- job 4, `method=sft seed=0`: RunError" in tables
 
