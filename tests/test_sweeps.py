@@ -350,8 +350,8 @@ def test_verdicts_are_counted_by_job_and_each_is_said_once_an_arm():
     ]  # fmt: skip
     start = lines.index("## Verdicts")
     assert lines[start + 2 : lines.index("## Failed") - 1] == [
-        "- a: warning: the KL is 10.5 (turn k.ey), and of 1 more",
-        "- a: note: too few: 4 prompts (turn k.ey), and of 1 more",
+        "- a: warning: the KL is 10.5 (turn k.ey), likewise in 1 more",
+        "- a: note: too few: 4 prompts (turn k.ey), likewise in 1 more",
         "- a: warning: it repeats itself (turn k.ey)",
         "- b: note: too few: 4 prompts (turn k.ey)",
         "- b: error: nothing was learned (turn k.ey)",

@@ -126,7 +126,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from align.callbacks.progress import before_after, start_figures
+    from align.callbacks.progress import before_after, show_verdicts, start_figures
     from align.run.runner import measure
 
     result = measure(config, out, weights=weights)
@@ -134,6 +134,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     before, after = result["before"], result["after"]
     console.print(start_figures(before) if after is None else before_after(before, after))
     console.print(Text(f"{out / 'evaluation.json'}"), soft_wrap=True)
+    show_verdicts(result["verdicts"], console)
 
 
 def _report(config: Config, out: Path, by: Sequence[str] | None, model: Path | None = None) -> None:

@@ -9,10 +9,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from align.errors import STYLES, WARNING
+from align.errors import STYLES
 from align.report.summary import COLUMNS
 from align.report.tables import NOTE, comparison
-from align.report.verdicts import by_arm
+from align.report.verdicts import by_arm, style_of
 from align.report.verdicts import line as line_of
 
 
@@ -31,7 +31,7 @@ def print_table(records: Sequence[Mapping[str, Any]], console: Console | None = 
         table.add_column(label.replace(" ", "\n"), justify="right", no_wrap=True)
     for (name, n, cells), verdict in zip(compared.rows, compared.verdicts, strict=True):
         lines = ["\n".join((mean, half.replace(" (", "\n("))).rstrip() for mean, half in cells]
-        judged = [Text(verdict or "-", style=STYLES[WARNING] if verdict else "")] if compared.judged else []
+        judged = [Text(verdict or "-", style=style_of(verdict))] if compared.judged else []
         table.add_row(Text(name), Text(n), *judged, *(Text(line, justify="right") for line in lines))
     if not console.is_terminal:  # nothing there to fold at
         unlimited = console.options.update(max_width=10_000)

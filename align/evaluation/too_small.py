@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from align.config import Config
 from align.errors import NOTE, Verdict
 from align.numbers import number
+from align.types import Pair
 
 PROMPTS, PAIRS = "evaluation.num_prompts", "evaluation.num_pairs"
 _JUDGED = {"proxy": "proxy reward", "gold": "gold reward", "evaluation": "evaluation reward"}
@@ -21,6 +22,10 @@ class HeldOut:
 
     prompts: int
     pairs: int
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> HeldOut:
+        return cls(len({pair.prompt.id for pair in pairs}), len(pairs))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from align.errors import ERROR, NOTE, WARNING, Verdict
+from align.errors import ERROR, NOTE, STYLES, WARNING, Verdict
 from align.report.summary import Record, arm_names, arms, members
 
 _WORDS = {ERROR: "failed", WARNING: "warned", NOTE: "noted"}  # of a job, by the worst of its verdicts
@@ -15,6 +15,11 @@ _WORDS = {ERROR: "failed", WARNING: "warned", NOTE: "noted"}  # of a job, by the
 def verdict_cells(records: Sequence[Record]) -> list[str]:
     """Count the jobs of each arm by the worst that went wrong: `1 failed, 2 warned`; empty where nothing did."""
     return [_cell([_worst(records[i]) for i in group]) for group in members(records)]
+
+
+def style_of(cell: str) -> str:
+    """Return the console's style of a cell, by the worst that it counts."""
+    return next((STYLES[level] for level, word in _WORDS.items() if word in cell), "")
 
 
 def _cell(levels: Sequence[str | None]) -> str:
@@ -32,7 +37,9 @@ def _worst(record: Record) -> str | None:
 def by_arm(records: Sequence[Record]) -> list[tuple[str, Verdict, int]]:
     """List the verdicts on jobs: the arm's name, the verdict on its first such job, and how many have it."""
     found = []
-    for name, group in zip(arm_names(arms(records))[1], members(records), strict=True):
+    heading, names = arm_names(arms(records))
+    for arm, group in zip(names, members(records), strict=True):
+        name = arm if heading == "arm" else f"{heading}={arm}"
         same: dict[tuple[str, str, str], list[Verdict]] = {}
         for i in group:
             for verdict in records[i].get("verdicts") or ():
@@ -49,4 +56,4 @@ def _kind(verdict: Mapping[str, Any]) -> tuple[str, str, str]:
 def line(name: str, verdict: Verdict, jobs: int) -> str:
     """Format a verdict on an arm as a line."""
     who = "" if name == "-" else f"{name}: "
-    return f"{who}{verdict.line}{f', and of {jobs - 1} more' if jobs > 1 else ''}"
+    return f"{who}{verdict.line}{f', likewise in {jobs - 1} more' if jobs > 1 else ''}"

@@ -70,7 +70,7 @@ def measure(
             model; None = the start model alone, unless the method answers without training it (best_of_n).
 
     Returns:
-        {"before", "after": evaluation summaries or None, "folder"}.
+        {"before", "after": evaluation summaries or None, "verdicts", "folder"}.
 
     Raises:
         InputError: Data, model, weights or reward cannot be used as configured.
@@ -172,8 +172,8 @@ class _Run:
 
     def _verdicts(self, evaluation: Mapping[str, Any]) -> list[Verdict]:
         """What went wrong, from the data to the end."""
-        learned, pairs = self.watch.learned if self.config.method.trains else None, self.materials.data.held_out
-        held_out = HeldOut(len(prompts_of(pairs)), len(pairs))
+        learned = self.watch.learned if self.config.method.trains else None
+        held_out = HeldOut.of(self.materials.data.held_out)
         return [*self.site.verdicts, *judge_run(self.config, evaluation, held_out, learned=learned)]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
@@ -220,14 +220,15 @@ class _Run:
                 save_before(self.folder, before, self.made.settings)
             with self.record.phase("evaluate_after"):
                 after = self._measured(context, before, weights)
-                if after is not None:
-                    self._save_after(before, after)
+                content = None if after is None else self._save_after(before, after)
+            verdicts = self.site.verdicts if content is None else self._verdicts(content)
         except BaseException as error:
             self.record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
-        self.record.finish("finished")
+        found = [verdict.as_json() for verdict in verdicts]
+        self.record.finish("finished", verdicts=found)
         summary = None if after is None else after.summary
-        return {"before": before.summary, "after": summary, "folder": str(self.folder)}
+        return {"before": before.summary, "after": summary, "verdicts": found, "folder": str(self.folder)}
 
     def _measured(
         self, context: RunContext, before: EvaluationResult, weights: Path | str | None

@@ -154,7 +154,7 @@ def test_a_sweep_has_its_arms_with_intervals(compared):
     # gold .2 + .3 (1 + seed / 100): .5, .503; t(1) s / sqrt(2) = 12.7062 * .0015
     assert "ppo 2 1 noted 0.502 ± 0.019" in compared.words and "dpo 2 - 0.50" in compared.words
     assert "sft 0 of 1 1 failed -" in compared.words
-    assert "note , ppo: too few (turn evaluation.num_prompts)" in compared.words
+    assert "note , method=ppo: too few (turn evaluation.num_prompts)" in compared.words
     assert "ppo 1 finished note: evaluation.num_prompts 20" in compared.words  # among all runs
     # gold, proxy, KL; the peak's three figures, which no start model has; win rate
     assert "start model 0.200 0.100 0.000 - - - 0.500" in compared.words

@@ -64,3 +64,22 @@ def test_a_judge_given_by_path_that_is_at_chance_is_a_warning_of_the_run(tmp_pat
     assert len(found) == (held_out["low"] <= 0.5) == 1
     assert sum(line.startswith("warning: the judge is not shown") for line in said) == 1
     assert facts["verdicts"] == result["verdicts"] and result["after"]["win_rate"]["judge"] == "evaluation"
+
+
+def test_an_evaluation_that_is_too_small_is_noted_at_every_place_and_leaves_the_status(tmp_path, capsys):
+    """An update of DPO on pairs that are all alike turns all four held-out pairs: which four coins do in 1 of 8."""
+    data, folder = runs.write_data(tmp_path / "data"), tmp_path / "run"
+    few = {"num_pairs": 4, "num_prompts": 4}
+    cfg = runs.config(DPOConfig(batch_size=4), data, max_steps=1, evaluation=few)
+    cfg.reward, cfg.verdicts.cut = RewardConfig(NoSource(), NoCredit()), 1.0
+    result = run(cfg, folder, say=lambda line: None)
+    assert result["after"]["preference"]["log_ratio"]["accuracy"] == 1.0
+    (verdict,) = result["verdicts"]
+    assert (verdict["level"], verdict["key"], verdict["figure"]) == ("note", "evaluation.num_pairs", 0.5)
+    text = "held-out accuracy 1.000 [1.000, 1.000] on 4 pairs, which may be no change; about 6 pairs would tell, and"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("note: the evaluation is too small for what it shows: ") and text in last
+    assert last.endswith("the data holds out 8 (turn evaluation.num_pairs)")
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["status"] == "finished" and facts["verdicts"] == [verdict]
+    assert text in (folder / "report.html").read_text()
