@@ -12,6 +12,7 @@ from align.report import write_report
 from align.report.__main__ import main
 from align.report.jobs import differences
 from align.report.load import load_run
+from align.report.tables import headline
 from tests.report.conftest import write_run
 
 
@@ -77,11 +78,20 @@ def compared(sweep):
 
 def test_headline_holds_the_figures_of_the_evaluation(page):
     assert "PPO, reward model with attention credit" in page.words
-    assert "gold reward 0.200 0.500 +0.300" in page.words
-    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200" in page.words
+    assert re.search(
+        r"gold reward 0\.200 0\.500 \+0\.300 0\.\d{3} to 0\.\d{3} ", page.words
+    )  # of the samples' own change
+    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200 0.100 to 0.300" in page.words
     assert "response length, tokens 20.00 12.00 -8.000" in page.words
     assert "KL to the reference, nats/response 0.000 1.250 1.086 to 1.414 +1.250" in page.words  # 1.25 ± 1.645 * 0.1
     assert "Intervals are of 90%" in page.words
+
+
+def test_differences_of_ends_in_older_files_are_no_interval_of_a_change(folder):
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert any(row.moved for row in headline(evaluation))
+    del evaluation["settings"]["delta"]
+    assert not any(row.moved for row in headline(evaluation))
 
 
 def test_says_how_to_repeat_the_run(page):
