@@ -12,18 +12,22 @@ ERRORS = 1.96  # standard errors of a mean at either end of its 95% interval
 
 
 def judge_run(
-    config: Config, before: Mapping[str, Any], after: Mapping[str, Any], *, learned: bool | None
+    config: Config, before: Mapping[str, Any], after: Mapping[str, Any], *, learned: bool | None, all_cut: bool = False
 ) -> list[Verdict]:
     """Judge two evaluation summaries of a run under the bounds of `config.verdicts`.
 
     Args:
         learned: Whether an update of the policy had a gradient; None where the method trains nothing.
+        all_cut: Whether the run sampled responses and cut all of them, which are then paid the same.
     """
     bounds = config.verdicts
     found: list[Verdict] = []
     if learned is False:
         what = "nothing was learned: no update of the policy had a gradient"
-        found.append(Verdict(ERROR, what, 0.0, "reward" if config.method.needs_reward else "data"))
+        key = "reward" if config.method.needs_reward else "data"
+        if all_cut:
+            what, key = f"{what}, as every sampled response was cut at the limit", "rollout.max_new_tokens"
+        found.append(Verdict(ERROR, what, 0.0, key))
     found += _collapse(bounds, before, after)
     found += _cut(bounds, after)
     found += _forgetting(bounds, before, after)

@@ -171,7 +171,8 @@ class _Run:
     def _verdicts(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Verdict]:
         """What went wrong, from the data to the end."""
         learned = self.watch.learned if self.config.method.trains else None
-        return [*self.site.verdicts, *judge_run(self.config, before, after, learned=learned)]
+        found = judge_run(self.config, before, after, learned=learned, all_cut=self.watch.all_cut)
+        return [*self.site.verdicts, *found]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):
