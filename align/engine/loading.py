@@ -15,7 +15,7 @@ from align.models.load import load_causal_lm
 TOKENS, PADDING = 8, 5
 # Total variation between distributions: more than rounding moves, less than reading the wrong tokens does.
 EXACT = 1e-3
-ROUNDED = 0.05  # of weights in half precision, or quantized
+ROUNDED = 0.25  # of weights in half precision, or quantized; SmolLM2-135M's is 0.04 in bf16, 9e-6 in fp32
 
 
 def load_start_model(
