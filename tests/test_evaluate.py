@@ -114,6 +114,8 @@ def test_a_reward_models_report(data: Path, tmp_path: Path, capsys: pytest.Captu
         (["RUN", "--by", "x"], "error: --by: given ['x']"),
         (["RUN", "--out", "RUN"], "an empty or"),
         (["MODEL", "methd=ppo"], "error: methd: given 'methd=ppo'"),
+        (["MODEL"], "error: data: given 'nothing'; allowed: data=jsonl data.path=FILE"),
+        (["MODEL", "evaluation.num_prompts=4", "method=dpo"], "error: data: given 'nothing'"),
         (["REWARD", "--against", "x"], "error: "),
         (["REWARD", "--by", "x"], "error: --by: given 'x'; allowed: a column of the data"),
     ],

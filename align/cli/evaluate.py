@@ -27,8 +27,13 @@ _SPEED = ("device", "precision", "threads", "engine", "rollout.decode_batch_size
 FREE = ("evaluation", *_SPEED)  # keys that may change when a finished run is evaluated again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a
-model's folder or Hub id (on the data that the overrides choose; the embedded world's by default), or a reward model's
-(its report: accuracy, calibration, what moves its score)."""
+model's folder or Hub id, on the data that the overrides choose, such as data=jsonl data.path=FILE (none are needed for
+a model of the embedded world), or a reward model's (its report: accuracy, calibration, what moves its score)."""
+_DATA = (
+    "data=jsonl data.path=FILE, or another option of `align --help`: the embedded world's pairs say nothing of a model "
+    "from elsewhere (data=pocket measures on them all the same)"
+)
+_CHOOSE_DATA = ("data", "arm", "experiment")  # groups
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,9 +64,12 @@ def _evaluate(wanted: argparse.Namespace) -> None:
     start = target if wanted.against is None else os.path.expanduser(wanted.against)
     config = composed([*_unless_given(wanted.overrides), f"model.path={quoted(start)}", *wanted.overrides])
     out = wanted.out or Path("outputs") / "evaluate" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    from align.models.load import is_reward_model  # torch and everything behind it
+    from align.models.load import is_reward_model, model_facts  # torch and everything behind it
 
-    if not is_reward_model(target, config.model.revision, key="TARGET"):
+    rewards = is_reward_model(target, config.model.revision, key="TARGET")
+    if config.data.world is not None and not _names_data(wanted.overrides) and not model_facts(config.model).world:
+        raise InputError("data", "nothing", _DATA)
+    if not rewards:
         _refuse("--by", wanted.by, "of a reward model only")
         _measure(config, _fresh(out), None if wanted.against is None else target)
         return
@@ -74,6 +82,11 @@ def _unless_given(overrides: Sequence[str]) -> list[str]:
     given = {word.partition("=")[0] for word in overrides}
     chosen = {"model": "local", "method": "sft", "adapter": "none"}
     return [f"{group}={option}" for group, option in chosen.items() if group not in given]
+
+
+def _names_data(overrides: Sequence[str]) -> bool:
+    keys = {word.partition("=")[0].lstrip("+") for word in overrides}
+    return any(key.partition(".")[0] in _CHOOSE_DATA for key in keys)
 
 
 def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:

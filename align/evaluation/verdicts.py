@@ -11,19 +11,23 @@ from align.numbers import number
 
 
 def judge_run(
-    config: Config, evaluation: Mapping[str, Any], held_out: HeldOut, *, learned: bool | None
+    config: Config, evaluation: Mapping[str, Any], held_out: HeldOut, *, learned: bool | None, all_cut: bool = False
 ) -> list[Verdict]:
     """Judge a run by what its evaluation.json holds, under the bounds of `config.verdicts`.
 
     Args:
         held_out: Prompts and pairs of the data, of which the evaluation may take more.
         learned: Whether an update of the policy had a gradient; None where the method trains nothing.
+        all_cut: Whether the run sampled responses and cut all of them, which are then paid the same.
     """
     bounds, before, after = config.verdicts, evaluation["before"], evaluation["after"]
     found: list[Verdict] = []
     if learned is False:
         what = "nothing was learned: no update of the policy had a gradient"
-        found.append(Verdict(ERROR, what, 0.0, "reward" if config.method.needs_reward else "data"))
+        key = "reward" if config.method.needs_reward else "data"
+        if all_cut:
+            what, key = f"{what}, as every sampled response was cut at the limit", "rollout.max_new_tokens"
+        found.append(Verdict(ERROR, what, 0.0, key))
     found += _collapse(bounds, before, after)
     found += _cut(bounds, after)
     found += _forgetting(bounds, before, after)

@@ -174,7 +174,8 @@ class _Run:
         """What went wrong, from the data to the end."""
         learned = self.watch.learned if self.config.method.trains else None
         held_out = HeldOut.of(self.materials.data.held_out)
-        return [*self.site.verdicts, *judge_run(self.config, evaluation, held_out, learned=learned)]
+        found = judge_run(self.config, evaluation, held_out, learned=learned, all_cut=self.watch.all_cut)
+        return [*self.site.verdicts, *found]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):

@@ -9,13 +9,14 @@ import torch
 
 from align.activity import Activity
 from align.callbacks.display import Display
-from align.config import TRAIN, Config, ImplicitCredit
+from align.config import TRAIN, AttentionCredit, Config, ImplicitCredit
 from align.data.preferences import Preferences, load_preferences, set_aside
 from align.data.texts import load_texts
+from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
 from align.evaluation import Passage, passages
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import context_length, load_chat_tokenizer
+from align.models.load import context_length, load_chat_tokenizer, load_skeleton
 from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
 from align.rewards import load_functions
@@ -89,6 +90,7 @@ class Stored:
 def load_materials(site: Site) -> Materials:
     """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
+    check_attention(config)
     functions = load_functions(config.reward.source)
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
@@ -132,6 +134,17 @@ def check_context(config: Config, data: Preferences) -> None:
     if given > limit:
         allowed = f"less: the longest prompt and response have {given} tokens, the model's context {limit}"
         raise InputError("data.max_response_tokens", config.data.max_response_tokens, allowed)
+
+
+def check_attention(config: Config) -> None:
+    """Refuse credit by attention before a reward model is trained from a start model that has none."""
+    trained = any(model.path is None for model in config.reward.source.models())
+    if not trained or not isinstance(config.reward.credit, AttentionCredit):
+        return
+    model = load_skeleton(config.model)
+    if not attention_layers(model):
+        allowed = f"sparse, uniform or prefix (reward=sparse chooses one): {type(model).__name__} has no attention"
+        raise InputError("reward/credit", "attention", allowed)
 
 
 def ensure_stored(site: Site, materials: Materials) -> Stored:

@@ -19,16 +19,24 @@ ENOUGH = 100  # held-out prompts with a pair, from which on a reward model can b
 
 
 class Watch(Callback):
-    """Notes whether any update of the policy had a gradient."""
+    """Notes whether any update of the policy had a gradient, and whether any sampled response came to its end."""
 
     def __init__(self) -> None:
         self.updates = 0
         self.moved = 0
+        self._ended: list[float] = []  # shares of the rollouts' responses
 
     def on_step(self, record: Mapping[str, Any]) -> None:
         if "policy/grad_norm" in record:
             self.updates += 1
             self.moved += record["policy/grad_norm"] > 0
+        if "response/eos_rate" in record:
+            self._ended.append(record["response/eos_rate"])
+
+    @property
+    def all_cut(self) -> bool:
+        """Whether responses were sampled and every one was cut at its limit."""
+        return bool(self._ended) and max(self._ended) == 0
 
     @property
     def learned(self) -> bool | None:

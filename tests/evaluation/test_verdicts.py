@@ -31,12 +31,12 @@ COUNTS = {
 }  # fmt: skip
 
 
-def judge(before, after, reward=ROSE, learned: bool | None = True):
+def judge(before, after, reward=ROSE, learned: bool | None = True, all_cut: bool = False):
     evaluation = {"before": before, "after": after, "delta": {"reward": reward}, "settings": {"num_prompts": 128}}
-    return judge_run(tiny.config(), evaluation, HeldOut(128, 256), learned=learned)
+    return judge_run(tiny.config(), evaluation, HeldOut(128, 256), learned=learned, all_cut=all_cut)
 
 
-def judged(learned: bool | None = True, reward=ROSE, **changes):
+def judged(learned: bool | None = True, reward=ROSE, all_cut: bool = False, **changes):
     after = copy.deepcopy(HEALTHY)
     for path, value in changes.items():
         *above, last = path.split("__")
@@ -44,7 +44,7 @@ def judged(learned: bool | None = True, reward=ROSE, **changes):
         for part in above:
             section = section[part]
         section[last] = value
-    return judge(BEFORE, after, reward, learned)
+    return judge(BEFORE, after, reward, learned, all_cut)
 
 
 def test_a_healthy_run_has_none():
@@ -105,8 +105,13 @@ def test_a_run_without_a_gradient_is_an_error():
     assert watch.learned is False
     (verdict,) = judged(learned=watch.learned)
     assert verdict.level == ERROR and "nothing was learned" in verdict.what
-    watch.on_step({"step": 2, "policy/grad_norm": 0.1})
-    assert watch.learned is True
+    assert not watch.all_cut and verdict.key != "rollout.max_new_tokens"
+    watch.on_step({"step": 2, "policy/grad_norm": 0.1, "response/eos_rate": 0.0})
+    assert watch.learned is True and watch.all_cut
+    (verdict,) = judged(learned=False, all_cut=watch.all_cut)
+    assert verdict.key == "rollout.max_new_tokens" and "every sampled response was cut" in verdict.what
+    watch.on_step({"step": 3, "response/eos_rate": 0.1})
+    assert not watch.all_cut
 
 
 def test_lost_rows_are_judged_limit_by_limit():
