@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-WARNING, ERROR = "warning", "error"  # levels of a verdict
+NOTE, WARNING, ERROR = "note", "warning", "error"  # levels of a verdict
+STYLES = {NOTE: "yellow", WARNING: "bold red", ERROR: "bold red"}  # on the console, as rich names them
 
 
 class InputError(Exception):
@@ -36,7 +37,7 @@ def first_line(error: BaseException) -> str:
 class Verdict:
     """One thing that went wrong in a run: as `verdicts` of run.json and of a callback's `on_end` hold it."""
 
-    level: str  # WARNING, or ERROR for what makes the run's figures meaningless
+    level: str  # WARNING; ERROR for what makes the run's figures meaningless; NOTE for what they cannot show
     what: str  # for a person, the figure in it
     figure: float | None
     key: str  # of the configuration, to turn

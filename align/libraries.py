@@ -26,6 +26,11 @@ _REASONS = {
     "HFValidationError": "neither an existing folder nor a Hub id of the form owner/name",
 }
 _UNREACHED = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
+_PEFTS_ADVICE = (  # on what it sets right itself
+    "`is_gradient_checkpointing` is deprecated",
+    "fan_in_fan_out is set to",
+    "The following (rank|alpha)_pattern keys did not match",
+)
 _FORBIDDEN = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _EMPTY = "An error occurred while generating the dataset"  # how `datasets` wraps the reader's own message
 
@@ -50,7 +55,8 @@ def quiet() -> None:
         disable_progress_bars()
     for name in ("huggingface_hub", "datasets", "transformers", "accelerate", "peft"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # raised by peft
+    for line in _PEFTS_ADVICE:
+        warnings.filterwarnings("ignore", message=line)
 
 
 def reason(error: BaseException) -> str:

@@ -56,6 +56,11 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, half, n)
 
 
+def normal_quantile(confidence: float) -> float:
+    """Compute z with P(|Z| < z) = `confidence` for a standard normal Z."""
+    return statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+
+
 def student_quantile(confidence: float, degrees: int) -> float:
     """Compute t with P(|T| < t) = `confidence` for `degrees` of freedom, by bisection; relative error below 1e-12."""
     low, high = 0.0, 1.0

@@ -23,6 +23,8 @@ Every figure that a run writes, made from the table in `align/metrics.py` by `py
 - *methods*: whose records hold it.
 - `*` stands for any name: a part of the reward, a kind of perturbation, a judge.
 
+`delta` of `evaluation.json` holds {metrics.DELTA}.
+
 {markdown()}"""
 
 

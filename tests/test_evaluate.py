@@ -42,7 +42,11 @@ def own(data: Path, *words: str) -> list[str]:
 def test_a_finished_run_gives_the_same_figures_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "evaluation.json").read_bytes()
     assert main([str(finished)]) == 0
-    assert "evaluations/1/evaluation.json" in capsys.readouterr().out.replace("\n", "")
+    out = capsys.readouterr().out
+    assert "evaluations/1/evaluation.json" in out.replace("\n", "")
+    facts = json.loads((finished / "evaluations/1/run.json").read_text())
+    lines = [f"{found['level']}: {found['what']} (turn {found['key']})" for found in facts["verdicts"]]
+    assert lines and out.splitlines()[-len(lines) :] == lines
     first, again = (
         json.loads(p.read_text()) for p in (finished / "evaluation.json", finished / "evaluations/1/evaluation.json")
     )
@@ -110,6 +114,8 @@ def test_a_reward_models_report(data: Path, tmp_path: Path, capsys: pytest.Captu
         (["RUN", "--by", "x"], "error: --by: given ['x']"),
         (["RUN", "--out", "RUN"], "an empty or"),
         (["MODEL", "methd=ppo"], "error: methd: given 'methd=ppo'"),
+        (["MODEL"], "error: data: given 'nothing'; allowed: data=jsonl data.path=FILE"),
+        (["MODEL", "evaluation.num_prompts=4", "method=dpo"], "error: data: given 'nothing'"),
         (["REWARD", "--against", "x"], "error: "),
         (["REWARD", "--by", "x"], "error: --by: given 'x'; allowed: a column of the data"),
     ],

@@ -15,7 +15,7 @@ from datasets import load_dataset
 from rich.console import Console
 
 from align.cli.table import print_table
-from align.errors import RunError
+from align.errors import ERROR, NOTE, WARNING, RunError, Verdict
 from align.report.summary import arm_names, arms
 from align.report.tables import markdown
 from align.worlds import resolve
@@ -124,7 +124,9 @@ def test_a_failed_job_is_listed_with_its_error_and_the_others_finish(align, fold
     assert all(job["error"] in end for job, end in zip(jobs[:2], ends[:2], strict=True))
     assert ends[2].startswith("2 of 4 jobs failed")
     table = (folder / "sweep" / "summary.md").read_text()
-    assert "`broken.jsonl` | 0 of 2 | - |" in table
+    assert "`broken.jsonl` | 0 of 2 | 2 failed | - |" in table
+    facts = [json.loads((folder / "sweep" / n / "run.json").read_text()) for n in ("2", "3")]
+    assert [job["verdicts"] for job in jobs[2:]] == [one["verdicts"] for one in facts]
     assert f"- job 1, `{' '.join(jobs[1]['overrides'])}`: {jobs[1]['error']}\n" in table
     # Of two values a and b: t(1) s / sqrt(2) = 12.706 |a - b| / 2.
     (done,) = (arm for arm in arms(jobs) if arm.finished)
@@ -314,16 +316,66 @@ def test_the_table_as_markdown():
     lines = markdown(RECORDS).splitlines()
     assert lines[0] == "# Sweep of 7 jobs, 5 finished"
     assert "Common to all: `rollout.batch_size=8`" in lines
-    start = lines.index("| arm | n | KL | forgetting | tokens, k | seconds |")  # nobody has a gold reward
+    start = lines.index("| arm | n | verdict | KL | forgetting | tokens, k | seconds |")  # nobody has a gold reward
     assert lines[start + 2 : start + 5] == [
-        "| `a` | 3 | 3.000 ± 6.572 | -0.500 ± 0.000 | 2.500 ± 0.000 | 8.000 ± 0.000 |",
-        "| `b` | 2 of 3 | 4.000 (n=1) | -0.500 ± 0.000 | 2.500 ± 0.000 | 8.000 ± 0.000 |",
-        "| `c` | 0 of 1 | - | - | - | - |",
+        "| `a` | 3 | - | 3.000 ± 6.572 | -0.500 ± 0.000 | 2.500 ± 0.000 | 8.000 ± 0.000 |",
+        "| `b` | 2 of 3 | 1 failed | 4.000 (n=1) | -0.500 ± 0.000 | 2.500 ± 0.000 | 8.000 ± 0.000 |",
+        "| `c` | 0 of 1 | 1 failed | - | - | - | - |",
     ]
     assert lines[-2:] == [
         "- job 5, `rollout.batch_size=8 arm=b seed=2`: RunError: no",
         "- job 6, `rollout.batch_size=8 arm=c seed=0`: RunError: no",
     ]
+
+
+def judged(job, verdicts, **record):
+    return job | record | {"verdicts": [Verdict(level, what, 1.0, "k.ey").as_json() for level, what in verdicts]}
+
+
+JUDGED = [
+    judged(RECORDS[0], [(WARNING, "the KL is 10.5"), (NOTE, "too few: 4 prompts")]),
+    judged(RECORDS[1], [(WARNING, "the KL is 1.2e+03")]),
+    judged(RECORDS[2], [(NOTE, "too few: 5 prompts"), (WARNING, "it repeats itself")]),
+    judged(RECORDS[3], [(NOTE, "too few: 4 prompts")]),
+    judged(RECORDS[4], []),
+    judged(RECORDS[5], [(ERROR, "nothing was learned")]),
+    RECORDS[6],
+]
+
+
+def test_verdicts_are_counted_by_job_and_each_is_said_once_an_arm():
+    lines = markdown(JUDGED).splitlines()
+    assert [line.split(" | ")[2] for line in lines if line.startswith("| `")] == [
+        "3 warned", "1 failed, 1 noted", "1 failed",
+    ]  # fmt: skip
+    start = lines.index("## Verdicts")
+    assert lines[start + 2 : lines.index("## Failed") - 1] == [
+        "- a: warning: the KL is 10.5 (turn k.ey), likewise in 1 more",
+        "- a: note: too few: 4 prompts (turn k.ey), likewise in 1 more",
+        "- a: warning: it repeats itself (turn k.ey)",
+        "- b: note: too few: 4 prompts (turn k.ey)",
+        "- b: error: nothing was learned (turn k.ey)",
+    ]
+
+
+def test_the_console_has_them_in_a_column_and_below():
+    text = io.StringIO()
+    print_table(JUDGED, Console(file=text, color_system=None, width=80))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert "verdict" in lines[1] + lines[2]
+    assert [line.split()[:4] for line in lines if line.startswith(("a ", "c "))] == [
+        ["a", "3", "3", "warned"],
+        ["c", "0", "of", "1"],
+    ]
+    assert [f"- {line}" for line in lines[-5:]] == [line for line in markdown(JUDGED).splitlines() if "(turn" in line]
+
+
+def test_a_sweep_in_which_nothing_went_wrong_has_no_such_column():
+    fine = [judged(job, []) for job in RECORDS[:3]]
+    assert "verdict" not in markdown(fine).lower()
+    text = io.StringIO()
+    print_table(fine, Console(file=text))
+    assert "verdict" not in text.getvalue()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

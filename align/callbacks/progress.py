@@ -1,7 +1,7 @@
 """Progress of a run on the console: its display's bar or lines, a line for every evaluation, and the closing table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -13,7 +13,7 @@ from align import metrics
 from align.callbacks.base import Callback, RunInfo
 from align.callbacks.display import Display
 from align.callbacks.training import Training, updates_per_rollout
-from align.errors import Verdict
+from align.errors import STYLES, Verdict
 from align.numbers import clock, number
 
 _PACED = 2  # updates after which the length of the whole training can be told
@@ -101,8 +101,7 @@ class ProgressCallback(Callback):
         if result.get("stopped"):
             self._out.print(Text(f"stopped early: {result['stopped']}"))
         self._out.print(Text(f"run folder: {self._run.folder}"), soft_wrap=True)
-        for verdict in result.get("verdicts", ()):
-            self._out.print(Text(Verdict(**verdict).line, style="bold red"), soft_wrap=True)
+        show_verdicts(result.get("verdicts", ()), self._out)
 
     def on_failure(self, error: BaseException) -> None:
         self._display.stop()
@@ -115,6 +114,12 @@ def before_after(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     for name, label, old, new, change in metrics.headline(before, after):
         table.add_row(label, number(old), _with_interval(name, new, figures), number(change, signed=True))
     return table
+
+
+def show_verdicts(found: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Print what went wrong, a line each, in the colour of its level."""
+    for verdict in (Verdict(**one) for one in found):
+        console.print(Text(verdict.line, style=STYLES[verdict.level]), soft_wrap=True)
 
 
 def start_figures(start: Mapping[str, Any]) -> Table:

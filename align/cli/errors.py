@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from align.cli.groups import groups, options
 from align.cli.trl_hints import hint, method_in
-from align.config import NoCredit, NoSource
+from align.config import JudgeConfig, NoCredit, NoSource
 from align.config.groups import POLYMORPHIC
 from align.errors import InputError
 
@@ -113,6 +113,8 @@ def _unknown_key(error: OmegaConfBaseException, words: Sequence[str]) -> InputEr
     if error.object_type in (NoSource, NoCredit):
         group = section.replace(".", "/")
         allowed = f"nothing while {group}=none; choose one that has the key: {group}={_with_key(section, key)}"
+        if section == "reward.source" and key in JudgeConfig.__dataclass_fields__:
+            allowed += f"; evaluation.judge.{key} is that of the judge of evaluation.reward_model=train"
         return InputError(full_key, given, allowed)
     keys = [f.name for f in dataclasses.fields(error.object_type)] if error.object_type else []
     root = error.parent_node._get_root() if error.parent_node is not None else None

@@ -18,7 +18,7 @@ from align.cli.compose import composed
 from align.cli.errors import ended, explain
 from align.cli.resume import is_free
 from align.cli.words import quoted, raise_input_errors
-from align.config import Config
+from align.config import TRAIN, Config, JudgeConfig
 from align.config.checks import model_folder
 from align.config.io import build, load_unchecked
 from align.errors import InputError
@@ -27,8 +27,13 @@ _SPEED = ("device", "precision", "threads", "engine", "rollout.decode_batch_size
 FREE = ("evaluation", *_SPEED)  # keys that may change when a finished run is evaluated again
 _DESCRIPTION = """\
 Evaluate without training. TARGET is the folder of a finished run (both its models again, into RUN/evaluations/N), a
-model's folder or Hub id (on the data that the overrides choose; the embedded world's by default), or a reward model's
-(its report: accuracy, calibration, what moves its score)."""
+model's folder or Hub id, on the data that the overrides choose, such as data=jsonl data.path=FILE (none are needed for
+a model of the embedded world), or a reward model's (its report: accuracy, calibration, what moves its score)."""
+_DATA = (
+    "data=jsonl data.path=FILE, or another option of `align --help`: the embedded world's pairs say nothing of a model "
+    "from elsewhere (data=pocket measures on them all the same)"
+)
+_CHOOSE_DATA = ("data", "arm", "experiment")  # groups
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,9 +64,12 @@ def _evaluate(wanted: argparse.Namespace) -> None:
     start = target if wanted.against is None else os.path.expanduser(wanted.against)
     config = composed([*_unless_given(wanted.overrides), f"model.path={quoted(start)}", *wanted.overrides])
     out = wanted.out or Path("outputs") / "evaluate" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    from align.models.load import is_reward_model  # torch and everything behind it
+    from align.models.load import is_reward_model, model_facts  # torch and everything behind it
 
-    if not is_reward_model(target, config.model.revision, key="TARGET"):
+    rewards = is_reward_model(target, config.model.revision, key="TARGET")
+    if config.data.world is not None and not _names_data(wanted.overrides) and not model_facts(config.model).world:
+        raise InputError("data", "nothing", _DATA)
+    if not rewards:
         _refuse("--by", wanted.by, "of a reward model only")
         _measure(config, _fresh(out), None if wanted.against is None else target)
         return
@@ -74,6 +82,11 @@ def _unless_given(overrides: Sequence[str]) -> list[str]:
     given = {word.partition("=")[0] for word in overrides}
     chosen = {"model": "local", "method": "sft", "adapter": "none"}
     return [f"{group}={option}" for group, option in chosen.items() if group not in given]
+
+
+def _names_data(overrides: Sequence[str]) -> bool:
+    keys = {word.partition("=")[0].lstrip("+") for word in overrides}
+    return any(key.partition(".")[0] in _CHOOSE_DATA for key in keys)
 
 
 def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:
@@ -92,8 +105,11 @@ def _evaluate_run(run: Path, wanted: argparse.Namespace) -> None:
 def _saved_by(run: Path, overrides: Sequence[str]) -> Config:
     """Read the run's own configuration and apply overrides, of keys in FREE only."""
     try:
-        saved = load_unchecked(run / "config.yaml")
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
+        saved, given = load_unchecked(run / "config.yaml"), OverridesParser.create().parse_overrides(list(overrides))
+        judges = [override.value() for override in given if override.key_or_group == "evaluation.reward_model"]
+        if judges and judges[-1] != TRAIN:
+            saved.evaluation.judge = JudgeConfig()  # the run's own settings go with the judge that they trained
+        for override in given:
             key = override.key_or_group
             if not is_free(key, FREE) or key == "evaluation":
                 allowed = ", ".join(f"{free}.*" if free == "evaluation" else free for free in FREE)
@@ -123,7 +139,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from align.callbacks.progress import before_after, start_figures
+    from align.callbacks.progress import before_after, show_verdicts, start_figures
     from align.run.runner import measure
 
     result = measure(config, out, weights=weights)
@@ -131,6 +147,7 @@ def _measure(config: Config, out: Path, weights: Path | str | None) -> None:
     before, after = result["before"], result["after"]
     console.print(start_figures(before) if after is None else before_after(before, after))
     console.print(Text(f"{out / 'evaluation.json'}"), soft_wrap=True)
+    show_verdicts(result["verdicts"], console)
 
 
 def _report(config: Config, out: Path, by: Sequence[str] | None, model: Path | None = None) -> None:

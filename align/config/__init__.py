@@ -18,6 +18,7 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.judge import TRAIN, JudgeConfig
 from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
 from align.config.schema import (
     AdapterConfig,

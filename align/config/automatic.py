@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from align.config.credits import AutoCredit, ImplicitCredit, SpansCredit, SparseCredit, TruthCredit
+from align.config.judge import TRAIN
 from align.config.method_bases import OptimizedConfig
 from align.config.methods import PPOConfig
 from align.config.sources import GoldSource, RewardModelTraining, TrainedOn
@@ -124,6 +125,8 @@ def _rates(config: Config) -> Iterator[_Rate]:
             prefixes = source.trained_on is TrainedOn.prefixes
             yield _Rate(f"{key}.learning_rate", source, "learning_rate", "reward_model", trained)
             yield _Rate(f"{key}.prefix_learning_rate", source, "prefix_learning_rate", "prefixes", trained and prefixes)
+    if config.evaluation.reward_model == TRAIN:
+        yield _Rate("evaluation.judge.learning_rate", config.evaluation.judge, "learning_rate", "reward_model")
     if isinstance(credit, ImplicitCredit):
         yield _Rate("reward.credit.learning_rate", credit, "learning_rate", "dpo", credit.path is None)
 

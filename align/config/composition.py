@@ -1,15 +1,15 @@
 """Check a whole configuration, key by key and across keys. Imports no torch."""
 
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 from align.config import checks
+from align.config.judge import TRAIN
 from align.config.schema import Config, EvaluationConfig
 from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
-
-TRAIN = "train"  # the value of evaluation.reward_model that trains one on pairs set aside
 
 
 def check_all(config: Config) -> None:
@@ -18,8 +18,7 @@ def check_all(config: Config) -> None:
     checks.not_negative(config, "", "seed")
     checks.not_negative(config.checkpoint, "checkpoint", "every_steps")
     checks.positive(config.checkpoint, "checkpoint", "keep")
-    bounds = ("kl", "repetition", "entropy", "perplexity", "forgetting", "cut", "lost")
-    checks.not_negative(config.verdicts, "verdicts", *bounds)
+    checks.not_negative(config.verdicts, "verdicts", *(bound.name for bound in fields(config.verdicts)))
     _check_model(config)
     _check_data(config)
     _check_reward(config)
@@ -101,6 +100,7 @@ def _check_evaluation(config: Config) -> None:
         checks.installed("evaluation.lm_eval", ", ".join(own.lm_eval), "lm_eval", empty="[]")
     if own.reward_model != TRAIN:
         checks.reward_model("evaluation.reward_model", own.reward_model)
+    own.judge.check(own.reward_model)
 
 
 def _check_general_text(own: EvaluationConfig) -> None:

@@ -17,6 +17,7 @@ from yaml import YAMLError
 from align.config.base import Section
 from align.config.composition import check_all
 from align.config.groups import POLYMORPHIC
+from align.config.judge import TRAIN, JudgeConfig
 from align.config.schema import Config, RewardConfig
 from align.errors import InputError
 from align.files import write_atomic
@@ -130,12 +131,20 @@ def _schema_of(raw: Any, key: str, classes: Mapping[str, type[Section]], path: P
 
 
 def _renamed(raw: Any) -> Any:
-    """Move what older versions saved under other keys: method.missing_eos_penalty is rollout.truncated now."""
+    """Move what older versions saved under other keys.
+
+    method.missing_eos_penalty is rollout.truncated now; a judge had the settings of the run's own reward model.
+    """
     method = OmegaConf.select(raw, "method")
     if isinstance(method, DictConfig) and "missing_eos_penalty" in method:
         penalty = method.pop("missing_eos_penalty")
         chosen = {"truncated": "keep"} if penalty is None else {"truncated": "penalise", "truncated_score": penalty}
         OmegaConf.update(raw, "rollout", chosen, force_add=True)
+    evaluation, source = OmegaConf.select(raw, "evaluation"), OmegaConf.select(raw, "reward.source")
+    judged = isinstance(evaluation, DictConfig) and evaluation.get("reward_model") == TRAIN
+    if judged and "judge" not in evaluation and source.get("name") == "reward_model":
+        own = {field.name: source[field.name] for field in dataclasses.fields(JudgeConfig) if field.name in source}
+        evaluation["judge"] = own | {"seed": source.get("seed", 0) + 1}
     return raw
 
 

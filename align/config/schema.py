@@ -10,6 +10,7 @@ from typing import Any
 from align.config.base import MISSING, Section
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
+from align.config.judge import JudgeConfig
 from align.config.method_bases import MethodConfig
 from align.config.sources import SourceConfig
 from align.config.values import AUTO, Length, settled_length
@@ -217,6 +218,7 @@ class EvaluationConfig(Section):
     prompts_file: str | None = None  # prompts of the probes; null = the embedded world's, else held-out prompts
     reward_model: str | None = None  # one that judges only: a folder, a Hub id, or `train` = on pairs set aside
     reward_model_fraction: float = 0.3  # share of the training prompts that reward_model=train sets aside
+    judge: JudgeConfig = field(default_factory=JudgeConfig)  # how reward_model=train trains it
     lm_eval: list[str] = field(default_factory=list)  # tasks of lm-evaluation-harness
     lm_eval_path: str | None = None  # a folder with the user's own task definitions
     lm_eval_limit: int | None = None  # documents of each task; null = all
@@ -238,6 +240,10 @@ class VerdictsConfig(Section):
     forgetting: float = 1.1  # perplexity of general text, times that before
     cut: float = 0.2  # share of responses that are cut at rollout.max_new_tokens
     lost: float = 0.2  # share of rows that a limit cuts or drops
+    # What looks like a difference, and is noted where its interval holds no change: the evaluation is too small for it.
+    # Evaluations of the usual size tell differences of these sizes from chance, and so have nothing noted.
+    share: float = 0.1  # between a win rate, or the held-out accuracy, and 0.5
+    gain: float = 0.35  # of the mean reward, in deviations of the start model's scores: won on 0.6 of the prompts
 
 
 @dataclass

@@ -44,6 +44,11 @@ class LayerReports:
         self._activity.inside(f"layer {place}, backward")
 
 
+def attention_layers(module: nn.Module) -> list[nn.Module]:
+    """Return a transformer's attention layers in their order; none of a model that is made of state spaces alone."""
+    return [part for part in module.modules() if type(part).__name__.endswith("Attention")]
+
+
 def layers_of(module: nn.Module) -> Iterable[nn.Module]:
     """Return a transformer's layers: the outermost list of two modules or more."""
     lists = (part for part in module.modules() if isinstance(part, nn.ModuleList) and len(part) > 1)

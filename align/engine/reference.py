@@ -15,10 +15,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig, PreTrainedModel
 
-from align.engine.cache import NAMES, cache_name
+from align.engine.cache import NAMES, cache_name, pick_rows, seen_by
 from align.engine.compat import attention_of
 from align.engine.draws import Draws
 from align.engine.inputs import autocast, forward_arguments, last_places, recomputing
+from align.engine.layers import attention_layers
 from align.engine.protocol import TokenStats
 from align.errors import InputError
 from align.functional.logprobs import token_logprobs
@@ -124,6 +125,7 @@ class Policy(nn.Module):
     def decode(self, tokens: Tensor, attention_mask: Tensor, cache: Cache) -> Tensor:
         """Next-token logits (B, V) after one more token (B,); attention_mask (B, S) covers it already."""
         arguments = forward_arguments(self.model, attention_mask, last=1)
+        arguments["attention_mask"] = seen_by(cache, attention_mask)
         with self.active():
             logits, _ = self.cached(tokens.unsqueeze(1), cache, logits_to_keep=1, **arguments)
         return logits[:, -1]
@@ -149,7 +151,7 @@ class Policy(nn.Module):
                 return
             if left <= SHRINK_AT * len(going):
                 index = going.nonzero().squeeze(1)
-                cache.batch_select_indices(index)
+                pick_rows(cache, index)
                 draws.keep(index)
                 attention_mask = attention_mask[index]
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(attention_mask), 1)], dim=1)
@@ -239,7 +241,7 @@ class ValueHead(nn.Module):
 
     def with_attention(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Scores (B, S) and the last layer's attention, mean over heads: (B, S queries, S keys)."""
-        layers = [m for m in self.body.modules() if type(m).__name__.endswith("Attention")]
+        layers = attention_layers(self.body)
         if not layers:
             raise InputError("reward.credit", type(self.body).__name__, "a reward model with attention layers")
         caught: list[Tensor] = []

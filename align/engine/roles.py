@@ -9,10 +9,11 @@ from torch import nn
 
 from align.config import Config, CriticInit
 from align.engine.engine import Engine
+from align.engine.loading import load_start_model
 from align.engine.reference import Policy, ValueHead
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
-from align.models.load import body_of, load_causal_lm, states_width
+from align.models.load import body_of, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import linear_head, load_reward_model, read_head
 
@@ -111,7 +112,7 @@ def _separate(plan: _Plan) -> Roles:
 def _on_one_base(plan: _Plan) -> Roles:
     """LoRA: one frozen base; an adapter for each role, none for the reference."""
     config, engine = plan.config, plan.engine
-    base = load_causal_lm(config.model, dtype=plan.dtype, device=plan.device, quantization=config.quantization)
+    base = load_start_model(config.model, dtype=plan.dtype, device=plan.device, quantization=config.quantization)
     body = body_of(base)
     if config.model.gradient_checkpointing:
         base.activation_checkpointing_enable()
@@ -159,14 +160,14 @@ def _frozen(plan: _Plan, policy: Policy) -> Policy:
 
 
 def _causal(plan: _Plan) -> Policy:
-    model = load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device)
+    model = load_start_model(plan.config.model, dtype=torch.float32, device=plan.device)
     return plan.engine.policy(model, plan.dtype)
 
 
 def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
     """A copy of its own, frozen; an adapter is merged into it."""
     settings = replace(plan.config.model, path=str(folder), revision=None)
-    model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
+    model = load_start_model(settings, dtype=torch.float32, device=plan.device)
     return _frozen(plan, plan.engine.policy(model, plan.dtype))
 
 

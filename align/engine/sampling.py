@@ -12,6 +12,7 @@ from torch import Tensor
 
 from align.activity import Activity
 from align.config import RolloutConfig
+from align.engine.cache import repeat_rows
 from align.engine.draws import Draws, Sampled
 from align.engine.protocol import LanguageModel
 from align.models.chat_tokenizer import ChatTokenizer
@@ -156,7 +157,7 @@ def _sample_block(
     logits, cache = policy.prefill(prompt_ids, attention)
     if group > 1:  # one prefill per prompt serves its whole group
         logits, attention = logits.repeat_interleave(group, 0), attention.repeat_interleave(group, 0)
-        cache.batch_repeat_interleave(group)
+        repeat_rows(cache, len(prompts), group)
     draws = Draws(
         uniforms,
         end_ids=torch.tensor(chat.end_ids, device=device),

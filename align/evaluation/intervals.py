@@ -65,16 +65,41 @@ class Bootstrap:
         resampled rows would be too narrow. `of` rises: it takes the ends of the ratio's interval to the figure's. A
         single cluster has no interval: None.
         """
-        _, which = torch.unique(torch.tensor(clusters), return_inverse=True)
-        groups = int(which.max()) + 1
-        sums = torch.zeros(2, groups, dtype=torch.float64)
-        sums.index_add_(1, which, torch.stack([numerators, weights]).double())
-        value = of(float(sums[0].sum() / sums[1].sum()))
-        if groups == 1:
+        whole, drawn = self._resampled(torch.stack([numerators, weights]), clusters)
+        value = of(float(whole[0] / whole[1]))
+        if drawn is None:
             return _named(name, value, None)
-        drawn = sums[:, _drawn(groups, self.seed)].sum(2)  # (2, R)
         low, high = percentile_interval(drawn[0] / drawn[1], self.confidence)
         return _named(name, value, (of(low), of(high)))
+
+    def change(
+        self,
+        name: str,
+        sides: tuple[Tensor, Tensor],
+        weights: Tensor,
+        clusters: Sequence[int],
+        of: Callable[[float], float] = float,
+    ) -> dict[str, float | None]:
+        """Compute how far of(sum(numerators) / sum(weights)) moved between two `sides` of numerators (n,) each.
+
+        Both sides are resampled by the same clusters, so that what is common to them leaves the interval.
+        """
+        whole, drawn = self._resampled(torch.stack([*sides, weights]), clusters)
+        value = of(float(whole[1] / whole[2])) - of(float(whole[0] / whole[2]))
+        if drawn is None:
+            return _named(name, value, None)
+        old, new = ([of(mean) for mean in (side / drawn[2]).tolist()] for side in drawn[:2])
+        moves = torch.tensor(new, dtype=torch.float64) - torch.tensor(old, dtype=torch.float64)
+        return _named(name, value, percentile_interval(moves, self.confidence))
+
+    def _resampled(self, rows: Tensor, clusters: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Sum rows (k, n) over everything (k,), and over every resample of clusters (k, R); None of a single one."""
+        _, which = torch.unique(torch.tensor(clusters), return_inverse=True)
+        groups = int(which.max()) + 1
+        sums = torch.zeros(len(rows), groups, dtype=torch.float64)
+        sums.index_add_(1, which, rows.double())
+        drawn = sums[:, _drawn(groups, self.seed)].sum(2) if groups > 1 else None
+        return sums.sum(1), drawn
 
 
 def _named(name: str, value: float, ends: tuple[float, float] | None) -> dict[str, float | None]:

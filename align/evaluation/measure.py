@@ -249,4 +249,5 @@ def settings(
         "bootstrap_resamples": RESAMPLES,
         "verbosity_word_limit": evaluation.verbosity_word_limit,
         "definitions": metrics.evaluation_definitions(method),
+        "delta": metrics.DELTA,
     }

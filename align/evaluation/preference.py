@@ -85,12 +85,16 @@ def preference_figures(
     return figures
 
 
+def ahead(margins: Tensor) -> Tensor:
+    """Return 1 where a margin is above 0, 0 below, ties half (n,) float64; a NaN stays one, being no loss."""
+    return torch.where(margins.isnan(), margins, wins(margins).double())
+
+
 def _of_margins(margins: Tensor, prompts: Sequence[int], interval: Bootstrap) -> dict[str, float | None]:
     """Compute the share of margins (n,) above 0, and their mean; of the first None where all are 0: nothing differs."""
     found: dict[str, float | None] = {}
     ones = torch.ones_like(margins)
-    ahead = torch.where(margins.isnan(), margins, wins(margins).double())  # a NaN is no loss
-    for name, values in (("accuracy", ahead), ("margin", margins)):
+    for name, values in (("accuracy", ahead(margins)), ("margin", margins)):
         found |= interval.ratio(name, values, ones, prompts)
     if bool((margins == 0).all()):
         found |= dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"))

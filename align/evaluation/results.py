@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from align.evaluation.change import delta
+from align.evaluation.intervals import Bootstrap
 from align.evaluation.measure import EvaluationResult
 from align.files import dumps, read_lines, write_atomic
 
@@ -19,10 +21,12 @@ def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, A
     _save(folder, {"before": before}, {"after": None, "delta": None, "settings": dict(settings)})
 
 
-def save_after(folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any]) -> None:
-    """Write both evaluations, their differences and the settings."""
-    change = delta(before.summary, after.summary)
-    _save(folder, {"before": before, "after": after}, {"delta": change, "settings": dict(settings)})
+def save_after(
+    folder: Path, before: EvaluationResult, after: EvaluationResult, settings: Mapping[str, Any], interval: Bootstrap
+) -> dict[str, Any]:
+    """Write both evaluations, their differences with intervals, and the settings; return what evaluation.json holds."""
+    change = delta(before, after, interval)
+    return _save(folder, {"before": before, "after": after}, {"delta": change, "settings": dict(settings)})
 
 
 def load_before(folder: Path) -> EvaluationResult | None:
@@ -36,29 +40,16 @@ def load_before(folder: Path) -> EvaluationResult | None:
     return EvaluationResult(json.loads(path.read_text())["before"], samples, probes, pairs)
 
 
-def delta(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Compute after - before of every number, null where one of the two is missing; texts are left out."""
-    change: dict[str, Any] = {}
-    for key, new in after.items():
-        old = before.get(key)
-        if isinstance(new, Mapping):
-            change[key] = delta(old if isinstance(old, Mapping) else {}, new)
-        elif isinstance(new, (int, float)) and isinstance(old, (int, float)):
-            change[key] = new - old
-        elif not isinstance(new, str):
-            change[key] = None
-    return change
-
-
-def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> None:
+def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> dict[str, Any]:
     """Write the samples of every phase, the probes and pairs of those that have some, and evaluation.json."""
     _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
     if any(result.probes for result in phases.values()):
         _write_lines(folder / PROBES, {phase: result.probes for phase, result in phases.items()})
     if any(result.pairs for result in phases.values()):
         _write_lines(folder / PAIRS, {phase: result.pairs for phase, result in phases.items()})
-    summaries = {phase: result.summary for phase, result in phases.items()}
-    write_atomic(folder / EVALUATION, dumps({**summaries, **more}, indent=2) + "\n")
+    content = {phase: result.summary for phase, result in phases.items()} | dict(more)
+    write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
+    return content
 
 
 def _write_lines(path: Path, phases: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:

@@ -5,29 +5,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from align.config import Config, VerdictsConfig
-from align.errors import ERROR, WARNING, Verdict
+from align.errors import ERROR, NOTE, WARNING, Verdict
+from align.evaluation.too_small import HeldOut, too_small
 from align.numbers import number
-
-ERRORS = 1.96  # standard errors of a mean at either end of its 95% interval
 
 
 def judge_run(
-    config: Config, before: Mapping[str, Any], after: Mapping[str, Any], *, learned: bool | None
+    config: Config, evaluation: Mapping[str, Any], held_out: HeldOut, *, learned: bool | None, all_cut: bool = False
 ) -> list[Verdict]:
-    """Judge two evaluation summaries of a run under the bounds of `config.verdicts`.
+    """Judge a run by what its evaluation.json holds, under the bounds of `config.verdicts`.
 
     Args:
+        held_out: Prompts and pairs of the data, of which the evaluation may take more.
         learned: Whether an update of the policy had a gradient; None where the method trains nothing.
+        all_cut: Whether the run sampled responses and cut all of them, which are then paid the same.
     """
-    bounds = config.verdicts
+    bounds, before, after = config.verdicts, evaluation["before"], evaluation["after"]
     found: list[Verdict] = []
     if learned is False:
         what = "nothing was learned: no update of the policy had a gradient"
-        found.append(Verdict(ERROR, what, 0.0, "reward" if config.method.needs_reward else "data"))
+        key = "reward" if config.method.needs_reward else "data"
+        if all_cut:
+            what, key = f"{what}, as every sampled response was cut at the limit", "rollout.max_new_tokens"
+        found.append(Verdict(ERROR, what, 0.0, key))
     found += _collapse(bounds, before, after)
     found += _cut(bounds, after)
     found += _forgetting(bounds, before, after)
-    found += _hacking(before, after)
+    found += _hacking(evaluation["delta"])
+    found += too_small(config, evaluation, held_out)
     return found
 
 
@@ -66,24 +71,17 @@ def _forgetting(bounds: VerdictsConfig, before: Mapping[str, Any], after: Mappin
         yield Verdict(WARNING, what, ratio, "method.learning_rate")
 
 
-def _hacking(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Verdict]:
-    """Say where the proxy rose while the score that stands for quality fell, each by more than its error."""
+def _hacking(change: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Say where the proxy rose while the score that stands for quality fell, both by their intervals."""
+    rose, least = (_at(change, "reward", f"proxy_mean{end}") for end in ("", "_low"))
     for quality in ("gold", "evaluation"):
-        proxy, judged = _rise(before, after, "proxy"), _rise(before, after, quality)
-        if proxy is not None and judged is not None and proxy[0] > proxy[1] and judged[0] < -judged[1]:
-            what = f"the reward rose by {number(proxy[0])} while the {quality} reward fell by {number(-judged[0])}"
-            yield Verdict(WARNING, what, judged[0], "method.kl.coef")
+        fell, most = (_at(change, "reward", f"{quality}_mean{end}") for end in ("", "_high"))
+        if rose is None or least is None or fell is None or most is None:
+            continue
+        if least > 0 and most < 0:
+            what = f"the reward rose by {number(rose)} while the {quality} reward fell by {number(-fell)}"
+            yield Verdict(WARNING, what, fell, "method.kl.coef")
             return
-
-
-def _rise(before: Mapping[str, Any], after: Mapping[str, Any], judge: str) -> tuple[float, float] | None:
-    """Compute how far a mean score moved, and the largest move that chance explains; None where it is unknown."""
-    old, new = _at(before, "reward", f"{judge}_mean"), _at(after, "reward", f"{judge}_mean")
-    errors = [_at(summary, "reward", f"{judge}_se") for summary in (before, after)]
-    known = [error for error in errors if error is not None]
-    if old is None or new is None or len(known) < len(errors):
-        return None
-    return new - old, ERRORS * math.hypot(*known)
 
 
 def _ratio(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> float | None:
@@ -99,6 +97,6 @@ def _at(summary: Mapping[str, Any], *path: str) -> float | None:
 
 
 def status_of(verdicts: Sequence[Verdict]) -> str:
-    """Return how a run ended by its verdicts: `finished`, or `finished with N warnings`."""
-    n = len(verdicts)
+    """Return how a run ended by its verdicts, notes apart: `finished`, or `finished with N warnings`."""
+    n = sum(verdict.level != NOTE for verdict in verdicts)
     return "finished" if not n else f"finished with {n} warning{'s' if n > 1 else ''}"

@@ -1,7 +1,7 @@
 """Several LoRA adapters on one frozen base, one per role, and a switch between them."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
-from align.errors import InputError
+from align.errors import InputError, first_line
 from align.streams import drawn_from
 
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
@@ -22,11 +22,40 @@ REWARD = "reward"
 DPO = "dpo"
 
 
-def lora_config(config: AdapterConfig, task: TaskType) -> LoraConfig:
-    """Dropout is 0: PPO's ratio must be 1 on the first update (N+ implementation details, dropout)."""
+ALL_LINEAR = "all-linear"
+_STATE_SPACE = ("A_log", "D")  # parameters that a state-space mixer has, and no attention
+_READ_BARE = ("x_proj", "dt_proj", "out_proj")  # its layers whose weights the scan's code reads without calling them
+
+
+def lora_config(config: AdapterConfig, task: TaskType, without: Sequence[str] = ()) -> LoraConfig:
+    """Dropout is 0: PPO's ratio must be 1 on the first update (N+ implementation details, dropout).
+
+    Args:
+        without: Modules that get no adapter though their kind is targeted (`not_adapted`).
+    """
     return LoraConfig(
-        r=config.r, lora_alpha=config.alpha, target_modules=config.target_modules, lora_dropout=0.0, task_type=task
+        r=config.r,
+        lora_alpha=config.alpha,
+        target_modules=config.target_modules,
+        exclude_modules=list(without) or None,
+        lora_dropout=0.0,
+        task_type=task,
     )
+
+
+def not_adapted(base: nn.Module) -> list[str]:
+    """Name the linear layers of `base` that an adapter would not reach, or would break.
+
+    These are a state-space mixer's products whose weights are read past the layer, where an adapter would change
+    merged weights alone, and routers: linear layers of transformers' own that return more than a product.
+    """
+    found = []
+    for name, module in base.named_modules():
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models."):
+            found.append(name)
+        if all(isinstance(getattr(module, parameter, None), nn.Parameter) for parameter in _STATE_SPACE):
+            found += [f"{name}.{child}" for child in _READ_BARE if isinstance(getattr(module, child, None), nn.Linear)]
+    return found
 
 
 class SharedBase:
@@ -44,10 +73,15 @@ class SharedBase:
         `prepare` changes PEFT's settings before it makes its layers; by default they are PEFT's own.
         """
         self._config, self._seed = config, seed
-        settings = lora_config(config, TaskType.CAUSAL_LM)
+        self._without = not_adapted(base) if config.target_modules == ALL_LINEAR else []
+        settings = lora_config(config, TaskType.CAUSAL_LM, self._without)
         prepare(settings)
-        with drawn_from(seed, "adapter", POLICY):
-            self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
+        try:
+            with drawn_from(seed, "adapter", POLICY):
+                self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
+        except ValueError as error:  # names that no module has, or that PEFT knows not to work
+            allowed = f"layers of {type(base).__name__} ({first_line(error)})"
+            raise InputError("adapter.target_modules", config.target_modules, allowed) from error
         self._active: str | None = POLICY
         self._trained: set[nn.Parameter] = set()
         self._survey()
@@ -55,7 +89,7 @@ class SharedBase:
     def add(self, name: str) -> None:
         """A fresh adapter; its B matrices are zero, so the role starts as the base itself."""
         with drawn_from(self._seed, "adapter", name):
-            self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM))
+            self.model.add_adapter(name, lora_config(self._config, TaskType.CAUSAL_LM, self._without))
         self._survey()
         self._switch(self._active)
 

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Sequence
 
-from align.errors import Verdict
 from align.numbers import clock, number
 from align.report.jobs import Arm, Job, named
 from align.report.load import Run, at
@@ -71,16 +70,6 @@ def reward_of(run: Run) -> str:
     return f"{str(source).replace('_', ' ')} with {credit} credit" if source and credit else ""
 
 
-def verdicts(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:
-    """List what went wrong in finished runs: arm, level, and the verdict with the key to turn."""
-    return [
-        (arm.name, found["level"], Verdict(**found).text)
-        for arm in arms
-        for run in arm.runs
-        for found in run.facts.get("verdicts") or ()
-    ]
-
-
 def commands(runs: Sequence[Run]) -> list[str]:
     """Return the command lines that repeat the runs, as `python -m align`; the jobs of a sweep share one."""
     started = [shlex.split(str(run.facts.get("command") or "")) for run in runs]
@@ -88,18 +77,20 @@ def commands(runs: Sequence[Run]) -> list[str]:
 
 
 def run_rows(arms: Sequence[Arm]) -> list[tuple[str, list[str]]]:
-    """Return a row for every job: the arm, then seed, status, updates, tokens, time, folder."""
+    """Return a row for every job: the arm, then seed, status, verdicts, updates, tokens, time, folder."""
     return [(arm.name, _run_row(job)) for arm in arms for job in arm.jobs]
 
 
 def _run_row(job: Job) -> list[str]:
     run = job.run
     if run is None:
-        return ["-", "failed", "-", "-", "-", "-"]
+        return ["-", "failed", *"-----"]
     seconds = sum((run.facts.get("seconds") or {}).values())
     updates = str(run.steps[-1]["step"]) if run.steps else "0"
     status = "failed" if job.failed else str(run.facts.get("status", "unknown"))
-    return [str(run.setting("seed")), status, updates, tokens_of(run) or "-", clock(seconds), str(job.record["folder"])]
+    verdicts = ", ".join(f"{found['level']}: {found['key']}" for found in run.facts.get("verdicts") or ()) or "-"
+    spent = [updates, tokens_of(run) or "-", clock(seconds)]
+    return [str(run.setting("seed")), status, verdicts, *spent, str(job.record["folder"])]
 
 
 def failures(arms: Sequence[Arm]) -> list[tuple[str, str, str]]:

@@ -15,6 +15,7 @@ from align.report.drawings import draw
 from align.report.jobs import Arm, Job, arms_of, config_differences, load_jobs
 from align.report.load import at
 from align.report.probes import probes
+from align.report.verdicts import by_arm
 
 REPORT = "report.html"
 
@@ -65,7 +66,7 @@ def render(jobs: Sequence[Job], name: str) -> str:
         probes=probes(arms),
         completions=shown,
         failures=facts.failures(arms),
-        verdicts=facts.verdicts(arms),
+        verdicts=by_arm([job.record for job in jobs]),
         facts=facts.facts(runs),
         run_rows=facts.run_rows(arms),
         commands=facts.commands(runs),

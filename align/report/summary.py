@@ -45,10 +45,10 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
     Returns:
         {"stopped": why it ended early, "phases": seconds of each, "metrics": the last step's record,
-        "before", "after": evaluation summaries, "peak": where gold peaked}.
+        "before", "after": evaluation summaries, "peak": where gold peaked, "verdicts": what went wrong}.
     """
     if not is_run(folder):
-        return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}}
+        return dict.fromkeys(("stopped", "metrics", "before", "after", "peak")) | {"phases": {}, "verdicts": []}
     return figures(load_run(folder))
 
 
@@ -62,6 +62,7 @@ def figures(run: Run) -> dict[str, Any]:
         "before": run.evaluation.get("before"),
         "after": run.evaluation.get("after"),
         "peak": peak and asdict(peak),
+        "verdicts": run.facts.get("verdicts") or [],
     }
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from align import metrics
-from align.numbers import Interval, markdown_table, mean_interval, number
+from align.numbers import Interval, markdown_table, mean_interval, normal_quantile, number
 from align.report.jobs import Arm
 from align.report.summary import COLUMNS, ArmFigures, Column, Record, arm_names, arms, common_overrides
+from align.report.verdicts import by_arm, line, verdict_cells
 
 _ERRORS = {f"eval/reward/{judge}_mean": f"eval/reward/{judge}_se" for judge in ("proxy", "gold", "evaluation")}
 _ERRORS |= {"eval/kl_per_response": "eval/kl/per_response_k1_se"}
@@ -25,16 +26,21 @@ class Row:
     after: str
     interval: str  # of `after`, or empty
     change: str
+    moved: str  # interval of `change`, or empty
 
 
 def headline(evaluation: Mapping[str, Any]) -> list[Row]:
     """Return the figures of `metrics.HEADLINE`, before and after; figures in neither evaluation are left out."""
     start, end = evaluation.get("before") or {}, evaluation.get("after") or {}
-    figures, confidence = metrics.flatten(end), (evaluation.get("settings") or {}).get("confidence", 0.95)
+    settings = evaluation.get("settings") or {}
+    figures, confidence = metrics.flatten(end), settings.get("confidence", 0.95)
+    # Older files hold differences of ends there, which are no ends of the difference.
+    moved = metrics.flatten(evaluation.get("delta") or {}) if "delta" in settings else {}
     rows = []
     for name, label, before, after, change in metrics.headline(start, end):
         texts = number(before), number(after), _interval(name, figures, confidence), number(change, signed=True)
-        rows.append(Row(label, metrics.lookup(name).definition, *texts))
+        ends = _between(metrics.interval(name, moved))
+        rows.append(Row(label, metrics.lookup(name).definition, *texts, ends))
     return rows
 
 
@@ -43,8 +49,12 @@ def _interval(name: str, figures: Mapping[str, float], confidence: float) -> str
     ends = metrics.interval(name, figures)
     error = figures.get(_ERRORS[name]) if name in _ERRORS else None
     if ends is None and error is not None and name in figures:
-        half = statistics.NormalDist().inv_cdf((1 + confidence) / 2) * error
+        half = normal_quantile(confidence) * error
         ends = figures[name] - half, figures[name] + half
+    return _between(ends)
+
+
+def _between(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{number(ends[0])} to {number(ends[1])}"
 
 
@@ -56,6 +66,12 @@ class Comparison:
     columns: list[Column]
     start: list[str]  # the start model's figure of each column, or a dash
     rows: list[tuple[str, str, list[tuple[str, str]]]]  # name, how many finished, (mean, interval)
+    verdicts: list[str]  # by row, how many jobs failed, were warned about or noted; empty where nothing went wrong
+
+    @property
+    def judged(self) -> bool:
+        """Return whether anything went wrong in any job, which the tables then have a column for."""
+        return any(self.verdicts)
 
 
 def comparison(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -> Comparison:
@@ -67,7 +83,8 @@ def comparison(records: Sequence[Record], columns: Sequence[Column] = COLUMNS) -
         (name, _count(arm), [_cell(arm, arm.figures[column.label]) for column in shown])
         for name, arm in zip(names, found, strict=True)
     ]
-    return Comparison(heading, shown, [_start(records, column) for column in shown], rows)
+    start = [_start(records, column) for column in shown]
+    return Comparison(heading, shown, start, rows, verdict_cells(records))
 
 
 def _count(arm: ArmFigures) -> str:
@@ -118,10 +135,17 @@ def markdown(records: Sequence[Record]) -> str:
     if shared:
         lines += [f"Common to all: {_code(shared)}", ""]
     if table.columns:
-        head = [table.heading, "n", *(column.label for column in table.columns)]
-        body = [[_code([name]), n, *(" ".join(cell).rstrip() for cell in cells)] for name, n, cells in table.rows]
+        judged = table.verdicts if table.judged else [None] * len(table.rows)
+        head = [table.heading, "n", *(["verdict"] * table.judged), *(column.label for column in table.columns)]
+        body = [
+            [_code([name]), n, *([] if verdict is None else [verdict or "-"]), *(" ".join(c).rstrip() for c in cells)]
+            for (name, n, cells), verdict in zip(table.rows, judged, strict=True)
+        ]
         meanings = [f"- {column.label}: {column.meaning}" for column in table.columns]
         lines += [*markdown_table(head, body), "", f"{NOTE[0].upper()}{NOTE[1:]}.", "", *meanings, ""]
+    verdicts = [f"- {line(*found)}" for found in by_arm(records)]
+    if verdicts:
+        lines += ["## Verdicts", "", *verdicts, ""]
     failed = [record for record in records if record["exit_code"]]
     if failed:
         lines += ["## Failed", "", *(f"- job {r['job']}, {_code(r['overrides'])}: {r['error']}" for r in failed), ""]

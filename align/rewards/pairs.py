@@ -1,6 +1,6 @@
 """What reward models and policies make of preference pairs: scores of every prefix, accuracies, prefix figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from align.engine.reference import Policy, ValueHead
 from align.functional.batching import token_batches
 from align.functional.preference import wins
 from align.models.chat_tokenizer import ChatTokenizer
-from align.rewards.base import Source, given_input
+from align.rewards.base import given_input
 from align.rewards.signals import LogRatio
-from align.types import Pair, Sequences
+from align.types import Pair, RewardInput, RewardOutput, Sequences
 
 FRACTIONS = (0.25, 0.5, 0.75, 0.9)  # of the response's tokens, at which prefix scores are compared with the final one
 
@@ -58,14 +58,18 @@ def pair_accuracy(
 
 
 @torch.no_grad()
-def source_accuracy(
-    source: Source, chat: ChatTokenizer, pairs: Sequence[Pair], device: torch.device, rows: int = 64
-) -> float:
-    """Share of pairs whose chosen response has the higher score of a reward source, ties counting half."""
+def outcomes(
+    score: Callable[[RewardInput], RewardOutput],
+    chat: ChatTokenizer,
+    pairs: Sequence[Pair],
+    device: torch.device,
+    rows: int = 64,
+) -> Tensor:
+    """Return for every pair (n,) whether `score` is higher for the chosen response, ties half."""
     given = [(p.prompt, ids) for p in pairs for ids in (p.chosen_ids, p.rejected_ids)]
     parts = [given_input(given[i : i + rows], chat, device) for i in range(0, len(given), rows)]
-    scores = torch.cat([source.score(part).total for part in parts])
-    return _share(scores[0::2] - scores[1::2])
+    scores = torch.cat([score(part).total for part in parts])
+    return wins(scores[0::2] - scores[1::2]).double().cpu()
 
 
 @torch.no_grad()

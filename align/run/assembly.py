@@ -1,10 +1,11 @@
 """From a run's materials to what its trainer and its evaluation work with: roles, reward, credit, judge, prompts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from align.config import Config, CriticInit, NoCredit, NoSource
+from align.config import TRAIN, Config, CriticInit, NoCredit, NoSource
 from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.layers import LayerReports
@@ -12,16 +13,20 @@ from align.engine.reference import Policy
 from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
+from align.evaluation.intervals import Bootstrap
 from align.models.load import context_length
 from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
-from align.rewards.pairs import source_accuracy
+from align.rewards.pairs import outcomes
 from align.rewards.signals import LogRatio, WithSignals
 from align.run.stages import Materials, Site, Stored
+from align.run.verdicts import PairAccuracy
+from align.types import Pair, RewardInput, RewardOutput
 from align.worlds import World
 from align.worlds import get as get_world
 
 JUDGED = 512  # held-out pairs on which a reward model that is given by path is judged
+Scorer = Callable[[RewardInput], RewardOutput]
 
 
 @dataclass(frozen=True)
@@ -82,18 +87,28 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
 
 
 def judge_given(site: Site, made: Assembly, materials: Materials) -> None:
-    """Judge the run's reward on held-out pairs where one of its models is given by path: nobody measured it on these.
+    """Judge the reward models that are given by path, the run's and its judge: nobody measured them on these pairs.
 
     Raises:
         InputError: As `Site.judge_reward_model`.
     """
-    pairs, source = materials.data.reward_held_out, site.config.reward.source
-    if not pairs or all(model.path is None for model in source.models()):
+    pairs, evaluation = materials.data.reward_held_out[:JUDGED], site.config.evaluation
+    if not pairs:
         return
-    accuracy = source_accuracy(made.source.frozen(), materials.chat, pairs[:JUDGED], site.device)
-    prompts = len({pair.prompt.id for pair in pairs[:JUDGED]})
-    site.record.update(reward_accuracy={"pairs": len(pairs[:JUDGED]), "prompts": prompts, "accuracy": accuracy})
-    site.judge_reward_model(accuracy, prompts, "reward.source.path")
+    if any(model.path is not None for model in site.config.reward.source.models()):
+        found = _measured(site, materials, made.source.frozen().score, pairs)
+        site.record.update(reward_accuracy=found.as_json() | {"pairs": len(pairs)})
+        site.judge_reward_model(found, "reward.source.path")
+    if made.judge.evaluation is not None and evaluation.reward_model != TRAIN:
+        found = _measured(site, materials, made.judge.evaluation, pairs)
+        facts = {"path": evaluation.reward_model, "held_out": found.as_json() | {"pairs": len(pairs)}}
+        site.record.update(evaluation_reward_model=facts)
+        site.judge_judge(found)
+
+
+def _measured(site: Site, materials: Materials, score: Scorer, pairs: list[Pair]) -> PairAccuracy:
+    found = outcomes(score, materials.chat, pairs, site.device)
+    return PairAccuracy.of_outcomes(found, [pair.prompt.id for pair in pairs], Bootstrap.of(site.config.evaluation))
 
 
 def _judge(config: Config, source: Source, credit: Credit, world: World | None, evaluation: Any) -> Judge:

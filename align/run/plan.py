@@ -4,13 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from align.config import Config, ImplicitCredit, RewardConfig, RewardModelSource, SparseCredit, TrainedOn
-from align.config.automatic import settle
-from align.config.composition import TRAIN
+from align.config import TRAIN, Config, ImplicitCredit, RewardModelSource, TrainedOn
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLOnPolicyConfig, TRLPairsConfig
 from align.data.preferences import Preferences, prompts_of
-from align.models.load import model_facts
 from align.stored.keys import dpo_policy_key, reward_model_key
 from align.stored.store import find
 from align.types import Pair
@@ -47,7 +44,7 @@ def planned(config: Config, data: Preferences, aside: list[Pair]) -> list[Planne
     stages = []
     source = config.reward.source
     if config.evaluation.reward_model == TRAIN:
-        stages += _reward_model(config, data, judge_source(config), aside, "reward model of the evaluation")
+        stages += _reward_model(config, data, config.evaluation.judge.source(), aside, "reward model of the evaluation")
     for i, model in enumerate(source.models()):
         name = "reward model" if len(source.models()) == 1 else f"reward model {i + 1}"
         stages += _reward_model(config, data, model, data.reward_train, name)
@@ -58,16 +55,6 @@ def planned(config: Config, data: Preferences, aside: list[Pair]) -> list[Planne
         updates = updates_of(credit.epochs, len(pairs), credit.batch_size)
         stages.append(Planned("DPO policy of the credit", updates, credit.batch_size, f"{len(pairs)} pairs", found))
     return [*stages, *_method(config, data)]
-
-
-def judge_source(config: Config) -> RewardModelSource:
-    """The settings of evaluation.reward_model=train: the run's own reward model's where it has one, another seed."""
-    chosen = config.reward.source
-    if not isinstance(chosen, RewardModelSource):  # its rate is not settled with the run's
-        beside = replace(config, reward=RewardConfig(RewardModelSource(), SparseCredit()))
-        chosen = settle(beside, model_facts(config.model)).config.reward.source
-        assert isinstance(chosen, RewardModelSource)
-    return replace(chosen, path=None, seed=chosen.seed + 1)
 
 
 def _reward_model(

@@ -14,9 +14,10 @@ from align.algorithms.reward_model import ROLE, PrefixScores, RewardModel
 from align.config import LRSchedule, RewardModelSource, TrainedOn
 from align.config.methods import OfflineConfig
 from align.config.values import settled_rate
+from align.engine.loading import load_start_model
 from align.engine.reference import ValueHead
 from align.models.adapters import POLICY, SharedBase
-from align.models.load import body_of, load_body, load_causal_lm, states_width
+from align.models.load import body_of, load_body, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import RewardCard, linear_head, read_card, read_head, write_head
 from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_figures
@@ -123,7 +124,7 @@ def _fresh(stage: Stage, seed: int) -> tuple[ValueHead, SharedBase | None]:
     """The start model's body under a fresh head, N(0, 1 / (d + 1)) (arXiv 1909.08593; N, detail on heads)."""
     config, whole = stage.config, stage.config.adapter.name == "none"
     stage.activity.advance("loading the model")
-    causal = load_causal_lm(
+    causal = load_start_model(
         config.model,
         dtype=torch.float32 if whole else stage.dtype,
         device=stage.device,
@@ -145,7 +146,7 @@ def _stored(stage: Stage, start: Path) -> tuple[ValueHead, SharedBase | None]:
     if not is_adapter(start):
         body = load_body(str(start), dtype=torch.float32, device=stage.device, key="reward.source")
         return _whole(stage, body, head), None
-    base = load_causal_lm(config.model, dtype=stage.dtype, device=stage.device, quantization=config.quantization)
+    base = load_start_model(config.model, dtype=stage.dtype, device=stage.device, quantization=config.quantization)
     model, shared = _trainable(stage, base, head, 0)
     assert shared is not None
     shared.restore(start)

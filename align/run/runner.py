@@ -19,6 +19,8 @@ from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import ERROR, InputError, RunError, Verdict
 from align.evaluation import EvaluationResult, evaluate, load_before, save_after, save_before
+from align.evaluation.intervals import Bootstrap
+from align.evaluation.too_small import HeldOut
 from align.evaluation.verdicts import judge_run, status_of
 from align.libraries import quiet
 from align.loop.checkpoint import checkpoints
@@ -68,7 +70,7 @@ def measure(
             model; None = the start model alone, unless the method answers without training it (best_of_n).
 
     Returns:
-        {"before", "after": evaluation summaries or None, "folder"}.
+        {"before", "after": evaluation summaries or None, "verdicts", "folder"}.
 
     Raises:
         InputError: Data, model, weights or reward cannot be used as configured.
@@ -150,11 +152,11 @@ class _Run:
         step = trainer.step
         with self.record.phase("evaluate_after"):
             after = self._after(trainer, before)
-            save_after(self.folder, before, after, self.made.settings)
+            content = self._save_after(before, after)
             self.callbacks.on_evaluation("after", step, after.summary)
         trainer.save(self.folder / "model")
         write_model_card(self.folder / "model", self.config, before.summary, after.summary, trainer.stopped)
-        verdicts = self._verdicts(before.summary, after.summary)
+        verdicts = self._verdicts(content)
         result: dict[str, Any] = {"before": before.summary, "after": after.summary}
         result |= {"stopped": trainer.stopped, "step": step}
         result["verdicts"] = [verdict.as_json() for verdict in verdicts]
@@ -168,10 +170,12 @@ class _Run:
             raise RunError(meaningless.text)
         return result | {"folder": str(self.folder)}
 
-    def _verdicts(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Verdict]:
+    def _verdicts(self, evaluation: Mapping[str, Any]) -> list[Verdict]:
         """What went wrong, from the data to the end."""
         learned = self.watch.learned if self.config.method.trains else None
-        return [*self.site.verdicts, *judge_run(self.config, before, after, learned=learned)]
+        held_out = HeldOut.of(self.materials.data.held_out)
+        found = judge_run(self.config, evaluation, held_out, learned=learned, all_cut=self.watch.all_cut)
+        return [*self.site.verdicts, *found]
 
     def _prepared(self, critic: CriticInit | None) -> RunContext:
         with self.record.phase("load_data"):
@@ -217,14 +221,15 @@ class _Run:
                 save_before(self.folder, before, self.made.settings)
             with self.record.phase("evaluate_after"):
                 after = self._measured(context, before, weights)
-                if after is not None:
-                    save_after(self.folder, before, after, self.made.settings)
+                content = None if after is None else self._save_after(before, after)
+            verdicts = self.site.verdicts if content is None else self._verdicts(content)
         except BaseException as error:
             self.record.finish("failed", error=f"{type(error).__name__}: {error}")
             raise
-        self.record.finish("finished")
+        found = [verdict.as_json() for verdict in verdicts]
+        self.record.finish("finished", verdicts=found)
         summary = None if after is None else after.summary
-        return {"before": before.summary, "after": summary, "folder": str(self.folder)}
+        return {"before": before.summary, "after": summary, "verdicts": found, "folder": str(self.folder)}
 
     def _measured(
         self, context: RunContext, before: EvaluationResult, weights: Path | str | None
@@ -263,6 +268,10 @@ class _Run:
         self._before_result = before
         self.callbacks.on_evaluation("before", 0, before.summary)
         return before
+
+    def _save_after(self, before: EvaluationResult, after: EvaluationResult) -> dict[str, Any]:
+        """Write both evaluations; return what evaluation.json holds."""
+        return save_after(self.folder, before, after, self.made.settings, Bootstrap.of(self.config.evaluation))
 
     def _during(self, step: int) -> None:
         self.callbacks.on_evaluation("during", step, self._evaluate(self._before_result).summary)

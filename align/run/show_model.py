@@ -18,7 +18,7 @@ from align.models.hardware import resolve_device, resolve_precision, torch_dtype
 from align.models.load import context_length, load_chat_tokenizer, load_skeleton, model_facts
 from align.run.plan import Planned, planned
 from align.run.show_data import tokens_section
-from align.run.stages import check_context, load_data
+from align.run.stages import check_attention, check_context, load_data
 from align.run.views import Sample, Section, Segment, View
 
 _CONVERSATION = ({"role": "user", "content": "Why is the sky blue?"}, {"role": "assistant", "content": "It scatters."})
@@ -32,6 +32,7 @@ def show_model(config: Config) -> View:
     """
     quiet()
     config, chat = settle(config, model_facts(config.model)).config, load_chat_tokenizer(config.model)
+    check_attention(config)
     data, aside = load_data(config, chat)
     check_context(config, data)
     model = load_skeleton(config.model)

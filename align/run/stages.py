@@ -9,23 +9,22 @@ import torch
 
 from align.activity import Activity
 from align.callbacks.display import Display
-from align.config import Config, ImplicitCredit
-from align.config.composition import TRAIN
+from align.config import TRAIN, AttentionCredit, Config, ImplicitCredit
 from align.data.preferences import Preferences, load_preferences, set_aside
 from align.data.texts import load_texts
+from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
 from align.evaluation import Passage, passages
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.load import context_length, load_chat_tokenizer
+from align.models.load import context_length, load_chat_tokenizer, load_skeleton
 from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
 from align.rewards import load_functions
 from align.run.dpo_policies import ensure_dpo_policy
-from align.run.plan import judge_source
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import Stage
-from align.run.verdicts import ENOUGH, chance_verdict, lost_rows
+from align.run.verdicts import ENOUGH, PairAccuracy, chance_verdict, judge_verdict, lost_rows
 from align.types import Pair
 
 
@@ -48,19 +47,24 @@ class Site:
             self.verdicts.append(verdict)
             self.say(verdict.line)
 
-    def judge_reward_model(self, accuracy: float | None, prompts: int, key: str) -> None:
-        """Keep a verdict on a reward model that is not shown to be better than chance.
+    def judge_reward_model(self, found: PairAccuracy, key: str) -> None:
+        """Keep a verdict on a reward model of the run that is not shown to be better than chance.
 
         Raises:
             InputError: Enough prompts show it, and the method would learn from it or choose by it.
         """
-        verdict, method = chance_verdict(accuracy, prompts, key), self.config.method
+        verdict, method = chance_verdict(found, key), self.config.method
         if verdict is None:
             return
         allowed = any(getattr(part, "allow_chance", False) for part in self.config.reward.source.every().values())
-        if prompts >= ENOUGH and method.needs_reward and method.name != "reward_model" and not allowed:
+        if found.prompts >= ENOUGH and method.needs_reward and method.name != "reward_model" and not allowed:
             raise InputError("reward.source.allow_chance", False, f"true, to go on although {verdict.what}")
         self.judged([verdict])
+
+    def judge_judge(self, found: PairAccuracy) -> None:
+        """Keep a verdict on the reward model that only judges where it is not shown to be better than chance."""
+        verdict = judge_verdict(found)
+        self.judged([] if verdict is None else [verdict])
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ class Stored:
 def load_materials(site: Site) -> Materials:
     """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
+    check_attention(config)
     functions = load_functions(config.reward.source)
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
@@ -133,6 +138,17 @@ def check_context(config: Config, data: Preferences) -> None:
         raise InputError("data.max_response_tokens", config.data.max_response_tokens, allowed)
 
 
+def check_attention(config: Config) -> None:
+    """Refuse credit by attention before a reward model is trained from a start model that has none."""
+    trained = any(model.path is None for model in config.reward.source.models())
+    if not trained or not isinstance(config.reward.credit, AttentionCredit):
+        return
+    model = load_skeleton(config.model)
+    if not attention_layers(model):
+        allowed = f"sparse, uniform or prefix (reward=sparse chooses one): {type(model).__name__} has no attention"
+        raise InputError("reward/credit", "attention", allowed)
+
+
 def ensure_stored(site: Site, materials: Materials) -> Stored:
     """The folders of all models that the reward and the evaluation need, trained where they are not stored yet."""
     judge = _judge(site, materials)
@@ -149,17 +165,24 @@ def _reward_models(site: Site, materials: Materials) -> list[Path]:
     stage = _stage(site, materials, materials.data.reward_train)
     models = site.config.reward.source.models()
     folders = [ensure_reward_model(stage, model) for model in models]
-    prompts = len({pair.prompt.id for pair in materials.data.reward_held_out})
     for model, folder in zip(models, folders, strict=True):
-        card = read_card(folder)
-        if model.path is None and card is not None:
-            site.judge_reward_model(card.accuracy, prompts, "reward.source")
+        found = _accuracy(site, materials, folder) if model.path is None else None
+        if found is not None:
+            site.judge_reward_model(found, "reward.source")
     facts = [_facts(folder) for folder in folders]
     if facts:
         site.record.update(reward_model=facts[0])
     if len(facts) > 1:
         site.record.update(reward_models=facts)
     return folders
+
+
+def _accuracy(site: Site, materials: Materials, folder: Path) -> PairAccuracy | None:
+    """The accuracy that a trained reward model's card states; None where no pair was held out."""
+    card, prompts = read_card(folder), len({pair.prompt.id for pair in materials.data.reward_held_out})
+    if card is None or card.accuracy is None or not prompts:
+        return None
+    return PairAccuracy.of_mean(card.accuracy, prompts, site.config.evaluation.confidence)
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -183,6 +206,9 @@ def _judge(site: Site, materials: Materials) -> str | None:
     if path != TRAIN:
         return path
     stage = _stage(site, materials, materials.aside)
-    folder = ensure_reward_model(stage, judge_source(site.config))
-    site.record.update(evaluation_reward_model={"folder": str(folder), "train_pairs": len(materials.aside)})
+    folder = ensure_reward_model(stage, site.config.evaluation.judge.source())
+    site.record.update(evaluation_reward_model={**_facts(folder), "train_pairs": len(materials.aside)})
+    found = _accuracy(site, materials, folder)
+    if found is not None:
+        site.judge_judge(found)
     return str(folder)

@@ -145,3 +145,13 @@ def test_the_embedded_model_is_known_by_its_dimensions_wherever_it_lies(tmp_path
 def test_general_text_follows_the_model_and_not_the_data(model, text):
     assert settled("data=pocket", model=model).config.evaluation.general_text == text
     assert settled("evaluation.general_text=own/texts", model=model).config.evaluation.general_text == "own/texts"
+
+
+def test_the_judges_rate_is_settled_where_one_is_trained_and_nowhere_else():
+    found = settled("method=dpo", "adapter=lora", "evaluation.reward_model=train")
+    assert found.chosen["evaluation.judge.learning_rate"] == pytest.approx(10 * RATES["reward_model"])
+    assert found.config.evaluation.judge.source().learning_rate == found.chosen["evaluation.judge.learning_rate"]
+    assert "evaluation.judge.learning_rate" not in settled("method=dpo").chosen
+    far = ["method=dpo", "adapter=none", "evaluation.reward_model=train", "evaluation.judge.learning_rate=1e-2"]
+    (line,) = settled(*far).warnings
+    assert line.startswith("evaluation.judge.learning_rate=0.01 is 1000 times the rule")

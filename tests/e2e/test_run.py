@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,10 @@ SMALL = [
 VERBOSITY = {"mean_tokens", "median_tokens", "std_tokens", "mean_words", "compliance_rate"}
 
 
-def start(folder: Path, *words: str) -> dict[str, Any]:
+def start(folder: Path, *words: str, small: Sequence[str] = SMALL) -> dict[str, Any]:
     register_schemas()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = build(compose("config", [*SMALL, *words]))
+        config = build(compose("config", [*small, *words]))
     return run(config, folder, say=lambda line: None)
 
 
@@ -100,6 +101,13 @@ def test_the_gold_reward_rises(reward: str, tmp_path: Path) -> None:
     assert result["after"]["reward"]["gold_mean"] > result["before"]["reward"]["gold_mean"] + 0.02
     assert result["after"]["reward"]["proxy_mean"] > result["before"]["reward"]["proxy_mean"] + 0.05
     assert result["after"]["kl_per_response"] > 0
+
+
+@pytest.mark.slow
+def test_nothing_is_said_of_a_healthy_run_with_an_evaluation_of_the_usual_size(tmp_path: Path) -> None:
+    words = ["method=dpo", "max_steps=10", "rollout.max_new_tokens=128", "threads=1", "checkpoint.every_steps=0"]
+    assert start(tmp_path, *words, small=())["verdicts"] == []
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "finished"
 
 
 def test_token_rewards_sum_to_the_score(finished: Path) -> None:

@@ -19,7 +19,7 @@ from align.evaluation import (
     save_before,
     settings,
 )
-from align.evaluation.results import delta
+from align.evaluation.intervals import Bootstrap
 from align.files import read_lines
 from align.functional import credit
 
@@ -174,15 +174,19 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     save_before(tmp_path, before, conditions)
     assert json.loads((tmp_path / "evaluation.json").read_text())["after"] is None
     assert load_before(tmp_path) == before  # a resumed run computes its win rate from these
-    save_after(tmp_path, before, after, conditions)
+    content = save_after(tmp_path, before, after, conditions, Bootstrap.of(EVALUATION))
     stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored == content
     assert stored["before"] == before.summary
     assert stored["after"] == after.summary
     assert stored["delta"]["reward"]["gold_mean"] == pytest.approx(
         after.summary["reward"]["gold_mean"] - before.summary["reward"]["gold_mean"]
     )
     assert stored["delta"]["perplexity"] == after.summary["perplexity"] - before.summary["perplexity"]
-    assert "judge" not in stored["delta"]["win_rate"]
+    assert "judge" not in stored["delta"]["win_rate"] and "gold_se" not in stored["delta"]["reward"]
+    move = stored["delta"]["preference"]["logprob"]
+    assert move["margin_low"] < move["margin"] < move["margin_high"]
+    assert stored["settings"]["delta"] == metrics.DELTA
     assert stored["settings"]["num_prompts"] == 6
     assert stored["settings"]["judge"] == "gold"
     assert stored["settings"]["temperature"] == 0.9
@@ -208,16 +212,6 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     phases = [s["phase"] for s in read_lines(tmp_path / "evaluation_samples.jsonl")]
     assert phases == ["before"] * 6 + ["after"] * 6
     assert load_before(tmp_path) == before
-
-
-def test_delta_of_missing_figures_is_null():
-    old = {"perplexity": None, "reward": {"gold_mean": None, "proxy_mean": 1.0}}
-    new = {"perplexity": 3.0, "reward": {"gold_mean": None, "proxy_mean": 1.5}, "extra": {"x": 1.0}}
-    assert delta(old, new) == {
-        "perplexity": None,
-        "reward": {"gold_mean": None, "proxy_mean": 0.5},
-        "extra": {"x": None},
-    }
 
 
 def test_a_score_that_is_not_a_number_is_null_on_disk_and_left_out_of_the_win_rate(run, policy, judge, tmp_path):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 
 import pytest
+import torch
 
 from align.errors import ERROR, WARNING
+from align.evaluation.intervals import Bootstrap
+from align.evaluation.too_small import HeldOut
 from align.evaluation.verdicts import judge_run, status_of
-from align.run.verdicts import Watch, chance, chance_verdict, lost_rows
+from align.run.verdicts import PairAccuracy, Watch, chance_verdict, judge_verdict, lost_rows
 from tests import tiny
 
 BEFORE = {
@@ -19,8 +22,8 @@ BEFORE = {
     "perplexity": 10.0,
     "forgetting_perplexity": 20.0,
     "eos_rate": 0.95,
-    "reward": {"proxy_mean": 0.0, "proxy_se": 0.1, "gold_mean": None, "evaluation_mean": 0.0, "evaluation_se": 0.1},
 }
+ROSE = {"proxy_mean": 1.0, "proxy_mean_low": 0.5, "proxy_mean_high": 1.5, "gold_mean": None}
 HEALTHY = {**BEFORE, "kl_per_response": 3.0, "perplexity": 9.5, "forgetting_perplexity": 20.3}
 COUNTS = {
     "rows": 100, "train": 60, "held_out": 20, "train_prompts": 60, "held_out_prompts": 20,
@@ -28,7 +31,12 @@ COUNTS = {
 }  # fmt: skip
 
 
-def judged(learned: bool | None = True, **changes):
+def judge(before, after, reward=ROSE, learned: bool | None = True, all_cut: bool = False):
+    evaluation = {"before": before, "after": after, "delta": {"reward": reward}, "settings": {"num_prompts": 128}}
+    return judge_run(tiny.config(), evaluation, HeldOut(128, 256), learned=learned, all_cut=all_cut)
+
+
+def judged(learned: bool | None = True, reward=ROSE, all_cut: bool = False, **changes):
     after = copy.deepcopy(HEALTHY)
     for path, value in changes.items():
         *above, last = path.split("__")
@@ -36,7 +44,7 @@ def judged(learned: bool | None = True, **changes):
         for part in above:
             section = section[part]
         section[last] = value
-    return judge_run(tiny.config(), BEFORE, after, learned=learned)
+    return judge(BEFORE, after, reward, learned, all_cut)
 
 
 def test_a_healthy_run_has_none():
@@ -65,22 +73,28 @@ def test_each_bound_is_one_of_the_configuration(change, within, beyond, key):
 
 def test_what_the_start_model_did_already_is_no_collapse():
     before = {**BEFORE, "repetition": {"rate": 0.5}, "diversity": {"entropy": 0.01}}
-    assert judge_run(tiny.config(), before, {**before, "kl_per_response": 1.0}, learned=True) == []
+    assert judge(before, {**before, "kl_per_response": 1.0}) == []
 
 
 def test_a_bound_on_kl_that_is_no_estimate_is_not_judged():
     assert judged(kl_per_response=50.0, kl={"per_response_upper_bound": 50.0}) == []
 
 
-def test_the_proxy_up_while_the_judge_falls_is_hacking_beyond_chance_alone():
-    moved = {"reward__proxy_mean": 1.0, "reward__proxy_se": 0.1, "reward__evaluation_se": 0.1}
-    (verdict,) = judged(**moved, reward__evaluation_mean=-0.5)
+def moves(judge, mean, low, high):
+    return {f"{judge}_mean": mean, f"{judge}_mean_low": low, f"{judge}_mean_high": high}
+
+
+def test_the_proxy_up_while_the_judge_falls_is_hacking_where_both_intervals_say_so():
+    (verdict,) = judged(reward=ROSE | moves("evaluation", -0.5, -0.9, -0.1))
     assert verdict.figure == -0.5 and verdict.key == "method.kl.coef"
-    assert "evaluation reward fell by 0.5" in verdict.what
-    assert judged(**moved, reward__evaluation_mean=-0.25) == []  # 1.96 * hypot(.1, .1) = .277
-    assert judged(**moved, reward__evaluation_mean=0.5) == []
-    assert judged(reward__proxy_mean=-1.0, reward__evaluation_mean=-0.5) == []
-    assert judged(reward__proxy_mean=1.0, reward__evaluation_mean=None) == []
+    assert "the reward rose by 1.000 while the evaluation reward fell by 0.500" in verdict.what
+    (verdict,) = judged(reward=ROSE | moves("gold", -0.4, -0.9, -0.1) | moves("evaluation", -0.5, -0.9, -0.1))
+    assert "gold reward fell by 0.400" in verdict.what  # the truth first, and once
+    assert judged(reward=ROSE | moves("evaluation", -0.5, -1.1, 0.1)) == []
+    assert judged(reward=ROSE | moves("evaluation", 0.5, 0.1, 0.9)) == []
+    assert judged(reward=moves("proxy", 1.0, -0.1, 2.1) | moves("evaluation", -0.5, -0.9, -0.1)) == []
+    assert judged(reward=moves("proxy", -1.0, -1.5, -0.5) | moves("evaluation", -0.5, -0.9, -0.1)) == []
+    assert judged(reward=ROSE | moves("evaluation", None, None, None)) == []
 
 
 def test_a_run_without_a_gradient_is_an_error():
@@ -91,8 +105,13 @@ def test_a_run_without_a_gradient_is_an_error():
     assert watch.learned is False
     (verdict,) = judged(learned=watch.learned)
     assert verdict.level == ERROR and "nothing was learned" in verdict.what
-    watch.on_step({"step": 2, "policy/grad_norm": 0.1})
-    assert watch.learned is True
+    assert not watch.all_cut and verdict.key != "rollout.max_new_tokens"
+    watch.on_step({"step": 2, "policy/grad_norm": 0.1, "response/eos_rate": 0.0})
+    assert watch.learned is True and watch.all_cut
+    (verdict,) = judged(learned=False, all_cut=watch.all_cut)
+    assert verdict.key == "rollout.max_new_tokens" and "every sampled response was cut" in verdict.what
+    watch.on_step({"step": 3, "response/eos_rate": 0.1})
+    assert not watch.all_cut
 
 
 def test_lost_rows_are_judged_limit_by_limit():
@@ -105,10 +124,27 @@ def test_lost_rows_are_judged_limit_by_limit():
 
 
 def test_a_reward_model_is_judged_by_prompts_and_not_by_pairs():
-    low, high = chance(0.6, 100)
-    assert (low, high) == pytest.approx((0.504, 0.696), abs=1e-3)  # .6 -+ 1.96 * sqrt(.24 / 100)
-    assert chance_verdict(0.6, 100, "reward.source") is None
-    verdict = chance_verdict(0.6, 50, "reward.source")
+    found = PairAccuracy.of_mean(0.6, 100, 0.95)
+    assert (found.low, found.high) == pytest.approx((0.504, 0.696), abs=1e-3)  # .6 -+ 1.96 * sqrt(.24 / 100)
+    assert chance_verdict(found, "reward.source") is None
+    assert chance_verdict(PairAccuracy.of_mean(0.6, 100, 0.99), "reward.source") is not None  # 2.576 of those
+    verdict = chance_verdict(PairAccuracy.of_mean(0.6, 50, 0.95), "reward.source")
     assert verdict is not None and verdict.figure == 0.6 and "of 50 prompts" in verdict.what
-    assert chance_verdict(0.4, 10_000, "reward.source") is not None  # worse than chance
-    assert chance_verdict(None, 100, "reward.source") is None and chance_verdict(0.5, 0, "reward.source") is None
+    assert chance_verdict(PairAccuracy.of_mean(0.4, 10_000, 0.95), "reward.source") is not None  # worse than chance
+
+
+def test_where_outcomes_are_known_their_prompts_are_resampled():
+    """Forty pairs of four prompts, three of them right: pair by pair .75 would be far above chance."""
+    outcomes, prompts = torch.tensor([1.0] * 30 + [0.0] * 10), [i // 10 for i in range(40)]
+    found = PairAccuracy.of_outcomes(outcomes, prompts, Bootstrap(0.95, 0))
+    assert (found.accuracy, found.low, found.high, found.prompts) == (0.75, 0.25, 1.0, 4)
+    assert PairAccuracy.of_outcomes(outcomes, list(range(40)), Bootstrap(0.95, 0)).low > 0.5
+    alone = PairAccuracy.of_outcomes(outcomes, [7] * 40, Bootstrap(0.95, 0))
+    assert alone == PairAccuracy.of_mean(0.75, 1, 0.95)
+
+
+def test_a_judge_at_chance_is_named_as_the_judge():
+    verdict = judge_verdict(PairAccuracy.of_mean(0.55, 50, 0.95))
+    assert verdict is not None and (verdict.level, verdict.key) == (WARNING, "evaluation.reward_model")
+    assert "the judge is not shown to be better than chance" in verdict.what and "0.550 [" in verdict.what
+    assert judge_verdict(PairAccuracy.of_mean(0.8, 50, 0.95)) is None

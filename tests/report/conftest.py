@@ -7,12 +7,15 @@ import yaml
 
 from align.callbacks import RunInfo
 from align.callbacks.jsonl import JsonlCallback
+from align.errors import NOTE, Verdict
 from align.evaluation import EvaluationResult, save_after
+from align.evaluation.intervals import Bootstrap
 from align.evaluation.probes import shifts
 from align.files import LineFile
-from align.metrics import METRICS
+from align.metrics import DELTA, METRICS
 from align.report.summary import figures_of
 
+NOTED = Verdict(NOTE, "too few", 0.1, "evaluation.num_prompts")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} \u2028 ü 😀"
 
 
@@ -80,7 +83,7 @@ def probes(seed):
     }
 
 
-def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probed=False, gap_at=7):
+def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probed=False, gap_at=7, verdicts=()):
     config = {
         "method": {"name": method},
         "model": {"path": "align://pocket/model"},
@@ -95,6 +98,7 @@ def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probed
         "command": f"/somewhere/align/__main__.py method={method} 'data.path=my file.jsonl'",
         "hardware": {"device": "cpu"},
         "seconds": {"train": 61.0},
+        "verdicts": [verdict.as_json() for verdict in verdicts],
     }
     (folder / "run.json").write_text(json.dumps(facts))
     callback = JsonlCallback()
@@ -111,7 +115,8 @@ def write_run(folder, steps=20, method="ppo", seed=7, credit="attention", probed
     callback.on_evaluation("after", steps, end)
     callback.on_end({})
     before, after = EvaluationResult(summary(0), samples(False)), EvaluationResult(end, samples(True))
-    save_after(folder, before, after, {"num_prompts": 12, "temperature": 1.0, "judge": "gold", "confidence": 0.9})
+    settings = {"num_prompts": 12, "temperature": 1.0, "judge": "gold", "confidence": 0.9, "delta": DELTA}
+    save_after(folder, before, after, settings, Bootstrap(0.9, 0))
     return folder
 
 
@@ -127,7 +132,8 @@ def sweep(tmp_path_factory):
     summary_file = LineFile(root / "summary.jsonl")
     arms = [(method, seed) for method in ("ppo", "dpo") for seed in (0, 1)]
     for job, (method, seed) in enumerate(arms):
-        path = write_run(root / str(job), method=method, seed=seed, probed=method == "ppo")
+        verdicts = [NOTED] if (method, seed) == ("ppo", 1) else []
+        path = write_run(root / str(job), method=method, seed=seed, probed=method == "ppo", verdicts=verdicts)
         line = {"job": job, "overrides": [f"method={method}", f"seed={seed}"], "exit_code": 0, "error": None}
         summary_file.append(line | {"folder": str(job), "seconds": 1.0, **figures_of(path)})
     failed = {"job": 4, "overrides": ["method=sft", "seed=0"], "exit_code": 1, "error": "RunError: <b>diverged</b>"}

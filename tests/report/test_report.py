@@ -12,6 +12,7 @@ from align.report import write_report
 from align.report.__main__ import main
 from align.report.jobs import differences
 from align.report.load import load_run
+from align.report.tables import headline
 from tests.report.conftest import write_run
 
 
@@ -77,11 +78,20 @@ def compared(sweep):
 
 def test_headline_holds_the_figures_of_the_evaluation(page):
     assert "PPO, reward model with attention credit" in page.words
-    assert "gold reward 0.200 0.500 +0.300" in page.words
-    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200" in page.words
+    assert re.search(
+        r"gold reward 0\.200 0\.500 \+0\.300 0\.\d{3} to 0\.\d{3} ", page.words
+    )  # of the samples' own change
+    assert "win rate against the start 0.500 0.700 0.600 to 0.800 +0.200 0.100 to 0.300" in page.words
     assert "response length, tokens 20.00 12.00 -8.000" in page.words
     assert "KL to the reference, nats/response 0.000 1.250 1.086 to 1.414 +1.250" in page.words  # 1.25 ± 1.645 * 0.1
     assert "Intervals are of 90%" in page.words
+
+
+def test_differences_of_ends_in_older_files_are_no_interval_of_a_change(folder):
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert any(row.moved for row in headline(evaluation))
+    del evaluation["settings"]["delta"]
+    assert not any(row.moved for row in headline(evaluation))
 
 
 def test_says_how_to_repeat_the_run(page):
@@ -152,7 +162,10 @@ def test_a_sweep_has_its_arms_with_intervals(compared):
     assert "5 runs: method ppo, dpo, sft" in compared.words
     assert "1 of 5 failed" in compared.words
     # gold .2 + .3 (1 + seed / 100): .5, .503; t(1) s / sqrt(2) = 12.7062 * .0015
-    assert "ppo 2 0.502 ± 0.019" in compared.words
+    assert "ppo 2 1 noted 0.502 ± 0.019" in compared.words and "dpo 2 - 0.50" in compared.words
+    assert "sft 0 of 1 1 failed -" in compared.words
+    assert "note , method=ppo: too few (turn evaluation.num_prompts)" in compared.words
+    assert "ppo 1 finished note: evaluation.num_prompts 20" in compared.words  # among all runs
     # gold, proxy, KL; the peak's three figures, which no start model has; win rate
     assert "start model 0.200 0.100 0.000 - - - 0.500" in compared.words
     assert "RunError: <b>diverged</b>" in compared.text
@@ -322,7 +335,7 @@ def test_figures_and_tables_are_exported(sweep, tmp_path):
     drawing = (tmp_path / "out" / "held_out_kl_to_the_reference_by_step.svg").read_text()
     assert ">ppo<" in drawing and ">dpo<" in drawing and "var(" not in drawing
     tables = (tmp_path / "out" / "tables.md").read_text()
-    assert "| `ppo` | 2 | 0.502 ± 0.019 |" in tables
+    assert "| `ppo` | 2 | 1 noted | 0.502 ± 0.019 |" in tables
     assert "| response: filler | +0.450 ± 0.635 | -0.100 ± 0.000 | 1.000 ± 0.000 |" in tables
     assert "- job 4, `method=sft seed=0`: RunError" in tables
 

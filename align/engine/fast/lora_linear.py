@@ -23,28 +23,27 @@ def lora_linear(states: Tensor, weight: Tensor, bias: Tensor | None, down: Tenso
     Returns:
         (..., out)
     """
-    return _LoraLinear.apply(states, weight, bias, down, up)
+    rows = states.reshape(-1, states.shape[-1])
+    # In rows here: a view that the function itself returned could not be added to in place, as some models do.
+    return _LoraLinear.apply(rows, weight, bias, down, up).view(*states.shape[:-1], len(weight))
 
 
 class _LoraLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
-        rows = states.reshape(-1, states.shape[-1])
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
         low = rows @ down.t()  # (n, r)
         out = torch.nn.functional.linear(rows, weight, bias).addmm_(low, up.t())
         ctx.save_for_backward(rows, low, weight, down, up)
-        ctx.shape = states.shape
-        return out.view(*states.shape[:-1], len(weight))
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, Tensor | None, Tensor | None]:
         rows, low, weight, down, up = ctx.saved_tensors
-        of_states, _, _, of_down, of_up = ctx.needs_input_grad
-        gradient = gradient.reshape(-1, gradient.shape[-1])
+        of_rows, _, _, of_down, of_up = ctx.needs_input_grad
         of_low = gradient @ up  # (n, r)
         return (
-            (gradient @ weight).addmm_(of_low, down).view(ctx.shape) if of_states else None,
+            (gradient @ weight).addmm_(of_low, down) if of_rows else None,
             None,
             None,
             of_low.t() @ rows if of_down else None,
