@@ -1,9 +1,11 @@
 """Draws of tokens for the rows of a decode batch, written in place so that a captured step can go on with them."""
 
+import time
+
 import torch
 from torch import Tensor
 
-from align.activity import Activity
+from align.activity import SAMPLING, Activity
 
 
 def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -36,6 +38,7 @@ class Sampled:
     def __init__(self, activity: Activity, rows: int, longest: int) -> None:
         self._activity, self._rows, self._longest = activity, rows, longest
         self._before = self._block = 0  # rows of the blocks that are done, and of this one
+        self._drawn, self._started = 0, time.perf_counter()  # tokens
 
     def start(self, rows: int) -> None:
         """Begin a block of `rows`, whose prompts are read first."""
@@ -44,12 +47,16 @@ class Sampled:
 
     def look(self, tokens: int, going: int) -> None:
         """Report that `tokens` were drawn of each row of the block, and that `going` of them have not ended."""
+        self._drawn += going
         ended, place = self._block - going, tokens / self._longest
         self._report(ended, f"token {tokens} of at most {self._longest}", max(place, ended / self._block))
 
     def _report(self, ended: int, detail: str, of_block: float) -> None:
         share = (self._before + self._block * of_block) / self._rows
-        self._activity.advance("responses sampled", self._before + ended, self._rows, detail=detail, share=share)
+        speed = self._drawn / max(time.perf_counter() - self._started, 1e-9)
+        figures = {"throughput/sampled_tokens_per_second": speed} if self._drawn else {}
+        done = self._before + ended
+        self._activity.advance(SAMPLING, done, self._rows, detail=detail, share=share, figures=figures)
 
 
 class Draws:
