@@ -137,11 +137,13 @@ class Updates:
         self._run.activity.begin()
         with torch.set_grad_enabled(learns):
             outputs = self._outputs(name, batch)
+            self._run.activity.inside("loss", 1.0)  # a large vocabulary's takes as long as many layers
             loss, metrics = role.loss(batch, outputs)
         del outputs  # frees the logits before backward, which makes their gradient
         tally.merge(metrics)
         if learns:
             self._run.activity.begin(BACKWARD)
+            self._run.activity.inside("backward")
             with self._run.modules[name].active():  # checkpointed activations run forward again, with this adapter
                 self._run.accelerator.backward(loss)
         return float(loss.detach())
