@@ -82,10 +82,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a model's folder")
     parser.add_argument("--pairs", required=True, help="JSONL with prompt, chosen, rejected")
     parser.add_argument("--kept", required=True, help="where the runs stay")
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="in place of all")
     parser.add_argument("--out", help="a Markdown file")
     args = parser.parse_args()
     head = ["method, adapter, precision", "weights", "updates", "or sampling", "or evaluation", "estimate", "measured"]
-    table = markdown_table([*head, "ratio"], [row(name, args) for name in SHAPES])
+    table = markdown_table([*head, "ratio"], [row(name, args) for name in args.shape or SHAPES])
     lines = [f"`python {shlex.join(sys.argv)}`; MiB.", "", *table]
     print("\n".join(lines))
     if args.out:

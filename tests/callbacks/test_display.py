@@ -208,7 +208,12 @@ def test_the_first_rollout_says_what_is_known_of_it(tmp_path, clock):
     callback, shown, _ = started(tmp_path, clock, terminal=False, config=ON_POLICY, steps=17)
     callback.on_evaluation("before", 0, SUMMARY)
     shown.activity.advance("collecting examples", figures={"policy/learning_rate": 5e-5})
-    shown.activity.advance(SAMPLING, 0, 16, detail="reading prompts", share=0.0)
+    shown.activity.advance(SAMPLING, 0, 16, detail="reading prompts", share=0.0, tokens=1000)
+    shown.activity.expect(0.2, passes=1)
+    shown.activity.begin()
+    clock.now = 2
+    shown.activity.inside("layer 1 of 2", 0.5)  # 100 of 200 prompt tokens, which are a fifth of the work
+    assert "lr 5.0e-05  50 tokens/s  0:02 elapsed, more than 0:58 left; responses sampled 0/16" in shown.status()
     clock.now = 6
     figures = {"throughput/sampled_tokens_per_second": 80.0}
     shown.activity.advance(SAMPLING, 4, 16, detail="token 9 of at most 36", share=0.25, figures=figures)
