@@ -41,6 +41,7 @@ from align.numbers import amount
 MIB = 2**20
 PROCESS = 550.0  # MiB of the interpreter, torch and the other libraries, on a CPU
 HEAP = 1.3  # what glibc takes of a CPU for pieces of up to 32 MiB, per byte in use: freed ones leave gaps
+PADDED = 1.25  # padded tokens of a micro-batch of given responses, per token
 # By LoRA and bytes of compute: numbers of 4 bytes that autograd keeps, per number of the formula, of a layer and of the
 # head (scripts/bench/activations.py).
 KEPT = {(False, 4): (1.06, 1.06), (False, 2): (0.85, 1.12), (True, 4): (0.98, 1.0), (True, 2): (0.54, 0.5)}
@@ -235,18 +236,20 @@ class _Batch:
         method, given, sides = config.method, None, 1 if config.method.name == "sft" else 2
         if isinstance(method, LoopConfig):
             given = method.micro_batch_tokens
+        padded = PADDED
         prompts, answers = _mean(len(pair.prompt.input_ids) for pair in data.train), _answers(data)
         longest = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in data.train)
         if isinstance(method, OfflineConfig):
             rows = sides * method.batch_size
         elif isinstance(method, OnPolicyConfig):
-            rows, answers, sides = method.minibatch_size, config.rollout.new_tokens, 1
+            rows, answers = method.minibatch_size, config.rollout.new_tokens
+            sides, padded = 1, 1.0  # every response may be as long as it can be
             longest = max(len(pair.prompt.input_ids) for pair in data.train) + answers
         elif models := (config.reward.source.models() if method.name == "reward_model" else ()):
             rows = sides * models[0].batch_size
         else:
             return None
-        tokens = max(sides * longest, min(micro_batch_tokens(model.config, given), rows * (prompts + answers)))
+        tokens = max(sides * longest, min(micro_batch_tokens(model.config, given), padded * rows * (prompts + answers)))
         scored = method.name == "reward_model"
         return cls(tokens, 0.0 if scored else tokens * answers / (prompts + answers))
 

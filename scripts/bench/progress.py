@@ -26,7 +26,12 @@ from pathlib import Path
 from align.numbers import markdown_table
 
 BOUNDS = {"begins": 15.0, "figures": 10.0, "still": 10.0}  # seconds
-METHODS = {"dpo": (), "ppo": ("reward=rules", "reward.source.word_limit.limit=50"), "reward_model": ()}
+SHORT = ("rollout.batch_size=16", "method.minibatch_size=16", "rollout.max_new_tokens=64")
+METHODS = {
+    "dpo": (),
+    "ppo": ("reward=rules", "reward.source.word_limit.limit=50", *SHORT),
+    "reward_model": ("data.train_split='train[:64]'",),  # an epoch, whatever max_steps is
+}
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
 STEP = re.compile(r"step (\d+)/(\d+)  [\d:]+ elapsed(?:, (?:about|more than) [\d:]+ left)?")
 CLOCK = re.compile(r", \d+:\d\d\b.*")
