@@ -75,7 +75,7 @@ class Training:
         self._figures |= work.figures
         if work.tokens and work.share and now > since:
             self._figures[SPEED] = work.tokens * work.share / (now - since)
-        if SAMPLING_SPEED in work.figures:
+        if work.what == SAMPLING and SAMPLING_SPEED in work.figures:
             self._figures.pop(SPEED, None)  # of the prompts
         if work.what == SAMPLING and work.share and not work.phase:
             self._sampling = (now - since) / work.share

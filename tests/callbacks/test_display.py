@@ -221,8 +221,12 @@ def test_the_first_rollout_says_what_is_known_of_it(tmp_path, clock):
     status = "step 0/17  start model: reward 0.100  KL 0.000  lr 5.0e-05  80 tokens/s sampled  0:06 elapsed, "
     assert shown.status().startswith(f"{status}more than 1:06 left; responses sampled 4/16")
     clock.now = 30
-    shown.activity.advance(UPDATE, 0, 8, figures={"reward/score_mean": 0.3, "kl/per_response_k1": 0.01})
+    figures |= {"reward/score_mean": 0.3, "kl/per_response_k1": 0.01}
+    shown.activity.advance(UPDATE, 0, 8, figures=figures)
     assert shown.status().startswith("step 0/17  reward 0.300  KL 0.010  lr 5.0e-05  80 tokens/s sampled  ")
+    clock.now = 34
+    shown.activity.advance(UPDATE, 2, 8, figures=figures, tokens=480)
+    assert shown.status().startswith("step 0/17  reward 0.300  KL 0.010  lr 5.0e-05  30 tokens/s  ")
 
 
 def test_speed_inside_the_first_micro_batch(tmp_path, clock):
