@@ -9,6 +9,8 @@ from typing import TypeVar
 T = TypeVar("T", bound=Sized)
 EVERY = 0.25  # seconds between two reports of the same work, at least
 SLOW = 1.0  # seconds of one unit of work, from which on its inside is reported
+UPDATE, TRL_UPDATE = "rows through the update", "micro-batches through TRL's update"
+SAMPLING = "responses sampled"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,8 @@ class Work:
     done: int = 0
     total: int = 0  # 0 = it cannot be counted
     detail: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)  # metrics of an update under way, over what is done
+    figures: Mapping[str, float] = field(default_factory=dict)  # metrics of the training, over what is done
+    tokens: int = 0  # in all, of an update; 0 = not counted
     phase: str = ""  # which this is a part of: "evaluation"
     share: float = 0.0  # of the phase that is done, 0 to 1; of the work itself outside of any
 
@@ -43,6 +46,8 @@ class Activity:
         self._parts: Mapping[str, float] = {}  # of the phase: how much work each is, in any unit
         self._part: str | None = None
         self._ended: set[str] = set()
+        self._pass = (0.0, 0.0)  # shares of the work at which the pass through a model begins and ends
+        self._one_pass = 0.0  # share of the work that a pass through a model takes
 
     @property
     def heard(self) -> bool:
@@ -63,26 +68,44 @@ class Activity:
         detail: str = "",
         share: float | None = None,
         figures: Mapping[str, float] | None = None,
+        tokens: int = 0,
     ) -> None:
         """Report that `done` of `total` units of `what` are done; `share` where their ratio is no measure of time."""
         if self._listen is None:
             return
+        own = share if share is not None else done / total if total else 0.0
+        self._pass, self._one_pass = (own, own), 0.0
         goes_on = what == self._work.what and done >= self._work.done  # else it is other work, or the same anew
         if goes_on and not self.due:
             return
-        own = share if share is not None else done / total if total else 0.0
-        self._work = Work(what, done, total, detail, figures or {}, self._phase, self._of_phase(own))
+        self._work = Work(what, done, total, detail, figures or {}, tokens, self._phase, self._of_phase(own))
         self._moved = self._looked = self._clock()
         self._listen(self._work)
 
-    def inside(self, detail: str) -> None:
-        """Report a place inside the unit of work that was begun last, where that unit takes long."""
+    def expect(self, share: float, passes: float) -> None:
+        """Announce the next unit of work: after so many passes through a model, `share` of the work is done."""
+        self._pass = (self._pass[1], self._pass[1])
+        self._one_pass = (share - self._pass[1]) / passes
+
+    def begin(self, passes: float = 1.0) -> None:
+        """Announce the next pass of the expected ones, or one that takes the time of several."""
+        begin = self._pass[1]
+        self._pass = (begin, begin + passes * self._one_pass)
+
+    def inside(self, detail: str, done: float = 0.0) -> None:
+        """Report a place inside the unit of work that was begun last, where that unit takes long.
+
+        `done` is the share of the pass through a model that was begun last.
+        """
         if self._listen is None or not self._work.what:
             return
         now = self._clock()
         if now - self._looked >= EVERY and now - self._moved > SLOW:
             self._looked = now
-            self._listen(replace(self._work, detail=f"{self._work.detail}, {detail}".removeprefix(", ")))
+            begin, end = self._pass
+            share = self._of_phase(begin + (end - begin) * done)
+            detail = f"{self._work.detail}, {detail}".removeprefix(", ")
+            self._listen(replace(self._work, detail=detail, share=share))
 
     def over(self, groups: Iterable[T], what: str, total: int) -> Iterator[T]:
         """Yield groups of rows, and report how many of all `total` rows are done."""

@@ -29,6 +29,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def amount(mib: float) -> str:
+    """Format MiB, as GiB where they are many: `amount(2048)` is `2.0 GiB`."""
+    return f"{mib:.0f} MiB" if mib < 1000 else f"{mib / 2**10:.1f} GiB"
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean over `n` values, and half the width of its interval; None for a single value."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from align.activity import EVERY, Activity
+from align.activity import EVERY, SLOW, Activity
 from tests.clock import Clock
 
 
@@ -73,3 +73,26 @@ def test_without_a_listener_nothing_is_due():
     silent = Activity()
     assert not silent.due
     assert list(silent.over([[1]], "rows", 1)) == [[1]]
+
+
+def test_the_share_inside_a_unit_of_work_follows_its_passes(activity, heard, clock):
+    """Two of eight rows are next, in a pass forward and one backward that takes as long as two."""
+    activity.advance("rows", 4, 8)
+    activity.expect(0.75, passes=3)
+    for begun, done in ((1, 0.5), (0, 1.0), (2, 0.25), (0, 1.0)):
+        clock.now += 2 * SLOW
+        if begun:
+            activity.begin(begun)
+        activity.inside("layer", done)
+    twelfth = 0.25 / 3
+    expected = [0.5, 0.5 + twelfth / 2, 0.5 + twelfth, 0.5 + twelfth + twelfth / 2, 0.75]
+    assert [work.share for work in heard] == pytest.approx(expected)
+    activity.advance("rows", 6, 8)
+    assert heard[-1].share == 0.75
+
+
+def test_a_pass_that_nobody_announced_moves_no_share(activity, heard, clock):
+    activity.advance("rows", 2, 8)
+    clock.now = 2 * SLOW
+    activity.inside("layer 1 of 2", 0.5)
+    assert [work.share for work in heard] == [0.25, 0.25]

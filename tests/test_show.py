@@ -122,6 +122,7 @@ def test_parameters_are_those_that_a_run_trains(align, words, adapter):
     assert "context | 128 tokens" in lines
     assert "architecture | LlamaForCausalLM (2 layers, 24 wide, 4 heads, 33 tokens)" in lines
     assert "captured_steps | off: the model is on cpu" in lines
+    assert ("updates: optimizer | 0 MiB" in lines) and any(line.startswith("at the peak | about ") for line in lines)
     end = tiny.chat().tokenizer.convert_ids_to_tokens(tiny.chat().end_id)
     assert f"[t scatters{end}]" in out  # neither I nor a full stop is in the tiny vocabulary
 

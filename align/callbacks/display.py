@@ -106,13 +106,13 @@ class Display:
     def work(self, work: Work) -> None:
         """Show what is under way in place of what was."""
         with self._lock:
-            if work.what != self._work.what:
+            if work.what != self._work.what or work.done < self._work.done:
                 self._work_since = self.now
             if work.phase != self._work.phase:
                 self._phase_since = self.now
             self._work = work
-            if work.figures and self._training is not None:
-                self._training.inside(work)
+            if self._training is not None and work.what:
+                self._training.work(work, self._work_since, self.now)
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
@@ -130,7 +130,7 @@ class Display:
     def status(self) -> str:
         """Say in one line what is trained and what is under way; empty where nothing is."""
         with self._lock:
-            parts = [] if self._training is None else [f"{self.head(self._training)}  {self._times(self._training)}"]
+            parts = [] if self._training is None else [f"{self.head(self._training)}  {self.times(self._training)}"]
             if self._work.what:
                 parts.append(f"{self._work}, {self._work_times()}")
         return "; ".join(parts)
@@ -141,10 +141,10 @@ class Display:
         name = f"{training.name} " if training.name else ""
         return f"{name}step {training.step}/{training.total}" + (f"  {training.figures}" if training.figures else "")
 
-    def _times(self, training: Training) -> str:
-        left = training.seconds_left(self.now)
-        about = "" if left is None else f", about {clock(left)} left"
-        return f"{clock(self.now - training.since)} elapsed{about}"
+    def times(self, training: Training) -> str:
+        """Format the seconds that a training has taken, and those that it will take."""
+        left = training.left(self.now)
+        return f"{clock(self.now - training.since)} elapsed{left and f', {left}'}"
 
     def _work_times(self) -> str:
         """Seconds since this work began; what is left of the phase that it belongs to."""
@@ -152,7 +152,7 @@ class Display:
         shown = clock(self.now - self._work_since)
         if not self._work.phase or share < _KNOWN:
             return shown
-        return f"{shown}, about {clock(passed / share * (1 - share))} left of the {self._work.phase}"
+        return f"{shown}, about {clock(max(1.0, passed / share * (1 - share)))} left of the {self._work.phase}"
 
     def rendered(self) -> RenderableType:
         """Draw the training as a bar over its figures, and below it what is under way."""
@@ -163,7 +163,7 @@ class Display:
                 bar = Table.grid(padding=(0, 1))
                 count = f"step {training.step}/{training.total}"
                 done = ProgressBar(total=max(1, training.total), completed=training.step, width=20)
-                bar.add_row(Text(training.name), done, Text(f"{count}  {self._times(training)}"))
+                bar.add_row(Text(training.name), done, Text(f"{count}  {self.times(training)}"))
                 grid.add_row(bar)
                 grid.add_row(Text(training.figures or "no figures before the first update"))
             if work.what:

@@ -12,7 +12,7 @@ from rich.text import Text
 from align import metrics
 from align.callbacks.base import Callback, RunInfo
 from align.callbacks.display import Display
-from align.callbacks.training import Training, updates_per_rollout
+from align.callbacks.training import Training, samples, updates_per_rollout
 from align.errors import STYLES, Verdict
 from align.numbers import clock, number
 
@@ -23,6 +23,8 @@ MEASURED = (
     ("eval/preference/log_ratio/accuracy", "held-out accuracy"),
     ("eval/kl_per_response", "KL"),
 )
+
+START = (("eval/reward/proxy_mean", "reward"), ("eval/kl_per_response", "KL"))  # of a method that samples
 
 
 class ProgressCallback(Callback):
@@ -44,7 +46,7 @@ class ProgressCallback(Callback):
         if self._stage:
             self._begin(run)
 
-    def _begin(self, run: RunInfo) -> Training:
+    def _begin(self, run: RunInfo, measured: str = "") -> Training:
         name = self._stage or ("" if not self._display.live else run.method)
         self._training = Training(
             name,
@@ -52,6 +54,7 @@ class ProgressCallback(Callback):
             total=run.max_steps,
             now=self._display.now,
             updates_per_rollout=updates_per_rollout(run.config),
+            measured=measured if samples(run.config) else "",
         )
         if run.max_steps:
             self._display.begin(self._training)
@@ -63,13 +66,11 @@ class ProgressCallback(Callback):
         display, step = self._display, record["step"]
         training.record(record, display.now, self._steps_in_all(record))
         display.activity.idle()
-        left = training.seconds_left(display.now) or 0.0
         if not display.live and (step >= self._next_line or step == training.total):
-            elapsed = clock(display.now - training.since)
-            display.line(f"{display.head(training)}  {elapsed} elapsed, about {clock(left)} left")
+            display.line(f"{display.head(training)}  {display.times(training)}")
             self._next_line = step + math.ceil(training.total / 10)
         if training.done == _PACED and step < training.total:
-            whole = display.now - training.since + left
+            whole = display.now - training.since + (training.seconds_left(display.now) or 0.0)
             name = f"the {self._stage}" if self._stage else "training"
             display.line(f"{name} will take about {clock(whole)} in all")
         display.refresh()
@@ -88,7 +89,9 @@ class ProgressCallback(Callback):
         figures = [f"{label} {number(flat[name])}" for name, label in MEASURED if name in flat]
         self._display.line(f"evaluation ({phase}, step {step}): {', '.join(figures)}")
         if phase == "before":
-            self._begin(self._run)  # the seconds of the evaluation are none of the training's
+            start = [f"{label} {number(flat[name])}" for name, label in START if name in flat]
+            # The seconds of the evaluation are none of the training's.
+            self._begin(self._run, f"start model: {'  '.join(start)}" if start else "")
 
     def on_end(self, result: Mapping[str, Any]) -> None:
         assert self._run is not None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from align.cli.conversion import Conversion, to_data, to_model, to_quantization
+from align.cli.trl_lengths import length, prompt_length
 from align.cli.trl_steps import (
     number,
     to_batch,
@@ -103,31 +104,6 @@ def _adam_beta(out: Conversion, field: str, value: Any) -> None:
 
 def _center(out: Conversion, field: str, value: Any) -> None:
     out.set(field, "reward.source.center_coef", value or 0)
-
-
-def _length(out: Conversion, field: str, value: Any) -> None:
-    """Convert the tokens of prompt and response together: align's limits are one for each."""
-    if value is None:
-        return out.leave_out(field, "null; the limits stay at data.max_prompt_tokens and data.max_response_tokens")
-    prompt = out.old.get("max_prompt_length")
-    if prompt is not None:
-        left = int(number(out, field, 0) - number(out, "max_prompt_length", 0))
-        return out.set(field, "data.max_response_tokens", left, "what max_prompt_length leaves")
-    if field not in out.given:
-        what = f"TRL's {value} are of prompt and response together; here each gets up to 1024, as the context allows"
-        return out.leave_out(field, what)
-    out.keys["data.max_prompt_tokens"] = quoted(value)
-    note = f"data.max_prompt_tokens={value} too: TRL's is of both together"
-    if out.method == "reward_model":
-        note += ", and leaves out what is longer; here responses are cut"
-    out.set(field, "data.max_response_tokens", value, note)
-
-
-def _prompt_length(out: Conversion, field: str, value: Any) -> None:
-    if value is None:
-        return out.leave_out(field, "null")
-    out.keys["data.long_prompts"] = "truncate"
-    out.set(field, "data.max_prompt_tokens", value, "data.long_prompts=truncate keeps the last tokens, as TRL's did")
 
 
 def _template_arguments(out: Conversion, field: str, value: Mapping[str, Any] | None) -> None:
@@ -281,7 +257,7 @@ SPECIAL: Mapping[str, Callable[[Conversion, str, Any], None]] = {
     **dict.fromkeys(("bf16", "fp16"), _precision),
     **dict.fromkeys(("dtype", "torch_dtype"), _weights),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _adam_beta),
-    **dict.fromkeys(("max_length", "max_seq_length"), _length),
+    **dict.fromkeys(("max_length", "max_seq_length"), length),
     **dict.fromkeys(("lora_r", "r", "lora_alpha", "lora_target_modules", "target_modules"), _lora),
     **dict.fromkeys(("load_in_8bit", "load_in_4bit"), to_quantization),
     "max_steps": to_max_steps,
@@ -293,7 +269,7 @@ SPECIAL: Mapping[str, Callable[[Conversion, str, Any], None]] = {
     "use_bias_correction_kl": _correction,
     "mask_truncated_completions": _truncated,
     "center_rewards_coefficient": _center,
-    "max_prompt_length": _prompt_length,
+    "max_prompt_length": prompt_length,
     "report_to": _report_to,
     "use_cpu": _device,
     "save_total_limit": _positive_or_null,

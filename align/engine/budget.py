@@ -18,13 +18,17 @@ def micro_batch_tokens(config: PretrainedConfig, given: int | None = None) -> in
     if given is not None:
         return given
     text = config.get_text_config()
-    width, inner = text.hidden_size, _feed_forward(text)
-    numbers = text.num_hidden_layers * (12 * width + 3 * inner) + text.vocab_size
+    numbers = text.num_hidden_layers * layer_numbers(text) + text.vocab_size
     fitting = MEMORY // (4 * numbers)
     return min(MOST, max(FEWEST, 1 << (fitting.bit_length() - 1))) if fitting else FEWEST
 
 
-def _feed_forward(config: PretrainedConfig) -> int:
+def layer_numbers(config: PretrainedConfig) -> int:
+    """Count the numbers that a layer keeps of a token for the backward pass: 12 d + 3 f."""
+    return 12 * config.hidden_size + 3 * feed_forward(config)
+
+
+def feed_forward(config: PretrainedConfig) -> int:
     """What a token passes through in a layer: the widest of them where they differ, all experts that it is sent to."""
     names = ("moe_intermediate_size", "intermediate_size", "ffn_dim", "n_inner")
     given = next((n for key in names if (n := getattr(config, key, None))), 4 * config.hidden_size)

@@ -1,9 +1,13 @@
 """Draws of tokens for the rows of a decode batch, written in place so that a captured step can go on with them."""
 
+import time
+
 import torch
 from torch import Tensor
 
-from align.activity import Activity
+from align.activity import SAMPLING, Activity
+
+READ_MEANWHILE = 4  # tokens that are read in the time in which one is sampled, about: rows decode together
 
 
 def inverse_cdf(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -36,20 +40,31 @@ class Sampled:
     def __init__(self, activity: Activity, rows: int, longest: int) -> None:
         self._activity, self._rows, self._longest = activity, rows, longest
         self._before = self._block = 0  # rows of the blocks that are done, and of this one
+        self._reading = 0.0  # share of the block's work that its prompts are
+        self._drawn, self._started = 0, time.perf_counter()  # tokens
 
-    def start(self, rows: int) -> None:
+    def start(self, rows: int, prompt_tokens: int) -> None:
         """Begin a block of `rows`, whose prompts are read first."""
         self._before, self._block = self._before + self._block, rows
-        self._report(0, "reading prompts", 0.0)
+        self._reading = prompt_tokens / (prompt_tokens + READ_MEANWHILE * rows * self._longest)
+        end = (self._before + rows * self._reading) / self._rows  # share of the call when the prompts are read
+        self._report(0, "reading prompts", 0.0, tokens=0 if self._before else round(prompt_tokens / end))
+        self._activity.expect(end, passes=1)
+        self._activity.begin()
 
     def look(self, tokens: int, going: int) -> None:
         """Report that `tokens` were drawn of each row of the block, and that `going` of them have not ended."""
+        self._drawn += going
         ended, place = self._block - going, tokens / self._longest
-        self._report(ended, f"token {tokens} of at most {self._longest}", max(place, ended / self._block))
+        of_block = self._reading + (1 - self._reading) * max(place, ended / self._block)
+        self._report(ended, f"token {tokens} of at most {self._longest}", of_block)
 
-    def _report(self, ended: int, detail: str, of_block: float) -> None:
+    def _report(self, ended: int, detail: str, of_block: float, tokens: int = 0) -> None:
         share = (self._before + self._block * of_block) / self._rows
-        self._activity.advance("responses sampled", self._before + ended, self._rows, detail=detail, share=share)
+        speed = self._drawn / max(time.perf_counter() - self._started, 1e-9)
+        figures = {"throughput/sampled_tokens_per_second": speed} if self._drawn else {}
+        done = self._before + ended
+        self._activity.advance(SAMPLING, done, self._rows, detail=detail, share=share, figures=figures, tokens=tokens)
 
 
 class Draws:

@@ -32,16 +32,16 @@ class LayerReports:
                 on_cpu = all(parameter.device.type == "cpu" for parameter in layer.parameters())
                 if on_cpu and id(layer) not in self._watched:
                     self._watched.add(id(layer))
-                    layer.register_forward_hook(partial(self._forward, f"{i} of {len(layers)}"))
+                    layer.register_forward_hook(partial(self._forward, i, len(layers)))
 
-    def _forward(self, place: str, _layer: nn.Module, _inputs: object, output: object) -> None:
-        self._activity.inside(f"layer {place}")
+    def _forward(self, i: int, n: int, _layer: nn.Module, _inputs: object, output: object) -> None:
+        self._activity.inside(f"layer {i} of {n}", i / n)
         states = output[0] if isinstance(output, tuple) else output
         if isinstance(states, Tensor) and states.requires_grad:
-            states.register_hook(partial(self._backward, place))
+            states.register_hook(partial(self._backward, i, n))
 
-    def _backward(self, place: str, _gradient: Tensor) -> None:
-        self._activity.inside(f"layer {place}, backward")
+    def _backward(self, i: int, n: int, _gradient: Tensor) -> None:
+        self._activity.inside(f"layer {i} of {n}, backward", (n - i) / n)
 
 
 def attention_layers(module: nn.Module) -> list[nn.Module]:

@@ -150,7 +150,7 @@ def _sample_block(
     sampled: Sampled,
 ) -> _Block:
     device = policy.device
-    sampled.start(len(prompts) * group)
+    sampled.start(len(prompts) * group, sum(len(p.input_ids) for p in prompts))
     rows = [(p.id, first + g) for p, first in zip(prompts, first_sample, strict=True) for g in range(group)]
     uniforms = torch.stack([noise.uniforms(i, s, max_new_tokens) for i, s in rows]).to(device)
     prompt_ids, attention = left_pad([p.input_ids for p in prompts], chat.pad_id, device)

@@ -1,9 +1,8 @@
 """Work of an evaluation by its parts, for an estimate of the time that is left."""
 
 from align.config import EvaluationConfig, RolloutConfig
+from align.engine.draws import READ_MEANWHILE
 from align.evaluation.sets import EvaluationSet
-
-SAMPLED = 4  # tokens that are read in the time in which one is sampled, about: rows decode together
 
 RESPONSES, SCORES, KL, PROBES, PERPLEXITY, FORGETTING = (
     "responses",
@@ -27,10 +26,11 @@ def workload(data: EvaluationSet, rollout: RolloutConfig, evaluation: Evaluation
     asked = [prompt for probe in data.probes for prompt in (probe.prompt, *probe.perturbations.values())]
     probes = sum(len(prompt.input_ids) + longest for prompt in asked)
     return {
-        RESPONSES: prompts + (SAMPLED - 1) * longest * len(data.prompts),
+        RESPONSES: prompts + (READ_MEANWHILE - 1) * longest * len(data.prompts),
         SCORES: prompts,
         KL: 2 * prompts,  # the policy and the reference
-        PROBES: 3 * probes + (SAMPLED - 1) * longest * len(asked),  # sampled, and scored with as many changed responses
+        PROBES: 3 * probes
+        + (READ_MEANWHILE - 1) * longest * len(asked),  # sampled, and scored with as many changed responses
         PERPLEXITY: sum(
             2 * len(pair.prompt.input_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in data.pairs
         ),

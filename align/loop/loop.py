@@ -89,6 +89,8 @@ class Loop:
 
     def _collect(self) -> Examples | None:
         """The next examples, past those that cannot be learned from; None where the algorithm stops."""
+        rates = self.updates.learning_rates(self.progress.step)
+        self.run.activity.advance("collecting examples", figures=rates)
         while True:
             try:
                 found = self.algorithm.collect(self.progress)

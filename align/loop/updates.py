@@ -2,12 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from align.activity import UPDATE
 from align.config import LoopConfig
 from align.engine.reference import Policy
 from align.functional.batching import token_batches
@@ -19,7 +20,8 @@ from align.models.hardware import peak_memory_mib
 from align.types import Batch, Size
 
 MAX_OVERFLOWS = 25  # a gradient scaler that starts at 2^16 and halves has reached 2^-9 by then
-UNDER_WAY = "rows through the update"
+FORWARD_ONLY = -1  # a step at which no role learns
+BACKWARD = 2.0  # passes forward that take as long as one backward, where all weights are trained
 FAMILIES = {"policy": "policy", "critic": "value"}  # prefix of a role's metrics; the role's name for others
 
 
@@ -46,8 +48,9 @@ class Updates:
         lengths = examples.lengths[index]
         size = Size(len(index), max(1, int(examples.response_tokens[index].sum())))  # all of them may be masked
         rates = self.optimization.rates(at.step)
+        figures = self._figures_before(examples, index, lengths, at.step)
         loss = 0.0
-        for part in self._counted(self._micro_batches(examples, index, lengths), lengths, tally, rates):
+        for part in self._counted(self._micro_batches(examples, index, lengths), lengths, tally, figures, at.step):
             loss += self._backward(examples.rows(index[part], size), at.step, tally)
         norms = self.optimization.apply(at.step) if math.isfinite(loss) else None
         self.optimization.discard()
@@ -69,21 +72,48 @@ class Updates:
         tally.add("memory/peak_mib", peak_memory_mib(self._run.accelerator.device))
         return tally
 
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """Learning rates of the update after `step` of them, by metric."""
+        rates = self.optimization.rates(step)
+        return {f"{FAMILIES.get(role, role)}/learning_rate": rate for role, rate in rates.items()}
+
+    def _figures_before(self, examples: Examples, index: Tensor, lengths: Tensor, step: int) -> dict[str, float]:
+        """Compute what is known of an update before its first micro-batch, for whoever listens.
+
+        Before a run's first update nothing is known of its loss where nothing was sampled, and a micro-batch of a real
+        model takes longer than people wait: there it is the loss of the shortest row, by a pass without gradients.
+        """
+        figures = dict(examples.metrics) | self.learning_rates(step)
+        if step > 0 or examples.metrics or not self._run.activity.heard:
+            return figures
+        row, tally = lengths.argmin().unsqueeze(0), Tally()
+        batch = examples.rows(index[row], Size(1, max(1, int(examples.response_tokens[index[row]].sum()))))
+        self._run.activity.advance("loss of the shortest row", figures=figures)
+        with torch.no_grad():
+            self._backward(batch, FORWARD_ONLY, tally)
+        return figures | tally.result()
+
     def _counted(
-        self, parts: Sequence[Tensor], lengths: Tensor, tally: Tally, rates: Mapping[str, float]
+        self, parts: Sequence[Tensor], lengths: Tensor, tally: Tally, figures: dict[str, float], step: int
     ) -> Iterator[Tensor]:
         """Yield the micro-batches, and report after each how far the update is, with its figures so far."""
-        activity, started = self._run.activity, time.perf_counter()
-        rate = {f"{FAMILIES.get(role, role)}/learning_rate": rate for role, rate in rates.items()}
-        activity.advance(UNDER_WAY, 0, len(lengths), figures=rate)
-        for done, part in enumerate(parts, start=1):
+        activity, started, tokens = self._run.activity, time.perf_counter(), int(lengths.sum())
+        activity.advance(UPDATE, 0, len(lengths), figures=figures, tokens=tokens)
+        rows = done = 0
+        for part in parts:
+            rows, done = rows + len(part), done + int(lengths[part].sum())
+            activity.expect(done / tokens, self._passes(step))
             yield part
             if activity.due:
-                rows = sum(map(len, parts[:done]))
-                tokens = int(lengths[torch.cat(list(parts[:done]))].sum())
-                figures = tally.result() | rate
-                figures["throughput/policy_tokens_per_second"] = tokens / (time.perf_counter() - started)
-                activity.advance(UNDER_WAY, rows, len(lengths), figures=figures)
+                figures = figures | tally.result()
+                figures["throughput/policy_tokens_per_second"] = done / (time.perf_counter() - started)
+                activity.advance(UPDATE, rows, len(lengths), share=done / tokens, figures=figures, tokens=tokens)
+
+    def _passes(self, step: int) -> float:
+        """Count the passes of a micro-batch, in passes forward."""
+        reference = self._algorithm.reads_reference and self._run.reference is not None
+        learn = (1 + BACKWARD * (step >= role.first_step) for role in self._algorithm.trained.values())
+        return reference + sum(learn)
 
     def _micro_batches(self, examples: Examples, index: Tensor, lengths: Tensor) -> list[Tensor]:
         """Places in `index`, one tensor a micro-batch; rows that share a prompt stay together."""
@@ -97,18 +127,23 @@ class Updates:
     def _backward(self, batch: Batch, step: int, tally: Tally) -> float:
         """Forward and backward of one micro-batch, role by role so that one graph lives at a time."""
         if self._algorithm.reads_reference and self._run.reference is not None:
+            self._run.activity.begin()
             ref_logprobs = self._run.reference.response_logprobs(batch.sequences, self._algorithm.temperature)
             batch = Batch(batch.sequences, {**batch.columns, "ref_logprobs": ref_logprobs}, batch.size)
         return sum(self._role(name, role, batch, step, tally) for name, role in self._algorithm.trained.items())
 
     def _role(self, name: str, role: Trained, batch: Batch, step: int, tally: Tally) -> float:
         learns = step >= role.first_step
+        self._run.activity.begin()
         with torch.set_grad_enabled(learns):
             outputs = self._outputs(name, batch)
+            self._run.activity.inside("loss", 1.0)  # a large vocabulary's takes as long as many layers
             loss, metrics = role.loss(batch, outputs)
         del outputs  # frees the logits before backward, which makes their gradient
         tally.merge(metrics)
         if learns:
+            self._run.activity.begin(BACKWARD)
+            self._run.activity.inside("backward")
             with self._run.modules[name].active():  # checkpointed activations run forward again, with this adapter
                 self._run.accelerator.backward(loss)
         return float(loss.detach())

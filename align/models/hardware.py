@@ -1,7 +1,9 @@
 """Device and precision of a run, and how much memory it has taken."""
 
+import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -74,3 +76,28 @@ def peak_memory_mib(device: torch.device) -> float:
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def memory_left_mib(device: torch.device) -> float | None:
+    """Return what this process can have of the device's memory, what it holds included; None = unknown.
+
+    On Linux that is what the kernel calls available, or what the process's control group is allowed where that is less.
+    """
+    if device.type == "cuda":
+        return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) / 2**20
+    if sys.platform != "linux":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    free = _kib("/proc/meminfo", "MemAvailable:") + _kib("/proc/self/status", "VmRSS:")
+    return min([free / 2**10, *group_limits_mib()])
+
+
+def _kib(file: str, field: str) -> int:
+    return int(Path(file).read_text().split(field)[1].split()[0])
+
+
+def group_limits_mib(folder: Path = Path("/sys/fs/cgroup")) -> Iterator[float]:
+    """Yield the memory limits of the process's control group, of its second version and of its first."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        file = folder / name
+        if file.is_file() and (given := file.read_text().strip()) != "max":
+            yield int(given) / 2**20

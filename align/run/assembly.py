@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config import TRAIN, Config, CriticInit, NoCredit, NoSource
-from align.data.preferences import prompts_of
+from align.data.preferences import Preferences, prompts_of
 from align.engine.engine import Engine
 from align.engine.layers import LayerReports
 from align.engine.reference import Policy
@@ -14,11 +14,13 @@ from align.engine.roles import Roles, build_roles, weights_mib
 from align.evaluation import EvaluationSet, Judge, load_judge, probes_of
 from align.evaluation import settings as evaluation_settings
 from align.evaluation.intervals import Bootstrap
-from align.models.load import context_length
+from align.models.hardware import memory_left_mib
+from align.models.load import context_length, load_skeleton
 from align.rewards import Builder, Credit, References, Source, build_credit
 from align.rewards.cross_tokenizer import reads_policy_tokens
 from align.rewards.pairs import outcomes
 from align.rewards.signals import LogRatio, WithSignals
+from align.run.memory_plan import plan_memory
 from align.run.stages import Materials, Site, Stored
 from align.run.verdicts import PairAccuracy
 from align.types import Pair, RewardInput, RewardOutput
@@ -116,6 +118,18 @@ def _judge(config: Config, source: Source, credit: Credit, world: World | None, 
         return Judge(world=world, evaluation=evaluation)
     assign = None if isinstance(config.reward.credit, NoCredit) else credit.assign
     return Judge(lambda batch: source.score(batch, credit.needs), assign, world, evaluation, source.score)
+
+
+def note_memory(site: Site, data: Preferences) -> None:
+    """Record and print what the run will take of the memory at its peak, and warn where the machine has less."""
+    model, left = load_skeleton(site.config.model), memory_left_mib(site.device)
+    plan = plan_memory(site.config, model, data, device=site.device, dtype=site.dtype, left=left)
+    if plan is None:
+        return
+    site.record.update(memory_plan_mib=plan.as_json())
+    site.say(plan.line)
+    if plan.verdict is not None:  # no verdict on a run that ends, which had enough
+        site.say(plan.verdict.line)
 
 
 def note_engine(site: Site, engine: Engine, policy: Policy) -> None:

@@ -29,7 +29,7 @@ from align.loop.method import Method, method_of
 from align.models.hardware import one_process, precision_hint, resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
-from align.run.assembly import assemble, judge_given
+from align.run.assembly import assemble, judge_given, note_memory
 from align.run.model_card import write_model_card
 from align.run.plan import announced
 from align.run.record import RunRecord
@@ -182,6 +182,7 @@ class _Run:
             materials = load_materials(self.site)
             for line in announced(self.config, materials.data, materials.aside):
                 self.say(line)
+            note_memory(self.site, materials.data)
         with self.record.phase("reward_model"):
             stored = ensure_stored(self.site, materials)
         with self.record.phase("load_models"):

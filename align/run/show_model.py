@@ -8,14 +8,17 @@ from transformers import PreTrainedModel
 from align.config import Config, LoopConfig
 from align.config.automatic import settle
 from align.config.trl import TRLConfig
+from align.data.preferences import Preferences
 from align.engine.budget import micro_batch_tokens
 from align.engine.engine import Engine
 from align.engine.reference import Policy
 from align.libraries import quiet
 from align.models.adapters import POLICY
 from align.models.chat_tokenizer import ChatTokenizer
-from align.models.hardware import resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import memory_left_mib, resolve_device, resolve_precision, torch_dtype
 from align.models.load import context_length, load_chat_tokenizer, load_skeleton, model_facts
+from align.numbers import amount
+from align.run.memory_plan import plan_memory
 from align.run.plan import Planned, planned
 from align.run.show_data import tokens_section
 from align.run.stages import check_attention, check_context, load_data
@@ -38,7 +41,7 @@ def show_model(config: Config) -> View:
     model = load_skeleton(config.model)
     sections = [_model(config, model), *_trained(config, model), tokens_section(config, chat)]
     plan = _plan(config, model, planned(config, data, aside))
-    return View([*sections, plan], [_conversation(chat)])
+    return View([*sections, plan, *_memory(config, data)], [_conversation(chat)])
 
 
 def _model(config: Config, model: PreTrainedModel) -> Section:
@@ -115,6 +118,23 @@ def _plan(config: Config, model: PreTrainedModel, stages: list[Planned]) -> Sect
     measured = config.evaluation
     lines.append(("evaluation", "", str(measured.num_prompts), "held-out prompts, before and after", ""))
     return Section("Plan", [head, *lines], headed=True)
+
+
+def _memory(config: Config, data: Preferences) -> list[Section]:
+    """Estimate what takes the run's memory; nothing where TRL's trainers take it."""
+    device = resolve_device(config)
+    dtype = torch_dtype(resolve_precision(config.precision, device)[0])
+    left = memory_left_mib(device)
+    plan = plan_memory(config, load_skeleton(config.model), data, device=device, dtype=dtype, left=left)
+    if plan is None:
+        return []
+    lines = [(f"weights of the {name}", amount(size)) for name, size in plan.weights.items()]
+    lines += [(f"updates: {name}", amount(size)) for name, size in plan.updates.items()]
+    lines += [("or sampling", amount(plan.sampling)), ("or evaluation", amount(plan.evaluation))]
+    lines += [("program", amount(plan.process)), ("at the peak", f"about {amount(plan.peak)}")]
+    lines += [] if left is None else [("left here", amount(left))]
+    lines += [] if plan.verdict is None else [(plan.verdict.level, plan.verdict.text)]
+    return [Section("Memory", lines)]
 
 
 def _conversation(chat: ChatTokenizer) -> Sample:

@@ -98,9 +98,9 @@ class Stage:
         )
         LayerReports(self.activity).watch([*modules.values(), reference])
         info = RunInfo(training, plain(config), config.method.name, config.max_steps, start, config.seed)
-        callbacks.on_run_start(info)
         try:
-            loop = Loop(context, algorithm(context))
+            loop = Loop(context, algorithm(context))  # which may score all pairs first: no part of the training
+            callbacks.on_run_start(info)
             if found is not None:
                 self.say(f"{self.name}: going on after update {start} of a training that was cut short")
                 loop.resume(found)

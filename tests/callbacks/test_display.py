@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from align.activity import Work
+from align.activity import SAMPLING, UPDATE, Work
 from align.callbacks.base import RunInfo
 from align.callbacks.display import Display
 from align.callbacks.progress import ProgressCallback
@@ -166,10 +166,80 @@ def test_a_stage_says_its_name_and_length(tmp_path, clock):
     assert "the reward model will take about 5:00 in all" in lines
 
 
-def test_no_time_is_left_beyond_what_has_passed_since(clock):
+def test_what_is_late_and_reports_nothing_lasts_as_long_again(clock):
     training = Training("", start=0, total=3, now=0.0)
     training.record({"step": 2}, 20.0, 3)
-    assert [training.seconds_left(now) for now in (20, 24, 35)] == [10, 6, 0]
+    assert [training.seconds_left(now) for now in (20, 24, 35)] == [10, 6, 5]
+    assert training.left(30.2) == "about 0:01 left"
+
+
+def test_time_left_inside_the_first_update_of_a_rollout():
+    """The rollout took 20 s; a quarter of the first update took 2 s: 17 updates of 8 s on three rollouts."""
+    training = Training("", start=0, total=17, now=0.0, updates_per_rollout=8)
+    training.work(Work(UPDATE, 0, 8), 20.0, 20.0)
+    assert training.left(20.0) == ""
+    training.work(Work(UPDATE, 2, 8, share=0.25), 20.0, 22.0)
+    assert training.seconds_left(22.0) == 6 + 16 * 8 + 2 * 20
+
+
+def test_time_left_of_an_update_that_is_slower_than_those_before():
+    training = Training("", start=0, total=3, now=0.0)
+    training.record({"step": 2}, 20.0, 3)
+    training.work(Work(UPDATE, 1, 8, share=0.05), 20.0, 21.0)
+    assert training.seconds_left(21.0) == 9  # by the mean: a twentieth says little yet
+    training.work(Work(UPDATE, 4, 8, share=0.5), 20.0, 60.0)
+    assert training.seconds_left(60.0) == 40  # by its own pace
+    training.work(Work(UPDATE, 8, 8, share=1.0), 20.0, 100.0)
+    assert training.left(100.0) == "about 0:01 left"  # the optimizer's step is still to come
+    training.record({"step": 3}, 101.0, 3)
+    assert training.left(101.0) == ""
+
+
+def test_the_next_rollout_is_waited_for_beside_the_update_on_it():
+    """A rollout takes 20 s and serves two updates of 5 s."""
+    training = Training("", start=0, total=4, now=0.0, updates_per_rollout=2)
+    for step, now in ((1, 25.0), (2, 30.0)):
+        training.record({"step": step, "time/update": 5.0}, now, 4)
+    training.work(Work(SAMPLING, 0, 8, share=0.1), 30.0, 34.0)
+    assert [training.seconds_left(now) for now in (34.0, 70.0)] == [26.0, 10.0]  # two updates at least
+
+
+def test_the_first_rollout_says_what_is_known_of_it(tmp_path, clock):
+    callback, shown, _ = started(tmp_path, clock, terminal=False, config=ON_POLICY, steps=17)
+    callback.on_evaluation("before", 0, SUMMARY)
+    shown.activity.advance("collecting examples", figures={"policy/learning_rate": 5e-5})
+    shown.activity.advance(SAMPLING, 0, 16, detail="reading prompts", share=0.0, tokens=1000)
+    shown.activity.expect(0.2, passes=1)
+    shown.activity.begin()
+    clock.now = 2
+    shown.activity.inside("layer 1 of 2", 0.5)  # 100 of 200 prompt tokens, which are a fifth of the work
+    assert "lr 5.0e-05  50 tokens/s  0:02 elapsed, more than 0:58 left; responses sampled 0/16" in shown.status()
+    clock.now = 6
+    figures = {"throughput/sampled_tokens_per_second": 80.0}
+    shown.activity.advance(SAMPLING, 4, 16, detail="token 9 of at most 36", share=0.25, figures=figures)
+    # 24 s of sampling for each of the three rollouts; what the updates take is not known yet.
+    status = "step 0/17  start model: reward 0.100  KL 0.000  lr 5.0e-05  80 tokens/s sampled  0:06 elapsed, "
+    assert shown.status().startswith(f"{status}more than 1:06 left; responses sampled 4/16")
+    clock.now = 30
+    figures |= {"reward/score_mean": 0.3, "kl/per_response_k1": 0.01}
+    shown.activity.advance(UPDATE, 0, 8, figures=figures)
+    assert shown.status().startswith("step 0/17  reward 0.300  KL 0.010  lr 5.0e-05  80 tokens/s sampled  ")
+    clock.now = 34
+    shown.activity.advance(UPDATE, 2, 8, figures=figures, tokens=480)
+    assert shown.status().startswith("step 0/17  reward 0.300  KL 0.010  lr 5.0e-05  30 tokens/s  ")
+
+
+def test_speed_inside_the_first_micro_batch(tmp_path, clock):
+    """A tenth of the update's 2,000 tokens in 4 s, before a micro-batch is done."""
+    callback, shown, _ = started(tmp_path, clock, terminal=False)
+    callback.on_evaluation("before", 0, SUMMARY)
+    shown.activity.advance(UPDATE, 0, 32, tokens=2000)
+    shown.activity.expect(0.4, passes=4)
+    shown.activity.begin()
+    clock.now = 4
+    shown.activity.inside("layer 3 of 3", 1.0)
+    assert "50 tokens/s  0:04 elapsed, about 26:36 left" in shown.status()
+    assert "rows through the update 0/32 (layer 3 of 3)" in shown.status()
 
 
 def test_a_switched_off_display_prints_nothing(clock):

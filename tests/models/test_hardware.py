@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from align.config import Config, Device, Precision
 from align.errors import InputError
-from align.models.hardware import precision_hint, resolve_device, resolve_precision, torch_dtype
+from align.models.hardware import (
+    group_limits_mib,
+    memory_left_mib,
+    peak_memory_mib,
+    precision_hint,
+    resolve_device,
+    resolve_precision,
+    torch_dtype,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -69,3 +79,23 @@ def test_device():
 def test_device_that_is_not_there():
     with pytest.raises(InputError, match=r"^device: given 'cuda'; allowed: .*auto.*cpu"):
         resolve_device(Config(device=Device.cuda))
+
+
+def test_memory_that_is_left_holds_what_the_process_has():
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+    left = memory_left_mib(CPU)
+    assert left is not None and 0.5 * peak_memory_mib(CPU) < left <= whole
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "limits"),
+    [
+        ("memory.max", "max\n", []),
+        ("memory.max", f"{3 * 2**30}\n", [3072.0]),
+        ("memory/memory.limit_in_bytes", f"{2**29}\n", [512.0]),
+    ],
+)
+def test_limits_of_a_control_group(tmp_path, name, text, limits):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert list(group_limits_mib(tmp_path)) == limits

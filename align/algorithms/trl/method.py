@@ -7,6 +7,7 @@ method of theirs. Only final weights are kept: TRL's checkpoints hold pickles.
 import tempfile
 from abc import abstractmethod
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class TRLMethod(Method):
                 parameter.data = parameter.data.float()  # TRL puts adapters on a quantized base into bf16
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.records)
+            trainer.compute_loss = partial(self.records.heard, trainer.compute_loss)
             trainer.train()
         whole.eval()
         if _REFERENCE in getattr(whole, "peft_config", {}):

@@ -7,11 +7,14 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from align.algorithms.trl.metrics import translate
+from align.activity import TRL_UPDATE
+from align.algorithms.trl.metrics import NAMES, translate
 from align.errors import RunError
 from align.loop.context import RunContext
 from align.metrics import Tally, lookup
 from align.models.hardware import peak_memory_mib
+
+ON_POLICY_LOSS = "policy/total_loss"  # which TRL divides by the number of micro-batches before it is seen here
 
 
 class Records(TrainerCallback):
@@ -30,23 +33,36 @@ class Records(TrainerCallback):
         self._kept: dict[str, float] = {}  # of the rollout or the run so far: repeated until TRL logs them again
         self.rollout = Tally()
         self.step = 0
-        self._parts = 0  # micro-batches of the update under way
+        self._parts = self._all_parts = 0  # micro-batches of the update under way
+        self._figures: dict[str, float] = {}  # known of it
         self.stopped: str | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._parts = 0
-        self._report(args)
+        self._parts, self._all_parts = 0, args.gradient_accumulation_steps
+        self._figures = {"policy/learning_rate": kwargs["lr_scheduler"].get_last_lr()[0]}
+        self._report()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._parts += 1
-        self._report(args)
+        self._report()
 
-    def _report(self, args: Any) -> None:
-        """Say how far the update is; TRL's sampling happens inside of one, and says nothing itself."""
-        self._run.activity.advance("micro-batches through TRL's update", self._parts, args.gradient_accumulation_steps)
+    def heard(self, compute_loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what a trainer's `compute_loss` gives, and report the loss of that micro-batch."""
+        given = compute_loss(*args, **kwargs)
+        name = NAMES[self._run.config.method.name]["loss"]
+        if name != ON_POLICY_LOSS:
+            loss = given[0] if isinstance(given, tuple) else given
+            self._figures[name] = float(loss.detach())
+            self._report()
+        return given
+
+    def _report(self) -> None:
+        """Report how far the update is; TRL's sampling happens inside of one, and reports nothing itself."""
+        figures = self._figures | self.rollout.result()
+        self._run.activity.advance(TRL_UPDATE, self._parts, self._all_parts, figures=figures)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """A step's record; then, as on our own loop, an evaluation.
