@@ -26,6 +26,7 @@ def length(out: Conversion, field: str, value: Any) -> None:
 
 
 def prompt_length(out: Conversion, field: str, value: Any) -> None:
+    """Convert the limit of a prompt, of which TRL kept the last tokens."""
     if value is None:
         return out.leave_out(field, "null")
     out.keys["data.long_prompts"] = "truncate"
