@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -58,6 +59,15 @@ def not_adapted(base: nn.Module) -> list[str]:
     return found
 
 
+def adapted(base: PreTrainedModel, settings: LoraConfig, **options: Any) -> PeftModel:
+    """Put an adapter on a model, with `options` of PEFT's; InputError where its target modules do not fit."""
+    try:
+        return get_peft_model(base, settings, **options)
+    except ValueError as error:  # names that no module has, or that PEFT knows not to work
+        allowed = f"layers of {type(base).__name__} ({first_line(error)})"
+        raise InputError("adapter.target_modules", settings.target_modules, allowed) from error
+
+
 class SharedBase:
     """One PEFT model whose adapters take turns. The policy's is active outside of `use`."""
 
@@ -76,12 +86,8 @@ class SharedBase:
         self._without = not_adapted(base) if config.target_modules == ALL_LINEAR else []
         settings = lora_config(config, TaskType.CAUSAL_LM, self._without)
         prepare(settings)
-        try:
-            with drawn_from(seed, "adapter", POLICY):
-                self.model: PeftModel = get_peft_model(base, settings, adapter_name=POLICY)
-        except ValueError as error:  # names that no module has, or that PEFT knows not to work
-            allowed = f"layers of {type(base).__name__} ({first_line(error)})"
-            raise InputError("adapter.target_modules", config.target_modules, allowed) from error
+        with drawn_from(seed, "adapter", POLICY):
+            self.model = adapted(base, settings, adapter_name=POLICY)
         self._active: str | None = POLICY
         self._trained: set[nn.Parameter] = set()
         self._survey()

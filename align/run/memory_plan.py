@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import TaskType, get_peft_model
+from peft import TaskType
 from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
@@ -34,7 +34,7 @@ from align.data.preferences import Preferences
 from align.engine.budget import feed_forward, layer_numbers, micro_batch_tokens
 from align.errors import WARNING, Verdict
 from align.evaluation.likelihood import logit_budget
-from align.models.adapters import lora_config
+from align.models.adapters import ALL_LINEAR, adapted, lora_config, not_adapted
 from align.models.locate import locate
 from align.numbers import amount
 
@@ -136,9 +136,10 @@ class _Shape:
         }
         adapter = 0
         if config.adapter.name == "lora":
-            settings = lora_config(config.adapter, TaskType.CAUSAL_LM)
-            adapted = get_peft_model(model, settings, low_cpu_mem_usage=True)
-            adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            without = not_adapted(model) if config.adapter.target_modules == ALL_LINEAR else []
+            settings = lora_config(config.adapter, TaskType.CAUSAL_LM, without)
+            whole = adapted(model, settings, low_cpu_mem_usage=True)
+            adapter = sum(p.numel() for p in whole.parameters() if p.requires_grad)
         return cls(adapter=adapter, **common)
 
 
