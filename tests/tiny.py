@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -340,3 +341,15 @@ def nudge(role: Policy | ValueHead, size: float = 0.05) -> None:
     with torch.no_grad():
         for p in role.trained_parameters().values():
             p.add_(size * torch.randn(p.shape, generator=generator).to(p.device))
+
+
+def changed(figures: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Copy nested figures with some of them replaced: `{"repetition__rate": 0.3}`."""
+    copy = deepcopy(figures)
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        section = copy
+        for part in above:
+            section = section[part]
+        section[last] = value
+    return copy

@@ -13,7 +13,7 @@ from align.engine.loading import load_start_model
 from align.engine.reference import Policy, ValueHead
 from align.errors import InputError
 from align.models.adapters import CRITIC, DPO, POLICY, REWARD, SharedBase
-from align.models.load import body_of, states_width
+from align.models.load import body_of, load_causal_lm, states_width
 from align.models.locate import is_adapter
 from align.models.reward_folder import linear_head, load_reward_model, read_head
 
@@ -93,7 +93,10 @@ def build_roles(
 
 def _separate(plan: _Plan) -> Roles:
     """Every weight is trained: each role has its own copy."""
-    policy, reference = _causal(plan), _frozen(plan, _causal(plan))
+    policy = plan.engine.policy(
+        load_start_model(plan.config.model, dtype=torch.float32, device=plan.device), plan.dtype
+    )
+    reference = _frozen(plan, _copy(plan))
     if plan.config.model.gradient_checkpointing:
         policy.model.activation_checkpointing_enable()
     reward = None if plan.reward is None else _frozen_classifier(plan, plan.reward)
@@ -104,8 +107,8 @@ def _separate(plan: _Plan) -> Roles:
     if plan.critic_from_reward(fits=plan.reward is not None) and plan.reward is not None:
         critic = _classifier(plan, plan.reward)
         return Roles(policy, reference, critic, reward, CriticInit.reward_model, more, dpo, plan.engine)
-    start = _causal(plan).model
-    critic = plan.engine.value_head(body_of(start), zero_head(states_width(start)).to(plan.device), plan.dtype)
+    base = _copy(plan).model
+    critic = plan.engine.value_head(body_of(base), zero_head(states_width(base)).to(plan.device), plan.dtype)
     return Roles(policy, reference, critic, reward, CriticInit.policy, more, dpo, plan.engine)
 
 
@@ -159,15 +162,16 @@ def _frozen(plan: _Plan, policy: Policy) -> Policy:
     return policy
 
 
-def _causal(plan: _Plan) -> Policy:
-    model = load_start_model(plan.config.model, dtype=torch.float32, device=plan.device)
+def _copy(plan: _Plan) -> Policy:
+    """Another copy of the start model, whose architecture was tried when the policy's was loaded."""
+    model = load_causal_lm(plan.config.model, dtype=torch.float32, device=plan.device)
     return plan.engine.policy(model, plan.dtype)
 
 
 def _whole_dpo(plan: _Plan, folder: Path) -> Policy:
     """A copy of its own, frozen; an adapter is merged into it."""
     settings = replace(plan.config.model, path=str(folder), revision=None)
-    model = load_start_model(settings, dtype=torch.float32, device=plan.device)
+    model = load_causal_lm(settings, dtype=torch.float32, device=plan.device)
     return _frozen(plan, plan.engine.policy(model, plan.dtype))
 
 

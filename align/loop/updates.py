@@ -97,11 +97,17 @@ class Updates:
         self, parts: Sequence[Tensor], lengths: Tensor, tally: Tally, figures: dict[str, float], step: int
     ) -> Iterator[Tensor]:
         """Yield the micro-batches, and report after each how far the update is, with its figures so far."""
-        activity, started, tokens = self._run.activity, time.perf_counter(), int(lengths.sum())
+        activity, started = self._run.activity, time.perf_counter()
+        if not activity.heard:
+            yield from parts
+            return
+        ends = (
+            torch.stack([lengths[part].sum() for part in parts]).cumsum(0).tolist()
+        )  # one read of a GPU, not one each
+        tokens, rows = ends[-1], 0
         activity.advance(UPDATE, 0, len(lengths), figures=figures, tokens=tokens)
-        rows = done = 0
-        for part in parts:
-            rows, done = rows + len(part), done + int(lengths[part].sum())
+        for part, done in zip(parts, ends, strict=True):
+            rows += len(part)
             activity.expect(done / tokens, self._passes(step))
             yield part
             if activity.due:

@@ -44,12 +44,14 @@ def lora_config(config: AdapterConfig, task: TaskType, without: Sequence[str] = 
     )
 
 
-def not_adapted(base: nn.Module) -> list[str]:
-    """Name the linear layers of `base` that an adapter would not reach, or would break.
+def not_adapted(base: nn.Module, target_modules: str = ALL_LINEAR) -> list[str]:
+    """Name the linear layers of `base` that an adapter would not reach, or would break, where all are targeted.
 
     These are a state-space mixer's products whose weights are read past the layer, where an adapter would change
     merged weights alone, and routers: linear layers of transformers' own that return more than a product.
     """
+    if target_modules != ALL_LINEAR:
+        return []
     found = []
     for name, module in base.named_modules():
         if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.models."):
@@ -83,7 +85,7 @@ class SharedBase:
         `prepare` changes PEFT's settings before it makes its layers; by default they are PEFT's own.
         """
         self._config, self._seed = config, seed
-        self._without = not_adapted(base) if config.target_modules == ALL_LINEAR else []
+        self._without = not_adapted(base, config.target_modules)
         settings = lora_config(config, TaskType.CAUSAL_LM, self._without)
         prepare(settings)
         with drawn_from(seed, "adapter", POLICY):

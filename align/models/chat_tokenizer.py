@@ -80,12 +80,16 @@ class ChatTokenizer:
         """Encode several replies, as `encode_reply`, in one call of the tokenizer; an error in a reply's place."""
         given = zip(prompts, replies, tools or [None] * len(prompts), strict=True)
         read = [self._conversation(*one) for one in given]
-        good = [one for one in read if isinstance(one, _Conversation)]
-        encoded = self._control.encode(
-            [text for one in good for text in (one.prompt, one.whole)], [one.marks for one in good for _ in range(2)]
-        )
-        rest = iter(zip(good, encoded[::2], encoded[1::2], strict=True))
-        return [self._reply(*next(rest)) if isinstance(one, _Conversation) else one for one in read]
+        plain = [one for one in read if isinstance(one, _Conversation) and not one.marks]
+        encoded = self._encode(*plain)
+        at_once = iter(zip(encoded[::2], encoded[1::2], strict=True))
+        found: list[list[int] | InputError] = []
+        for one in read:
+            if isinstance(one, InputError):
+                found.append(one)
+            else:
+                found.append(self._of_names(one) if one.marks else self._reply(one, *next(at_once)))
+        return found
 
     def encode_said(self, messages: Messages, text: str) -> list[int]:
         """Encode what a policy said, behind the prompt as it is: its text holds what the template heads replies with.
@@ -95,11 +99,8 @@ class ChatTokenizer:
         turns, marks = self._hide([*messages, {"role": "assistant", "content": text}])
         prompt = self._template.render(turns[:-1], generation_prompt=True)
         whole = prompt + self._control.unhide(turns[-1]["content"], marks) + self._template.tail()
-        read = self._control.encode([prompt, whole], [marks, marks])
-        ids = self._reply(_Conversation(prompt, whole, marks), *read)
-        if isinstance(ids, InputError):
-            raise ids
-        return ids
+        read = _Conversation(prompt, whole, marks)
+        return self._reply(read, *self._encode(read))
 
     @property
     def reads_names_as(self) -> str:
@@ -120,7 +121,7 @@ class ChatTokenizer:
 
     def names_control_tokens(self, messages: Messages) -> bool:
         """Return whether a content of the conversation spells the name of a control token."""
-        return bool(self._control.hide(messages)[1])
+        return self._control.named_in(messages)
 
     def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
         """Return (turn, key) of what a conversation's messages say and the template does not write."""
@@ -160,15 +161,24 @@ class ChatTokenizer:
             whole = prompt + content + self._template.tail()
         return _Conversation(prompt, whole, marks)
 
-    def _reply(self, read: _Conversation, prompt: list[int], whole: list[int]) -> list[int] | InputError:
+    def _encode(self, *read: _Conversation) -> list[list[int]]:
+        """Encode the prompt and the whole of each conversation, one behind the other."""
+        texts = [text for one in read for text in (one.prompt, one.whole)]
+        return self._control.encode(texts, [one.marks for one in read for _ in range(2)])
+
+    def _of_names(self, read: _Conversation) -> list[int] | InputError:
+        """Encode the reply of a conversation that names control tokens, which not every tokenizer reads as text."""
+        try:
+            return self._reply(read, *self._encode(read))
+        except InputError as error:
+            return error
+
+    def _reply(self, read: _Conversation, prompt: list[int], whole: list[int]) -> list[int]:
         """Cut a reply's tokens out of its conversation's, up to the end token; what follows is never sampled."""
         if whole[: len(prompt)] == prompt:
             ids = whole[len(prompt) :]
         else:  # the last token of the prompt merges with the reply's first: a prompt's ids never depend on the reply
-            try:
-                ids = self._control.encode_sections(read.whole[len(read.prompt) :], read.marks, start=False)
-            except InputError as error:
-                return error
+            ids = self._control.encode_sections(read.whole[len(read.prompt) :], read.marks, start=False)
         ends = (at for at, token in enumerate(ids) if token in self.end_ids)
         end = next((at for at in ends if not self._control.writes_text(ids[at + 1 :])), None)
         return [*ids, self.end_id] if end is None else ids[: end + 1]

@@ -49,7 +49,11 @@ class ControlTokens:
 
     def find(self, text: str) -> list[int]:
         """Return the ids of the control tokens that a text names, in order."""
-        return [self.ids[name] for name in self._names.findall(text)] if self._names else []
+        return [self.ids[name] for name in self._named(text)]
+
+    def named_in(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether a text of a conversation spells the name of a control token."""
+        return any(map(self._named, _texts(messages)))
 
     def writes_text(self, ids: Sequence[int]) -> bool:
         """Return whether tokens stand for more than blanks and control tokens."""
@@ -61,7 +65,7 @@ class ControlTokens:
 
         Returns the messages and the name by stand-in, empty where the texts name none.
         """
-        named = sorted({name for text in _texts(messages) for name in self._find_names(text)})
+        named = sorted({name for text in _texts(messages) for name in self._named(text)})
         if not named:
             return [dict(message) for message in messages], {}
         used = {character for text in _texts(messages) for character in text}
@@ -125,7 +129,7 @@ class ControlTokens:
             at += len(part)
         return ids, spans
 
-    def _find_names(self, text: str) -> list[str]:
+    def _named(self, text: str) -> list[str]:
         return self._names.findall(text) if self._names else []
 
     def _parts(self, text: str) -> Iterator[tuple[str, int | None]]:
@@ -148,9 +152,11 @@ class ControlTokens:
         else:
             lead = "" if start else _ANCHOR
             found = self._without.encode(lead + text, add_special_tokens=False)
-            ids = [self._vocabulary[token] for token in found.tokens[len(lead) :]]
+            # By name, as the ids are another tokenizer's; an encoding's own names are texts where these are unknown.
+            names = [str(self._without.id_to_token(i)) for i in found.ids[len(lead) :]]
+            ids = [self._vocabulary[name] for name in names]
             spans = [(max(0, a - len(lead)), b - len(lead)) for a, b in found.offsets[len(lead) :]]
-        read = self.ids.keys() & set(self._tokenizer.convert_ids_to_tokens(ids))
+        read = set(self._named(text)) & set(self._tokenizer.convert_ids_to_tokens(ids))  # <unk> may stand for others
         if read:
             allowed = f"a text without {', '.join(sorted(read))}, which this tokenizer reads as a control token"
             raise InputError("data", text[:60], allowed)

@@ -34,7 +34,7 @@ from align.data.preferences import Preferences
 from align.engine.budget import feed_forward, layer_numbers, micro_batch_tokens
 from align.errors import WARNING, Verdict
 from align.evaluation.likelihood import logit_budget
-from align.models.adapters import ALL_LINEAR, adapted, lora_config, not_adapted
+from align.models.adapters import adapted, lora_config, not_adapted
 from align.models.locate import locate
 from align.numbers import amount
 
@@ -136,7 +136,7 @@ class _Shape:
         }
         adapter = 0
         if config.adapter.name == "lora":
-            without = not_adapted(model) if config.adapter.target_modules == ALL_LINEAR else []
+            without = not_adapted(model, config.adapter.target_modules)
             settings = lora_config(config.adapter, TaskType.CAUSAL_LM, without)
             whole = adapted(model, settings, low_cpu_mem_usage=True)
             adapter = sum(p.numel() for p in whole.parameters() if p.requires_grad)

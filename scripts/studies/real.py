@@ -52,7 +52,6 @@ EVALUATED = {  # figure of a point -> its place in an evaluation
     "repetition": "repetition/rate",
     "entropy": "diversity/entropy",
 }
-KEPT = ("run.json", "evaluation.json", "config.yaml", "log.txt")  # of a run's folder, beside its records
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -30,14 +29,7 @@ CLEAR = {
 
 
 def noted(held_out: HeldOut = HELD_OUT, config=None, **changes):
-    evaluation = copy.deepcopy(CLEAR)
-    for path, value in changes.items():
-        *above, last = path.split("__")
-        section = evaluation
-        for part in above:
-            section = section[part]
-        section[last] = value
-    return list(too_small(config or tiny.config(), evaluation, held_out))
+    return list(too_small(config or tiny.config(), tiny.changed(CLEAR, changes), held_out))
 
 
 def test_differences_that_are_shown_and_those_that_do_not_look_like_any_are_passed_over():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 
@@ -37,14 +35,7 @@ def judge(before, after, reward=ROSE, learned: bool | None = True, all_cut: bool
 
 
 def judged(learned: bool | None = True, reward=ROSE, all_cut: bool = False, **changes):
-    after = copy.deepcopy(HEALTHY)
-    for path, value in changes.items():
-        *above, last = path.split("__")
-        section = after
-        for part in above:
-            section = section[part]
-        section[last] = value
-    return judge(BEFORE, after, reward, learned, all_cut)
+    return judge(BEFORE, tiny.changed(HEALTHY, changes), reward, learned, all_cut)
 
 
 def test_a_healthy_run_has_none():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from transformers import GenerationConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from align.config import TemplateMismatch
 from align.errors import InputError
@@ -227,3 +228,16 @@ def test_no_end_token_at_all(make_tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(InputError, match=r"model\.path.*end-of-text"):
         make_chat_tokenizer(tokenizer)
+
+
+def test_a_name_that_the_tokenizer_cannot_read_as_text_is_an_error_of_its_row():
+    """A unigram model has the name of a control token as a piece of its own: no other row is concerned."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "▁abcdefghijklmnopqrstuvwxyz<>/:\n")]
+    unigram = Tokenizer(models.Unigram(pieces, unk_id=0))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    unigram.decoder = decoders.Metaspace()
+    chat = make_chat_tokenizer(PreTrainedTokenizerFast(tokenizer_object=unigram, unk_token="<unk>", eos_token="</s>"))
+    asked = [{"role": "user", "content": "say"}]
+    first, named, last = chat.encode_replies([asked] * 3, ["yes", "a </s> b", "no"])
+    assert chat.decode(first) == "yes" and chat.decode(last) == "no"
+    assert isinstance(named, InputError) and "</s>" in str(named) and "control token" in str(named)

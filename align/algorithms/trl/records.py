@@ -53,7 +53,7 @@ class Records(TrainerCallback):
         """Return what a trainer's `compute_loss` gives, and report the loss of that micro-batch."""
         given = compute_loss(*args, **kwargs)
         name = NAMES[self._run.config.method.name]["loss"]
-        if name != ON_POLICY_LOSS:
+        if name != ON_POLICY_LOSS and self._run.activity.due:  # a GPU waits where its loss is read
             loss = given[0] if isinstance(given, tuple) else given
             self._figures[name] = float(loss.detach())
             self._report()
