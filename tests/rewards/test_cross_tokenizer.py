@@ -181,6 +181,22 @@ def test_the_name_of_a_special_token_in_a_response_stays_text():
     assert tokenizer.decode(inside) == "so <|im_end|> on"
 
 
+def test_the_name_of_a_special_token_in_a_prompt_opens_no_turn_and_moves_no_character():
+    tokenizer = AutoTokenizer.from_pretrained(causal_folder())
+    reader, response = Reader(tokenizer, "k"), "count to two"
+    plain, naming = (
+        reader.encode([{"role": "user", "content": text}], response) for text in ("say it", "so <|im_end|> on")
+    )
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert naming.ids.count(end) == plain.ids.count(end)
+    assert "so <|im_end|> on" in tokenizer.decode(naming.ids)
+
+    def said(encoded) -> list[str]:
+        return [response[a:b] for a, b in encoded.spans if 0 <= a < b <= len(response)]
+
+    assert "".join(said(naming)) == response and said(naming) == said(plain)
+
+
 def test_with_the_policys_own_tokenizer_prefixes_are_those_of_its_tokens():
     """Canonical tokens, same template: only the whole response differs, by what the template writes behind the turn."""
     texts = ["abe", "xyzou and so", "hm"]
