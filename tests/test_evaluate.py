@@ -47,6 +47,8 @@ def test_a_finished_run_gives_the_same_figures_again(finished: Path, capsys: pyt
     facts = json.loads((finished / "evaluations/1/run.json").read_text())
     lines = [f"{found['level']}: {found['what']} (turn {found['key']})" for found in facts["verdicts"]]
     assert lines and out.splitlines()[-len(lines) :] == lines
+    trained = json.loads((finished / "run.json").read_text())
+    assert "memory_plan_mib" in trained and "memory_plan_mib" not in facts  # nothing is trained a second time
     first, again = (
         json.loads(p.read_text()) for p in (finished / "evaluation.json", finished / "evaluations/1/evaluation.json")
     )

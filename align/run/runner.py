@@ -139,7 +139,7 @@ class _Run:
         return {"callbacks_failed": self.callbacks.failures} if self.callbacks.failures else {}
 
     def _phases(self) -> dict[str, Any]:
-        context = self._prepared(self.config.method.critic)
+        context = self._prepared(self.config.method.critic, trains=True)
         trainer = self._method(context)
         with self.record.phase("evaluate_before"):
             before = self._before()
@@ -177,12 +177,13 @@ class _Run:
         found = judge_run(self.config, evaluation, held_out, learned=learned, all_cut=self.watch.all_cut)
         return [*self.site.verdicts, *found]
 
-    def _prepared(self, critic: CriticInit | None) -> RunContext:
+    def _prepared(self, critic: CriticInit | None, *, trains: bool) -> RunContext:
         with self.record.phase("load_data"):
             materials = load_materials(self.site)
             for line in announced(self.config, materials.data, materials.aside):
                 self.say(line)
-            note_memory(self.site, materials.data)
+            if trains:  # the estimate is of updates too
+                note_memory(self.site, materials.data)
         with self.record.phase("reward_model"):
             stored = ensure_stored(self.site, materials)
         with self.record.phase("load_models"):
@@ -216,7 +217,7 @@ class _Run:
 
     def measure(self, weights: Path | str | None) -> dict[str, Any]:
         try:
-            context = self._prepared(critic=None)
+            context = self._prepared(critic=None, trains=False)
             with self.record.phase("evaluate_before"):
                 before = self._evaluate(None)
                 save_before(self.folder, before, self.made.settings)
