@@ -98,7 +98,8 @@ def _message(given: object, place: str) -> Message:
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
         raise InputError(place, _brief(given), _CELL)
-    return message | {"content": _well_formed(content, place)}
+    _well_formed(json.dumps(message, ensure_ascii=False, default=str), place)  # with all that it holds
+    return message | {"content": content}
 
 
 def _well_formed(text: str, place: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -68,7 +69,7 @@ def _json_list(text: str, file: Path) -> list[Row]:
 def _csv(text: str, file: Path, key: str) -> Iterator[Row]:
     """Yield rows of text; a cell that holds messages as JSON becomes these."""
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = next(reader, [])
         if len(set(names)) < len(names):

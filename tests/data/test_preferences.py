@@ -310,7 +310,13 @@ def test_names_of_control_tokens_in_a_row_are_counted(chat, write):
 
 
 @pytest.mark.parametrize(
-    "cells", [{"prompt": "\ud83d"}, {"chosen": "a\udc00"}, {"rejected": [{"role": "assistant", "content": "\ud800"}]}]
+    "cells",
+    [
+        {"prompt": "\ud83d"},
+        {"chosen": "a\udc00"},
+        {"rejected": [{"role": "assistant", "content": "\ud800"}]},
+        {"rejected": [{"role": "assistant", "content": "a", "reasoning_content": "\ud800"}]},
+    ],
 )
 def test_half_a_surrogate_pair_is_no_text(chat, tmp_path, cells):
     path = tmp_path / "a.jsonl"

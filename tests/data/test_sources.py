@@ -42,6 +42,21 @@ def test_a_text_stays_the_text_that_stands_in_the_file(write, name):
     assert rows(write(name, given)) == given
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+def test_a_row_ends_at_a_newline_alone(tmp_path, name):
+    """Unicode has more characters that break lines, which stand in texts; a CSV cell in quotes may hold newlines too."""
+    texts = ["a\u2028b", "a\x0cb", "a\x85b", "a\x1cb", "a\x0bb", "a\nb"]
+    given = [{"prompt": text, "chosen": "y"} for text in texts]
+    lines = [f'{text},y' if text != "a\nb" else '"a\nb",y' for text in texts]
+    content = {
+        "a.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in given),
+        "a.json": json.dumps(given, ensure_ascii=False),
+        "a.csv": "\n".join(["prompt,chosen", *lines]),
+    }
+    (tmp_path / name).write_text(content[name], encoding="utf-8", newline="")
+    assert rows(str(tmp_path / name)) == given
+
+
 def test_columns_differ_between_rows_and_files(write, tmp_path):
     """What nobody reads may hold anything; a row without a column of others holds None there."""
     write("folder/a.jsonl", [{"prompt": "p", "meta": 1}, {"prompt": "q", "meta": "one", "more": {"x": []}}])
