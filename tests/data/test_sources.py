@@ -44,10 +44,10 @@ def test_a_text_stays_the_text_that_stands_in_the_file(write, name):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
 def test_a_row_ends_at_a_newline_alone(tmp_path, name):
-    """Unicode has more characters that break lines, which stand in texts; a CSV cell in quotes may hold newlines too."""
+    """Unicode has more characters that break lines, and they stand in texts; a CSV cell in quotes may hold newlines."""
     texts = ["a\u2028b", "a\x0cb", "a\x85b", "a\x1cb", "a\x0bb", "a\nb"]
     given = [{"prompt": text, "chosen": "y"} for text in texts]
-    lines = [f'{text},y' if text != "a\nb" else '"a\nb",y' for text in texts]
+    lines = [f"{text},y" if text != "a\nb" else '"a\nb",y' for text in texts]
     content = {
         "a.jsonl": "\n".join(json.dumps(row, ensure_ascii=False) for row in given),
         "a.json": json.dumps(given, ensure_ascii=False),
