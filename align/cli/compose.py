@@ -7,6 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from align.cli.errors import explain
 from align.cli.groups import CONF
+from align.cli.paths import literal_paths
 from align.config import Config
 from align.config.io import build, register_schemas
 
@@ -17,6 +18,6 @@ def composed(words: Sequence[str]) -> Config:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return build(compose("config", list(words)))
+            return build(compose("config", literal_paths(words)))
     except Exception as error:
         raise explain(error, words) from error

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from align.cli.groups import CONF, options
-from align.cli.words import quoted
+from align.cli.quoting import quoted
 from align.errors import InputError
 
 _FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}

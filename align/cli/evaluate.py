@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from align.cli.compose import composed
 from align.cli.errors import ended, explain
+from align.cli.quoting import quoted
 from align.cli.resume import is_free
-from align.cli.words import quoted, raise_input_errors
+from align.cli.words import raise_input_errors
 from align.config import TRAIN, Config, JudgeConfig
 from align.config.checks import model_folder
 from align.config.io import build, load_unchecked

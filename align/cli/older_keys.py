@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from align.cli.conversion import Conversion, to_data, to_model, to_quantization, whole
-from align.cli.words import quoted
+from align.cli.quoting import quoted
 
 METHODS = ("dpo", "ppo", "grpo")
 _SAMPLE = ("ppo", "grpo")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from align.cli.conversion import Conversion
+from align.cli.quoting import quoted
 from align.cli.trl_steps import number
-from align.cli.words import quoted
 
 
 def length(out: Conversion, field: str, value: Any) -> None:

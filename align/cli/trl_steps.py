@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from align.cli.conversion import Conversion, whole
+from align.cli.quoting import quoted
 from align.cli.trl_hints import row_of
-from align.cli.words import quoted
 from align.errors import InputError
 
 _UNKNOWN_END = "a share of an unknown number of updates: give max_steps, or --rows N, the training rows"

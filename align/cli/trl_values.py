@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from align.cli.conversion import Conversion, to_data, to_model, to_quantization
+from align.cli.quoting import quoted
 from align.cli.trl_lengths import length, prompt_length
 from align.cli.trl_steps import (
     number,
@@ -15,7 +16,6 @@ from align.cli.trl_steps import (
     to_rollout,
     to_warmup,
 )
-from align.cli.words import quoted
 from align.config.trl import SMOOTHED, TRLDPOLoss, TRLGRPOLoss, TRLKTOLoss, TRLScale
 
 _OUR_DPO = {  # TRL's name -> (method.loss, method.length_normalised)

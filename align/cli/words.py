@@ -1,29 +1,14 @@
-"""Quote and order the words of a command line for Hydra's parser. Imports no torch."""
+"""Order the words of a command line for Hydra's parser. Imports no torch."""
 
-import os
-import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from align.cli.paths import literal_paths
 from align.cli.trl_hints import hint, method_in
 from align.errors import InputError
-
-_PLAIN = re.compile(r"[\w./:@+-]+")  # text that Hydra's grammar accepts without quotes
-
-
-def quoted(value: Any) -> str:
-    """Quote a value for Hydra's grammar."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, (int, float)) or (isinstance(value, str) and _PLAIN.fullmatch(value)):
-        return str(value)
-    if not isinstance(value, str):
-        raise TypeError(f"no text, number, true, false or null: {value!r}")
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def raise_input_errors(parser: ArgumentParser, words: Sequence[str]) -> None:
@@ -36,7 +21,7 @@ def raise_input_errors(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 
 def flags_first(words: list[str]) -> list[str]:
-    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; expand `~`; refuse unknown flags."""
+    """Order the words for Hydra's parser, which refuses `a=1 --multirun b=2`; quote paths; refuse unknown flags."""
     parser = get_args_parser()
     raise_input_errors(parser, words)
     known, rest = parser.parse_known_args(words)
@@ -48,10 +33,4 @@ def flags_first(words: list[str]) -> list[str]:
             raise InputError(f"--{field}", unknown[0], f"KEY=VALUE without dashes: {counterpart}")
         raise InputError("command line", " ".join(unknown), "the flags that align --help and align --hydra-help list")
     overrides = [*known.overrides, *rest]
-    return [word for word in words if word not in overrides] + [_expand_home(word) for word in overrides]
-
-
-def _expand_home(word: str) -> str:
-    """Expand `~` in `model.path=~/x`, which no shell expands and Hydra's grammar refuses."""
-    key, _, value = word.partition("=")
-    return f"{key}={os.path.expanduser(value)}" if value.startswith("~") else word
+    return [word for word in words if word not in overrides] + literal_paths(overrides)

@@ -1,0 +1,37 @@
+"""Read paths on the command line literally, whatever characters Hydra's grammar gives a meaning. Imports no torch."""
+
+import os
+from collections.abc import Sequence
+
+from align.cli.quoting import is_plain, quoted
+
+WRITTEN = ("hydra.run.dir", "hydra.sweep.dir")  # folders that a run makes: they need not exist
+
+
+def literal_paths(words: Sequence[str]) -> list[str]:
+    """Quote the paths among overrides, and expand `~`, which no shell expands behind `=`.
+
+    A value is a path where it exists: before it is a sweep, a list or an interpolation. `a,b` is a sweep over two paths
+    where both exist. A function's name behind a file (`my.py:reward`) is a part of the path.
+    """
+    return [_literal(word) for word in words]
+
+
+def _literal(word: str) -> str:
+    key, given, value = word.partition("=")
+    if not given or value[:1] in ("'", '"'):
+        return word
+    value = os.path.expanduser(value)
+    if is_plain(value):
+        return f"{key}={value}"
+    if _is_path(value) or (key in WRITTEN and "${" not in value):
+        return f"{key}={quoted(value)}"
+    several = value.split(",")
+    if len(several) > 1 and all(map(_is_path, several)):
+        return f"{key}={','.join(map(quoted, several))}"
+    return f"{key}={value}"
+
+
+def _is_path(value: str) -> bool:
+    file, _, name = value.rpartition(":")
+    return os.path.exists(value) or (name.isidentifier() and os.path.exists(file))
