@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +27,28 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on (non-finite losses, a reward that raised); names the sample where there is one."""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, the first cause last; what it was raised from, else what was being handled."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def with_cause(error: BaseException) -> str:
+    """Describe an error on one line, with its first cause where the chain has one that the error does not quote."""
+    links = list(chain(error))
+    said, cause = _typed(links[0]), _typed(links[-1])
+    return said if len(links) == 1 or first_line(links[-1]) in said else f"{said} (first cause: {cause})"
+
+
+def _typed(error: BaseException) -> str:
+    """Return an error's message on one line behind its type, which an InputError does without."""
+    message = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

@@ -5,7 +5,8 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
+
+from align.errors import chain
 
 _QUIET_ENVIRONMENT = {  # read by a library when it is imported
     "TRANSFORMERS_VERBOSITY": "error",
@@ -60,23 +61,27 @@ def quiet() -> None:
 
 
 def reason(error: BaseException) -> str:
-    """Return why a load failed, in one line: the most telling error of the chain, else the first line of a message."""
-    names = {base.__name__ for link in _chain(error) for base in type(link).__mro__}
+    """Return why a load failed, in one line: the most telling error of the chain, else the last and the first.
+
+    Of each the first line, at most 160 characters; the first cause only where the last does not quote it.
+    """
+    names = {base.__name__ for link in chain(error) for base in type(link).__mro__}
     for name, text in _REASONS.items():
         if name in names:
             return text
     if names & {*_UNREACHED}:
         forbidden = next((f"{name} forbids to look further" for name in _FORBIDDEN if os.environ.get(name)), None)
         return f"not in the cache, and {forbidden or 'the Hub cannot be reached'}"
-    for link in _chain(error):
-        lines = str(link).strip().splitlines()
-        if lines and not lines[0].startswith(_EMPTY):
-            return textwrap.shorten(lines[0], 160, placeholder=" …").rstrip(".:")
-    return type(error).__name__
+    said = list(dict.fromkeys(line for link in chain(error) if (line := _said(link))))
+    if not said:
+        return type(error).__name__
+    last, first = said[0], said[-1]
+    return last if first in last else f"{last}; first cause: {first}"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = link.__cause__ or link.__context__
+def _said(error: BaseException) -> str:
+    """Return the first line of an error's message, shortened; empty where it says nothing of its own."""
+    lines = str(error).strip().splitlines()
+    if not lines or lines[0].startswith(_EMPTY):
+        return ""
+    return textwrap.shorten(lines[0], 160, placeholder=" …").rstrip(".:")

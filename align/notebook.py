@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from align.cli.compose import composed
+from align.run.folder import claim
 
 
 def run(*words: str, folder: str | Path) -> dict[str, Any]:
@@ -13,10 +14,12 @@ def run(*words: str, folder: str | Path) -> dict[str, Any]:
         As `align.run.runner.run`: evaluation summaries under `before` and `after`, `step`, `stopped` and `folder`.
 
     Raises:
-        InputError: the words compose no run, or data or models cannot be used.
+        InputError: the words compose no run, the folder holds another, or data or models cannot be used.
         RunError: the run cannot go on.
     """
     config = composed(words)
+    if config.resume is None:
+        claim(Path(folder), overwrite=config.overwrite, key="folder")
 
     from align.run.runner import run as run_config  # torch and everything behind it: not before the words are accepted
 

@@ -71,7 +71,7 @@ def summary(sweep: Path) -> list[dict]:
 
 def test_what_tracks_a_sweep_groups_its_jobs_under_its_folder(align, composed):
     align("-m", "seed=0,1", "tracking=wandb", "hydra.sweep.dir=some/sweep")
-    align("-m", "seed=0", "tracking=wandb", "tracking.group=mine", "hydra.sweep.dir=some/sweep")
+    align("-m", "seed=0", "tracking=wandb", "tracking.group=mine", "hydra.sweep.dir=other/sweep")
     align("seed=0", "tracking=wandb", "hydra.run.dir=one")
     assert [config.tracking.group for config in composed] == ["sweep", "sweep", "mine", None]
 
@@ -231,14 +231,17 @@ def runs_that(monkeypatch, outcome):
     monkeypatch.setitem(sys.modules, "align.run.runner", SimpleNamespace(run=run))
 
 
-def test_a_second_sweep_into_the_same_folder_replaces_the_summary(align, folder, monkeypatch):
+def test_a_second_sweep_into_the_same_folder_is_refused_or_moves_the_first_aside(align, folder, monkeypatch):
     runs_that(monkeypatch, lambda seed: 1.0 + seed)
     assert align("-m", "seed=0,1,2", "hydra.sweep.dir=sweep")[0] == 0
     assert align("-m", "seed=thick,1", "hydra.sweep.dir=sweep")[0] == 2
+    code, _, err = align("-m", "seed=4,5", "hydra.sweep.dir=sweep")
+    assert code == 2 and "hydra.sweep.dir" in err and "overwrite=true moves it aside" in err
     assert len(summary(folder / "sweep")) == 3  # nothing ran: the first one's is left
-    code, out, _ = align("-m", "seed=4,5", "hydra.sweep.dir=sweep")
-    assert code == 0
-    assert [job["overrides"][-1] for job in summary(folder / "sweep")] == ["seed=4", "seed=5"]
+    code, out, err = align("-m", "seed=4,5", "hydra.sweep.dir=sweep", "overwrite=true")
+    assert code == 0 and f"moved what {folder / 'sweep'} held to {folder / 'sweep.1'}" in err
+    assert len(summary(folder / "sweep.1")) == 3
+    assert [job["overrides"][-2] for job in summary(folder / "sweep")] == ["seed=4", "seed=5"]
     assert "4.500" in out and "± 6.353" in out  # 12.7062 / 2
 
 

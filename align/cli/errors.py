@@ -23,7 +23,7 @@ from align.cli.groups import groups, options
 from align.cli.trl_hints import hint, method_in
 from align.config import JudgeConfig, NoCredit, NoSource
 from align.config.groups import POLYMORPHIC
-from align.errors import InputError
+from align.errors import InputError, chain, with_cause
 
 
 def exit_code(error: BaseException) -> int:
@@ -32,11 +32,11 @@ def exit_code(error: BaseException) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the failure on one line, behind its type unless the failure is an InputError."""
-    message = " ".join(str(error).split())
-    if isinstance(error, InputError):
-        return message
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    """Return the failure on one line, behind its type unless the failure is an InputError, and its first cause.
+
+    An InputError says what it is about by itself.
+    """
+    return " ".join(str(error).split()) if isinstance(error, InputError) else with_cause(error)
 
 
 def ended(command: Callable[[], None], name: str) -> int:
@@ -57,8 +57,8 @@ def ended(command: Callable[[], None], name: str) -> int:
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:
     """Convert what Hydra raised on the `words` of a command line to key, what was given and what is allowed."""
-    chain = list(_chain(error))
-    for link in chain:
+    links = list(chain(error))
+    for link in links:
         if isinstance(link, InputError):
             return added_key(link, words)
         if isinstance(link, MissingConfigException) and link.missing_cfg_file:
@@ -70,7 +70,7 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
             return InputError("command line", link.override, "KEY=VALUE or GROUP=OPTION, in quotes where it has , or [")
         if isinstance(link, OSError) and link.filename:
             return InputError("hydra.run.dir", str(link.filename), f"a folder that can be written ({link.strerror})")
-    for link in reversed(chain):
+    for link in reversed(links):
         if isinstance(link, OmegaConfBaseException) and link.full_key:
             lookup = isinstance(link, (ConfigAttributeError, ConfigKeyError))
             return _unknown_key(link, words) if lookup else _bad_value(link, words)
@@ -80,12 +80,6 @@ def explain(error: BaseException, words: Sequence[str]) -> InputError:
 RENAMED = {  # older keys, and what says the same now
     "method.missing_eos_penalty": "rollout.truncated_score with rollout.truncated=penalise; keep for null",
 }
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def added_key(error: InputError, words: Sequence[str]) -> InputError:

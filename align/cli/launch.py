@@ -23,6 +23,7 @@ from align.cli.resume import changes, resumed_config
 from align.cli.words import flags_first
 from align.config.io import build, register_schemas
 from align.errors import InputError
+from align.run.folder import claim
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:
@@ -38,6 +39,10 @@ def job(cfg: DictConfig) -> dict[str, Any]:
         raise InputError("hydra.run.dir", str(folder), f"nothing else beside resume={cfg.resume}")
     else:
         config = resumed_config(folder, changes(cfg, hydra_config.overrides.task))
+    if cfg.resume is None:
+        moved = claim(folder, overwrite=config.overwrite)
+        if moved is not None:
+            print(moved, file=sys.stderr)
     if sweeping:
         config = sweep.grouped(config, Path(str(hydra_config.sweep.dir)))
         print(f"job {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}", flush=True)
@@ -93,6 +98,8 @@ def launch(words: list[str]) -> int:
             resumable = launched.folder is not None and any(launched.folder.glob("*_step_*"))
             print(f"interrupted{f', go on with: align resume={launched.folder}' if resumable else ''}", file=sys.stderr)
             return 130
+        except sweep.Refused as refused:
+            launched.failure = refused.error
         except Exception as error:
             launched.failure = error
     return _report_end(launched, words, trace)
@@ -114,6 +121,9 @@ def _report_end(launched: _Launch, words: list[str], trace: bool) -> int:
     if isinstance(error, InputError):
         error = added_key(error, words)
     code = exit_code(error)
+    kept = None if launched.folder is None or code == 2 else launched.folder / "error.txt"
+    if kept is not None and kept.is_file():
+        print(f"traceback: {kept}", file=sys.stderr)
     print(f"{'error' if code == 2 else 'run failed'}: {one_line(error)}", file=sys.stderr)
     return code
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -18,13 +19,23 @@ from omegaconf import DictConfig
 
 from align.cli.errors import exit_code, one_line
 from align.config import Config
+from align.errors import InputError
 from align.files import LineFile, dumps, read_lines, write_atomic
+from align.run.folder import claim
 
 FILE = "summary.jsonl"
 TABLE = "summary.md"
 
 _folder: Path | None = None  # of the sweep that this process started
 _earlier = 0  # lines of an earlier sweep in the same folder's summary
+
+
+class Refused(BaseException):
+    """A sweep that does not start. Hydra swallows a callback's Exceptions, and starts it all the same."""
+
+    def __init__(self, error: InputError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class SweepSummary(Callback):
@@ -35,8 +46,14 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global _folder, _earlier
-        _folder = Path(str(config.hydra.sweep.dir)).absolute()
-        _earlier = len(list(read_lines(_folder / FILE)))
+        folder = Path(str(config.hydra.sweep.dir)).absolute()
+        try:
+            moved = claim(folder, overwrite=_overwrites(config), key="hydra.sweep.dir", sweep=True)
+        except InputError as error:
+            raise Refused(error) from error
+        if moved is not None:
+            print(moved, file=sys.stderr)
+        _folder, _earlier = folder, len(list(read_lines(folder / FILE)))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._started = time.perf_counter()
@@ -62,6 +79,13 @@ class SweepSummary(Callback):
             "seconds": round(time.perf_counter() - self._started, 3),
             **figures_of(folder),
         }
+
+
+def _overwrites(config: DictConfig) -> bool:
+    """Return whether a sweep's words say overwrite=true, which its configuration as a whole does not hold."""
+    given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+    said = [override.value() for override in given if override.key_or_group == "overwrite"]
+    return bool(said) and said[-1] is True
 
 
 def grouped(config: Config, folder: Path) -> Config:

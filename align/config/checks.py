@@ -8,6 +8,7 @@ import ast
 import json
 import math
 from collections.abc import Callable, Collection
+from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,6 +113,14 @@ def existing_file(key: str, path: str | None) -> None:
     real = existing(key, path, kind=kind)
     if path is not None and (real is None or not real.is_file()):
         raise InputError(key, path, kind)
+
+
+def day(key: str, text: str | None) -> None:
+    """Raise InputError unless `text` is None or a day of the calendar, as ISO 8601 writes it."""
+    try:
+        date.fromisoformat(text or "2000-01-01")
+    except ValueError as error:
+        raise InputError(key, text, f"null or a day such as {date.today()} ({error})") from error
 
 
 def model_folder(key: str, path: str | None) -> None:

@@ -36,6 +36,7 @@ def check_all(config: Config) -> None:
 def _check_model(config: Config) -> None:
     checks.model_folder("model.path", config.model.path)
     checks.existing_file("model.chat_template", config.model.chat_template)
+    checks.day("model.template_date", config.model.template_date)
     checks.one_of(config.adapter, "adapter", "name", ("none", "lora"))
     checks.one_of(config.quantization, "quantization", "name", ("none", "int8", "nf4"))
     checks.positive(config.adapter, "adapter", "r", "alpha")

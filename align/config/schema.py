@@ -83,6 +83,9 @@ class ModelConfig(Section):
     revision: str | None = None  # Hub ids only
     chat_template: str | None = None  # a Jinja file; null = the tokenizer's own, or a plain one where it has none
     template_arguments: dict[str, Any] = field(default_factory=dict)  # {enable_thinking: false}
+    template_date: str | None = (
+        None  # 2026-11-29: what a template that writes the date writes; null = the run's first day
+    )
     template_mismatch: TemplateMismatch = TemplateMismatch.error
     control_tokens_in_text: ControlTokensIn = ControlTokensIn.text
     attn_implementation: str | None = None  # null = chosen for the device
@@ -278,3 +281,4 @@ class Config(Section):
     threads: int | None = None  # CPU threads; null = PyTorch's choice
     engine: EngineKind = EngineKind.auto
     resume: str | None = None  # folder of the run to continue
+    overwrite: bool = False  # moves what the run's folder holds aside: FOLDER.1; else a folder with a run is refused

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from align.config import ControlTokensIn, TemplateMismatch
 from align.errors import InputError
 from align.models.control_tokens import ControlTokens
 from align.models.offsets import TokenSpans
-from align.models.templates import Message, Messages, Template, closing_token, read_template
+from align.models.templates import Message, Messages, Template, closing_token, pinned, read_template
 
 
 class _Conversation(NamedTuple):
@@ -108,11 +109,21 @@ class ChatTokenizer:
         return (ControlTokensIn.tokens if self._parses else ControlTokensIn.text).value
 
     def notes(self) -> list[str]:
-        """Say how replies end where the chat template does not end them with a token."""
-        if self.closes:
-            return []
-        name = self.tokenizer.convert_ids_to_tokens(self.end_id)
-        return [f"the chat template ends a turn without a token of its own: {name!r} is appended to given responses"]
+        """Say which date the chat template writes, and how replies end where it does not end them with a token."""
+        said = []
+        if self.written_date is not None:
+            day = f"{self.written_date} in all of this run (model.template_date)"
+            said.append(f"the chat template writes the date, {day}")
+        if not self.closes:
+            name = self.tokenizer.convert_ids_to_tokens(self.end_id)
+            ends = "the chat template ends a turn without a token of its own"
+            said.append(f"{ends}: {name!r} is appended to given responses")
+        return said
+
+    @property
+    def written_date(self) -> date | None:
+        """Return the date that the chat template writes; None where it writes none."""
+        return self._template.written_date
 
     @property
     def in_parts(self) -> bool:
@@ -213,13 +224,15 @@ def make_chat_tokenizer(
     arguments: Mapping[str, Any] | None = None,
     parses: bool = False,
     mismatch: TemplateMismatch = TemplateMismatch.error,
+    today: date | None = None,
 ) -> ChatTokenizer:
     """Make the chat tokenizer of a model.
 
     A response ends at any of: the tokenizer's EOS, every `generation_config.eos_token_id`, and the token with which the
     chat template closes an assistant's turn (`closing_token`; TRL issue 2059), also where it is not marked special.
     Given responses end at the last one, where there is one; else EOS is appended to them. The template is
-    `chat_template_path`'s, the tokenizer's own, or a plain one, and gets `arguments`.
+    `chat_template_path`'s, the tokenizer's own, or a plain one, and gets `arguments`; where it writes a date, `today`
+    (None = this day).
 
     PAD is the tokenizer's pad token unless that ends responses; otherwise the first of: a special token named like
     padding, the unknown token, another special token that the template does not write, the token of a byte that no
@@ -229,7 +242,7 @@ def make_chat_tokenizer(
     Raises InputError for a template that cannot be read or rendered, no end token, or none that can serve as PAD.
     """
     read_template(tokenizer, chat_template_path)
-    template, control = Template(tokenizer, arguments), ControlTokens(tokenizer)
+    template, control = Template(tokenizer, arguments, today), ControlTokens(tokenizer)
     eos = generation_config.eos_token_id if generation_config is not None else None
     ends = [eos] if isinstance(eos, int) else list(eos or [])
     if tokenizer.eos_token_id is not None:
@@ -257,6 +270,8 @@ def with_pad(chat: ChatTokenizer) -> PreTrainedTokenizerBase:
     of the last token that is not EOS."""
     tokenizer = copy.deepcopy(chat.tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chat.pad_id)
+    if chat.written_date is not None:
+        tokenizer.chat_template = pinned(tokenizer.get_chat_template(), chat.written_date)
     return tokenizer
 
 

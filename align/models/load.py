@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from contextlib import suppress
+from datetime import date
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ def load_chat_tokenizer(config: ModelConfig) -> ChatTokenizer:
         arguments=config.template_arguments,
         parses=config.control_tokens_in_text is ControlTokensIn.tokens,
         mismatch=config.template_mismatch,
+        today=None if config.template_date is None else date.fromisoformat(config.template_date),
     )
     largest = max(*chat.encode_prompt([{"role": "user", "content": "hello"}]), chat.end_id, chat.pad_id)
     if largest >= rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ PLAIN_TEMPLATE = (
 )
 Message = Mapping[str, Any]
 Messages = Sequence[Message]
+_CLOCK = "strftime_now"  # what transformers calls the current date in templates
+_DATE_CODES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFGHIjmMpSTuUVwWxXyYZ")  # longer ones first
 PROBE = "zqx"  # a content that no template writes itself
 _NAMES = frozenset({"role", "type", "id", "tool_call_id"})  # keys of a message by which a template chooses
 _USER = {"role": "user", "content": "hello"}
@@ -33,9 +36,15 @@ class Template:
     strings.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None) -> None:
-        """Raises InputError where the template cannot be rendered, or leaves out what an assistant says."""
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, arguments: Mapping[str, Any] | None = None, today: date | None = None
+    ) -> None:
+        """Raises InputError where the template cannot be rendered, or leaves out what an assistant says.
+
+        A template that writes the date writes `today` (None = this process's) at every rendering.
+        """
         self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
+        self._today = today or date.today()
         self.in_parts = False
         self._unwritten: dict[tuple[Any, ...], list[tuple[int, str]]] = {}  # by shape
         failed = self._fails()
@@ -49,15 +58,25 @@ class Template:
         turns = [self._turn(message) for message in messages]
         try:
             return self._tokenizer.apply_chat_template(
-                turns, tools=tools, add_generation_prompt=generation_prompt, tokenize=False, **self._arguments
+                turns,
+                tools=tools,
+                chat_template=pinned(self._tokenizer.get_chat_template(tools=tools), self._today),
+                add_generation_prompt=generation_prompt,
+                tokenize=False,
+                **self._arguments,
             )
         except jinja2.TemplateSyntaxError as error:
-            given = f"line {error.lineno}: {error.message}"
+            given = f"line {error.lineno - (self.written_date is not None)}: {error.message}"
             raise InputError("model.chat_template", given, "a well-formed Jinja template") from error
         except (jinja2.TemplateError, TypeError, KeyError, ValueError) as error:
             roles = ", ".join(str(m.get("role")) for m in messages)
             allowed = f"what the template takes ({first_line(error)})"
             raise InputError("model.chat_template", f"turns of {roles}", allowed) from error
+
+    @property
+    def written_date(self) -> date | None:
+        """Return the date that the template writes; None where it asks for none."""
+        return self._today if _CLOCK in str(self._tokenizer.chat_template) else None
 
     def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
         """Return (turn, key) of what a conversation's messages say and the template does not write.
@@ -115,6 +134,20 @@ class Template:
         if self.in_parts and isinstance(content, str):
             return {**message, "content": [{"type": "text", "text": content}]}
         return dict(message)
+
+
+def pinned(template: str, today: date) -> str:
+    """Make a template that writes the current date write `today` instead, whichever format it asks for.
+
+    A macro takes the place of the function that transformers gives to templates, and takes the formats apart itself:
+    transformers hands a template no functions of others.
+    """
+    if _CLOCK not in template:
+        return template
+    codes = "".join(f".replace('%{code}', {today.strftime(f'%{code}')!r})" for code in _DATE_CODES)
+    date_in_format = rf"format.replace('%%', '\x00'){codes}.replace('\x00', '%')"
+    # The newline ends the macro's line, which Jinja leaves out: the template begins at a line's start, as it did.
+    return f"{{%- macro {_CLOCK}(format) -%}}{{{{ {date_in_format} }}}}{{%- endmacro %}}\n{template}"
 
 
 def read_template(tokenizer: PreTrainedTokenizerBase, path: str | Path | None) -> None:

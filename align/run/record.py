@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -17,10 +18,13 @@ from typing import Any
 import torch
 
 import align
+from align.errors import InputError, with_cause
 from align.files import dumps, write_atomic
 from align.models.hardware import peak_memory_mib
 
 FILE = "run.json"
+CONFIG = "config.yaml"
+ERROR_FILE = "error.txt"  # the traceback of a run that failed
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "numpy", "safetensors")
 
 
@@ -31,10 +35,13 @@ class RunRecord:
         """With `resumed`, keep what earlier sittings of the run left in the folder, under `sittings`."""
         self._path = folder / FILE
         self._device = device
-        before = self.read(folder) if resumed else {}
-        if before:
-            sitting = {key: before.get(key) for key in ("command", "started", "ended", "status", "seconds", "git")}
-            facts["sittings"] = [*before.get("sittings", []), sitting]
+        self.earlier = self.read(folder) if resumed else {}
+        kept_files = [folder / FILE, folder / CONFIG] if self.earlier else []
+        self._before = {path: path.read_bytes() for path in kept_files if path.is_file()}
+        if self.earlier:
+            kept = ("command", "started", "ended", "status", "seconds", "git")
+            sitting = {key: self.earlier.get(key) for key in kept}
+            facts["sittings"] = [*self.earlier.get("sittings", []), sitting]
         self._content: dict[str, Any] = {
             "status": "running",
             "command": shlex.join(sys.argv),
@@ -46,6 +53,7 @@ class RunRecord:
             **facts,
         }
         self.write()
+        (folder / ERROR_FILE).unlink(missing_ok=True)  # of an earlier sitting
 
     @staticmethod
     def read(folder: Path) -> dict[str, Any]:
@@ -67,6 +75,22 @@ class RunRecord:
         finally:
             self._content["seconds"][name] = round(time.perf_counter() - started, 3)
             self.write()
+
+    def noted(self, name: str) -> dict[str, Any]:
+        """Return a copy of the mapping that stands under `name`; empty where none does."""
+        return dict(self._content.get(name, {}))
+
+    def withdraw(self) -> bool:
+        """Write the files of the earlier sittings again, where there were some, and return whether."""
+        for path, content in self._before.items():
+            write_atomic(path, content)
+        return bool(self._before)
+
+    def fail(self, status: str, error: BaseException, **facts: Any) -> None:
+        """Write the end of a run by an error, and its traceback into error.txt unless the error says all by itself."""
+        if not isinstance(error, (KeyboardInterrupt, InputError)) or error.__cause__ is not None:
+            write_atomic(self._path.with_name(ERROR_FILE), "".join(traceback.format_exception(error)))
+        self.finish(status, error=with_cause(error), **facts)
 
     def finish(self, status: str, **facts: Any) -> None:
         """Write the end of the run; `status` is finished, failed or interrupted."""

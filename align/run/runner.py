@@ -23,16 +23,18 @@ from align.evaluation.intervals import Bootstrap
 from align.evaluation.too_small import HeldOut
 from align.evaluation.verdicts import judge_run, status_of
 from align.libraries import quiet
-from align.loop.checkpoint import checkpoints
 from align.loop.context import RunContext, modules_of
 from align.loop.method import Method, method_of
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.hardware import one_process, precision_hint, resolve_device, resolve_precision, torch_dtype
 from align.models.load import load_causal_lm, model_facts
 from align.report import write_report
+from align.run import identity
 from align.run.assembly import assemble, judge_given, note_memory
 from align.run.model_card import write_model_card
 from align.run.plan import announced
 from align.run.record import RunRecord
+from align.run.resumed import taken_up, with_date
 from align.run.stages import Site, ensure_stored, load_materials
 from align.run.verdicts import Watch
 
@@ -98,30 +100,27 @@ class _Run:
             say(line)
         # The user's own are imported here, before anything is written.
         self.watch = Watch()
+        self.began = False  # this sitting, to add to the run
         self.callbacks = CallbackList([*default_callbacks(config, display).callbacks, self.watch])
-        self.checkpoint = self._checkpoint(device)
+        self.checkpoint = taken_up(config, folder, device, say)
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
-        command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
-        configuration.save(replace(config, resume=None), folder / "config.yaml", command)
+        self.command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
+        self.record = RunRecord(folder, device, resumed=config.resume is not None)
+        self._save_config()
         facts = {"precision": precision.value, "precision_why": why, "seed": config.seed, "auto": settled.chosen}
-        self.record = RunRecord(folder, device, resumed=config.resume is not None, **facts)
+        self.record.update(**facts)
         self.site = Site(config, folder, device, torch_dtype(precision), self.record, say, display)
 
-    def _checkpoint(self, device: torch.device) -> Path | None:
-        """Where a resumed run goes on; None at the start, also where it was killed before its first checkpoint."""
-        if self.config.resume is None or not self.folder.is_dir():
-            return None
-        found = checkpoints(self.folder, self.config.method.name)
-        if not found:
-            self.say("no checkpoint yet: starting over in the same folder")
-            return None
-        saved = RunRecord.read(self.folder).get("hardware", {}).get("threads")
-        if device.type == "cpu" and saved not in (None, torch.get_num_threads()):
-            allowed = f"{saved}, as before: another number of threads changes the rounding of every sum"
-            raise InputError("threads", torch.get_num_threads(), allowed)
-        self.say(f"resuming after step {found[-1][0]}")
-        return found[-1][1]
+    def _pin(self, chat: ChatTokenizer) -> None:
+        """Write the day that the chat template writes into config.yaml: resumes and evaluations read the same text."""
+        self.config = with_date(self.config, chat)
+        self.site = replace(self.site, config=self.config)
+        self._save_config()
+
+    def _save_config(self) -> None:
+        written = replace(self.config, resume=None, overwrite=False)
+        configuration.save(written, self.folder / "config.yaml", self.command)
 
     # Training --------------------------------------------------------------------------------------------------------
 
@@ -129,9 +128,11 @@ class _Run:
         try:
             return self._phases()
         except BaseException as error:
+            if isinstance(error, InputError) and not self.began and self.record.withdraw():
+                raise  # a resume that was refused
             self.callbacks.on_failure(error)
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-            self.record.finish(status, error=f"{type(error).__name__}: {error}", **self._given_up())
+            self.record.fail(status, error, **self._given_up())
             raise
 
     def _given_up(self) -> dict[str, list[str]]:
@@ -141,6 +142,7 @@ class _Run:
     def _phases(self) -> dict[str, Any]:
         context = self._prepared(self.config.method.critic, trains=True)
         trainer = self._method(context)
+        self.began = True
         with self.record.phase("evaluate_before"):
             before = self._before()
         with self.record.phase("train"):
@@ -180,12 +182,15 @@ class _Run:
     def _prepared(self, critic: CriticInit | None, *, trains: bool) -> RunContext:
         with self.record.phase("load_data"):
             materials = load_materials(self.site)
+            self._pin(materials.chat)
+            identity.hold(self.site, identity.of_materials(self.config, materials))
             for line in announced(self.config, materials.data, materials.aside):
                 self.say(line)
             if trains:  # the estimate is of updates too
                 note_memory(self.site, materials.data)
         with self.record.phase("reward_model"):
             stored = ensure_stored(self.site, materials)
+            identity.hold(self.site, identity.of_stored(self.config, stored))
         with self.record.phase("load_models"):
             made = assemble(self.site, materials, stored, critic)
             judge_given(self.site, made, materials)
@@ -226,7 +231,7 @@ class _Run:
                 content = None if after is None else self._save_after(before, after)
             verdicts = self.site.verdicts if content is None else self._verdicts(content)
         except BaseException as error:
-            self.record.finish("failed", error=f"{type(error).__name__}: {error}")
+            self.record.fail("failed", error)
             raise
         found = [verdict.as_json() for verdict in verdicts]
         self.record.finish("finished", verdicts=found)

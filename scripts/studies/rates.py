@@ -6,7 +6,7 @@
 
 Updates are small (8 pairs, 16 responses) and in bf16, so that a laptop makes the sweep: smaller batches have noisier
 gradients, and Adam's updates are as large, so that the harm is no less than at the defaults. Reward models are trained
-on 480 pairs. The rates of align/config/automatic.py are the published ones until the sweep is whole.
+on 480 pairs and measured on 128. The rates of align/config/automatic.py are the published ones until the sweep is whole.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCHES = {
 }
 COMMON = ("precision=bf16", "rollout.max_new_tokens=96", "evaluation.num_prompts=32", "evaluation.num_pairs=128",
           "evaluation.num_texts=42", "evaluation.num_probes=0")  # fmt: skip
-FEW = 480  # pairs of a reward model
+FEW, HELD_FEW = 480, 128  # pairs of a reward model, and pairs that measure one
 
 
 def jobs(args: Any, pairs: dict[str, Path]) -> Iterator[Job]:
@@ -54,8 +54,8 @@ def job(args: Any, pairs: dict[str, Path], method: str, weights: str, rate: floa
     owner = "reward.source" if method == "reward_model" else "method"
     words = (f"method={method}", "model=local", f"adapter={weights}", "data=jsonl", f"max_steps={STEPS}", *COMMON)
     words += (*BATCHES[method], f"{owner}.learning_rate={rate:g}")
-    train = pairs["few"] if method == "reward_model" else pairs["train"]
-    places = (f"model.path={args.model}", f"data.path={train}", f"data.held_out_path={pairs['held_out']}")
+    train, held = ("few", "held_few") if method == "reward_model" else ("train", "held_out")
+    places = (f"model.path={args.model}", f"data.path={pairs[train]}", f"data.held_out_path={pairs[held]}")
     if method in ("ppo", "grpo"):
         words += ("reward=sparse", "reward.source.allow_chance=true")
         places += (f"reward.source.path={args.reward_model}",)
@@ -71,7 +71,8 @@ def split(source: Path, folder: Path) -> dict[str, Path]:
     train = [row for row in rows if row["prompt"] not in held]
     order = {prompt: (index * 7919) % len(questions) for index, prompt in enumerate(questions)}  # few of many questions
     few = sorted(train, key=lambda row: order[row["prompt"]])[:FEW]
-    parts = {"train": train, "few": few, "held_out": [row for row in rows if row["prompt"] in held]}
+    held_out = [row for row in rows if row["prompt"] in held]
+    parts = {"train": train, "few": few, "held_out": held_out, "held_few": held_out[:HELD_FEW]}
     folder.mkdir(parents=True, exist_ok=True)
     for name, part in parts.items():
         write_atomic(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in part))
