@@ -33,12 +33,9 @@ def test_the_last_and_the_first_cause_are_named(implicit):
 
 
 def test_an_error_raised_from_none_stands_alone():
-    with pytest.raises(RunError) as caught:
-        try:
-            raise OSError("handled")
-        except OSError:
-            raise RunError("alone") from None
-    assert with_cause(caught.value) == "RunError: alone"
+    error = raised([OSError("handled"), RunError("alone")], implicit=True)
+    error.__suppress_context__ = True
+    assert with_cause(error) == "RunError: alone"
 
 
 def test_a_cause_that_is_quoted_is_not_repeated():

@@ -6,7 +6,7 @@
 
 Updates are small (8 pairs, 16 responses) and in bf16, so that a laptop makes the sweep: smaller batches have noisier
 gradients, and Adam's updates are as large, so that the harm is no less than at the defaults. Reward models are trained
-on 480 pairs and measured on 128. The rates of align/config/automatic.py are the published ones until the sweep is whole.
+on 480 pairs, measured on 128. The rates of align/config/automatic.py are the published ones until the sweep is whole.
 """
 
 from __future__ import annotations
