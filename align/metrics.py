@@ -352,7 +352,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/win_rate/mean", "win rate against the start"),
     ("eval/win_rate/length_controlled/mean", "win rate, length-controlled"),
     ("eval/kl_per_response", "KL to the reference, nats/response"),
-    ("eval/perplexity", "perplexity, chosen responses"),
+    ("eval/preference/perplexity_chosen", "perplexity, chosen responses"),
     ("eval/preference/perplexity_rejected", "perplexity, rejected responses"),
     ("eval/forgetting_perplexity", "perplexity, general text"),
     ("eval/verbosity/mean_tokens", "response length, tokens"),

@@ -91,7 +91,8 @@ class Training:
             return ""
         # The length of an update is unknown before the first one: the rollouts alone are a bound.
         rollouts = math.ceil((self.total - self._start) / self._per_rollout)
-        return f"more than {clock(max(1.0, self._sampling * rollouts - (now - self.since)))} left"
+        least = self._sampling * rollouts - (now - self.since)
+        return f"more than {clock(least)} left" if least >= 1.0 else ""
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate the seconds to the last update, None before anything is known.

@@ -61,9 +61,10 @@ class Settled:
     chosen: dict[str, Any]  # value by key, of every key that was `auto`
     warnings: list[str]  # a line each
 
-    def lines(self) -> list[str]:
-        """Return what a user reads of it: the numbers on one line, then the warnings."""
-        numbers = ", ".join(f"{key}={value}" for key, value in self.chosen.items())
+    def lines(self, *, trains: bool = True) -> list[str]:
+        """Return what a user reads of it: the numbers on one line (the method's only if it trains), then warnings."""
+        shown = {key: value for key, value in self.chosen.items() if trains or not key.startswith("method.")}
+        numbers = ", ".join(f"{key}={value}" for key, value in shown.items())
         return [*([f"auto: {numbers}"] if numbers else []), *(f"warning: {line}" for line in self.warnings)]
 
 
@@ -107,6 +108,10 @@ def settle(config: Config, model: ModelFacts) -> Settled:
     if isinstance(settled.reward.credit, AutoCredit):
         settled.reward.credit = _scheme(settled)
         chosen["reward.credit"] = settled.reward.credit.name
+    retention = settled.callbacks.retention
+    if retention.best == AUTO:
+        retention.best, retention.lowest = _best(settled)
+        chosen["callbacks.retention.best"] = retention.best
     if config.frozen:
         settled.freeze()
     return Settled(settled, chosen, warnings)
@@ -157,6 +162,15 @@ def _lengths(config: Config, model: ModelFacts) -> dict[str, int]:
         tight = next(key for key in keys if key not in auto and given[key] >= model.context)
         raise InputError(tight, given[tight], f"fewer than the {model.context} tokens of the model's context")
     return {key: prompts if key == prompt else min(caps[key], left) for key in auto}
+
+
+def _best(config: Config) -> tuple[str, bool]:
+    """Choose the figure by which the best checkpoint is kept, the method's objective, and whether lower is better."""
+    if config.reward.source.name != "none":
+        return "eval/reward/proxy_mean", False
+    if config.method.name == "sft":
+        return "eval/preference/perplexity_chosen", True
+    return "eval/preference/log_ratio/accuracy", False
 
 
 def _scheme(config: Config) -> SparseCredit | SpansCredit | TruthCredit:

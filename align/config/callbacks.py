@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from align.config.base import Section
+from align.config.values import AUTO
 
 
 @dataclass
@@ -42,8 +43,10 @@ class RetentionConfig(Section):
     """Options that keep checkpoints beside the newest `checkpoint.keep`."""
 
     every: int | None = None  # keep the checkpoints of steps that this number divides
-    best: str | None = "eval/reward/proxy_mean"  # keep the one with the best value of this evaluation metric
-    lowest: bool = False  # true = the lowest value is the best
+    # Keep the one with the best value of this evaluation metric. auto = the proxy reward; without a reward held-out
+    # accuracy by the log-ratio; SFT's: the lowest perplexity of chosen responses.
+    best: str | None = AUTO
+    lowest: bool = False  # true = the lowest value is the best; auto chooses it as well
 
 
 @dataclass

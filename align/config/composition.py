@@ -145,7 +145,8 @@ def _check_retention(config: Config) -> None:
     checks.positive(retention, prefix, "every")
     if retention.best is None:
         return
-    if retention.best not in METRICS or METRICS[retention.best].level != "evaluation":
+    known = METRICS.get(str(retention.best))
+    if retention.best != AUTO and (known is None or known.level != "evaluation"):
         figures = [name for name, metric in METRICS.items() if metric.level == "evaluation"]
         near = get_close_matches(str(retention.best), figures, n=3, cutoff=0.3) or figures[:3]
         raise InputError(f"{prefix}.best", retention.best, f"a figure of the evaluation, such as {', '.join(near)}")

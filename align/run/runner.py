@@ -80,13 +80,15 @@ def measure(
     quiet()
     display = Display(enabled=config.callbacks.progress.enabled)
     with display, Engine.of(config).memory(resolve_device(config)):
-        return _Run(config, folder, say, display).measure(weights)
+        return _Run(config, folder, say, display, trains=False).measure(weights)
 
 
 class _Run:
     """One run, phase by phase; each phase's time is in run.json."""
 
-    def __init__(self, config: Config, folder: Path, say: Callable[[str], None], display: Display) -> None:
+    def __init__(
+        self, config: Config, folder: Path, say: Callable[[str], None], display: Display, *, trains: bool = True
+    ) -> None:
         model = model_facts(config.model)
         settled = settle(config, model)
         config = settled.config
@@ -96,7 +98,7 @@ class _Run:
         device = resolve_device(config)
         precision, why = resolve_precision(config.precision, device)
         say(f"{config.method.name} in {folder}: {precision.value} on {device} ({why})")
-        for line in [*precision_hint(config, device, world=model.world), *settled.lines()]:
+        for line in [*precision_hint(config, device, world=model.world), *settled.lines(trains=trains)]:
             say(line)
         # The user's own are imported here, before anything is written.
         self.watch = Watch()

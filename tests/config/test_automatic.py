@@ -9,6 +9,7 @@ from align.cli.compose import composed
 from align.config import AttentionCredit, ModelConfig, SpansCredit, SparseCredit, TruthCredit
 from align.config.automatic import FAR, RATES, ModelFacts, settle
 from align.errors import InputError
+from align.metrics import METRICS
 from align.models.load import load_causal_lm, model_facts
 from align.worlds import resolve
 from tests import tiny
@@ -155,3 +156,24 @@ def test_the_judges_rate_is_settled_where_one_is_trained_and_nowhere_else():
     far = ["method=dpo", "adapter=none", "evaluation.reward_model=train", "evaluation.judge.learning_rate=1e-2"]
     (line,) = settled(*far).warnings
     assert line.startswith("evaluation.judge.learning_rate=0.01 is 1000 times the rule")
+
+
+@pytest.mark.parametrize(
+    ("method", "best", "lowest"),
+    [
+        ("ppo", "eval/reward/proxy_mean", False),
+        ("dpo", "eval/preference/log_ratio/accuracy", False),
+        ("sft", "eval/preference/perplexity_chosen", True),
+    ],
+)
+def test_the_best_checkpoint_is_kept_by_the_methods_objective(method, best, lowest):
+    kept = settled("callbacks=retention", f"method={method}", "evaluation.every_steps=20").config.callbacks.retention
+    assert (kept.best, kept.lowest) == (best, lowest) and best in METRICS
+    given = ("callbacks=retention", "evaluation.every_steps=20", "callbacks.retention.best=eval/kl_per_response")
+    assert settled(*given).config.callbacks.retention.best == "eval/kl_per_response"
+
+
+def test_an_evaluation_alone_names_no_number_of_a_training():
+    found = settled("method=sft")
+    assert any("method.learning_rate" in line for line in found.lines())
+    assert not any("method." in line for line in found.lines(trains=False))
