@@ -51,5 +51,5 @@ def check_shape(config: Config, shape: Shape, rows: str) -> None:
         if need.examples in PROVIDES[shape]:
             continue
         learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))
-        needed = f"{need.given} needs {need.examples.value} ({_COLUMNS[need.examples]}; data.*_column renames them)"
-        raise InputError(need.key, need.given, f"{need.instead.format(learnable)} with {rows}: {needed}")
+        lacking = f"{need.examples.value}, which {need.given} needs ({_COLUMNS[need.examples]}; data.*_column)"
+        raise InputError(need.key, need.given, f"{need.instead.format(learnable)}: {rows} gives no {lacking}")

@@ -22,12 +22,12 @@ class Side:
     labelled: list[Completion]  # with their labels, where the rows have some
 
     def given(self) -> Iterator[tuple[Prompt, tuple[tuple[int, ...], ...]]]:
-        """Yield every prompt with token ids beside it: both of a pair; else of a completion; else none."""
-        if self.pairs:
+        """Yield prompts with the token ids beside them: of labelled completions, else pairs, demonstrations or none."""
+        if self.labelled or not self.pairs:
+            yield from ((c.prompt, (c.ids,)) for c in self.labelled or self.demonstrations)
+        else:
             yield from ((p.prompt, (p.chosen_ids, p.rejected_ids)) for p in self.pairs)
-        alone = self.labelled or ([] if self.pairs else self.demonstrations)
-        yield from ((c.prompt, (c.ids,)) for c in alone)
-        if not self.pairs and not alone:
+        if not self.labelled and not self.pairs and not self.demonstrations:
             yield from ((prompt, ()) for prompt in self.prompts)
 
     def without(self, prompts: Collection[int]) -> Side:

@@ -76,6 +76,7 @@ class Preferences:
     reward_train: list[Pair]
     reward_held_out: list[Pair]
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
+    shape: Shape = Shape.preference
     rows: str = ""  # shape and columns, in words
 
     @property
@@ -128,7 +129,9 @@ def load_preferences(
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
     measured = examples.side(held_out, reader.counts, last=True)
-    trained = _kept_apart(examples.side(train, reader.counts), [row.prompt for row in every_held], reader)
+    trained = examples.side(train, reader.counts)
+    if any(row.earlier for row in train):
+        trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
     reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=repeated([*every, *every_held]))
     counts = _counts(reader, trained, measured, chat.end_ids)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
@@ -142,7 +145,7 @@ def load_preferences(
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
     reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", config.path))
     whole = examples.pairs(every_held)
-    return Preferences(trained, measured, counts, reward_train, whole, tuple(reader.notes()), str(rows))
+    return Preferences(trained, measured, counts, reward_train, whole, tuple(reader.notes()), rows.shape, str(rows))
 
 
 def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:

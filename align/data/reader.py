@@ -1,4 +1,4 @@
-"""Rows to prompts and completions: read, checked, tokenized and cut to length, with a count of what happens to each row."""
+"""Rows to prompts and completions: read, checked, tokenized and cut to length; what happens to each is counted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Read(NamedTuple):
 
 
 class Reader:
-    """Turns rows of a shape into completions and counts what happens to them; prompts are numbered over all it reads."""
+    """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
         self._config, self._chat, self._activity, self._shape = config, chat, activity, shape

@@ -59,7 +59,9 @@ def _found(row: Mapping[str, Any], config: DataConfig, source: str) -> Shape:
     if any(sides) and others:
         there = config.chosen_column if sides[0] else config.rejected_column
         names = ", ".join(shape.value for shape in (Shape.preference, *others))
-        raise InputError("data.shape", "auto", f"{names}: {source} has {there!r} alone of a pair, and columns of others")
+        raise InputError(
+            "data.shape", "auto", f"{names}: {source} has {there!r} alone of a pair, and columns of others"
+        )
     if others or any(sides):
         return Shape.preference if any(sides) else others[0]
     if config.prompt_column in row:
