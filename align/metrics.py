@@ -239,7 +239,9 @@ _PREFERENCE = tuple(
     )
 )
 _EVALUATION: tuple[tuple[str, str, str], ...] = (
-    ("perplexity", "1", "exp(-mean log pi) over all tokens of held-out chosen responses, temperature 1"),
+    ("perplexity", "1",
+     "exp(-mean log pi) over all tokens of held-out chosen responses, or demonstrations, temperature 1"),
+    *_ends("perplexity", "1", "prompts"),
     ("preference/pairs", "pairs", "held-out pairs on which the policy's preference is measured, at temperature 1"),
     ("preference/prompts", "prompts", "different prompts among them"),
     *_PREFERENCE,
@@ -352,7 +354,7 @@ HEADLINE: tuple[tuple[str, str], ...] = (
     ("eval/win_rate/mean", "win rate against the start"),
     ("eval/win_rate/length_controlled/mean", "win rate, length-controlled"),
     ("eval/kl_per_response", "KL to the reference, nats/response"),
-    ("eval/preference/perplexity_chosen", "perplexity, chosen responses"),
+    ("eval/perplexity", "perplexity, held-out responses"),
     ("eval/preference/perplexity_rejected", "perplexity, rejected responses"),
     ("eval/forgetting_perplexity", "perplexity, general text"),
     ("eval/verbosity/mean_tokens", "response length, tokens"),

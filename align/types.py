@@ -37,6 +37,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Completion:
+    """A given response to a prompt: a demonstration, or one with a label."""
+
+    prompt: Prompt
+    text: str
+    ids: tuple[int, ...]  # end token last, unless cut
+    label: bool = True  # whether it is desirable
+
+
+@dataclass(frozen=True)
 class Sequences:
     """Prompts with a response each. Row i is `prompt_ids[i] + response_ids[i]`, left-padded and right-padded."""
 

@@ -18,7 +18,7 @@ from align.loop.context import RunContext, modules_of
 from align.loop.loop import Loop
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import RewardModelScorer, Source, build_credit
-from align.types import Pair, Prompt
+from align.types import Completion, Pair, Prompt
 
 CPU = torch.device("cpu")
 
@@ -65,6 +65,7 @@ def run_context(
         chat=chat,
         prompts=list(prompts),
         pairs=list(pairs),
+        demonstrations=[Completion(pair.prompt, pair.chosen, pair.chosen_ids) for pair in pairs],
         source=source,
         credit=build_credit(config.reward.credit),
         callbacks=CallbackList(list(callbacks)),

@@ -13,10 +13,9 @@ from align.data.collate import collate
 from align.loop.context import LoopContext
 from align.loop.protocol import Progress, Samples, Trained
 from align.streams import in_passes
-from align.types import Batch, Pair, Size
+from align.types import Batch, Completion, Pair, Size
 
 BOTH = ("chosen_ids", "rejected_ids")
-CHOSEN = ("chosen_ids",)
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,41 @@ class PairExamples:
         return {}
 
 
+@dataclass(frozen=True)
+class Demonstrations:
+    """Completions that are imitated; batches are padded as they are asked for."""
+
+    given: Sequence[Completion]
+    pad_id: int
+    device: torch.device
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    prompts: None = None
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """(n,) prompt and response tokens."""
+        return torch.tensor([len(one.prompt.input_ids) for one in self.given]) + self.response_tokens
+
+    @cached_property
+    def response_tokens(self) -> Tensor:
+        """(n,) response tokens."""
+        return torch.tensor([len(one.ids) for one in self.given])
+
+    def rows(self, index: Tensor, size: Size) -> Batch:
+        """The completions that `index` names."""
+        rows = [(one.prompt.input_ids, one.ids) for one in (self.given[i] for i in index.tolist())]
+        return Batch(collate(rows, self.pad_id, self.device), {}, size)
+
+    def describe(self, index: Tensor, decode: Callable[[Sequence[int]], str]) -> Samples:
+        """Texts of the completions that `index` names."""
+        picked = [self.given[i] for i in index.tolist()]
+        return [{"prompt_id": one.prompt.id, "response": one.text} for one in picked]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing: the data are there."""
+        return {}
+
+
 class Offline:
     """Base of the algorithms that are a loss alone; a subclass names the sides it reads and the roles it trains."""
 
@@ -72,7 +106,7 @@ class Offline:
         assert isinstance(run.config.method, OfflineConfig)
         self.run, self.method = run, run.config.method
 
-    def collect(self, at: Progress) -> PairExamples:
+    def collect(self, at: Progress) -> PairExamples | Demonstrations:
         """All pairs."""
         return PairExamples(self.run.pairs, self.sides, self.run.chat.pad_id, self.run.accelerator.device)
 

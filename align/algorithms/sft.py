@@ -1,11 +1,11 @@
-"""Supervised fine-tuning on the chosen responses: the base line that a preference method must beat."""
+"""Supervised fine-tuning on demonstrations: the base line that a preference method must beat."""
 
-from align.algorithms.offline import CHOSEN, Offline
+from align.algorithms.offline import Demonstrations, Offline
 from align.config.methods import SFTConfig
 from align.engine.protocol import TokenStats
 from align.functional.masked import masked_sum
 from align.loop.context import LoopContext
-from align.loop.protocol import Loss, Trained
+from align.loop.protocol import Loss, Progress, Trained
 from align.metrics import Tally
 from align.types import Batch
 
@@ -14,11 +14,13 @@ class SFT(Offline):
     """Sampled from nothing; credited by nothing; trained with the mean negative log-likelihood of response tokens."""
 
     method: SFTConfig
-    sides = CHOSEN
 
     def __init__(self, run: LoopContext) -> None:
         super().__init__(run)
         self.trained = {"policy": Trained(self.loss, self.method.rate)}
+
+    def collect(self, at: Progress) -> Demonstrations:
+        return Demonstrations(self.run.demonstrations, self.run.chat.pad_id, self.run.accelerator.device)
 
     def loss(self, batch: Batch, out: TokenStats) -> Loss:
         tally, tokens = Tally(), float(batch.mask.sum())

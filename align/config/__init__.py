@@ -42,6 +42,7 @@ from align.config.schema import (
     Truncated,
     VerdictsConfig,
 )
+from align.config.shapes import AssistantTurns, Examples, RankedPairs, Shape
 from align.config.sources import (
     Combine,
     CompositeSource,

@@ -6,7 +6,9 @@ from typing import Any
 
 from align.config import checks
 from align.config.judge import TRAIN
-from align.config.schema import Config, EvaluationConfig
+from align.config.needs import check_shape
+from align.config.schema import Config, DataConfig, EvaluationConfig
+from align.config.shapes import Shape
 from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
@@ -31,6 +33,9 @@ def check_all(config: Config) -> None:
         checks.installed("tracking", "wandb", "wandb")
     _check_callbacks(config)
     config.method.check(config)
+    if config.data.shape is not Shape.auto:  # else once the columns are known
+        shape = config.data.shape
+        check_shape(config, shape, f"data.shape={shape.value}")
 
 
 def _check_model(config: Config) -> None:
@@ -58,17 +63,30 @@ def _check_data(config: Config) -> None:
     checks.existing("data.held_out_path", data.held_out_path)
     checks.open_fraction(data, "data", "held_out_fraction")
     checks.automatic(data, "data", "max_prompt_tokens", "max_response_tokens")
-    names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
-    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
-    for name, column in columns.items():
-        if not column or list(columns.values()).count(column) > 1:
-            raise InputError(f"data.{name}", column, "a column name of its own")
+    for names in _READ_TOGETHER:
+        _check_columns(data, names)
     for name in ("train_where", "held_out_where", "reward_where"):
         _check_where(f"data.{name}", getattr(data, name))
     if data.world is not None:
         from align.worlds import get
 
         get(data.world)
+
+
+_READ_TOGETHER = (
+    ("prompt_column", "chosen_column", "rejected_column", "system_column"),
+    ("prompt_column", "responses_column", "scores_column", "ranks_column", "system_column"),
+    ("prompt_column", "completion_column", "label_column", "system_column"),
+    ("messages_column", "label_column", "system_column"),
+)
+
+
+def _check_columns(data: DataConfig, names: tuple[str, ...]) -> None:
+    """Refuse a column without a name, and two of the columns that are read together that have one."""
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
+    for name, column in columns.items():
+        if not column or list(columns.values()).count(column) > 1:
+            raise InputError(f"data.{name}", column, "a column name of its own")
 
 
 def _check_where(key: str, where: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from align.config.base import MISSING, Section
 from align.config.checks import automatic, not_negative, positive
+from align.config.shapes import Examples
 from align.config.values import AUTO, Rate, settled_rate
 from align.errors import InputError
 
@@ -35,6 +36,7 @@ class MethodConfig(Section):
     name: str = MISSING
     trains: ClassVar[bool] = True  # whether the method updates the policy's parameters
     needs_reward: ClassVar[bool] = False  # whether the method learns from, or chooses by, the run's reward
+    learns_from: ClassVar[Examples] = Examples.prompts  # what the data must give it
 
     @property
     def critic(self) -> CriticInit | None:

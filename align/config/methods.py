@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from align.config.base import Section
 from align.config.checks import automatic, divisor, fraction, not_negative, open_fraction, positive
 from align.config.method_bases import CriticInit, LoopConfig, MethodConfig
+from align.config.shapes import Examples
 from align.config.values import AUTO, Rate, settled_rate
 from align.errors import InputError
 
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class OfflineConfig(LoopConfig):
-    """Base of the methods that learn from given preference pairs."""
+    """Base of the methods that learn from given responses: preference pairs, unless a method names others."""
 
-    batch_size: int = 32  # pairs per optimizer update
+    batch_size: int = 32  # pairs per optimizer update; demonstrations of sft
+    learns_from = Examples.pairs
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -29,9 +31,10 @@ class OfflineConfig(LoopConfig):
 
 @dataclass
 class SFTConfig(OfflineConfig):
-    """Supervised fine-tuning on the chosen responses."""
+    """Supervised fine-tuning on demonstrations: of preference pairs, the chosen responses."""
 
     name: str = "sft"
+    learns_from = Examples.demonstrations
     rate_rule = "sft"
 
 
@@ -75,6 +78,7 @@ class RewardModelMethodConfig(MethodConfig):
     """Train the reward model that `reward.source` describes, and no policy."""
 
     name: str = "reward_model"
+    learns_from = Examples.pairs
     trains = False
     needs_reward = True
 

@@ -12,6 +12,7 @@ from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
 from align.config.judge import JudgeConfig
 from align.config.method_bases import MethodConfig
+from align.config.shapes import AssistantTurns, RankedPairs, Shape
 from align.config.sources import SourceConfig
 from align.config.values import AUTO, Length, settled_length
 
@@ -48,7 +49,7 @@ class PromptOverflow(Enum):
 
 
 class BadRows(Enum):
-    """What is done with rows whose cells are no prompt and responses."""
+    """What is done with rows whose cells are not what their shape has."""
 
     error = "error"
     drop = "drop"  # and count
@@ -95,10 +96,11 @@ class ModelConfig(Section):
 
 @dataclass
 class DataConfig(Section):
-    """Preference pairs: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
+    """The data: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
 
     path_fields = ("path", "held_out_path")
     path: str = MISSING
+    shape: Shape = Shape.auto  # of the rows, on both sides of the split
     held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
     revision: str | None = None  # a branch, tag or commit of the Hub
     subset: str | None = None  # Hub configuration name
@@ -116,12 +118,20 @@ class DataConfig(Section):
     prompt_column: str = "prompt"
     chosen_column: str = "chosen"
     rejected_column: str = "rejected"
+    responses_column: str = "responses"  # of ranked rows: a list, the best first unless one of the next two is there
+    scores_column: str = "scores"  # a number a response, the highest best
+    ranks_column: str = "ranks"  # a number a response, the lowest best; read where there are no scores
+    ranked: RankedPairs = RankedPairs.best
+    completion_column: str = "completion"  # of unpaired preferences and demonstrations
+    label_column: str = "label"  # true = desirable; also 0 and 1
+    messages_column: str = "messages"  # a whole conversation, which stands before the completion's column
+    turns: AssistantTurns = AssistantTurns.all  # of a conversation, that are demonstrations; last = the last one alone
     tools_column: str | None = "tools"  # where present: tools that the template describes, a list or JSON
     system_column: str | None = None  # text of a system turn, may be blank; null = there is none
     max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
     max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
     long_prompts: PromptOverflow = PromptOverflow.drop
-    bad_rows: BadRows = BadRows.error  # rows whose cells are no prompt and responses
+    bad_rows: BadRows = BadRows.error  # rows whose cells are not what their shape has
     world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
 
     @property
@@ -209,7 +219,8 @@ class EvaluationConfig(Section):
 
     path_fields = ("general_text", "prompts_file", "reward_model")
     num_prompts: int = 128  # held-out prompts, one sampled response each
-    num_pairs: int = 256  # held-out pairs, for the preference's accuracy and the perplexities
+    # Held-out pairs, for the preference's accuracy and the perplexities; demonstrations where there are no pairs.
+    num_pairs: int = 256
     num_texts: int = 128  # general texts for forgetting, as many of each kind
     # auto = the embedded world's for its own model, else align://general.jsonl; or a JSONL, JSON, CSV or Parquet file,
     # a .txt file (a text a paragraph), a folder of data files, a Hub id

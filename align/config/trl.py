@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from align.config.checks import divisor, not_negative, open_fraction, positive
 from align.config.method_bases import OptimizedConfig
+from align.config.shapes import Examples
 from align.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,9 +55,10 @@ SMOOTHED = (TRLDPOLoss.robust, TRLDPOLoss.exo_pair, TRLDPOLoss.aot, TRLDPOLoss.a
 
 @dataclass
 class TRLPairsConfig(TRLConfig):
-    """Base of TRL's methods that learn from given preference pairs."""
+    """Base of TRL's methods that learn from given responses."""
 
-    batch_size: int = 32  # pairs per optimizer update
+    batch_size: int = 32  # pairs per optimizer update; of labelled completions, twice as many
+    learns_from = Examples.pairs
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -93,8 +95,9 @@ class TRLKTOConfig(TRLPairsConfig):
     """Options of TRL's KTOTrainer."""
 
     name: str = "trl_kto"
+    learns_from = Examples.labels
     loss: TRLKTOLoss = TRLKTOLoss.kto
-    desirable_weight: float = 1.0  # of the chosen responses
+    desirable_weight: float = 1.0  # of the chosen responses, or completions of label true
     undesirable_weight: float = 1.0  # of the rejected ones
 
     def check(self, config: Config) -> None:

@@ -1,9 +1,8 @@
-"""Conversion of a data row to a prompt and two responses: strings, message lists, or whole conversations."""
+"""Cells of a data row as messages: strings, message lists, whole conversations, tools, a system turn."""
 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from align.config import DataConfig
@@ -12,39 +11,6 @@ from align.errors import InputError
 Message = Mapping[str, Any]
 _TURN = re.compile(r"\n\n(Human|Assistant):")  # how Anthropic's HH writes a conversation into one string
 _CELL = "text or a list of messages {role, content}"
-
-
-@dataclass(frozen=True)
-class Example:
-    """A prompt with two responses."""
-
-    messages: tuple[Message, ...]  # the prompt, a user's or a tool's turn last
-    chosen: Message  # the assistant's
-    rejected: Message
-
-
-def read_example(row: Mapping[str, Any], config: DataConfig, where: str) -> Example | None:
-    """Read the prompt and the responses of `row` from the columns that `config` names.
-
-    A string prompt is one user message. Responses may be strings, single assistant messages, or whole conversations.
-    Whole conversations share the prompt, so that the prompt column may be missing (`implicit prompt`); None where they
-    differ before their last message. A system column's text, where there is any, goes first.
-
-    Raises InputError, which names the row by `where`, for an empty cell, a cell of a wrong type, or a conversation that
-    does not end as it must.
-    """
-    chosen, rejected = (_cell(row, name, where) for name in (config.chosen_column, config.rejected_column))
-    explicit = _cell(row, config.prompt_column, where) if config.prompt_column in row else None
-    if explicit is None and isinstance(chosen, str) and isinstance(rejected, str):
-        chosen, rejected = (_dialogue(text, f"{where}, column {config.chosen_column}") for text in (chosen, rejected))
-    head, reply = _reply(chosen, f"{where}, column {config.chosen_column}")
-    other, other_reply = _reply(rejected, f"{where}, column {config.rejected_column}")
-    if head and other and head != other:
-        return None
-    messages = _prompt(explicit, head or other, f"{where}, column {config.prompt_column}")
-    if config.system_column is not None:
-        messages = (*_system(row[config.system_column], messages, f"{where}, column {config.system_column}"), *messages)
-    return Example(messages, reply, other_reply)
 
 
 def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[Any, ...] | None:
@@ -62,7 +28,7 @@ def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[
     if not cell:
         return None
     if not isinstance(cell, (list, tuple)) or not all(isinstance(tool, Mapping) for tool in cell):
-        raise InputError(f"{where}, column {config.tools_column}", _brief(cell), "a list of tools, each a JSON schema")
+        raise InputError(f"{where}, column {config.tools_column}", brief(cell), "a list of tools, each a JSON schema")
     return tuple(cell)
 
 
@@ -71,33 +37,32 @@ def is_conversation(value: object) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and _TURN.match(value) is not None)
 
 
-def _cell(row: Mapping[str, Any], name: str, where: str) -> str | list[Message]:
+def read_cell(value: object, place: str) -> str | list[Message]:
     """Return a cell as a string or a checked list of messages, each with all keys that it gives a value."""
-    value, place = row[name], f"{where}, column {name}"
     if isinstance(value, str):
         return _well_formed(value, place)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, (list, tuple)) or not value:
-        raise InputError(place, _brief(value), _CELL)
+        raise InputError(place, brief(value), _CELL)
     return [_message(message, place) for message in value]
 
 
 def _message(given: object, place: str) -> Message:
     """Check one message: its role and its content, which only a call of tools may lack; parts of text become one."""
     if isinstance(given, str):
-        raise InputError(place, f"a list of strings ({_brief(given)!r}, ...)", f"{_CELL}: one response to a row")
+        raise InputError(place, f"a list of strings ({brief(given)!r}, ...)", f"{_CELL}: one response to a row")
     if not isinstance(given, Mapping) or not isinstance(given.get("role"), str):
-        raise InputError(place, _brief(given), _CELL)
+        raise InputError(place, brief(given), _CELL)
     message = {key: value for key, value in given.items() if value is not None}  # Arrow gives every message every key
     content = message.get("content", "" if message.get("tool_calls") else None)
     if isinstance(content, (list, tuple)):
         kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
         if set(kinds) != {"text"} or not all(isinstance(part.get("text"), str) for part in content):
-            raise InputError(place, _brief(given), f"{_CELL}, of text alone")
+            raise InputError(place, brief(given), f"{_CELL}, of text alone")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str):
-        raise InputError(place, _brief(given), _CELL)
+        raise InputError(place, brief(given), _CELL)
     _well_formed(json.dumps(message, ensure_ascii=False, default=str), place)  # with all that it holds
     return message | {"content": content}
 
@@ -111,7 +76,7 @@ def _well_formed(text: str, place: str) -> str:
     return text
 
 
-def _reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], Message]:
+def split_reply(value: str | list[Message], place: str) -> tuple[tuple[Message, ...], Message]:
     """Split a cell into the turns before the response, if any, and the response."""
     if isinstance(value, str):
         return (), {"role": "assistant", "content": value}
@@ -125,41 +90,41 @@ def is_empty(reply: Message) -> bool:
     return not reply["content"].strip() and not reply.get("tool_calls")
 
 
-def _prompt(explicit: str | list[Message] | None, shared: tuple[Message, ...], place: str) -> tuple[Message, ...]:
+def join_prompt(explicit: str | list[Message] | None, shared: tuple[Message, ...], place: str) -> tuple[Message, ...]:
     """Join a prompt cell and the turns before the responses, either of which may be empty."""
     stated = ({"role": "user", "content": explicit},) if isinstance(explicit, str) else tuple(explicit or ())
     short, messages = sorted((stated, shared), key=len)  # either may hold a system turn that the other lacks
     if short and messages[-len(short) :] != short:
-        allowed = f"the turn before the response ({_brief(shared[-1]['content'])!r})"
-        raise InputError(place, _brief(stated[-1]["content"]), allowed)
+        allowed = f"the turn before the response ({brief(shared[-1]['content'])!r})"
+        raise InputError(place, brief(stated[-1]["content"]), allowed)
     if not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
         given = f"{messages[-1]['role']}: {messages[-1]['content']}" if messages else None
-        raise InputError(place, _brief(given), "a prompt that ends with a user's message, not empty")
+        raise InputError(place, brief(given), "a prompt that ends with a user's message, not empty")
     return messages
 
 
-def _system(text: object, messages: tuple[Message, ...], place: str) -> tuple[Message, ...]:
+def system_turn(text: object, messages: tuple[Message, ...], place: str) -> tuple[Message, ...]:
     """Return the system turn of a cell; none where the cell is blank or missing."""
     if text is None or (isinstance(text, str) and not text.strip()):
         return ()
     if not isinstance(text, str):
-        raise InputError(place, _brief(text), "text")
+        raise InputError(place, brief(text), "text")
     if messages[0]["role"] == "system":
-        raise InputError(place, _brief(text), "nothing, where the prompt begins with a system message of its own")
+        raise InputError(place, brief(text), "nothing, where the prompt begins with a system message of its own")
     return ({"role": "system", "content": text},)
 
 
-def _dialogue(text: str, place: str) -> list[Message]:
+def read_dialogue(text: str, place: str) -> list[Message]:
     """Parse a string of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns into messages."""
     start, *parts = _TURN.split(text)
     if start.strip() or not parts:
-        raise InputError(place, _brief(text), "a prompt column, message lists, or text in Human:/Assistant: turns")
+        raise InputError(place, brief(text), "a prompt column, message lists, or text in Human:/Assistant: turns")
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": roles[who], "content": said.strip()} for who, said in turns]
 
 
-def _brief(value: object) -> object:
+def brief(value: object) -> object:
     """Shorten a cell for an error message, which is one line."""
     text = value if isinstance(value, str) else repr(value)
     return value if len(text) <= 60 else text[:60] + "..."

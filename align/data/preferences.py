@@ -1,31 +1,35 @@
-"""Preference pairs for training and evaluation: loaded, checked, tokenized, cut to length, and split by prompt."""
+"""Data for training and evaluation: rows loaded, checked, tokenized, cut to length, and split by prompt."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from align.activity import Activity
-from align.config import DataConfig
+from align.config import DataConfig, Shape
+from align.data.duplicates import near, near_duplicates, repeated
+from align.data.examples import Examples, Side, prompts_of
 from align.data.reader import Read, Reader, content_of
+from align.data.shapes import columns_of, recognise
 from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
 
-COUNTS = (  # rows = the sum of the next eight, which count pairs
+COUNTS = (  # rows = the sum of the next ten, which count rows
     "rows",
-    "malformed_dropped",  # cells that are no prompt and responses (data.bad_rows)
+    "malformed_dropped",  # cells that are not what the shape has (data.bad_rows)
     "identical_dropped",  # chosen equals rejected, also after cutting
     "empty_dropped",  # a response without text
-    "diverging_dropped",  # two conversations that differ before their last message
+    "diverging_dropped",  # conversations that differ before their last message
     "long_prompts_dropped",
-    "overlapping_dropped",  # held-out pairs whose prompt is trained on
+    "overlapping_dropped",  # held-out rows whose prompt is trained on
+    "near_overlapping_dropped",  # held-out rows whose prompt differs from a trained one in case or punctuation alone
     "unasked_dropped",  # outside train_where or held_out_where
     "train",
     "held_out",
@@ -35,29 +39,81 @@ COUNTS = (  # rows = the sum of the next eight, which count pairs
     "held_out_prompts",
     "control_tokens_named",  # rows whose texts spell a control token (model.control_tokens_in_text)
     "keys_unwritten",  # rows with keys in their messages that the template does not write
+    "duplicate_rows",  # that repeat an earlier row; kept
+    "near_duplicate_prompts",  # that differ from an earlier one in case, white space or punctuation alone; kept
+    "train_pairs",
+    "held_out_pairs",
+    "train_demonstrations",
+    "responses",  # given ones on both sides
+    "unpartnered",  # completions on prompts that have desirable or undesirable ones alone: in no pair
+    "tied_pairs",  # ranked responses of one score: no pair
+    "identical_pairs",  # ranked or labelled responses of one text: no pair
+    "overlapping_turns",  # earlier turns whose prompt is held out: no demonstrations
 )
+LOST = (*(name for name in COUNTS if name.endswith(("dropped", "cut", "truncated"))), *COUNTS[-4:])
+REPEATED = ("duplicate_rows", "near_duplicate_prompts")
+
+
+class Rows(NamedTuple):
+    """Rows as they were loaded."""
+
+    train: list[Row]
+    held_out: list[Row] | None  # None = a share of the training rows
+    shape: Shape
+    columns: list[str]  # that are read
+
+    def __str__(self) -> str:
+        return f"{self.shape.words} rows ({', '.join(self.columns)})"
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """Pairs of the method, and pairs of a reward model that is trained for the run."""
+    """What the method learns from and is measured on, and pairs of a reward model that is trained for the run."""
 
-    train: list[Pair]
-    held_out: list[Pair]
+    trained: Side
+    measured: Side  # held out
     counts: dict[str, int]  # the keys of COUNTS
     reward_train: list[Pair]
     reward_held_out: list[Pair]
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
+    shape: Shape = Shape.preference
+    rows: str = ""  # shape and columns, in words
+
+    @property
+    def train(self) -> list[Pair]:
+        """Training pairs."""
+        return self.trained.pairs
+
+    @property
+    def held_out(self) -> list[Pair]:
+        """Held-out pairs."""
+        return self.measured.pairs
 
 
-def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity | None = None) -> Preferences:
-    """Load, check and split the pairs that `config` names. Every dropped row is counted.
+def read_rows(config: DataConfig) -> Rows:
+    """Load the rows that `config` names, and recognise their shape by the first.
 
-    Held-out pairs come from `held_out_path`, else from `held_out_split`, else from a share of the prompts. That share
+    Raises:
+        InputError: The data cannot be read, or have no shape; held-out rows have other columns.
+    """
+    train, held_out = _rows(config)
+    shape = recognise(train[0], config, config.path)
+    if held_out is not None:
+        recognise(held_out[0], replace(config, shape=shape), config.held_out_path or config.path)
+    return Rows(train, held_out, shape, columns_of(shape, train[0], config))
+
+
+def load_preferences(
+    config: DataConfig, chat: ChatTokenizer, activity: Activity | None = None, rows: Rows | None = None
+) -> Preferences:
+    """Load, check and split the data that `config` names, or these `rows` of it. Every dropped row is counted.
+
+    Held-out rows come from `held_out_path`, else from `held_out_split`, else from a share of the prompts. That share
     is chosen by a hash of the prompt's text, independent of the order of rows, of a seed and of the responses. No
-    prompt is on both sides. Pairs on the same prompt share one `Prompt`, with the first of their rows.
+    prompt is on both sides, nor are near-duplicates. Rows on the same prompt share one `Prompt`, with the first of
+    them.
 
-    `train_where` and `held_out_where` then filter the pairs of each side by columns. They move no pair to the other
+    `train_where` and `held_out_where` then filter the rows of each side by columns. They move no row to the other
     side and change no prompt's id, so that the same prompt gets the same noise under every filter.
 
     Raises InputError for unreadable data, a missing column, a bad cell (with its row, counted from 1) where `bad_rows`
@@ -65,44 +121,71 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
     """
     activity = activity or Activity()
     activity.advance("reading the data")
-    reader = Reader(config, chat, activity)
-    train_rows, held_rows = _rows(config)
-    every = reader.pairs(train_rows, config.path)
+    rows = rows or read_rows(config)
+    reader, examples = Reader(config, chat, activity, rows.shape), Examples(rows.shape, config.ranked)
     source = config.held_out_path or config.path
-    if held_rows is None:
-        held = _held_prompts([item.pair for item in every], config.held_out_fraction)
-        every_held = [item for item in every if item.pair.prompt.id in held]
-        every = [item for item in every if item.pair.prompt.id not in held]
-    else:
-        given = reader.pairs(held_rows, source)
-        seen = {item.pair.prompt.id for item in every}
-        every_held = [item for item in given if item.pair.prompt.id not in seen]
-        reader.counts["overlapping_dropped"] += len(given) - len(every_held)
+    every, every_held = _split(reader, rows, config)
     train = _where(every, config.train_where, "data.train_where", config.path)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
-    counts = _counts(reader, train, held_out, chat.end_ids)
+    measured = examples.side(held_out, reader.counts, last=True)
+    trained = examples.side(train, reader.counts)
+    if any(row.earlier for row in train):
+        trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
+    reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=repeated([*every, *every_held]))
+    counts = _counts(reader, trained, measured, chat.end_ids)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
     if reader.first_bad is not None:
         lost += f"; first: {reader.first_bad}"
+    what = "pairs" if rows.shape is Shape.preference else "rows"
     if not train:
-        raise InputError("data.path", config.path, f"data that leaves pairs to train on ({lost})")
-    if held_rows is not None and not held_out:
+        raise InputError("data.path", config.path, f"data that leaves {what} to train on ({lost})")
+    if rows.held_out is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
-        raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
-    reward_train = _where(every, config.reward_where, "data.reward_where", config.path)
-    whole = [item.pair for item in every_held]
-    return Preferences(train, held_out, counts, reward_train, reward_held_out=whole, notes=tuple(reader.notes()))
+        raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
+    reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", config.path))
+    whole = examples.pairs(every_held)
+    return Preferences(trained, measured, counts, reward_train, whole, tuple(reader.notes()), rows.shape, str(rows))
 
 
-def _where(items: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
-    kept = matching([item.row for item in items], where, key, source)
-    return [item.pair for item, keep in zip(items, kept, strict=True) if keep]
+def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:
+    """Read all rows and part them: no prompt, nor a near-duplicate of one, is on both sides."""
+    every = reader.read(rows.train, config.path)
+    prompts = _prompts(every)
+    if rows.held_out is None:
+        held = _held_prompts(prompts, config.held_out_fraction)
+        held |= near(prompts, [prompt for prompt in prompts if prompt.id in held])
+        if prompts and len(held) == len(prompts):
+            given = "prompts that differ in case, white space and punctuation alone"
+            raise InputError("data.path", given, "different prompts, or data.held_out_path as well")
+        reader.counts["near_duplicate_prompts"] += near_duplicates(prompts)
+        return [r for r in every if r.prompt.id not in held], [r for r in every if r.prompt.id in held]
+    given_rows = reader.read(rows.held_out, config.held_out_path or config.path)
+    seen = {prompt.id for prompt in prompts}
+    apart = [row for row in given_rows if row.prompt.id not in seen]
+    alike = near(_prompts(apart), prompts)
+    kept = [row for row in apart if row.prompt.id not in alike]
+    reader.counts["overlapping_dropped"] += len(given_rows) - len(apart)
+    reader.counts["near_overlapping_dropped"] += len(apart) - len(kept)
+    reader.counts["near_duplicate_prompts"] += near_duplicates(_prompts([*every, *given_rows]))
+    return every, kept
 
 
-def prompts_of(pairs: Iterable[Pair]) -> list[Prompt]:
-    """Return each prompt once, in order of first appearance."""
-    return list({pair.prompt.id: pair.prompt for pair in pairs}.values())
+def _prompts(rows: Sequence[Read]) -> list[Prompt]:
+    return list({row.prompt.id: row.prompt for row in rows}.values())
+
+
+def _kept_apart(side: Side, held_out: Sequence[Prompt], reader: Reader) -> Side:
+    """Leave out demonstrations, earlier turns of their conversations, whose prompt is held out."""
+    alike = near(prompts_of(side.demonstrations), held_out)
+    kept = [c for c in side.demonstrations if c.prompt.id not in alike]
+    reader.counts["overlapping_turns"] += len(side.demonstrations) - len(kept)
+    return replace(side, demonstrations=kept)
+
+
+def _where(rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Read]:
+    kept = matching([row.row for row in rows], where, key, source)
+    return [row for row, keep in zip(rows, kept, strict=True) if keep]
 
 
 def digest(pairs: Sequence[Pair]) -> str:
@@ -113,27 +196,37 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
     """Split off a share of the training prompts, chosen as held-out ones are; refused where there is one alone."""
-    held = _held_prompts(data.reward_train, fraction)
-    train = [pair for pair in data.train if pair.prompt.id not in held]
+    held = _held_prompts(prompts_of(data.reward_train), fraction)
+    trained = data.trained.without(held)
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
     aside = [pair for pair in data.reward_train if pair.prompt.id in held]
-    if not train:
+    if not trained.prompts or (data.train and not trained.pairs):
         raise InputError("evaluation.reward_model_fraction", fraction, "a share that leaves pairs to train on")
-    counts = data.counts | {"train": len(train), "train_prompts": len(prompts_of(train)), "set_aside": len(aside)}
-    return replace(data, train=train, counts=counts, reward_train=rest), aside
+    counts = data.counts | _sizes(trained, data.measured)
+    counts |= {"train": counts["train_pairs"], "set_aside": len(aside)}
+    return replace(data, trained=trained, counts=counts, reward_train=rest), aside
 
 
-def _counts(reader: Reader, train: list[Pair], held_out: list[Pair], ends: Sequence[int]) -> dict[str, int]:
-    prompts = [prompts_of(train), prompts_of(held_out)]
+def _counts(reader: Reader, trained: Side, measured: Side, ends: Sequence[int]) -> dict[str, int]:
+    given = [(prompt.id, ids) for side in (trained, measured) for prompt, every in side.given() for ids in every]
+    prompts = [*trained.prompts, *measured.prompts]
     counts = reader.counts | Counter(
-        train=len(train),
-        held_out=len(held_out),
-        long_prompts_truncated=sum(prompt.id in reader.truncated for side in prompts for prompt in side),
-        responses_cut=sum(ids[-1] not in ends for p in train + held_out for ids in (p.chosen_ids, p.rejected_ids)),
-        train_prompts=len(prompts[0]),
-        held_out_prompts=len(prompts[1]),
+        long_prompts_truncated=sum(prompt.id in reader.truncated for prompt in prompts),
+        responses_cut=sum(ids[-1] not in ends for _, ids in given),
+        responses=len(given),
+        **_sizes(trained, measured),
     )
     return {name: counts[name] for name in COUNTS}
+
+
+def _sizes(trained: Side, measured: Side) -> dict[str, int]:
+    return {
+        "train_prompts": len(trained.prompts),
+        "held_out_prompts": len(measured.prompts),
+        "train_pairs": len(trained.pairs),
+        "held_out_pairs": len(measured.pairs),
+        "train_demonstrations": len(trained.demonstrations),
+    }
 
 
 def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
@@ -148,13 +241,12 @@ def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
     return train, None
 
 
-def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:
+def _held_prompts(prompts: Sequence[Prompt], fraction: float) -> set[int]:
     """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
-    prompts = prompts_of(pairs)
     if fraction == 0 or not prompts:
         return set()
     if len(prompts) == 1:
-        raise InputError("data.path", "pairs on a single prompt", "two prompts or more, or data.held_out_path as well")
+        raise InputError("data.path", "rows on a single prompt", "two prompts or more, or data.held_out_path as well")
     hashes = {p.id: hashlib.sha256(content_of(p.messages, p.tools).encode()).digest() for p in prompts}
     ranked = sorted(prompts, key=lambda prompt: hashes[prompt.id])
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))

@@ -1,22 +1,23 @@
-"""Rows to pairs: read, checked, tokenized and cut to length, with a count of what happens to each row."""
+"""Rows to prompts and completions: read, checked, tokenized and cut to length; what happens to each is counted."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from align.activity import Activity
-from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.conversations import Example, Message, is_conversation, is_empty, read_example, read_tools
+from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
+from align.data.conversations import Message, is_empty, read_tools
+from align.data.shapes import Example, read_example
 from align.data.sources import Row
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
-from align.types import Pair, Prompt
+from align.types import Completion, Prompt
 
 _AT_ONCE = 1000  # rows whose responses are tokenized in one call
-_Response = tuple[str, tuple[int, ...]]  # text and ids, both cut to the limit
 
 
 class _TooLong(InputError):
@@ -28,19 +29,31 @@ class _Asked(NamedTuple):
 
     prompt: Prompt
     example: Example
+    earlier: tuple[tuple[Prompt, Message], ...]  # assistant's turns before the last one that are demonstrations too
+    row: Row
     where: str
+
+    @property
+    def replies(self) -> list[tuple[Prompt, Message]]:
+        """Every response with its prompt, the earlier turns last."""
+        return [*((self.prompt, reply) for reply in self.example.replies), *self.earlier]
 
 
 class Read(NamedTuple):
-    pair: Pair
-    row: Row  # of the pair; its prompt holds the first row with that prompt
+    """A row that was read; its prompt holds the first row with that prompt."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]  # chosen and rejected; or ranked ones; or one; or none
+    scores: tuple[float, ...]  # of ranked completions
+    earlier: tuple[Completion, ...]
+    row: Row
 
 
 class Reader:
-    """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
+    """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
-    def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity) -> None:
-        self._config, self._chat, self._activity = config, chat, activity
+    def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
+        self._config, self._chat, self._activity, self._shape = config, chat, activity, shape
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -48,59 +61,60 @@ class Reader:
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
-    def pairs(self, rows: Sequence[Row], source: str) -> list[Read]:
-        self._check_columns(rows[0], source)
-        read: list[Pair | str] = []
+    def read(self, rows: Sequence[Row], source: str) -> list[Read]:
+        """Read the rows of `source`; those that are dropped are counted and left out."""
+        read: list[Read | str] = []
         for at in range(0, len(rows), _AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
             read += self._block(rows[at : at + _AT_ONCE], source, at)
         self.counts["rows"] += len(rows)
         self.counts.update(item for item in read if isinstance(item, str))
-        return [Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
+        return [item for item in read if isinstance(item, Read)]
 
-    def _check_columns(self, row: Row, source: str) -> None:
-        config = self._config
-        needed = ["chosen_column", "rejected_column", *(["system_column"] if config.system_column is not None else [])]
-        whole = is_conversation(row.get(config.chosen_column)) and is_conversation(row.get(config.rejected_column))
-        if not whole or config.prompt_column != DataConfig.prompt_column:  # a configured column must exist
-            needed.append("prompt_column")
-        for name in needed:
-            column = getattr(config, name)
-            if column not in row:
-                raise InputError(f"data.{name}", column, f"a column of {source}: {', '.join(row)}")
-
-    def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
-        """Return the pair of each row, or the count under which the row is dropped."""
+    def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
+        """Return what is read of each row, or the count under which the row is dropped."""
         items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
-        asked = [item for item in items if not isinstance(item, str)]
+        given = [reply for item in items if not isinstance(item, str) for reply in item.replies]
         encoded = iter(
             self._chat.encode_replies(
-                [example.messages for _, example, _ in asked for _ in range(2)],
-                [reply for _, example, _ in asked for reply in (example.chosen, example.rejected)],
-                [prompt.tools for prompt, _, _ in asked for _ in range(2)],
+                [prompt.messages for prompt, _ in given],
+                [reply for _, reply in given],
+                [prompt.tools for prompt, _ in given],
             )
         )
-        return [item if isinstance(item, str) else self._pair(item, next(encoded), next(encoded)) for item in items]
+        return [
+            item if isinstance(item, str) else self._made(item, list(islice(encoded, len(item.replies))))
+            for item in items
+        ]
 
     def _asked(self, row: Row, where: str) -> _Asked | str:
-        """Return a row's prompt and responses, or the count under which the row is dropped."""
+        """Return a row's prompts and responses, or the count under which the row is dropped."""
         try:
-            example = read_example(row, self._config, where)
+            example = read_example(row, self._shape, self._config, where)
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
-            number = self._numbers.setdefault(content_of(example.messages, tools), len(self._numbers))
-            if number not in self._prompts:
-                self._prompts[number] = self._prompt(number, example.messages, tools, row, where)
-            prompt = self._prompts[number]
+            prompt = self._prompt(example.messages, tools, row, where)
             if prompt is None:
                 return "long_prompts_dropped"
             self._check_written(example, where)
-            return _Asked(prompt, example, where)
+            return _Asked(prompt, example, self._earlier(example, tools, row, where), row, where)
         except _TooLong:
             raise
         except InputError as error:
             return self._malformed(error)
+
+    def _earlier(
+        self, example: Example, tools: tuple[Any, ...] | None, row: Row, where: str
+    ) -> tuple[tuple[Prompt, Message], ...]:
+        """Return the assistant's answers before the last one, each with the turns before it as its prompt."""
+        if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
+            return ()
+        found = []
+        for i, (before, turn) in enumerate(pairwise(example.messages), start=1):
+            if turn["role"] == "assistant" and before["role"] in ("user", "tool") and not is_empty(turn):
+                found.append((self._prompt(example.messages[:i], tools, row, where), turn))
+        return tuple((prompt, turn) for prompt, turn in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
         """Raise what is wrong with a row, or note it and return the count under which the row is dropped."""
@@ -111,7 +125,7 @@ class Reader:
 
     def _check_written(self, example: Example, where: str) -> None:
         """Count what the template leaves out of a row; InputError where that is something said, or a call of a tool."""
-        whole = [[*example.messages, reply] for reply in (example.chosen, example.rejected)]
+        whole = [[*example.messages, reply] for reply in example.replies] or [[*example.messages]]
         left_out = {(turn, key) for messages in whole for turn, key in self._chat.unwritten(messages)}
         for turn, key in sorted(left_out):
             if key in ("content", "tool_calls"):
@@ -141,21 +155,30 @@ class Reader:
             first = self._first["keys_unwritten"]
             yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
 
-    def _pair(self, asked: _Asked, first: list[int] | InputError, second: list[int] | InputError) -> Pair | str:
-        for ids in (first, second):
+    def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> Read | str:
+        """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
+        made = []
+        for (prompt, reply), ids in zip(asked.replies, encoded, strict=True):
             if isinstance(ids, InputError):
                 return self._malformed(InputError(asked.where, ids.given, ids.allowed))
-        assert isinstance(first, list) and isinstance(second, list)
-        example = asked.example
-        chosen, chosen_ids = self._response(example.chosen, first)
-        rejected, rejected_ids = self._response(example.rejected, second)
-        if is_empty(example.chosen) or is_empty(example.rejected):
+            made.append(self._completion(prompt, reply, ids, asked.example.label))
+        if any(map(is_empty, asked.example.replies)):
             return "empty_dropped"
-        if chosen_ids == rejected_ids:
+        n = len(asked.example.replies)
+        if self._shape is Shape.preference and made[0].ids == made[1].ids:
             return "identical_dropped"
-        return Pair(asked.prompt, chosen, rejected, chosen_ids, rejected_ids)
+        return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row)
 
     def _prompt(
+        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
+    ) -> Prompt | None:
+        """Return the prompt of these messages, the first one read of several; None where it is too long."""
+        number = self._numbers.setdefault(content_of(messages, tools), len(self._numbers))
+        if number not in self._prompts:
+            self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
+        return self._prompts[number]
+
+    def _new_prompt(
         self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
     ) -> Prompt | None:
         try:
@@ -174,11 +197,11 @@ class Reader:
         text = users[-1] if users else messages[-1]["content"]
         return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row, tools=tools)
 
-    def _response(self, reply: Message, ids: list[int]) -> _Response:
+    def _completion(self, prompt: Prompt, reply: Message, ids: list[int], label: bool) -> Completion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
         whole = cut == ids and not reply.get("tool_calls")
-        return reply["content"] if whole else self._chat.decode(cut), tuple(cut)
+        return Completion(prompt, reply["content"] if whole else self._chat.decode(cut), tuple(cut), label)
 
 
 def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:

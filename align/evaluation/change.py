@@ -65,6 +65,11 @@ def _paired(
         yield from _of_samples(before.samples, after.samples, interval)
     if before.pairs and after.pairs:
         yield from _of_pairs(before.pairs, after.pairs, interval)
+    if before.demonstrations and after.demonstrations:
+        old, new = ([-row["logprob"] for row in result.demonstrations] for result in (before, after))
+        tokens = _tensor([row["tokens"] for row in after.demonstrations])
+        prompts = [row["prompt_id"] for row in after.demonstrations]
+        yield (), interval.change("perplexity", (_tensor(old), _tensor(new)), tokens, prompts, perplexity_of)
 
 
 def _of_samples(
@@ -106,6 +111,8 @@ def _of_pairs(
     for i, side in enumerate(("chosen", "rejected")):
         nats = -old[:, i], -new[:, i]
         yield ("preference",), interval.change(f"perplexity_{side}", nats, tokens[:, i], prompts, perplexity_of)
+        if side == "chosen":
+            yield (), interval.change("perplexity", nats, tokens[:, i], prompts, perplexity_of)
 
 
 def _tensor(values: Sequence[Any]) -> Tensor:

@@ -15,6 +15,7 @@ from align.engine.responder import Responder
 from align.engine.sampling import Noise, sample_as_configured
 from align.evaluation import workload as work
 from align.evaluation.comparison import words
+from align.evaluation.demonstrations import demonstration_figures, demonstration_rows
 from align.evaluation.figures import by_length, figures_of
 from align.evaluation.forgetting import MAX_TEXT_TOKENS, forgetting
 from align.evaluation.harness import harness_scores
@@ -37,6 +38,7 @@ class EvaluationResult:
     samples: list[dict[str, Any]]  # one per prompt, in the set's order
     probes: list[dict[str, Any]] = field(default_factory=list)  # one per probe: prompt, response and scores
     pairs: list[dict[str, Any]] = field(default_factory=list)  # one per held-out pair: log-probabilities and lengths
+    demonstrations: list[dict[str, Any]] = field(default_factory=list)  # one per demonstration, where no pairs are
 
 
 @torch.no_grad()
@@ -97,8 +99,8 @@ def evaluate(
                 figures["probes"], probed = run_probes(data.probes, answer, chat, judge, noise, **limits)
         figures |= _harness(policy, chat, evaluation, activity)
         start = policy if baseline is None else reference
-        read, pairs = _given_texts(policy, start, chat, data, evaluation, reference_pairs, activity)
-    return EvaluationResult({**read, **moved, **figures}, samples, probed, pairs)
+        read, pairs, demonstrations = _given_texts(policy, start, chat, data, evaluation, reference_pairs, activity)
+    return EvaluationResult({**read, **moved, **figures}, samples, probed, pairs, demonstrations)
 
 
 def _sampled(
@@ -151,14 +153,18 @@ def _given_texts(
     evaluation: EvaluationConfig,
     known: Sequence[Mapping[str, Any]] | None,
     activity: Activity,
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Compute what the policy makes of held-out pairs (`_preference`) and of general texts."""
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Compute what the policy makes of held-out pairs (`_preference`), of demonstrations and of general texts."""
+    shown: list[dict[str, Any]] = []
     with activity.part(work.PERPLEXITY):
         preferred, pairs = _preference(policy, start, chat, data.pairs, evaluation, known, activity)
+        if data.demonstrations:
+            shown = demonstration_rows(policy, chat, data.demonstrations, evaluation.batch_size, activity)
+            preferred = demonstration_figures(shown, Bootstrap.of(evaluation))
     with activity.part(work.FORGETTING):
         interval = Bootstrap.of(evaluation)
         forgotten = forgetting(policy, chat, data.texts, evaluation.batch_size, interval, activity)
-    return {**preferred, **forgotten}, pairs
+    return {**preferred, **forgotten}, pairs, shown
 
 
 def _preference(
@@ -188,7 +194,8 @@ def _preference(
     else:
         reference = pair_logprobs(start, chat, pairs, evaluation.batch_size, activity)
     found = preference_figures(pairs, own, reference, Bootstrap.of(evaluation))
-    return {"perplexity": found["perplexity_chosen"], "preference": found}, pair_rows(pairs, own)
+    chosen = {f"perplexity{end}": found[f"perplexity_chosen{end}"] for end in ("", "_low", "_high")}
+    return {**chosen, "preference": found}, pair_rows(pairs, own)
 
 
 def _samples(responses: Rollout, chat: ChatTokenizer, prompts: Sequence[Prompt], judge: Judge) -> list[dict[str, Any]]:
@@ -235,6 +242,7 @@ def settings(
     return {
         "num_prompts": len(data.prompts),
         "num_pairs": len(data.pairs),
+        "num_demonstrations": len(data.demonstrations),
         "num_texts": len(data.texts),
         "num_probes": 0 if judge is None or judge.name is None else len(data.probes),
         "general_text": evaluation.general_text,

@@ -15,7 +15,7 @@ from align.functional.masked import masked_sum
 from align.functional.preference import wins
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards.pairs import sequences_of
-from align.types import Pair
+from align.types import Pair, Sequences
 
 LOGPROBS = ("chosen_logprob", "rejected_logprob")  # columns of evaluation_pairs.jsonl, nats summed over a response
 
@@ -31,8 +31,19 @@ def pair_logprobs(
     """
     if not pairs:
         return torch.zeros(0, 2, dtype=torch.float64)
-    rows = sequences_of(pairs, chat, policy.device)
     prompts = torch.tensor([pair.prompt.id for pair in pairs]).repeat_interleave(2)
+    return given_logprobs(policy, sequences_of(pairs, chat, policy.device), prompts, batch_size, activity).view(-1, 2)
+
+
+@torch.no_grad()
+def given_logprobs(
+    policy: Policy, rows: Sequences, prompts: Tensor, batch_size: int, activity: Activity | None = None
+) -> Tensor:
+    """Compute the log-probabilities of given responses, summed over tokens: (n,) float64, nats.
+
+    Args:
+        prompts: (n,) prompt of each row; rows of one prompt are read together.
+    """
     shared = policy.shared_tokens(rows.prompt_mask)
     budget = logit_budget(policy.model.config)
     sums = torch.zeros(len(rows), dtype=torch.float64)
@@ -42,7 +53,7 @@ def pair_logprobs(
         part = rows.rows(index.to(policy.device))
         logprobs = policy.response_logprobs(part, 1.0).double()
         sums[index] = masked_sum(logprobs, part.response_mask, dim=1).cpu()
-    return sums.view(-1, 2)
+    return sums
 
 
 def pair_rows(pairs: Sequence[Pair], logprobs: Tensor) -> list[dict[str, Any]]:

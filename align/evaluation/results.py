@@ -1,4 +1,4 @@
-"""Files of a run's evaluations: evaluation.json, and the samples, probes and pairs of evaluation_*.jsonl."""
+"""Files of a run's evaluations: evaluation.json; samples, probes, pairs and demonstrations of evaluation_*.jsonl."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,7 @@ EVALUATION = "evaluation.json"
 SAMPLES = "evaluation_samples.jsonl"
 PROBES = "evaluation_probes.jsonl"
 PAIRS = "evaluation_pairs.jsonl"
+DEMONSTRATIONS = "evaluation_demonstrations.jsonl"
 
 
 def save_before(folder: Path, before: EvaluationResult, settings: Mapping[str, Any]) -> None:
@@ -34,19 +35,22 @@ def load_before(folder: Path) -> EvaluationResult | None:
     path = folder / EVALUATION
     if not path.exists():
         return None
-    samples, probes, pairs = (
-        [row for row in read_lines(folder / name) if row.pop("phase") == "before"] for name in (SAMPLES, PROBES, PAIRS)
+    samples, probes, pairs, demonstrations = (
+        [row for row in read_lines(folder / name) if row.pop("phase") == "before"]
+        for name in (SAMPLES, PROBES, PAIRS, DEMONSTRATIONS)
     )
-    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes, pairs)
+    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes, pairs, demonstrations)
 
 
 def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the samples of every phase, the probes and pairs of those that have some, and evaluation.json."""
+    """Write the samples of every phase, what else some of them have, and evaluation.json."""
     _write_lines(folder / SAMPLES, {phase: result.samples for phase, result in phases.items()})
     if any(result.probes for result in phases.values()):
         _write_lines(folder / PROBES, {phase: result.probes for phase, result in phases.items()})
     if any(result.pairs for result in phases.values()):
         _write_lines(folder / PAIRS, {phase: result.pairs for phase, result in phases.items()})
+    if any(result.demonstrations for result in phases.values()):
+        _write_lines(folder / DEMONSTRATIONS, {phase: result.demonstrations for phase, result in phases.items()})
     content = {phase: result.summary for phase, result in phases.items()} | dict(more)
     write_atomic(folder / EVALUATION, dumps(content, indent=2) + "\n")
     return content

@@ -14,7 +14,7 @@ from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import KEY, load_prompts
 from align.models.chat_tokenizer import ChatTokenizer
 from align.streams import permutation
-from align.types import Pair, Prompt
+from align.types import Completion, Pair, Prompt
 from align.worlds import ASSETS, SCHEME
 
 T = TypeVar("T")
@@ -30,12 +30,13 @@ class Probe:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Prompts, pairs, texts and probes of an evaluation."""
+    """Prompts, pairs or demonstrations, texts and probes of an evaluation."""
 
     prompts: tuple[Prompt, ...]  # one response is sampled to each
     pairs: tuple[Pair, ...]  # for preference accuracy and perplexity
     texts: tuple[Passage, ...]  # for forgetting
     probes: tuple[Probe, ...] = ()  # for reward hacking
+    demonstrations: tuple[Completion, ...] = ()  # for perplexity, where there are no pairs
 
     @classmethod
     def select(
@@ -45,16 +46,18 @@ class EvaluationSet:
         texts: Sequence[Passage],
         config: EvaluationConfig,
         probes: Sequence[Probe] = (),
+        demonstrations: Sequence[Completion] = (),
     ) -> EvaluationSet:
         """Select `evaluation.num_*` of each by the evaluation's seed, in the data's order; all of fewer.
 
-        Of texts as many of every kind as there are, one more or less.
+        Of demonstrations as many as of pairs. Of texts as many of every kind as there are, one more or less.
         """
         return cls(
             _choose(prompts, config.num_prompts, config.seed, "prompts"),
             _choose(pairs, config.num_pairs, config.seed, "pairs"),
             _choose(texts, config.num_texts, config.seed, "texts", [text.kind for text in texts]),
             tuple(probes),
+            _choose(demonstrations, config.num_pairs, config.seed, "demonstrations"),
         )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from align.config import Config
+from align.data.examples import Side
 from align.errors import NOTE, Verdict
 from align.numbers import number
-from align.types import Pair
 
 PROMPTS, PAIRS = "evaluation.num_prompts", "evaluation.num_pairs"
 _JUDGED = {"proxy": "proxy reward", "gold": "gold reward", "evaluation": "evaluation reward"}
@@ -24,8 +24,8 @@ class HeldOut:
     pairs: int
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> HeldOut:
-        return cls(len({pair.prompt.id for pair in pairs}), len(pairs))
+    def of(cls, side: Side) -> HeldOut:
+        return cls(len(side.prompts), len(side.pairs))
 
 
 @dataclass(frozen=True)

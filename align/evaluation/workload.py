@@ -33,6 +33,7 @@ def workload(data: EvaluationSet, rollout: RolloutConfig, evaluation: Evaluation
         + (READ_MEANWHILE - 1) * longest * len(asked),  # sampled, and scored with as many changed responses
         PERPLEXITY: sum(
             2 * len(pair.prompt.input_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in data.pairs
-        ),
+        )
+        + sum(len(one.prompt.input_ids) + len(one.ids) for one in data.demonstrations),
         FORGETTING: sum(len(text.input_ids) for text in data.texts),
     }

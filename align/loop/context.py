@@ -16,7 +16,7 @@ from align.engine.roles import Roles
 from align.engine.sampling import Noise, sample_as_configured
 from align.models.chat_tokenizer import ChatTokenizer
 from align.rewards import Credit, Source
-from align.types import Pair, Prompt, Rollout
+from align.types import Completion, Pair, Prompt, Rollout
 from align.worlds import World
 
 
@@ -31,6 +31,8 @@ class LoopContext:
     reference: Policy | None = None  # the start model, frozen
     chat: ChatTokenizer
     pairs: Sequence[Pair] = ()  # training pairs, in the data set's order
+    demonstrations: Sequence[Completion] = ()
+    labelled: Sequence[Completion] = ()  # completions with their labels, where the data have some
     callbacks: CallbackList
     activity: Activity = field(default_factory=Activity)  # hears how far an update, a rollout or a pass has come
     evaluate: Callable[[int], None] = lambda step: None  # measure the policy after `step` updates, and report it

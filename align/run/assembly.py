@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config import TRAIN, Config, CriticInit, NoCredit, NoSource
-from align.data.preferences import Preferences, prompts_of
+from align.data.preferences import Preferences
 from align.engine.engine import Engine
 from align.engine.layers import LayerReports
 from align.engine.reference import Policy
@@ -73,9 +73,9 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     world = get_world(config.data.world) if config.data.world is not None else None
     credit = build_credit(config.reward.credit)
     given, chat = materials.data, materials.chat
-    train = prompts_of(given.train)
+    train = given.trained.prompts
     references = References(roles.reference, chat, train, config.rollout, site.say, activity=activity)
-    scored = prompts_of([*given.train, *given.held_out])
+    scored = [*train, *given.measured.prompts]
     own_parts = (materials.functions, cross_tokenizer, credit.needs)
     builder = Builder(roles, references, world, scored, *own_parts, activity=activity)
     source = _source(site, roles, builder)
@@ -162,8 +162,9 @@ def _source(site: Site, roles: Roles, builder: Builder) -> Source:
 
 
 def _evaluation_set(site: Site, materials: Materials) -> EvaluationSet:
-    config, held_out = site.config, materials.data.held_out
-    prompts, limit = prompts_of(held_out), context_length(config.model)
+    config, held_out = site.config, materials.data.measured
+    prompts, limit = held_out.prompts, context_length(config.model)
     longest = None if limit is None else limit - config.rollout.new_tokens
     probes = probes_of(config.evaluation, materials.chat, prompts, world=config.data.world, longest=longest)
-    return EvaluationSet.select(prompts, held_out, materials.texts, config.evaluation, probes)
+    given = [] if held_out.pairs else held_out.demonstrations
+    return EvaluationSet.select(prompts, held_out.pairs, materials.texts, config.evaluation, probes, given)

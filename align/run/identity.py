@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config import Config, FunctionSource, ImplicitCredit
+from align.data.examples import Side
 from align.errors import InputError
 from align.models.locate import fingerprint
 from align.models.tokenizer_identity import template_fingerprint, tokenizer_fingerprint
@@ -41,8 +42,8 @@ def of_materials(config: Config, materials: Materials) -> dict[str, str]:
         "tokenizer": tokenizer_fingerprint(materials.chat.tokenizer, materials.chat.end_ids),
         "template": template_fingerprint(materials.chat.tokenizer),
         "model": fingerprint(config.model.path, config.model.revision),
-        "data": _pairs([*data.train, *data.reward_train, *materials.aside], rows=rows),
-        "held_out": _pairs([*data.held_out, *data.reward_held_out], rows=rows),
+        "data": _side(data.trained, [*data.reward_train, *materials.aside], rows=rows),
+        "held_out": _side(data.measured, data.reward_held_out, rows=rows),
         "general_text": _hash((text.kind, text.input_ids) for text in materials.texts),
     }
     files = sorted({Path(file) for file in _function_files(config)})
@@ -99,11 +100,14 @@ def _function_files(config: Config) -> Iterable[str]:
             yield source.path.rpartition(":")[0]
 
 
-def _pairs(pairs: Iterable[Pair], *, rows: bool) -> str:
-    return _hash(
-        [pair.prompt.messages, pair.prompt.tools, pair.chosen, pair.rejected, pair.prompt.row if rows else None]
-        for pair in pairs
-    )
+def _side(side: Side, pairs: Iterable[Pair], *, rows: bool) -> str:
+    """Hash what one side of the split says, and further pairs."""
+    said: list[Iterable[list[Any]]] = [
+        ([prompt.id, prompt.messages, prompt.tools, prompt.row if rows else None] for prompt in side.prompts),
+        ([pair.prompt.id, pair.prompt.messages, pair.chosen, pair.rejected] for pair in [*side.pairs, *pairs]),
+        ([one.prompt.id, one.text, one.label] for one in [*side.demonstrations, *side.labelled]),
+    ]
+    return _hash(_hash(items) for items in said)
 
 
 def _hash(items: Iterable[Any]) -> str:

@@ -27,7 +27,7 @@ from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from align.config import Config, LoopConfig
+from align.config import Config, Examples, LoopConfig
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLConfig
 from align.data.preferences import Preferences
@@ -238,14 +238,15 @@ class _Batch:
         if isinstance(method, LoopConfig):
             given = method.micro_batch_tokens
         padded = PADDED
-        prompts, answers = _mean(len(pair.prompt.input_ids) for pair in data.train), _answers(data)
-        longest = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in data.train)
+        read = _read(config, data)
+        prompts, answers = _mean(prompt for prompt, _ in read), _mean(n for _, lengths in read for n in lengths)
+        longest = max(prompt + max(lengths, default=0) for prompt, lengths in read)
         if isinstance(method, OfflineConfig):
             rows = sides * method.batch_size
         elif isinstance(method, OnPolicyConfig):
             rows, answers = method.minibatch_size, config.rollout.new_tokens
             sides, padded = 1, 1.0  # every response may be as long as it can be
-            longest = max(len(pair.prompt.input_ids) for pair in data.train) + answers
+            longest = max(prompt for prompt, _ in read) + answers
         elif models := (config.reward.source.models() if method.name == "reward_model" else ()):
             rows = sides * models[0].batch_size
         else:
@@ -255,12 +256,17 @@ class _Batch:
         return cls(tokens, 0.0 if scored else tokens * answers / (prompts + answers))
 
 
-def _answers(data: Preferences) -> float:
-    return _mean(len(ids) for pair in data.train for ids in (pair.chosen_ids, pair.rejected_ids))
+def _read(config: Config, data: Preferences) -> list[tuple[int, list[int]]]:
+    """Return the tokens of every training prompt and of the responses beside it that the method may read."""
+    given = data.trained.given()
+    if config.method.learns_from is Examples.pairs:
+        given = ((pair.prompt, (pair.chosen_ids, pair.rejected_ids)) for pair in data.train)
+    return [(len(prompt.input_ids), [len(ids) for ids in responses]) for prompt, responses in given]
 
 
 def _mean(lengths: Iterable[int]) -> float:
-    return statistics.fmean(lengths)
+    found = list(lengths)
+    return statistics.fmean(found) if found else 0.0
 
 
 def _sampling(shape: _Shape, config: Config, data: Preferences, heap: float) -> float:
@@ -269,7 +275,7 @@ def _sampling(shape: _Shape, config: Config, data: Preferences, heap: float) -> 
     rows = rollout.decode_batch_size or rollout.batch_size
     if not isinstance(config.method, OnPolicyConfig):  # nothing but the evaluation samples
         rows = min(rows, config.evaluation.num_prompts)
-    prompt = max(len(pair.prompt.input_ids) for pair in [*data.train, *data.held_out])
+    prompt = max(len(prompt.input_ids) for prompt in [*data.trained.prompts, *data.measured.prompts])
     cache = rows * (prompt + rollout.new_tokens) * 2 * shape.layers * shape.keys * shape.size
     reading = rows * prompt * (shape.inner * 3 + shape.width * 4) * shape.size
     logits = 2 * rows * shape.vocabulary * 4
@@ -283,8 +289,12 @@ def _sampling(shape: _Shape, config: Config, data: Preferences, heap: float) -> 
 def _evaluation(shape: _Shape, model: PreTrainedModel, config: Config, data: Preferences) -> float:
     """MiB of the logits of a pass over responses, and of the reference's beside them."""
     measured = config.evaluation
-    pairs = [len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in data.held_out]
-    rows = min(measured.batch_size, max(measured.num_prompts, 2 * measured.num_pairs))
-    tokens = max(max(pairs), min(logit_budget(model.config), rows * statistics.fmean(pairs)))
+    sampled = [] if data.held_out or data.measured.demonstrations else [config.rollout.new_tokens]
+    rows = [
+        len(prompt.input_ids) + max([len(ids) for ids in responses] + sampled)
+        for prompt, responses in data.measured.given()
+    ]
+    count = min(measured.batch_size, max(measured.num_prompts, 2 * measured.num_pairs))
+    tokens = max(max(rows), min(logit_budget(model.config), count * statistics.fmean(rows)))
     passed = tokens * (3 * shape.inner + 4 * shape.width)
     return float((2 * tokens * shape.vocabulary + passed) * shape.size) / MIB

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from align.config import TRAIN, Config, ImplicitCredit, RewardModelSource, TrainedOn
+from align.config import TRAIN, Config, Examples, ImplicitCredit, RewardModelSource, Shape, TrainedOn
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLOnPolicyConfig, TRLPairsConfig
-from align.data.preferences import Preferences, prompts_of
+from align.data.preferences import Preferences
 from align.stored.keys import dpo_policy_key, reward_model_key
 from align.stored.store import find
 from align.types import Pair
@@ -76,11 +76,15 @@ def _method(config: Config, data: Preferences) -> list[Planned]:
     """The run's own method; nothing where it does not train."""
     method, steps = config.method, config.max_steps
     if isinstance(method, OfflineConfig | TRLPairsConfig):
-        passes = steps * method.batch_size / len(data.train)
-        return [Planned(method.name, steps, method.batch_size, f"{len(data.train)} pairs, {passes:.2g} passes")]
+        size, there, kind = method.batch_size, len(data.train), "pairs"
+        if method.learns_from is Examples.demonstrations and data.shape is not Shape.preference:
+            there, kind = len(data.trained.demonstrations), "demonstrations"
+        elif method.learns_from is Examples.labels and data.trained.labelled:
+            size, there, kind = 2 * size, len(data.trained.labelled), "labelled completions"
+        return [Planned(method.name, steps, size, f"{there} {kind}, {steps * size / there:.2g} passes")]
     if isinstance(method, OnPolicyConfig | TRLOnPolicyConfig):
         size = config.rollout.batch_size
         rollouts = math.ceil(steps * method.minibatch_size / (size * getattr(method, "epochs", 1)))
-        from_what = f"{rollouts} rollouts of {size} responses to {len(prompts_of(data.train))} prompts"
+        from_what = f"{rollouts} rollouts of {size} responses to {len(data.trained.prompts)} prompts"
         return [Planned(method.name, steps, method.minibatch_size, from_what)]
     return []

@@ -14,7 +14,6 @@ from align.callbacks.display import Display
 from align.config import Config, CriticInit
 from align.config import io as configuration
 from align.config.automatic import settle
-from align.data.preferences import prompts_of
 from align.engine.engine import Engine
 from align.engine.responder import Responder
 from align.errors import ERROR, InputError, RunError, Verdict
@@ -177,7 +176,7 @@ class _Run:
     def _verdicts(self, evaluation: Mapping[str, Any]) -> list[Verdict]:
         """What went wrong, from the data to the end."""
         learned = self.watch.learned if self.config.method.trains else None
-        held_out = HeldOut.of(self.materials.data.held_out)
+        held_out = HeldOut.of(self.materials.data.measured)
         found = judge_run(self.config, evaluation, held_out, learned=learned, all_cut=self.watch.all_cut)
         return [*self.site.verdicts, *found]
 
@@ -205,8 +204,10 @@ class _Run:
             reference=made.roles.reference,
             roles=made.roles,
             chat=materials.chat,
-            prompts=prompts_of(data.train),
+            prompts=data.trained.prompts,
             pairs=data.train,
+            demonstrations=data.trained.demonstrations,
+            labelled=data.trained.labelled,
             source=made.source,
             credit=made.credit,
             callbacks=self.callbacks,

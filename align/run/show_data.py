@@ -2,16 +2,16 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from align.algorithms.offline import BOTH
-from align.algorithms.registry import algorithm_class
-from align.config import Config, PromptOverflow
+from align.config import Config, Examples, PromptOverflow, Shape
 from align.config.automatic import settle
-from align.config.methods import OfflineConfig, OnPolicyConfig, RewardModelMethodConfig
-from align.config.trl import TRLOnPolicyConfig, TRLPairsConfig
-from align.data.preferences import Preferences, load_preferences, prompts_of
+from align.config.methods import OnPolicyConfig, RewardModelMethodConfig
+from align.config.trl import TRLOnPolicyConfig
+from align.data.examples import Side
+from align.data.preferences import LOST, REPEATED, Preferences, load_preferences
 from align.errors import InputError
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
@@ -19,10 +19,16 @@ from align.models.load import load_chat_tokenizer, model_facts
 from align.models.templates import PLAIN_TEMPLATE
 from align.run.stages import check_context, load_data
 from align.run.views import Sample, Section, Segment, View
-from align.types import Pair
+from align.types import Pair, Prompt
 
 _UNLIMITED = 2**40  # tokens: no limit
-_SIDES = {"chosen_ids": "chosen", "rejected_ids": "rejected"}
+
+
+class _Entry(NamedTuple):
+    """What the method reads at once: a prompt, with the token ids of the responses beside it by their names."""
+
+    prompt: Prompt
+    responses: Mapping[str, tuple[int, ...]]
 
 
 def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
@@ -39,9 +45,10 @@ def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
     config, chat = settle(config, model_facts(config.model)).config, load_chat_tokenizer(config.model)
     data, _ = load_data(config, chat)
     check_context(config, data)
-    if row is not None and not 1 <= row <= len(data.train):
-        raise InputError("--row", row, f"1 to {len(data.train)}, the number of training pairs")
-    places = range(min(rows, len(data.train))) if row is None else [row - 1]
+    entries, kind = _entries(config, data.shape, data.trained), _kind(config, data)
+    if row is not None and not 1 <= row <= len(entries):
+        raise InputError("--row", row, f"1 to {len(entries)}, the number of training {kind}")
+    places = range(min(rows, len(entries))) if row is None else [row - 1]
     unlimited = replace(
         config.data,
         max_prompt_tokens=_UNLIMITED,
@@ -49,37 +56,78 @@ def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
         long_prompts=PromptOverflow.drop,
     )
     whole = load_preferences(unlimited, chat)
-    given = [*whole.train, *whole.held_out]
-    sections = [_counts(config, data), _lengths(given), _limits(config, data, given), tokens_section(config, chat)]
-    samples = [sample for i in places for sample in _samples(config, chat, i, data.train[i])]
-    return View([*sections, _loss(config)], samples)
+    given = [entry for side in (whole.trained, whole.measured) for entry in _entries(config, data.shape, side)]
+    sections = [_counts(config, data), _lengths(given), _limits(config, data, given, kind)]
+    samples = [sample for i in places for sample in _samples(config, chat, i, entries[i])]
+    return View([*sections, tokens_section(config, chat), _loss(config, entries)], samples)
+
+
+def _entries(config: Config, shape: Shape, side: Side) -> list[_Entry]:
+    """Return what the method reads of the rows of a side, in their order; pairs also where it reads their prompts."""
+    learns_from = config.method.learns_from
+    if shape is Shape.preference or learns_from is Examples.pairs:
+        return [_of_pair(pair) for pair in side.pairs]
+    if learns_from is Examples.demonstrations:
+        return [_Entry(one.prompt, {"completion": one.ids}) for one in side.demonstrations]
+    if learns_from is Examples.prompts:
+        return [_Entry(prompt, {}) for prompt in side.prompts]
+    if not side.labelled:
+        return [_of_pair(pair) for pair in side.pairs]
+    return [
+        _Entry(one.prompt, {f"{'desirable' if one.label else 'undesirable'} completion": one.ids})
+        for one in side.labelled
+    ]
+
+
+def _of_pair(pair: Pair) -> _Entry:
+    return _Entry(pair.prompt, {"chosen": pair.chosen_ids, "rejected": pair.rejected_ids})
+
+
+def _kind(config: Config, data: Preferences) -> str:
+    """Name the entries in the plural."""
+    learns_from = config.method.learns_from
+    pairs = data.shape is Shape.preference or (learns_from is Examples.labels and not data.trained.labelled)
+    return "pairs" if pairs or learns_from is Examples.pairs else learns_from.value
 
 
 def _counts(config: Config, data: Preferences) -> Section:
-    counts = dict(data.counts)
-    rows, train, held_out = counts.pop("rows"), counts.pop("train"), counts.pop("held_out")
-    aside = counts.pop("set_aside", 0)
-    lines = [
-        ("read from", config.data.path),
-        ("rows read", str(rows)),
-        ("training pairs", f"{train} on {counts['train_prompts']} prompts"),
-        ("held-out pairs", f"{held_out} on {counts['held_out_prompts']} prompts"),
-    ]
-    if aside:
+    counts = data.counts
+    lines = [("read from", config.data.path), ("shape", data.rows), ("rows read", str(counts["rows"]))]
+    if data.train or data.held_out:
+        lines += [
+            ("training pairs", f"{len(data.train)} on {counts['train_prompts']} prompts"),
+            ("held-out pairs", f"{len(data.held_out)} on {counts['held_out_prompts']} prompts"),
+        ]
+    if data.shape is not Shape.preference:
+        lines += _of_shape(data)
+    if aside := counts.get("set_aside", 0):
         lines.append(("set aside for evaluation.reward_model", str(aside)))
     dropped = {name.removesuffix("_dropped"): n for name, n in counts.items() if name.endswith("_dropped")}
     total = sum(dropped.values())
     why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in dropped.items() if n)
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
-    return Section("Rows", lines)
+    others = (name for name in (*LOST, *REPEATED) if not name.endswith(("dropped", "cut", "truncated")))
+    return Section("Rows", [*lines, *((name.replace("_", " "), str(counts[name])) for name in others if counts[name])])
 
 
-def _lengths(pairs: Sequence[Pair]) -> Section:
-    lengths = {
-        "prompts": [len(prompt.input_ids) for prompt in prompts_of(pairs)],
-        "chosen": [len(pair.chosen_ids) for pair in pairs],
-        "rejected": [len(pair.rejected_ids) for pair in pairs],
-    }
+def _of_shape(data: Preferences) -> list[tuple[str, str]]:
+    """Count prompts, demonstrations and labels on both sides; nothing of those that the rows do not have."""
+    sides = (("training", data.trained), ("held-out", data.measured))
+    lines = [(f"{name} prompts", str(len(side.prompts))) for name, side in sides]
+    lines += [(f"{name} demonstrations", str(len(side.demonstrations))) for name, side in sides if side.demonstrations]
+    for name, side in sides:
+        if side.labelled:
+            good = sum(one.label for one in side.labelled)
+            lines.append((f"{name} completions", f"{good} desirable, {len(side.labelled) - good} undesirable"))
+    return lines
+
+
+def _lengths(entries: Sequence[_Entry]) -> Section:
+    prompts = {entry.prompt.id: entry.prompt.input_ids for entry in entries}
+    lengths = {"prompts": [len(ids) for ids in prompts.values()]}
+    for entry in entries:
+        for name, ids in entry.responses.items():
+            lengths.setdefault(name, []).append(len(ids))
     head = ("tokens, before any limit", "min", "median", "95%", "max")
     return Section("Lengths", [head, *((name, *quantiles(values)) for name, values in lengths.items())], headed=True)
 
@@ -91,20 +139,21 @@ def quantiles(values: Iterable[int]) -> tuple[str, str, str, str]:
     return str(ordered[0]), f"{statistics.median(ordered):g}", str(high), str(ordered[-1])
 
 
-def _limits(config: Config, data: Preferences, pairs: Sequence[Pair]) -> Section:
-    """Count the pairs and prompts, of those without any limit, that each limit reaches."""
+def _limits(config: Config, data: Preferences, entries: Sequence[_Entry], kind: str) -> Section:
+    """Count the entries, of those without any limit, that each limit reaches."""
     own, longest = config.data, config.rollout.new_tokens
-    long = sum(len(pair.prompt.input_ids) > own.prompt_tokens for pair in pairs)
-    cut = sum(max(len(p.chosen_ids), len(p.rejected_ids)) > own.response_tokens for p in pairs)
-    beyond = sum(len(pair.chosen_ids) > longest for pair in pairs)
+    long = sum(len(entry.prompt.input_ids) > own.prompt_tokens for entry in entries)
+    cut = sum(any(len(ids) > own.response_tokens for ids in entry.responses.values()) for entry in entries)
+    beyond = sum(len(next(iter(entry.responses.values()), ())) > longest for entry in entries)
+    given = "chosen one" if kind == "pairs" else "given one"
     dropped = {PromptOverflow.drop: "dropped", PromptOverflow.truncate: "cut: their prompts lose the first tokens"}
-    kept = f"cut: {data.counts['responses_cut']} responses of the pairs kept lose their last tokens and their end"
+    kept = f"cut: {data.counts['responses_cut']} responses of the {kind} kept lose their last tokens and their end"
     reached = [
         (f"data.max_prompt_tokens={own.max_prompt_tokens}", long, dropped.get(own.long_prompts, "refused")),
         (f"data.max_response_tokens={own.max_response_tokens}", cut, kept),
-        (f"rollout.max_new_tokens={longest}", beyond, "a sampled response cannot be as long as the chosen one"),
+        (f"rollout.max_new_tokens={longest}", beyond, f"a sampled response cannot be as long as the {given}"),
     ]
-    lines = [(key, f"{n} of {len(pairs)} pairs", what if n else "") for key, n, what in reached]
+    lines = [(key, f"{n} of {len(entries)} {kind}", what if n else "") for key, n, what in reached]
     return Section("Limits", lines)
 
 
@@ -133,36 +182,39 @@ def _named(chat: ChatTokenizer, token: int) -> str:
     return f"{token} {chat.tokenizer.convert_ids_to_tokens(token)!r}"
 
 
-def _loss(config: Config) -> Section:
+def _loss(config: Config, entries: Sequence[_Entry]) -> Section:
     """Say in words which tokens the method learns from."""
-    method = config.method
+    method, counted = config.method, _counted(config, entries)
     if isinstance(method, OnPolicyConfig | TRLOnPolicyConfig):
         text = "responses that the policy samples to these prompts; the given ones are not trained on"
     elif isinstance(method, RewardModelMethodConfig):
         text = "the score at the last token of each response"
-    elif _sides(config):
-        text = (
-            f"every token of the {' and the '.join(_SIDES[side] for side in _sides(config))} response, its end included"
-        )
+    elif counted:
+        names = " and the ".join(name for name in counted if name in ("chosen", "rejected"))
+        text = f"every token of the {names + ' response' if names else 'completion'}, its end included"
     else:
         text = "nothing: the method does not train"
     return Section("In the loss", [(method.name, text)])
 
 
-def _sides(config: Config) -> Sequence[str]:
-    """Return the fields of a pair whose tokens the method's loss counts."""
-    if isinstance(config.method, TRLPairsConfig):
-        return BOTH
-    return algorithm_class(config.method.name).sides if isinstance(config.method, OfflineConfig) else ()
+def _counted(config: Config, entries: Sequence[_Entry]) -> list[str]:
+    """Return the names of the responses whose tokens the method's loss counts."""
+    learns_from = config.method.learns_from
+    if not config.method.trains or learns_from is Examples.prompts:
+        return []
+    names = dict.fromkeys(name for entry in entries for name in entry.responses)
+    return [name for name in names if name != "rejected" or learns_from is not Examples.demonstrations]
 
 
-def _samples(config: Config, chat: ChatTokenizer, place: int, pair: Pair) -> list[Sample]:
-    """Write the two sequences of a pair as the model reads them."""
-    scored, counted, prompt = isinstance(config.method, RewardModelMethodConfig), _sides(config), pair.prompt.input_ids
+def _samples(config: Config, chat: ChatTokenizer, place: int, entry: _Entry) -> list[Sample]:
+    """Write the sequences of an entry as the model reads them."""
+    scored, counted = isinstance(config.method, RewardModelMethodConfig), _counted(config, [entry])
+    prompt = entry.prompt.input_ids
+    if not entry.responses:
+        return [Sample(f"row {place + 1}, prompt: {len(prompt)} tokens", [Segment(text(chat, prompt))])]
     samples = []
-    for side, name in _SIDES.items():
-        ids = getattr(pair, side)
-        last = len(ids) - 1 if scored else 0 if side in counted else len(ids)  # the first token that counts
+    for name, ids in entry.responses.items():
+        last = len(ids) - 1 if scored else 0 if name in counted else len(ids)  # the first token that counts
         cut = "" if ids[-1] in chat.end_ids else "; cut, without its end"
         title = f"row {place + 1}, {name}: {len(prompt)} + {len(ids)} tokens{cut}"
         parts = (Segment(text(chat, [*prompt, *ids[:last]])), Segment(text(chat, ids[last:]), counts=True))

@@ -9,8 +9,9 @@ import torch
 
 from align.activity import Activity
 from align.callbacks.display import Display
-from align.config import TRAIN, AttentionCredit, Config, ImplicitCredit
-from align.data.preferences import Preferences, load_preferences, set_aside
+from align.config import TRAIN, AttentionCredit, Config, Examples, ImplicitCredit, Shape
+from align.config.needs import check_shape, needs_of
+from align.data.preferences import LOST, REPEATED, Preferences, load_preferences, read_rows, set_aside
 from align.data.texts import load_texts
 from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
@@ -96,25 +97,58 @@ def load_materials(site: Site) -> Materials:
     chat = load_chat_tokenizer(config.model)
     data, aside = load_data(config, chat, site.display.activity)
     commit = hub_commit(config.model.path, config.model.revision)
-    site.record.update(data=data.counts, hub_commit=commit)
+    site.record.update(data=data.counts, data_shape=data.shape.value, hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
     site.judged(lost_rows(config, data.counts))
-    lost = {name: n for name, n in data.counts.items() if n and name.endswith(("dropped", "cut", "truncated"))}
-    noted = f" ({', '.join(f'{name} {n}' for name, n in lost.items())})" if lost else ""
-    site.say(f"{len(data.train)} training pairs, {len(data.held_out)} held out{noted}")
+    for line in data_lines(config, data):
+        site.say(line)
     for note in (*chat.notes(), *data.notes):
         site.say(note)
     return Materials(functions, chat, data, aside, general)
 
 
 def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = None) -> tuple[Preferences, list[Pair]]:
-    """Load the pairs, and those that only the evaluation's own reward model learns from."""
-    data = load_preferences(config.data, chat, activity)
+    """Load the data, and the pairs that only the evaluation's own reward model learns from.
+
+    Raises:
+        InputError: The rows have not what the method, the reward or the evaluation learns from.
+    """
+    rows = read_rows(config.data)
+    check_shape(config, rows.shape, f"{config.data.path}, of {rows},")
+    data = load_preferences(config.data, chat, activity, rows)
+    check_examples(config, data)
     if config.evaluation.reward_model != TRAIN:
         return data, []
     return set_aside(data, config.evaluation.reward_model_fraction)
+
+
+def check_examples(config: Config, data: Preferences) -> None:
+    """Refuse rows of a shape from which pairs or demonstrations can be made, where none can be made of these."""
+    there = {Examples.pairs: data.train, Examples.demonstrations: data.trained.demonstrations}
+    for need in needs_of(config):
+        if not there.get(need.examples, data.trained.prompts):
+            lost = ", ".join(f"{name} {n}" for name, n in data.counts.items() if n)
+            allowed = f"rows that make {need.examples.value}, which {need.given} needs ({data.rows}: {lost})"
+            raise InputError("data.path", config.data.path, allowed)
+
+
+def data_lines(config: Config, data: Preferences) -> list[str]:
+    """Return a line on the rows and their shape, and one on what the method gets of them and what is lost."""
+    sizes = {
+        Examples.pairs: (len(data.train), len(data.held_out)),
+        Examples.demonstrations: (len(data.trained.demonstrations), len(data.measured.demonstrations)),
+        Examples.labels: (len(data.trained.labelled), len(data.measured.labelled)),
+        Examples.prompts: (len(data.trained.prompts), len(data.measured.prompts)),
+    }
+    examples = config.method.learns_from
+    if data.shape is Shape.preference or not sizes[examples][0]:
+        examples = Examples.pairs
+    kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
+    lost = ", ".join(f"{name} {data.counts[name]}" for name in (*LOST, *REPEATED) if data.counts[name])
+    lines = [f"data: {data.counts['rows']} {data.rows}"]
+    return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
 
 
 def check_context(config: Config, data: Preferences) -> None:
@@ -125,10 +159,10 @@ def check_context(config: Config, data: Preferences) -> None:
     limit = context_length(config.model)
     if limit is None:
         return
-    pairs = [*data.train, *data.held_out]
-    prompt = max(len(p.prompt.input_ids) for p in pairs)
-    read = [*pairs, *data.reward_train, *data.reward_held_out]
-    given = max(len(p.prompt.input_ids) + max(len(p.chosen_ids), len(p.rejected_ids)) for p in read)
+    read = [*data.trained.given(), *data.measured.given()]
+    prompt = max(len(prompt.input_ids) for prompt, _ in read)
+    read += [(p.prompt, (p.chosen_ids, p.rejected_ids)) for p in [*data.reward_train, *data.reward_held_out]]
+    given = max(len(prompt.input_ids) + max(map(len, responses), default=0) for prompt, responses in read)
     wanted = config.rollout.new_tokens
     if prompt + wanted > limit:
         allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"

@@ -24,7 +24,7 @@ from align.files import read_lines
 from align.functional import credit
 
 TEXTS = [Text("the quick brown fox", "prose"), Text("lazy dogs sleep", "prose"), Text("1 + 1 = 2", "sums")]
-ENDS = ("forgetting_perplexity", "forgetting_by_kind", "kl_per_response", "cut_rate")  # at the top
+ENDS = ("perplexity", "forgetting_perplexity", "forgetting_by_kind", "kl_per_response", "cut_rate")  # at the top
 EVALUATION = EvaluationConfig(num_prompts=6, num_pairs=5, num_texts=3, num_probes=3, verbosity_word_limit=3, seed=4)
 ROLLOUT = RolloutConfig(batch_size=4, max_new_tokens=10, temperature=0.9)
 

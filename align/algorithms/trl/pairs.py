@@ -10,6 +10,7 @@ from datasets import Dataset
 
 from align.algorithms.trl.method import TRLMethod
 from align.config.trl import TRLDPOConfig, TRLKTOConfig, TRLKTOLoss, TRLPairsConfig
+from align.errors import InputError
 from align.streams import permutation
 from align.types import Pair
 
@@ -73,12 +74,46 @@ class TRLDPO(TRLPairs):
 
 
 class TRLKTO(TRLPairs):
-    """Kahneman-Tversky optimisation (arXiv 2402.01306): chosen responses are desirable, rejected ones are not."""
+    """Kahneman-Tversky optimisation (arXiv 2402.01306): chosen responses are desirable, rejected ones are not.
+
+    Labelled completions take the place of pairs where the data have some, two for each pair of a minibatch.
+    """
 
     method: TRLKTOConfig
 
+    def place(self, step: int) -> dict[str, int]:
+        if not self.run.labelled:
+            return super().place(step)
+        return {"rollout": step * 2 * self.method.batch_size // len(self.run.labelled), "update": step}
+
     def rows(self) -> list[dict[str, Any]]:
-        """Whole micro-batches in a random order that depends on the seed; TRL reads them in the order given.
+        """The examples in the order in which TRL reads them."""
+        return self._of_labels() if self.run.labelled else self._of_pairs()
+
+    def _of_labels(self) -> list[dict[str, Any]]:
+        """Whole micro-batches in a random order of the seed's, both labels spread evenly over it.
+
+        A row's KL is read from the nearest completion before it that answers another prompt.
+
+        Raises:
+            InputError: All completions answer one prompt.
+        """
+        given, size = self.run.labelled, 2 * self.micro
+        if self.method.loss is TRLKTOLoss.kto and len({one.prompt.id for one in given}) == 1:
+            raise InputError("data.path", "completions of a single prompt", "of two or more: KTO's KL needs them")
+        order = _spread([one.label for one in given], permutation(len(given), self.config.seed, "labels", 0).tolist())
+        rows = []
+        for place in range(math.ceil(len(order) / size) * size):
+            one = given[order[place % len(order)]]
+            row = {"prompt_ids": one.prompt.input_ids, "completion_ids": one.ids, "label": one.label}
+            if self.method.loss is TRLKTOLoss.kto:
+                before = (given[order[(place - back) % len(order)]] for back in range(1, len(order)))
+                row["KL_completion_ids"] = next(other.ids for other in before if other.prompt.id != one.prompt.id)
+            rows.append(row)
+        return rows
+
+    def _of_pairs(self) -> list[dict[str, Any]]:
+        """Whole micro-batches in a random order that depends on the seed.
 
         KTO reads its KL from responses to other prompts: TRL takes those of the row before. All chosen responses of a
         micro-batch come first, so that no row stands behind another one of the same prompt.
@@ -112,3 +147,10 @@ class TRLKTO(TRLPairs):
             undesirable_weight=self.method.undesirable_weight,
         )
         return _KTOTrainer(args=arguments, **self.common())
+
+
+def _spread(labels: Sequence[bool], order: Sequence[int]) -> list[int]:
+    """Merge the indices of both labels, each in `order`, so that every stretch holds about the same share of both."""
+    sides = [[i for i in order if labels[i] is label] for label in (True, False)]
+    placed = [((rank + 0.5) / len(side), i) for side in sides for rank, i in enumerate(side)]
+    return [i for _, i in sorted(placed, key=lambda one: one[0])]

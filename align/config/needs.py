@@ -1,0 +1,55 @@
+"""Check that the data have what the method, the reward and the evaluation learn from. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from align.config.credits import ImplicitCredit
+from align.config.judge import TRAIN
+from align.config.shapes import PROVIDES, Examples, Shape
+from align.config.sources import RewardModelTraining
+from align.errors import InputError
+
+if TYPE_CHECKING:
+    from align.config.schema import Config
+
+_COLUMNS = {
+    Examples.pairs: "columns chosen and rejected, or responses, or completion and label",
+    Examples.demonstrations: "a column messages, completion, chosen or responses",
+    Examples.labels: "columns completion and label, or chosen and rejected, or responses",
+}
+
+
+class Need(NamedTuple):
+    """What a part of a run learns from."""
+
+    examples: Examples
+    key: str  # of the configuration, that chooses the part
+    given: str
+    instead: str  # what its key may be on other data
+
+
+def needs_of(config: Config) -> Iterator[Need]:
+    """Yield what the method, a reward model or a policy that is trained first, and the judge learn from."""
+    method = config.method
+    yield Need(method.learns_from, "method", method.name, "a method that learns from {}")
+    for key, source in config.reward.source.every().items():
+        if isinstance(source, RewardModelTraining) and any(model.path is None for model in source.models()):
+            instead = f"reward=rules or function, or {key}.path=REWARD_MODEL"
+            yield Need(Examples.pairs, key.replace(".", "/", 1), source.name, instead)
+    credit = config.reward.credit
+    if isinstance(credit, ImplicitCredit) and credit.path is None:
+        yield Need(Examples.pairs, "reward/credit", credit.name, "sparse, or reward.credit.path=DPO_RUN")
+    if config.evaluation.reward_model == TRAIN:
+        yield Need(Examples.pairs, "evaluation.reward_model", TRAIN, "null, or the path of a reward model")
+
+
+def check_shape(config: Config, shape: Shape, rows: str) -> None:
+    """Raise InputError where rows of a shape cannot give what the run needs; `rows` names them in the message."""
+    for need in needs_of(config):
+        if need.examples in PROVIDES[shape]:
+            continue
+        learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))
+        lacking = f"{need.examples.value}, which {need.given} needs ({_COLUMNS[need.examples]}; data.*_column)"
+        raise InputError(need.key, need.given, f"{need.instead.format(learnable)}: {rows} gives no {lacking}")

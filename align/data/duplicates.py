@@ -1,0 +1,39 @@
+"""Duplicates: rows that repeat another exactly, and prompts that differ in case, white space or punctuation alone."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+
+from align.data.reader import Read, content_of
+from align.types import Prompt
+
+_ENDS = ".,;:!?…\"'“”‘’«»¿¡。，！？"  # punctuation at the ends of words; within one, and as an operator, it may matter
+
+
+def normal_form(prompt: Prompt) -> str:
+    """Write a prompt's content as near-duplicates share it: compatible characters, lower case, bare words."""
+    turns = [{**turn, "content": _bare(turn["content"])} for turn in prompt.messages]
+    return content_of(turns, prompt.tools)
+
+
+def _bare(text: str) -> str:
+    words = (word.strip(_ENDS) for word in unicodedata.normalize("NFKC", text).casefold().split())
+    return " ".join(word for word in words if word)
+
+
+def near(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> set[int]:
+    """Return the ids of the `prompts` that are one of the `others`, or a near-duplicate of one."""
+    forms = {normal_form(prompt) for prompt in others}
+    return {prompt.id for prompt in prompts if normal_form(prompt) in forms}
+
+
+def near_duplicates(prompts: Collection[Prompt]) -> int:
+    """Count the prompts that are a near-duplicate of an earlier one of these different prompts."""
+    return len(prompts) - len({normal_form(prompt) for prompt in prompts})
+
+
+def repeated(rows: Sequence[Read]) -> int:
+    """Count the rows that repeat an earlier one: prompt, responses, labels and scores."""
+    keys = {(r.prompt.id, tuple((c.ids, c.label) for c in r.completions), r.scores) for r in rows}
+    return len(rows) - len(keys)
