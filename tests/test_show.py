@@ -102,7 +102,7 @@ def test_colours_mark_what_counts_on_a_terminal(tmp_path):
     console = Console(record=True, force_terminal=True, width=80, file=(tmp_path / "out").open("w"))
     print_view(View([], [Sample("row 1", [Segment("before "), Segment("after", counts=True)])]), console)
     text = console.export_text(styles=True)
-    assert "before \x1b[1;32mafter\x1b[0m" in text
+    assert "\x1b[2mbefore \x1b[0m\x1b[1;32mafter\x1b[0m" in text
     assert "[after]" not in text
 
 
@@ -197,3 +197,51 @@ def test_a_mistake_is_answered_without_torch(tmp_path):
 
 def test_help_names_it(align):
     assert "align show data|model" in align("--help")[1]
+
+
+def shown(out):
+    """The rows and sides that a listing shows, in order."""
+    return re.findall(r"^row (\d+), (\w+):", out, re.MULTILINE)
+
+
+def test_the_longest_and_random_rows_are_shown_once_each(align, words):
+    _, out, _ = align("show", "data", "method=dpo", *words, "--longest", "2")
+    assert shown(out) == [
+        (n, side) for n in ("7", "8") for side in ("chosen", "rejected")
+    ]  # 9 tokens, as 9 and 10 after the cut
+    _, first, _ = align("show", "data", "method=dpo", *words, "--random", "4")
+    _, again, _ = align("show", "data", "method=dpo", *words, "--random", "4")
+    _, other, _ = align("show", "data", "method=dpo", *words, "--random", "4", "seed=1")
+    assert shown(first) == shown(again) != shown(other) and len(set(shown(first))) == 8
+    _, out, _ = align("show", "data", "method=dpo", *words, "--rows", "10", "--longest", "1")
+    assert len(shown(out)) == 20
+
+
+def test_dropped_rows_are_listed_with_the_reason(align, words):
+    _, out, _ = align("show", "data", "method=dpo", *words, "--dropped")
+    lines = squeezed(out)
+    assert any(line.startswith('pairs.jsonl, row 11 | identical | {"prompt": "same"') for line in lines), out
+    assert any(line.startswith("pairs.jsonl, row 12 | long prompts | ") for line in lines), out
+    assert shown(out) == []
+
+
+def test_a_difference_from_the_plain_render_is_shown_and_explained(align, words, tmp_path):
+    chat = tiny.chat()
+    end = chat.tokenizer.convert_ids_to_tokens(chat.end_id)
+    rows = [{"prompt": "ab", "chosen": "ba", "rejected": "aa"}, {"prompt": f"a{end}b", "chosen": "ba", "rejected": "a"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, out, _ = align("show", "data", "method=dpo", *words, "--diff")
+    plain, named = re.split(r"^row 2, chosen", out, flags=re.MULTILINE)
+    assert plain.count("\nas the plain render of the template") == 2 and "differs" not in plain
+    assert f"for its {end!r} (a text names a control token, read as text" in named
+
+
+def test_the_page_holds_what_the_terminal_shows_and_escapes_texts(align, words, tmp_path):
+    rows = [{"prompt": "question a", "chosen": "ab", "rejected": "a"}, {"prompt": "b", "chosen": "b", "rejected": "a"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = align("show", "data", "method=dpo", *words, "--html", "page.html")
+    assert (code, out) == (0, "page.html\n"), err
+    page = (tmp_path / "page.html").read_text()
+    assert '<span class="role-user">question a</span>' in page
+    assert '<span class="counts">ab&lt;end&gt;</span>' in page and "<end>" not in page
+    assert align("show", "data", *words, "--html", "nowhere/page.html")[0] == 2

@@ -1,11 +1,13 @@
-"""Run the command `align show`: print a run's data or model before anything is trained.
+"""Run the command `align show`: print a run's data or model before anything is trained, or write it as a page.
 
 Exit codes: 0 done; 2 the input was refused; 1 it failed; 130 interrupted. Imports no torch before the words are
 accepted.
 """
 
 import argparse
+import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -21,6 +23,10 @@ from align.run.views import Sample, Section, View
 
 _UNFOLDED = 10_000  # columns: nothing folds where there is no terminal to fold at
 COUNTS = "bold green"  # style of the tokens in the loss
+STYLES = {"": "dim", "system": "magenta", "user": "cyan", "tool": "yellow", "assistant": ""}  # of others, by role
+_NUMBERS = ("rows", "row", "random", "longest")
+_SWITCHES = ("dropped", "diff")
+_FLAGS = "--rows N, --row I, --random N, --longest N, --dropped, --diff, --html FILE"
 
 
 def show(words: Sequence[str]) -> int:
@@ -32,7 +38,16 @@ def _show(words: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = _UNFOLDED
-    print_view(_view(parse(words)), console)
+    wanted = parse(words)
+    view = _view(wanted)
+    if wanted.html is None:
+        print_view(view, console)
+        return
+
+    from align.run.show_page import write_page
+
+    write_page(view, wanted.html, f"align show {shlex.join(words)}")
+    console.print(Text(str(wanted.html)), soft_wrap=True)
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
@@ -40,20 +55,25 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="align show", add_help=False, allow_abbrev=False)
     parser.add_argument("subject", nargs="?")
     parser.add_argument("overrides", nargs="*")
-    parser.add_argument("--rows", type=int)
-    parser.add_argument("--row", type=int)
+    for flag in _NUMBERS:
+        parser.add_argument(f"--{flag}", type=int)
+    for flag in _SWITCHES:
+        parser.add_argument(f"--{flag}", action="store_true")
+    parser.add_argument("--html", type=Path)
     raise_input_errors(parser, words)
     wanted, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
-        raise InputError("align show", " ".join(unknown), "the words of one run, --rows N, --row I")
+        raise InputError("align show", " ".join(unknown), f"the words of one run, {_FLAGS}")
     if wanted.subject not in SUBJECTS:
         raise InputError("align show", wanted.subject or "nothing", f"{', '.join(SUBJECTS)}, then the words of a run")
-    for flag in ("rows", "row"):
+    for flag in (*_NUMBERS, *_SWITCHES):
         given = getattr(wanted, flag)
-        if given is not None and wanted.subject != "data":
+        if given not in (None, False) and wanted.subject != "data":
             raise InputError(f"--{flag}", given, "of align show data only")
-        if given is not None and given < 1:
+        if flag in _NUMBERS and given is not None and given < 1:
             raise InputError(f"--{flag}", given, "a whole number above 0")
+    if wanted.html is not None and not wanted.html.absolute().parent.is_dir():
+        raise InputError("--html", str(wanted.html), "a file in a folder that exists")
     return wanted
 
 
@@ -66,8 +86,9 @@ def _view(wanted: argparse.Namespace) -> View:
 
 def _data(config: Config, wanted: argparse.Namespace) -> View:
     from align.run.show_data import show_data  # torch and everything behind it
+    from align.run.show_rows import Selection
 
-    return show_data(config, row=wanted.row, **({} if wanted.rows is None else {"rows": wanted.rows}))
+    return show_data(config, Selection(**{flag: getattr(wanted, flag) for flag in (*_NUMBERS, *_SWITCHES)}))
 
 
 def _model(config: Config, wanted: argparse.Namespace) -> View:
@@ -106,6 +127,9 @@ def _print_sample(sample: Sample, console: Console) -> None:
     written = Text()
     for segment in sample.segments:
         marked = segment.counts and not console.is_terminal
-        written.append(f"[{segment.text}]" if marked else segment.text, style=COUNTS if segment.counts else "")
+        style = COUNTS if segment.counts else STYLES.get(segment.role, "")
+        written.append(f"[{segment.text}]" if marked else segment.text, style=style)
     console.print(written, soft_wrap=True)
+    if sample.note:
+        console.print(Text(sample.note, style="italic"), soft_wrap=True)
     console.print()

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from align.activity import Activity
 from align.config import DataConfig, Shape
 from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
-from align.data.reader import Read, Reader, content_of
+from align.data.reader import Dropped, Read, Reader, content_of
 from align.data.shapes import columns_of, recognise
 from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
@@ -78,6 +78,7 @@ class Preferences:
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
     shape: Shape = Shape.preference
     rows: str = ""  # shape and columns, in words
+    dropped: Mapping[str, Sequence[Dropped]] = field(default_factory=dict)  # the first rows of each count
 
     @property
     def train(self) -> list[Pair]:
@@ -127,7 +128,7 @@ def load_preferences(
     every, every_held = _split(reader, rows, config)
     train = _where(every, config.train_where, "data.train_where", config.path)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
-    reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
+    _drop(reader, "unasked_dropped", [*every, *every_held], [*train, *held_out])
     measured = examples.side(held_out, reader.counts, last=True)
     trained = examples.side(train, reader.counts)
     if any(row.earlier for row in train):
@@ -145,7 +146,8 @@ def load_preferences(
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
     reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", config.path))
     whole = examples.pairs(every_held)
-    return Preferences(trained, measured, counts, reward_train, whole, tuple(reader.notes()), rows.shape, str(rows))
+    notes = tuple(reader.notes())
+    return Preferences(trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped)
 
 
 def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:
@@ -165,8 +167,8 @@ def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], 
     apart = [row for row in given_rows if row.prompt.id not in seen]
     alike = near(_prompts(apart), prompts)
     kept = [row for row in apart if row.prompt.id not in alike]
-    reader.counts["overlapping_dropped"] += len(given_rows) - len(apart)
-    reader.counts["near_overlapping_dropped"] += len(apart) - len(kept)
+    _drop(reader, "overlapping_dropped", given_rows, apart)
+    _drop(reader, "near_overlapping_dropped", apart, kept)
     reader.counts["near_duplicate_prompts"] += near_duplicates(_prompts([*every, *given_rows]))
     return every, kept
 
@@ -181,6 +183,14 @@ def _kept_apart(side: Side, held_out: Sequence[Prompt], reader: Reader) -> Side:
     kept = [c for c in side.demonstrations if c.prompt.id not in alike]
     reader.counts["overlapping_turns"] += len(side.demonstrations) - len(kept)
     return replace(side, demonstrations=kept)
+
+
+def _drop(reader: Reader, count: str, before: Sequence[Read], after: Sequence[Read]) -> None:
+    """Count the rows that a step left out."""
+    left = {id(row) for row in after}
+    for row in before:
+        if id(row) not in left:
+            reader.drop(count, row.where, row.row)
 
 
 def _where(rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Read]:

@@ -18,6 +18,7 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Completion, Prompt
 
 _AT_ONCE = 1000  # rows whose responses are tokenized in one call
+KEPT = 20  # rows of each count of dropped ones that are kept to be shown
 
 
 class _TooLong(InputError):
@@ -47,6 +48,14 @@ class Read(NamedTuple):
     scores: tuple[float, ...]  # of ranked completions
     earlier: tuple[Completion, ...]
     row: Row
+    where: str  # file and number, counted from 1
+
+
+class Dropped(NamedTuple):
+    """A row that was left out."""
+
+    where: str
+    row: Row
 
 
 class Reader:
@@ -59,6 +68,7 @@ class Reader:
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
+        self.dropped: dict[str, list[Dropped]] = {}  # the first rows of each count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
     def read(self, rows: Sequence[Row], source: str) -> list[Read]:
@@ -68,12 +78,21 @@ class Reader:
             self._activity.advance("rows tokenised", at, len(rows))
             read += self._block(rows[at : at + _AT_ONCE], source, at)
         self.counts["rows"] += len(rows)
-        self.counts.update(item for item in read if isinstance(item, str))
+        for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
+            if isinstance(item, str):
+                self.drop(item, _place(source, number), row)
         return [item for item in read if isinstance(item, Read)]
+
+    def drop(self, count: str, where: str, row: Row) -> None:
+        """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
+        self.counts[count] += 1
+        kept = self.dropped.setdefault(count, [])
+        if len(kept) < KEPT:
+            kept.append(Dropped(where, row))
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
-        items = [self._asked(row, f"{source}, row {number}") for number, row in enumerate(rows, start=before + 1)]
+        items = [self._asked(row, _place(source, number)) for number, row in enumerate(rows, start=before + 1)]
         given = [reply for item in items if not isinstance(item, str) for reply in item.replies]
         encoded = iter(
             self._chat.encode_replies(
@@ -167,7 +186,7 @@ class Reader:
         n = len(asked.example.replies)
         if self._shape is Shape.preference and made[0].ids == made[1].ids:
             return "identical_dropped"
-        return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row)
+        return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row, asked.where)
 
     def _prompt(
         self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
@@ -202,6 +221,10 @@ class Reader:
         cut = ids[: self._config.response_tokens]
         whole = cut == ids and not reply.get("tool_calls")
         return Completion(prompt, reply["content"] if whole else self._chat.decode(cut), tuple(cut), label)
+
+
+def _place(source: str, number: int) -> str:
+    return f"{source}, row {number}"
 
 
 def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:

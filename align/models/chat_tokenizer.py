@@ -92,6 +92,17 @@ class ChatTokenizer:
                 found.append(self._of_names(one) if one.marks else self._reply(one, *next(at_once)))
         return found
 
+    def encode_plain(
+        self, messages: Messages, reply: str | None = None, tools: Sequence[Any] | None = None
+    ) -> list[int]:
+        """Encode the template's render of a whole conversation in one piece, names of control tokens as such tokens.
+
+        It is what other programs read; `encode_prompt` and `encode_reply` differ where a text names a control token.
+        """
+        turns = [*messages, *([] if reply is None else [{"role": "assistant", "content": reply}])]
+        rendered = self._template.render(turns, generation_prompt=reply is None, tools=tools)
+        return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+
     def encode_said(self, messages: Messages, text: str) -> list[int]:
         """Encode what a policy said, behind the prompt as it is: its text holds what the template heads replies with.
 

@@ -35,43 +35,52 @@ def write_report(*folders: Path, output: Path | None = None) -> Path:
     return path
 
 
-def render(jobs: Sequence[Job], name: str) -> str:
-    """Render the page. Text written by a model reaches it as JSON and is shown as text."""
-    environment = Environment(
+def environment() -> Environment:
+    """Make the environment of pages: texts are escaped, and a name that is missing is an error."""
+    made = Environment(
         loader=PackageLoader("align.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = number
+    made.filters["number"] = number
+    return made
+
+
+def render(jobs: Sequence[Job], name: str) -> str:
+    """Render the page. Text written by a model reaches it as JSON and is shown as text."""
     heading, arms = arms_of(jobs)
     runs = [run for arm in arms for run in arm.runs]
     drawings = draw(arms)
     shown = completions(arms)
-    return environment.get_template("report.html").render(
-        title=_title(jobs, arms, heading),
-        name=name,
-        status=_status(jobs),
-        single=len(jobs) == 1,
-        arms=[arm.name for arm in arms],
-        figures=drawings,
-        charts=pack(drawings.every),
-        headline=tables.headline(runs[0].evaluation) if len(jobs) == 1 and runs else [],
-        comparison=tables.comparison([job.record for job in jobs]),
-        note=tables.NOTE,
-        all_figures=tables.all_figures(arms),
-        judge=at(runs[0].evaluation, "settings", "judge") if runs else None,
-        settings=(runs[0].evaluation.get("settings") or {}) if runs else {},
-        probes=probes(arms),
-        completions=shown,
-        failures=facts.failures(arms),
-        verdicts=by_arm([job.record for job in jobs]),
-        facts=facts.facts(runs),
-        run_rows=facts.run_rows(arms),
-        commands=facts.commands(runs),
-        differences=config_differences(arms),
-        config=yaml.safe_dump(dict(runs[0].config), sort_keys=False, allow_unicode=True) if runs else "",
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            title=_title(jobs, arms, heading),
+            name=name,
+            status=_status(jobs),
+            single=len(jobs) == 1,
+            arms=[arm.name for arm in arms],
+            figures=drawings,
+            charts=pack(drawings.every),
+            headline=tables.headline(runs[0].evaluation) if len(jobs) == 1 and runs else [],
+            comparison=tables.comparison([job.record for job in jobs]),
+            note=tables.NOTE,
+            all_figures=tables.all_figures(arms),
+            judge=at(runs[0].evaluation, "settings", "judge") if runs else None,
+            settings=(runs[0].evaluation.get("settings") or {}) if runs else {},
+            probes=probes(arms),
+            completions=shown,
+            failures=facts.failures(arms),
+            verdicts=by_arm([job.record for job in jobs]),
+            facts=facts.facts(runs),
+            run_rows=facts.run_rows(arms),
+            commands=facts.commands(runs),
+            differences=config_differences(arms),
+            config=yaml.safe_dump(dict(runs[0].config), sort_keys=False, allow_unicode=True) if runs else "",
+        )
     )
 
 

@@ -1,42 +1,32 @@
 """The data of a run before anything is trained: what is kept, how long it is, and rows as the model sees them."""
 
+import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from align.config import Config, Examples, PromptOverflow, Shape
 from align.config.automatic import settle
 from align.config.methods import OnPolicyConfig, RewardModelMethodConfig
 from align.config.trl import TRLOnPolicyConfig
-from align.data.examples import Side
 from align.data.preferences import LOST, REPEATED, Preferences, load_preferences
-from align.errors import InputError
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
 from align.models.templates import PLAIN_TEMPLATE
+from align.run.show_rows import Entry, Selection, counted, entries_of, samples
 from align.run.stages import check_context, load_data
-from align.run.views import Sample, Section, Segment, View
-from align.types import Pair, Prompt
+from align.run.views import Section, View
 
 _UNLIMITED = 2**40  # tokens: no limit
+_ROW = 160  # characters of a dropped row that are shown
+_FIRST = Selection()
 
 
-class _Entry(NamedTuple):
-    """What the method reads at once: a prompt, with the token ids of the responses beside it by their names."""
-
-    prompt: Prompt
-    responses: Mapping[str, tuple[int, ...]]
-
-
-def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
-    """Read tokenizer and data as a run does, and describe them; no model is loaded.
-
-    Args:
-        rows: How many training pairs are shown, from the first on.
-        row: The one that is shown instead, counted from 1.
+def show_data(config: Config, selection: Selection = _FIRST) -> View:
+    """Read tokenizer and data as a run does, and describe them with chosen rows; no model is loaded.
 
     Raises:
         InputError: As the run itself would, or there is no such row.
@@ -45,10 +35,8 @@ def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
     config, chat = settle(config, model_facts(config.model)).config, load_chat_tokenizer(config.model)
     data, _ = load_data(config, chat)
     check_context(config, data)
-    entries, kind = _entries(config, data.shape, data.trained), _kind(config, data)
-    if row is not None and not 1 <= row <= len(entries):
-        raise InputError("--row", row, f"1 to {len(entries)}, the number of training {kind}")
-    places = range(min(rows, len(entries))) if row is None else [row - 1]
+    entries, kind = entries_of(config, data.shape, data.trained), _kind(config, data)
+    places = selection.places(entries, config.seed, kind)
     unlimited = replace(
         config.data,
         max_prompt_tokens=_UNLIMITED,
@@ -56,31 +44,11 @@ def show_data(config: Config, *, rows: int = 2, row: int | None = None) -> View:
         long_prompts=PromptOverflow.drop,
     )
     whole = load_preferences(unlimited, chat)
-    given = [entry for side in (whole.trained, whole.measured) for entry in _entries(config, data.shape, side)]
+    given = [entry for side in (whole.trained, whole.measured) for entry in entries_of(config, data.shape, side)]
     sections = [_counts(config, data), _lengths(given), _limits(config, data, given, kind)]
-    samples = [sample for i in places for sample in _samples(config, chat, i, entries[i])]
-    return View([*sections, tokens_section(config, chat), _loss(config, entries)], samples)
-
-
-def _entries(config: Config, shape: Shape, side: Side) -> list[_Entry]:
-    """Return what the method reads of the rows of a side, in their order; pairs also where it reads their prompts."""
-    learns_from = config.method.learns_from
-    if shape is Shape.preference or learns_from is Examples.pairs:
-        return [_of_pair(pair) for pair in side.pairs]
-    if learns_from is Examples.demonstrations:
-        return [_Entry(one.prompt, {"completion": one.ids}) for one in side.demonstrations]
-    if learns_from is Examples.prompts:
-        return [_Entry(prompt, {}) for prompt in side.prompts]
-    if not side.labelled:
-        return [_of_pair(pair) for pair in side.pairs]
-    return [
-        _Entry(one.prompt, {f"{'desirable' if one.label else 'undesirable'} completion": one.ids})
-        for one in side.labelled
-    ]
-
-
-def _of_pair(pair: Pair) -> _Entry:
-    return _Entry(pair.prompt, {"chosen": pair.chosen_ids, "rejected": pair.rejected_ids})
+    sections += [tokens_section(config, chat), _loss(config, entries)]
+    shown = [sample for i in places for sample in samples(config, chat, i, entries[i], diff=selection.diff)]
+    return View([*sections, *_dropped(data)] if selection.dropped else sections, shown)
 
 
 def _kind(config: Config, data: Preferences) -> str:
@@ -122,12 +90,27 @@ def _of_shape(data: Preferences) -> list[tuple[str, str]]:
     return lines
 
 
-def _lengths(entries: Sequence[_Entry]) -> Section:
+def _dropped(data: Preferences) -> list[Section]:
+    """List the first rows of each kind that were left out, with the reason."""
+    lines = [
+        (
+            row.where,
+            name.removesuffix("_dropped").replace("_", " "),
+            textwrap.shorten(json.dumps(row.row, default=str), _ROW),
+        )
+        for name, rows in data.dropped.items()
+        for row in rows
+    ]
+    head = ("row", "why", "what stands in it")
+    return [Section("Dropped", [head, *lines] if lines else [("none", "")], headed=bool(lines))]
+
+
+def _lengths(entries: Sequence[Entry]) -> Section:
     prompts = {entry.prompt.id: entry.prompt.input_ids for entry in entries}
     lengths = {"prompts": [len(ids) for ids in prompts.values()]}
     for entry in entries:
-        for name, ids in entry.responses.items():
-            lengths.setdefault(name, []).append(len(ids))
+        for name, given in entry.responses.items():
+            lengths.setdefault(name, []).append(len(given.ids))
     head = ("tokens, before any limit", "min", "median", "95%", "max")
     return Section("Lengths", [head, *((name, *quantiles(values)) for name, values in lengths.items())], headed=True)
 
@@ -139,19 +122,20 @@ def quantiles(values: Iterable[int]) -> tuple[str, str, str, str]:
     return str(ordered[0]), f"{statistics.median(ordered):g}", str(high), str(ordered[-1])
 
 
-def _limits(config: Config, data: Preferences, entries: Sequence[_Entry], kind: str) -> Section:
+def _limits(config: Config, data: Preferences, entries: Sequence[Entry], kind: str) -> Section:
     """Count the entries, of those without any limit, that each limit reaches."""
     own, longest = config.data, config.rollout.new_tokens
     long = sum(len(entry.prompt.input_ids) > own.prompt_tokens for entry in entries)
-    cut = sum(any(len(ids) > own.response_tokens for ids in entry.responses.values()) for entry in entries)
-    beyond = sum(len(next(iter(entry.responses.values()), ())) > longest for entry in entries)
-    given = "chosen one" if kind == "pairs" else "given one"
+    cut = sum(any(len(given.ids) > own.response_tokens for given in entry.responses.values()) for entry in entries)
+    first = (next(iter(entry.responses.values()), None) for entry in entries)
+    beyond = sum(given is not None and len(given.ids) > longest for given in first)
+    shown = "chosen one" if kind == "pairs" else "given one"
     dropped = {PromptOverflow.drop: "dropped", PromptOverflow.truncate: "cut: their prompts lose the first tokens"}
     kept = f"cut: {data.counts['responses_cut']} responses of the {kind} kept lose their last tokens and their end"
     reached = [
         (f"data.max_prompt_tokens={own.max_prompt_tokens}", long, dropped.get(own.long_prompts, "refused")),
         (f"data.max_response_tokens={own.max_response_tokens}", cut, kept),
-        (f"rollout.max_new_tokens={longest}", beyond, f"a sampled response cannot be as long as the {given}"),
+        (f"rollout.max_new_tokens={longest}", beyond, f"a sampled response cannot be as long as the {shown}"),
     ]
     lines = [(key, f"{n} of {len(entries)} {kind}", what if n else "") for key, n, what in reached]
     return Section("Limits", lines)
@@ -182,46 +166,16 @@ def _named(chat: ChatTokenizer, token: int) -> str:
     return f"{token} {chat.tokenizer.convert_ids_to_tokens(token)!r}"
 
 
-def _loss(config: Config, entries: Sequence[_Entry]) -> Section:
+def _loss(config: Config, entries: Sequence[Entry]) -> Section:
     """Say in words which tokens the method learns from."""
-    method, counted = config.method, _counted(config, entries)
+    method, learned = config.method, counted(config, entries)
     if isinstance(method, OnPolicyConfig | TRLOnPolicyConfig):
         text = "responses that the policy samples to these prompts; the given ones are not trained on"
     elif isinstance(method, RewardModelMethodConfig):
         text = "the score at the last token of each response"
-    elif counted:
-        names = " and the ".join(name for name in counted if name in ("chosen", "rejected"))
+    elif learned:
+        names = " and the ".join(name for name in learned if name in ("chosen", "rejected"))
         text = f"every token of the {names + ' response' if names else 'completion'}, its end included"
     else:
         text = "nothing: the method does not train"
     return Section("In the loss", [(method.name, text)])
-
-
-def _counted(config: Config, entries: Sequence[_Entry]) -> list[str]:
-    """Return the names of the responses whose tokens the method's loss counts."""
-    learns_from = config.method.learns_from
-    if not config.method.trains or learns_from is Examples.prompts:
-        return []
-    names = dict.fromkeys(name for entry in entries for name in entry.responses)
-    return [name for name in names if name != "rejected" or learns_from is not Examples.demonstrations]
-
-
-def _samples(config: Config, chat: ChatTokenizer, place: int, entry: _Entry) -> list[Sample]:
-    """Write the sequences of an entry as the model reads them."""
-    scored, counted = isinstance(config.method, RewardModelMethodConfig), _counted(config, [entry])
-    prompt = entry.prompt.input_ids
-    if not entry.responses:
-        return [Sample(f"row {place + 1}, prompt: {len(prompt)} tokens", [Segment(text(chat, prompt))])]
-    samples = []
-    for name, ids in entry.responses.items():
-        last = len(ids) - 1 if scored else 0 if name in counted else len(ids)  # the first token that counts
-        cut = "" if ids[-1] in chat.end_ids else "; cut, without its end"
-        title = f"row {place + 1}, {name}: {len(prompt)} + {len(ids)} tokens{cut}"
-        parts = (Segment(text(chat, [*prompt, *ids[:last]])), Segment(text(chat, ids[last:]), counts=True))
-        samples.append(Sample(title, [part for part in parts if part.text]))
-    return samples
-
-
-def text(chat: ChatTokenizer, ids: Sequence[int]) -> str:
-    """Decode tokens with special ones written out."""
-    return chat.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

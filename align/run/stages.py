@@ -28,6 +28,8 @@ from align.run.stage import Stage
 from align.run.verdicts import ENOUGH, PairAccuracy, chance_verdict, judge_verdict, lost_rows
 from align.types import Pair
 
+_NAMED = 3  # dropped rows of a kind that the console names; run.json and `align show data --dropped` name more
+
 
 @dataclass(frozen=True)
 class Site:
@@ -97,7 +99,8 @@ def load_materials(site: Site) -> Materials:
     chat = load_chat_tokenizer(config.model)
     data, aside = load_data(config, chat, site.display.activity)
     commit = hub_commit(config.model.path, config.model.revision)
-    site.record.update(data=data.counts, data_shape=data.shape.value, hub_commit=commit)
+    dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
+    site.record.update(data=data.counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
@@ -146,9 +149,16 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
     if data.shape is Shape.preference or not sizes[examples][0]:
         examples = Examples.pairs
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
-    lost = ", ".join(f"{name} {data.counts[name]}" for name in (*LOST, *REPEATED) if data.counts[name])
+    lost = ", ".join(_lost(name, data) for name in (*LOST, *REPEATED) if data.counts[name])
     lines = [f"data: {data.counts['rows']} {data.rows}"]
     return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
+
+
+def _lost(name: str, data: Preferences) -> str:
+    """Write a count of lost rows, with the places of the first ones where those are known."""
+    places = [row.where.rpartition(", row ")[2] for row in data.dropped.get(name, ())]
+    more = ", …" if data.counts[name] > _NAMED else ""
+    return f"{name} {data.counts[name]}" + (f" [row {', '.join(places[:_NAMED])}{more}]" if places else "")
 
 
 def check_context(config: Config, data: Preferences) -> None:

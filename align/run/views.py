@@ -20,6 +20,7 @@ class Segment:
     """A stretch of text, special tokens written out; `counts` where its tokens are in the loss."""
 
     text: str
+    role: str = ""  # of the message that says it; empty for what the template writes
     counts: bool = False
 
 
@@ -29,6 +30,7 @@ class Sample:
 
     title: str
     segments: Sequence[Segment]
+    note: str = ""
 
 
 @dataclass(frozen=True)
