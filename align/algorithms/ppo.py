@@ -35,7 +35,7 @@ from align.loop.protocol import Loss, Progress, Stop, Trained
 from align.metrics import Tally
 from align.rewards import reward_input
 from align.streams import in_passes, permutation
-from align.types import LEARNED, Batch, Experience, Rollout, masked_rows
+from align.types import LEARNED, Batch, Experience, Rollout, TrainerState, masked_rows
 
 
 class PPO:
@@ -66,7 +66,8 @@ class PPO:
         clock.lap("time/rollout")
 
         run.activity.advance("rewards", 0, len(rollout))
-        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat)
+        state = TrainerState(at.step, self.config.max_steps)
+        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat, state)
         output = run.source.score(batch, run.credit.needs)  # a number for each response (align/rewards), ...
         rewards = run.credit.assign(output, rollout.response_mask)  # ... spread over its tokens
         rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, settings.truncation_score)

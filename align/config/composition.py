@@ -21,7 +21,6 @@ def check_all(config: Config) -> None:
     checks.not_negative(config.verdicts, "verdicts", *(bound.name for bound in fields(config.verdicts)))
     _check_model(config)
     _check_data(config)
-    _check_reward(config)
     checks.automatic(config.rollout, "rollout", "max_new_tokens")
     checks.finite("rollout.truncated_score", config.rollout.truncated_score)
     checks.positive(config.rollout, "rollout", "batch_size", "temperature", "decode_batch_size")
@@ -31,6 +30,7 @@ def check_all(config: Config) -> None:
         checks.installed("tracking", "wandb", "wandb")
     _check_callbacks(config)
     config.method.check(config)
+    _check_reward(config)  # last, as it imports the user's functions
 
 
 def _check_model(config: Config) -> None:

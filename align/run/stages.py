@@ -10,7 +10,7 @@ import torch
 from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import TRAIN, AttentionCredit, Config, ImplicitCredit
-from align.data.preferences import Preferences, load_preferences, set_aside
+from align.data.preferences import Preferences, load_preferences, prompts_of, set_aside
 from align.data.texts import load_texts
 from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
@@ -19,7 +19,7 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer, load_skeleton
 from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
-from align.rewards import load_functions
+from align.rewards import check_columns, load_functions
 from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
@@ -95,6 +95,7 @@ def load_materials(site: Site) -> Materials:
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
     data, aside = load_data(config, chat, site.display.activity)
+    check_columns(config.reward.source, functions, prompts_of([*data.train, *data.held_out]))
     commit = hub_commit(config.model.path, config.model.revision)
     site.record.update(data=data.counts, hub_commit=commit)
     check_context(config, data)

@@ -18,7 +18,7 @@ from align.errors import InputError, RunError
 from align.functional.credit import replace_truncated
 from align.loop.context import RunContext
 from align.rewards import reward_input
-from align.types import Prompt, Rollout
+from align.types import Prompt, Rollout, TrainerState
 
 PLACE = "place"  # the data set's column with a prompt's index in the run's prompts
 
@@ -91,7 +91,8 @@ class TRLOnPolicy(TRLMethod):
         run, penalty, tally = self.run, self.config.rollout.truncation_score, self.records.rollout
         prompts = [run.prompts[i] for i in columns[PLACE]]
         rollout = as_rollout(run, prompts, completion_ids)
-        batch = reward_input(rollout, prompts, run.chat)
+        state = TrainerState(trainer_state.global_step, trainer_state.max_steps)
+        batch = reward_input(rollout, prompts, run.chat, state)
         run.activity.advance("rewards", 0, len(rollout))
         output = run.source.score(batch, run.credit.needs)
         rewards = run.credit.assign(output, rollout.response_mask)
