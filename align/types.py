@@ -98,11 +98,12 @@ class Size:
 
 
 LEARNED = "learned"  # column (B,), 1 = a response that is learned from; without it all are
+SCORED = "scored"  # column (B,), 1 = a response that has a score, and counts in baselines; without it all have
 
 
-def masked_rows(mask: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-    """Return a response mask (B, T) without the rows that are not learned from."""
-    return mask if LEARNED not in columns else mask * columns[LEARNED].unsqueeze(1).to(mask.dtype)
+def masked_rows(mask: Tensor, columns: Mapping[str, Tensor], name: str = LEARNED) -> Tensor:
+    """Return a response mask (B, T) without the rows that are not learned from, or have no score."""
+    return mask if name not in columns else mask * columns[name].unsqueeze(1).to(mask.dtype)
 
 
 @dataclass(frozen=True)
@@ -207,10 +208,16 @@ class RewardOutput:
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
     raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
     raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the parts before normalisation, clip and weight
-    # (B,) bool, False = the source does not apply to this response: its total is NaN, and it is not learned from.
-    applies: Tensor | None = None  # None = it applies to all
+    # (B,) bool, False = the source does not apply to this response: its total is NaN, and it is not learned from. A
+    # part may be NaN where another applies. None = the source and its parts apply to all.
+    applies: Tensor | None = None
     extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # noted by a function beside each response
     logged: Mapping[str, Sequence[float]] = field(default_factory=dict)  # noted by a function, of the batch
     # Added by rewards/signals.py for a credit scheme, for any source:
     sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
     log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats
+
+    @property
+    def scored(self) -> Tensor:
+        """Return which responses have a score: (B,) bool."""
+        return torch.ones_like(self.total, dtype=torch.bool) if self.applies is None else self.applies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -38,7 +39,7 @@ class Log:
         found = list(values)
         if len(found) != self._responses:
             raise ValueError(f"log_extra({column!r}): {len(found)} values for {self._responses} responses")
-        self.extra[str(column)] = found
+        self.extra[str(column)] = [_jsonable(value) for value in found]
 
     def log_metric(self, name: str, value: float) -> None:
         """Note a number of the batch; those under one name are averaged."""
@@ -130,6 +131,14 @@ class Caller:
             return future.result()
         finally:
             future.cancel()  # of an interrupted call
+
+
+def _jsonable(value: Any) -> Any:
+    """Return a value as JSON holds it, else its text."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError):
+        return str(value)
 
 
 async def _result(found: Awaitable[Any]) -> Any:
