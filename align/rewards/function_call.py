@@ -14,11 +14,11 @@ from align.errors import InputError
 from align.types import Prompt, RewardInput, TrainerState
 from align.user_files import parameters_of
 
-COMPLETIONS = "completions"  # the parameter by which TRL's reward functions are known
+COMPLETIONS, COMPLETION_IDS = "completions", "completion_ids"  # parameters by which TRL's reward functions are known
 OURS = ("prompts", "responses", "offsets", "rows")
-TRLS = ("prompts", COMPLETIONS, "completion_ids")
+TRLS = ("prompts", COMPLETIONS, COMPLETION_IDS)
 BESIDE = ("trainer_state", "log_extra", "log_metric")  # as TRL's trainers give them; one of each, not one a response
-NO_COLUMNS = ("prompt", "completion", "completion_ids")  # TRL hands these on under its own names alone
+NO_COLUMNS = ("prompt", "completion", COMPLETION_IDS)  # TRL hands these on under its own names alone
 _REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
@@ -47,11 +47,11 @@ class Log:
 
 
 class Signature:
-    """Arguments of a user's function, in the dialect that its parameters name: ours, or TRL's with `completions`."""
+    """Arguments of a user's function, in the dialect that its parameters name: ours, or TRL's with completions."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._parameters = parameters_of(function)
-        self.trl = COMPLETIONS in self._parameters
+        self.trl = COMPLETIONS in self._parameters or COMPLETION_IDS in self._parameters
         self._given = (*(TRLS if self.trl else OURS), *BESIDE)
         self._everything = any(p.kind is Parameter.VAR_KEYWORD for p in self._parameters.values())
 
@@ -71,7 +71,7 @@ class Signature:
         }
         if self.trl:
             own[COMPLETIONS] = lambda i: _completion(batch, i)
-            own["completion_ids"] = lambda i: batch.rollout.response_ids[i, : lengths[i]].tolist()
+            own[COMPLETION_IDS] = lambda i: batch.rollout.response_ids[i, : lengths[i]].tolist()
         else:
             own["responses"] = lambda i: batch.responses[i]
             own["offsets"] = lambda i: [(a, b) for a, b in batch.offsets[i, : lengths[i]].tolist()]
