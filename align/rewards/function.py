@@ -9,7 +9,7 @@ instantiated once), defined there or imported. It is called with keywords, as fa
 - `rows`: the data row of the prompt, as a dictionary; and every column of the data by its name, None where a row
   lacks it.
 
-With a parameter `completions` or `completion_ids` it is a reward function of TRL's, and gets what TRL's trainers hand it:
+With a parameter `completions` or `completion_ids` it is a reward function of TRL's, and gets what TRL's trainers give:
 
 - `prompts` and `completions`: strings where the data's prompt is a string, lists of messages where it is one.
 - `completion_ids`: token ids, end token included; and every column of the data but `prompt` and `completion`.
