@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,8 +31,11 @@ from align.rewards.function_call import Signature
 from align.rewards.normalise import Running, Scaled
 from align.rewards.reference import scale_of
 from align.types import TrainerState
+from align.user_files import make_callable
+from examples import gsm8k
 from tests import tiny
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["abe", "xyzou and so", ""]
 LISTS = {"prompts", "completions", "completion_ids", "solution", "chosen", "rejected"}
 BESIDE = {"trainer_state", "log_extra", "log_metric"}
@@ -230,3 +234,43 @@ def test_scale_and_credit_do_without_a_score(ours):
     assert (running.count, running.mean) == (2, 2.0) and out.total.isnan().tolist() == [False, True, False]
     rewards = build_credit(SparseCredit()).assign(out, ours.rollout.response_mask)
     assert torch.equal(rewards, torch.tensor([[-1.0], [0.0], [1.0]]) * last_token(ours.rollout.response_mask))
+
+
+def test_the_examples_functions_score_gsm8k():
+    """The file as a run imports it, on the rows that its command reads."""
+    lines = (ROOT / "tests" / "layouts" / "gsm8k.jsonl").read_text().splitlines()[:2]
+    given = [*gsm8k.pairs(lines), {"prompt": "?", "chosen": "a", "rejected": "b", "answer": "unknown"}]
+    prompts = [replace(tiny.prompt(i, "say"), row=row) for i, row in enumerate(given)]
+    rollout = tiny.rollout_of(prompts, [tiny.said("a")] * 3)
+    batch = replace(reward_input(rollout, prompts, tiny.chat()), responses=["It is\n#### 2", "1890", "#### 2"])
+    path = f"{ROOT / 'examples' / 'trl_rewards.py'}:correct"
+    out = FunctionScorer(make_callable(path, "k"), Returns.response, path).score(batch)
+    assert out.total.nan_to_num(-1).tolist() == [1, 0, -1] and out.logged == {"answered": [pytest.approx(2 / 3)]}
+    assert list(out.parts) == ["correct"]
+    short = make_callable(path.replace(":correct", ":short"), "k")
+    assert scorer(short).score(batch).total.tolist() == [0, 0, 0]
+
+
+FILE = """
+try:
+    import no_such_verifier
+except ImportError:
+    def guarded(responses):
+        return [float(len(r)) for r in responses]
+
+async def judge(responses):
+    return [float(len(r)) for r in responses]
+
+def text(responses):
+    return [str(float(len(r))) for r in responses]
+"""
+
+
+def test_a_file_with_a_function_under_try_an_async_one_and_one_of_strings(tmp_path, ours):
+    (tmp_path / "reward.py").write_text(FILE)
+    path = str(tmp_path / "reward.py")
+    for name in ("guarded", "judge"):
+        out = scorer(make_callable(f"{path}:{name}", "k")).score(ours)
+        assert out.total.tolist() == [3, 12, 0]
+    with pytest.raises(RunError, match=r"returned '3\.0', a string at sample 0 \(prompt 0\); allowed: a finite number"):
+        scorer(make_callable(f"{path}:text", "k")).score(ours)
