@@ -71,6 +71,13 @@ _ROWS: tuple[Metric, ...] = (
            "population deviation of those", methods=SCORED, optional=True),
     Metric("reward/raw_part_*", "reward", "mean", "rollout",
            "one part before it was normalised, clipped and weighted", methods=SCORED, optional=True),
+    Metric("reward/not_applicable_*", "share", "mean", "rollout",
+           "responses to which a part does not apply, its function having returned None: left out of its mean and of "
+           "the sum; absent where all apply", methods=SCORED, optional=True),
+    Metric("reward/unscored_rate", "share", "mean", "rollout", "responses to which no part applies: left out of all "
+           "means, of baselines and of what is learned from", methods=SCORED, optional=True),
+    Metric("reward/logged_*", "any", "mean", "rollout",
+           "number that a reward function noted with log_metric", methods=SCORED, optional=True),
     Metric("credit/fidelity_*", "1", "last", "rollout",
            "correlation, within a response, of the credit summed per segment with the true credit of the segments (the "
            "end of the response is one), both centred per response and pooled over the responses that ended; over all, "
@@ -269,6 +276,8 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     ("reward/evaluation_mean", "reward", "score by the reward model that only judges (evaluation.reward_model)"),
     *((f"reward/{judge}_se", "reward", "standard error of that mean over prompts")
       for judge in _JUDGES),
+    *((f"reward/{judge}_unscored", "responses", "those without a score, left out of the mean; absent without any")
+      for judge in _JUDGES),
     ("kl_by/*", "nats/response", "k1 of the rows whose `length` column has that value, where a world is known"),
     ("gold_by/*", "reward", "gold reward of the rows whose `length` column has that value"),
     ("win_rate/mean", "share",
@@ -303,6 +312,7 @@ _EVALUATION: tuple[tuple[str, str, str], ...] = (
     *_ends("ended_only/tokens_mean", "tokens", "responses"),
     *((f"ended_only/{judge}_mean", "reward", f"reward/{judge}_mean of them") for judge in _JUDGES),
     *((f"ended_only/{judge}_se", "reward", "standard error of that mean") for judge in _JUDGES),
+    *((f"ended_only/{judge}_unscored", "responses", "those without a score among them") for judge in _JUDGES),
     ("ended_only/win_rate/mean", "share", "win rate over the prompts to which the start model's response ended too"),
     ("ended_only/win_rate/low", "share", "lower end of its percentile bootstrap interval over prompts"),
     ("ended_only/win_rate/high", "share", "upper end of that interval"),

@@ -23,6 +23,7 @@ class Prompt:
     input_ids: tuple[int, ...]  # template applied, generation prompt included
     row: Mapping[str, Any]  # the data row as loaded
     tools: tuple[Any, ...] | None = None  # which the template describes to the model
+    conversation: bool = False  # the data's own prompt was a list of messages, not a string
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,12 @@ class Size:
 
 
 LEARNED = "learned"  # column (B,), 1 = a response that is learned from; without it all are
+SCORED = "scored"  # column (B,), 1 = a response that has a score, and counts in baselines; without it all have
 
 
-def masked_rows(mask: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-    """Return a response mask (B, T) without the rows that are not learned from."""
-    return mask if LEARNED not in columns else mask * columns[LEARNED].unsqueeze(1).to(mask.dtype)
+def masked_rows(mask: Tensor, columns: Mapping[str, Tensor], name: str = LEARNED) -> Tensor:
+    """Return a response mask (B, T) without the rows that are not learned from, or have no score."""
+    return mask if name not in columns else mask * columns[name].unsqueeze(1).to(mask.dtype)
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,14 @@ class Experience:
 
 
 @dataclass(frozen=True)
+class TrainerState:
+    """Place of a training, under the names that transformers' and TRL's trainers give it."""
+
+    global_step: int  # optimizer updates applied
+    max_steps: int
+
+
+@dataclass(frozen=True)
 class RewardInput:
     """Input of a reward source: a batch of responses with their prompts."""
 
@@ -190,6 +200,8 @@ class RewardInput:
     offsets: Tensor  # (B, T, 2) int64: characters [start, end) of responses[i] that a token stands for; 0, 0 on padding
     rows: Sequence[Mapping[str, Any]]  # the data row of each prompt
     messages: Sequence[Sequence[Mapping[str, Any]]]  # Prompt.messages: the whole conversation before the response
+    conversations: Sequence[bool]  # Prompt.conversation
+    training: TrainerState | None = None  # None = not of a training's rollout: an evaluation, a scale, a probe
 
 
 @dataclass(frozen=True)
@@ -206,6 +218,16 @@ class RewardOutput:
     spans: Sequence[Sequence[tuple[int, int, float]]] | None = None  # per response: (start char, end char, score)
     raw_total: Tensor | None = None  # (B,): total before it was normalised and clipped; None = it was not
     raw_parts: Mapping[str, Tensor] = field(default_factory=dict)  # the parts before normalisation, clip and weight
+    # (B,) bool, False = the source does not apply to this response: its total is NaN, and it is not learned from. A
+    # part may be NaN where another applies. None = the source and its parts apply to all.
+    applies: Tensor | None = None
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # noted by a function beside each response
+    logged: Mapping[str, Sequence[float]] = field(default_factory=dict)  # noted by a function, of the batch
     # Added by rewards/signals.py for a credit scheme, for any source:
     sentence_ends: Tensor | None = None  # (B, T), 1 = a sentence or line ends with this token
     log_ratio: Tensor | None = None  # (B, T): log pi_dpo - log pi_ref of a token, nats
+
+    @property
+    def scored(self) -> Tensor:
+        """Return which responses have a score: (B,) bool."""
+        return torch.ones_like(self.total, dtype=torch.bool) if self.applies is None else self.applies

@@ -23,7 +23,7 @@ from align.functional.masked import masked_sum
 from align.loop.context import RunContext
 from align.loop.protocol import Loss, Trained
 from align.metrics import Tally
-from align.types import Batch
+from align.types import SCORED, Batch, masked_rows
 
 
 class GRPO(PPO):
@@ -45,12 +45,14 @@ class GRPO(PPO):
         method, size = self.method, self.method.group_size
         if method.kl.place is KLPlace.reward and method.kl.coef > 0:
             rewards = self.subtract_kl(rewards, columns, mask)
-        returns = rewards.sum(1)
-        tally.observe("reward/total_mean", returns.tolist())
-        tally.add("group/zero_std_fraction", zero_std_fraction(returns, size))
+        returns, mask = rewards.sum(1), masked_rows(mask, columns, SCORED)
+        counted = columns[SCORED] == 1 if SCORED in columns else None
+        tally.observe("reward/total_mean", returns[mask.any(1)].tolist())
+        tally.add("group/zero_std_fraction", zero_std_fraction(returns, size, counted))
         if self.config.reward.credit.name == "sparse":
             leave_one_out = method.baseline is Baseline.leave_one_out
-            scores = group_advantages(returns, size, scale_std=method.scale_std, leave_one_out=leave_one_out)
+            how = {"scale_std": method.scale_std, "leave_one_out": leave_one_out}
+            scores = group_advantages(returns, size, **how, counted=counted)
             advantages = scores.unsqueeze(1) * mask
         else:
             advantages = group_centred(reward_to_go(rewards, mask), mask, size, scale_std=method.scale_std)

@@ -20,11 +20,11 @@ from align.algorithms.rollout_metrics import (
     add_value_update,
     add_values,
     check_first_ratio,
+    counted_rows,
     describe,
     refuse_not_finite,
     with_speed,
 )
-from align.config import Truncated
 from align.engine.passes import read_logprobs, read_values
 from align.engine.protocol import TokenStats
 from align.engine.sampling import Noise
@@ -35,7 +35,7 @@ from align.loop.protocol import Loss, Progress, Stop, Trained
 from align.metrics import Tally
 from align.rewards import reward_input
 from align.streams import in_passes, permutation
-from align.types import LEARNED, Batch, Experience, Rollout, masked_rows
+from align.types import SCORED, Batch, Experience, Rollout, TrainerState, masked_rows
 
 
 class PPO:
@@ -66,15 +66,15 @@ class PPO:
         clock.lap("time/rollout")
 
         run.activity.advance("rewards", 0, len(rollout))
-        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat)
+        state = TrainerState(at.step, self.config.max_steps)
+        batch = reward_input(rollout, [prompt for prompt in prompts for _ in range(group_size)], run.chat, state)
         output = run.source.score(batch, run.credit.needs)  # a number for each response (align/rewards), ...
         rewards = run.credit.assign(output, rollout.response_mask)  # ... spread over its tokens
         rewards = replace_truncated(rewards, rollout.response_mask, rollout.ended, settings.truncation_score)
         refuse_not_finite(batch, output, rewards)
         clock.lap("time/reward")
 
-        learned = {LEARNED: rollout.ended.float()} if settings.truncated is Truncated.mask else {}
-        columns = self.columns(rollout) | learned
+        columns = self.columns(rollout) | counted_rows(output, rollout, settings)
         estimated, figures = self.advantages(rewards, columns, rollout.response_mask)
         columns |= estimated
         clock.lap("time/advantage")
@@ -101,8 +101,9 @@ class PPO:
     def advantages(self, rewards: Tensor, columns: dict[str, Tensor], mask: Tensor) -> tuple[dict[str, Tensor], Tally]:
         """3. Rewards (B, T), KL not yet in them, to the columns that losses read: advantages and returns (B, T)."""
         method, tally = self.method, Tally()
+        mask = masked_rows(mask, columns, SCORED)
         rewards = self.subtract_kl(rewards, columns, mask)
-        tally.observe("reward/total_mean", rewards.sum(1).tolist())
+        tally.observe("reward/total_mean", rewards.sum(1)[mask.any(1)].tolist())
         if method.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         advantages, returns = gae(rewards, columns["values"], mask, gamma=method.gamma, lam=method.lam)

@@ -1,5 +1,6 @@
 """What is reported of a rollout, the same for every on-policy method."""
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.config import RolloutConfig, Truncated
 from align.engine.protocol import TokenStats
 from align.errors import RunError
 from align.functional import kl
@@ -14,7 +16,7 @@ from align.functional.fidelity import segment_rewards, within_correlation
 from align.functional.masked import explained_variance, masked_sum
 from align.loop.protocol import NotFinite
 from align.metrics import Tally
-from align.types import Batch, RewardInput, RewardOutput, Rollout
+from align.types import LEARNED, SCORED, Batch, RewardInput, RewardOutput, Rollout
 from align.worlds import Gold, World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
@@ -53,17 +55,24 @@ def add_responses(tally: Tally, rollout: Rollout) -> None:
 
 def add_rewards(tally: Tally, output: RewardOutput, rollout: Rollout, penalised: bool) -> None:
     """Scores as the source gave them. `penalised`: truncated responses are paid a penalty instead."""
-    scores = output.total.tolist()
+    scored, partial = output.scored, output.applies is not None
+    scores = output.total[scored].tolist()
     tally.observe("reward/score_mean", scores)
     tally.observe("reward/score_std", scores)
     for name, part in output.parts.items():
-        tally.observe(f"reward/part_{name}", part.tolist())
+        tally.observe(f"reward/part_{name}", (part[~part.isnan()] if partial else part).tolist())
+        if partial:
+            tally.observe(f"reward/not_applicable_{name}", part.isnan().float().tolist())
     for name, part in output.raw_parts.items():
-        tally.observe(f"reward/raw_part_{name}", part.tolist())
+        tally.observe(f"reward/raw_part_{name}", (part[~part.isnan()] if partial else part).tolist())
     if output.raw_total is not None:
-        tally.observe("reward/raw_mean", output.raw_total.tolist())
-        tally.observe("reward/raw_std", output.raw_total.tolist())
-    tally.add("reward/length_correlation", correlation(output.total, rollout.lengths))
+        tally.observe("reward/raw_mean", output.raw_total[scored].tolist())
+        tally.observe("reward/raw_std", output.raw_total[scored].tolist())
+    if partial:
+        tally.observe("reward/unscored_rate", (~scored).float().tolist())
+    for name, values in output.logged.items():
+        tally.observe(f"reward/logged_{name}", values)
+    tally.add("reward/length_correlation", correlation(output.total[scored], rollout.lengths[scored]))
     truncated = float((~rollout.ended).sum()) if penalised else 0.0
     tally.add("reward/missing_eos_rate", truncated, len(rollout))
 
@@ -170,9 +179,27 @@ def check_first_ratio(metrics: Mapping[str, float], dtype: torch.dtype) -> None:
         )
 
 
+def counted_rows(output: RewardOutput, rollout: Rollout, settings: RolloutConfig) -> dict[str, Tensor]:
+    """Return the columns (B,) of responses that have a score and of those that are learned from, where not all do.
+
+    A cut response has the score of truncation where there is one, whether or not the source applies to it.
+    """
+    columns = {}
+    scored, learned = output.scored, torch.ones_like(rollout.ended)
+    if settings.truncation_score is not None:
+        scored = scored | ~rollout.ended
+    if settings.truncated is Truncated.mask:
+        learned = rollout.ended
+    if not bool(scored.all()):
+        columns[SCORED] = scored.float()
+    if not bool((scored & learned).all()) or settings.truncated is Truncated.mask:
+        columns[LEARNED] = (scored & learned).float()
+    return columns
+
+
 def refuse_not_finite(batch: RewardInput, output: RewardOutput, token_rewards: Tensor) -> None:
     """Raise NotFinite, with the samples, where a score or a token's reward (B, T) is infinite or not a number."""
-    bad = (~torch.isfinite(token_rewards)).any(1) | ~torch.isfinite(output.total)
+    bad = (~torch.isfinite(token_rewards)).any(1) | (~torch.isfinite(output.total) & output.scored)
     if bool(bad.any()):
         raise NotFinite("a reward was not finite", describe(batch, output, token_rewards, only=bad))
 
@@ -208,8 +235,9 @@ def describe(
             "prompt": batch.prompts[i],
             "response": batch.responses[i],
             "ended": bool(rollout.ended[i]),
-            "score": float(output.total[i]),
-            "parts": {name: float(part[i]) for name, part in output.parts.items()},
+            "score": float(output.total[i]) if bool(output.scored[i]) else None,
+            "parts": _row(output.parts, i, output.applies),
+            **({"extra": {name: values[i] for name, values in output.extra.items()}} if output.extra else {}),
             **_raw(output, i),
             "pieces": [batch.responses[i][a:b] for a, b in batch.offsets[i, : lengths[i]].tolist()],
             "token_rewards": token_rewards[i, : lengths[i]].tolist(),
@@ -223,7 +251,13 @@ def _raw(output: RewardOutput, i: int) -> dict[str, Any]:
     """Row i's score and parts before they were normalised, where they were."""
     found: dict[str, Any] = {}
     if output.raw_total is not None:
-        found["raw_score"] = float(output.raw_total[i])
+        found["raw_score"] = float(output.raw_total[i]) if bool(output.scored[i]) else None
     if output.raw_parts:
-        found["raw_parts"] = {name: float(part[i]) for name, part in output.raw_parts.items()}
+        found["raw_parts"] = _row(output.raw_parts, i, output.applies)
     return found
+
+
+def _row(parts: Mapping[str, Tensor], i: int, applies: Tensor | None) -> dict[str, float | None]:
+    """Row i's parts; None of one that does not apply."""
+    row = {name: float(part[i]) for name, part in parts.items()}
+    return {name: None if applies is not None and math.isnan(score) else score for name, score in row.items()}

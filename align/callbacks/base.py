@@ -35,8 +35,8 @@ class Sample(TypedDict):
     prompt: str
     response: str
     ended: bool
-    score: float  # of the reward source, before any penalty
-    parts: dict[str, float]
+    score: float | None  # of the reward source, before any penalty; None where it does not apply
+    parts: dict[str, float | None]
     pieces: list[str]  # text of each token; empty for special tokens
     token_rewards: list[float]  # per token, before the KL penalty
     kl: NotRequired[float]  # k1, nats per response; where the rollout had a forward pass of the policy

@@ -71,7 +71,7 @@ FIXED: Mapping[str, Fixed] = {
     "off_policy_mask_threshold": Fixed(_NONE, "every response counts"),
     "cast_lm_head_to_fp32": Fixed(_OFF, "the head computes in `precision`"),
     # rewards and sampling
-    "reward_funcs": Fixed(_FEW, "reward/source=function reward.source.path=FILE.py:NAME, or reward/source=rules"),
+    "reward_funcs": Fixed(_FEW, "reward/source=function reward.source.path=FILE.py:NAME as it is, or =rules"),
     "reward_weights": Fixed((None, [1.0]), "reward/source=composite reward.source.weights.NAME=1"),
     "top_p": Fixed((1.0, None), _SAMPLING),
     "top_k": Fixed((0, None), _SAMPLING),

@@ -4,7 +4,6 @@ Most functions take a section, its dotted name in the configuration, and names o
 accepted.
 """
 
-import ast
 import json
 import math
 from collections.abc import Callable, Collection
@@ -55,27 +54,6 @@ def finite(key: str, value: float) -> None:
     """Raise InputError where `value` is infinite or not a number."""
     if not math.isfinite(value):
         raise InputError(key, value, "a finite number")
-
-
-def function_in_file(key: str, path: str) -> None:
-    """Raise InputError unless `path` is FILE.py:NAME and the file, which is read but not run, defines the name."""
-    file, _, name = path.rpartition(":")
-    allowed = "FILE.py:NAME of a Python function"
-    if not file.endswith(".py") or not name.isidentifier():
-        raise InputError(key, path, allowed)
-    if not Path(file).is_file():
-        raise InputError(key, path, f"{allowed} (there is no such file)")
-    try:
-        tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise InputError(key, path, f"a file that Python can read ({why})") from error
-    defined = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    assigned = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
-    defined += [target.id for target in assigned if isinstance(target, ast.Name)]
-    imported = [a.asname or a.name for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
-    if name not in [*defined, *imported]:
-        raise InputError(key, path, f"one of the functions there: {', '.join(defined) or 'none'}")
 
 
 def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) -> None:

@@ -23,7 +23,6 @@ def check_all(config: Config) -> None:
     checks.not_negative(config.verdicts, "verdicts", *(bound.name for bound in fields(config.verdicts)))
     _check_model(config)
     _check_data(config)
-    _check_reward(config)
     checks.automatic(config.rollout, "rollout", "max_new_tokens")
     checks.finite("rollout.truncated_score", config.rollout.truncated_score)
     checks.positive(config.rollout, "rollout", "batch_size", "temperature", "decode_batch_size")
@@ -36,6 +35,7 @@ def check_all(config: Config) -> None:
     if config.data.shape is not Shape.auto:  # else once the columns are known
         shape = config.data.shape
         check_shape(config, shape, f"data.shape={shape.value}")
+    _check_reward(config)  # last, as it imports the user's functions
 
 
 def _check_model(config: Config) -> None:

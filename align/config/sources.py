@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from align.config.base import MISSING, Section
-from align.config.checks import automatic, finite, function_in_file, not_negative, positive, reward_model
+from align.config.checks import automatic, finite, not_negative, positive, reward_model
 from align.config.rules import (
     ExactRule,
     ForbiddenRule,
@@ -21,6 +21,7 @@ from align.config.rules import (
 )
 from align.config.values import AUTO, Rate
 from align.errors import InputError
+from align.user_files import find_callable
 
 if TYPE_CHECKING:
     from align.config.schema import Config
@@ -234,7 +235,7 @@ class Returns(Enum):
 
 @dataclass
 class FunctionSource(SourceConfig):
-    """The user's own Python function; rewards/function.py documents its arguments."""
+    """The user's own function, or whatever else Python can call; rewards/function.py documents its arguments."""
 
     name: str = "function"
     path: str = MISSING  # FILE.py:NAME
@@ -247,7 +248,7 @@ class FunctionSource(SourceConfig):
 
     def check(self, config: Config, key: str) -> None:
         super().check(config, key)
-        function_in_file(f"{key}.path", self.path)
+        find_callable(self.path, f"{key}.path")
 
 
 @dataclass

@@ -214,7 +214,8 @@ class Reader:
             ids = ids[-limit:]
         users = [m["content"] for m in messages if m["role"] == "user"]
         text = users[-1] if users else messages[-1]["content"]
-        return Prompt(id=number, messages=messages, text=text, input_ids=tuple(ids), row=row, tools=tools)
+        conversation = not isinstance(row.get(self._config.prompt_column), str)
+        return Prompt(number, messages, text, tuple(ids), row, tools, conversation)
 
     def _completion(self, prompt: Prompt, reply: Message, ids: list[int], label: bool) -> Completion:
         """Cut a response to the limit; its text is its content where that is all of it."""

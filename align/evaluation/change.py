@@ -10,7 +10,6 @@ from torch import Tensor
 
 from align.evaluation.diversity import repetition
 from align.evaluation.intervals import Bootstrap, perplexity_of
-from align.evaluation.judge import value
 from align.evaluation.measure import EvaluationResult
 from align.evaluation.preference import ahead, logprobs_of
 
@@ -75,16 +74,21 @@ def _paired(
 def _of_samples(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], interval: Bootstrap
 ) -> Iterator[tuple[tuple[str, ...], Figures]]:
-    prompts, ones = [s["prompt_id"] for s in after], torch.ones(len(after), dtype=torch.float64)
+    """Compare what is a mean over responses, on the prompts that have a value on both sides."""
+    prompts = [s["prompt_id"] for s in after]
     for (path, name, old), (_, _, new) in zip(_columns(before), _columns(after), strict=True):
-        yield path, interval.change(name, (_tensor(old), _tensor(new)), ones, prompts)
+        both = [i for i in range(len(prompts)) if old[i] is not None and new[i] is not None]
+        if both:
+            sides = _tensor([old[i] for i in both]), _tensor([new[i] for i in both])
+            ones = torch.ones(len(both), dtype=torch.float64)
+            yield path, interval.change(name, sides, ones, [prompts[i] for i in both])
 
 
-def _columns(samples: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str, list[float]]]:
+def _columns(samples: Sequence[Mapping[str, Any]]) -> list[tuple[tuple[str, ...], str, Sequence[float | None]]]:
     """Return the place, name and values of the figures that are means over responses."""
     repeats = [repetition(s["response"]) for s in samples]
     return [
-        *((("reward",), f"{judge}_mean", [value(s, judge) for s in samples]) for judge in JUDGES),
+        *((("reward",), f"{judge}_mean", [s.get(judge) for s in samples]) for judge in JUDGES),
         (("verbosity",), "mean_tokens", [float(s["tokens"]) for s in samples]),
         (("repetition",), "rate", repeats),
         (("repetition",), "responses", [float(share > 0) for share in repeats]),

@@ -93,11 +93,15 @@ def _column(samples: Samples, judge: str) -> list[float]:
 
 
 def rewards(samples: Samples, judge: Judge) -> dict[str, float | None]:
-    """Compute mean scores by judge, with standard errors over prompts; proxy and gold are null where unknown."""
-    columns = {name: _column(samples, name) for name in judge.names}
-    means: dict[str, float | None] = {f"{name}_mean": statistics.fmean(values) for name, values in columns.items()}
+    """Compute mean scores by judge, with standard errors over prompts; proxy and gold are null where unknown.
+
+    A response without a score, as a reward does not apply to it, is left out and counted.
+    """
+    columns = {name: [float(s[name]) for s in samples if s[name] is not None] for name in judge.names}
+    means = {f"{name}_mean": statistics.fmean(values) if values else None for name, values in columns.items()}
     errors = {f"{name}_se": standard_error(values) for name, values in columns.items()}
-    return {"proxy_mean": None, "gold_mean": None, **means, **errors}
+    unscored = {f"{name}_unscored": n for name in columns if (n := len(samples) - len(columns[name]))}
+    return {"proxy_mean": None, "gold_mean": None, **means, **errors, **unscored}
 
 
 def by_length(

@@ -21,7 +21,8 @@ from align.types import Prompt, RewardInput, RewardOutput
 from align.worlds import Gold, World, resolve
 
 KEY = "evaluation.reward_model"
-# By judge: proxy (null without a reward), gold (null where unknown), evaluation (where there is such a model).
+# By judge: proxy (null without a reward, and where it does not apply), gold (null where unknown), evaluation (where
+# there is such a model).
 Scores = dict[str, float | None]
 
 
@@ -63,7 +64,10 @@ class Judge:
         total = self.total or self.score
         if output is None and total is not None:
             output = total(batch)
-        proxy = [None] * len(batch.responses) if output is None else output.total.tolist()
+        proxy: list[float | None] = [None] * len(batch.responses)
+        if output is not None:
+            scores = zip(output.total.tolist(), output.scored.tolist(), strict=True)
+            proxy = [score if scored else None for score, scored in scores]
         answers = zip(prompts, batch.responses, batch.rollout.ended.tolist(), strict=True)
         gold = [self.gold(*answer) for answer in answers]
         found: list[Scores] = [

@@ -8,27 +8,43 @@ from align.functional.masked import zero_outside
 STD_EPS = 1e-4  # of GRPO's reference implementation; a group with one score for all gets advantage 0
 
 
-def group_advantages(scores: Tensor, group_size: int, *, scale_std: bool, leave_one_out: bool = False) -> Tensor:
+def group_advantages(
+    scores: Tensor, group_size: int, *, scale_std: bool, leave_one_out: bool = False, counted: Tensor | None = None
+) -> Tensor:
     """Compute (r - baseline) / (std + 1e-4) within each group of >= 2: (B,). GRPO, arXiv 2402.03300, section 4.1.2.
 
     `scale_std` divides by the group's sample deviation. With the KL in the loss it rescales the reward against beta,
     prompt by prompt, so that the fixed point is not the KL-regularised optimum and, under k2, may lie far below the
     start; with the KL in the scores the optimum stays. Without it: Dr. GRPO, arXiv 2503.20783. `leave_one_out`: the
     baseline is the mean of the *other* responses (RLOO, arXiv 2402.14740), which is unbiased; the group's own mean
-    shrinks every advantage by (G - 1) / G.
+    shrinks every advantage by (G - 1) / G. Responses that `counted` (B,) bool leaves out, as they have no score, are in
+    no baseline and no deviation, and have advantage 0; so has the only one that counts in its group.
     """
-    grouped = scores.view(-1, group_size)
-    centred = grouped - grouped.mean(1, keepdim=True)
+    mean, std, n = _moments(scores, group_size, counted)
+    centred = scores.view(-1, group_size) - mean
     if leave_one_out:
-        centred = centred * (group_size / (group_size - 1))
+        centred = centred * (n / (n - 1).clamp(min=1))
     if scale_std:
-        centred = centred / (grouped.std(1, keepdim=True) + STD_EPS)
-    return centred.view(-1)
+        centred = centred / (std + STD_EPS)
+    return centred.view(-1) if counted is None else centred.view(-1).where(counted, 0.0)
 
 
-def zero_std_fraction(scores: Tensor, group_size: int) -> float:
+def _moments(scores: Tensor, group_size: int, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute mean, sample deviation and number of the scores that count, by group: (B / G, 1) each."""
+    grouped = scores.view(-1, group_size)
+    if counted is None:
+        n = torch.full_like(grouped[:, :1], group_size)
+        return grouped.mean(1, keepdim=True), grouped.std(1, keepdim=True), n
+    inside = counted.view(-1, group_size)
+    n = inside.sum(1, keepdim=True).to(scores.dtype)
+    mean = grouped.where(inside, 0.0).sum(1, keepdim=True) / n.clamp(min=1)
+    squares = (grouped - mean).where(inside, 0.0).square().sum(1, keepdim=True)
+    return mean, (squares / (n - 1).clamp(min=1)).sqrt(), n
+
+
+def zero_std_fraction(scores: Tensor, group_size: int, counted: Tensor | None = None) -> float:
     """Compute the share of groups whose responses all score the same, and so have no gradient."""
-    return float((scores.view(-1, group_size).std(1) < 1e-8).float().mean())
+    return float((_moments(scores, group_size, counted)[1] < 1e-8).float().mean())
 
 
 def reward_to_go(token_rewards: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 
 from align.data.collate import collate
 from align.models.chat_tokenizer import ChatTokenizer
-from align.types import Prompt, RewardInput, RewardOutput, Rollout
+from align.types import Prompt, RewardInput, RewardOutput, Rollout, TrainerState
 
 
 class Source:
@@ -56,15 +56,22 @@ class Wrapper(Source):
         self.source.load_state(saved)
 
 
-def reward_input(rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenizer) -> RewardInput:
-    """Build the input of a reward source from a rollout and the prompts of its rows, one per row."""
+def reward_input(
+    rollout: Rollout, prompts: Sequence[Prompt], chat: ChatTokenizer, training: TrainerState | None = None
+) -> RewardInput:
+    """Build the input of a reward source from a rollout and the prompts of its rows, one per row.
+
+    Args:
+        training: The place of the training that learns from the scores; None where nothing does.
+    """
     responses: list[str] = []
     offsets = torch.zeros(*rollout.response_ids.shape, 2, dtype=torch.long)
     for i, (row, n) in enumerate(zip(rollout.response_ids.tolist(), rollout.lengths.tolist(), strict=True)):
         responses.append(chat.decode(row[:n]))
         offsets[i, :n] = torch.tensor(chat.offsets(row[:n])).view(-1, 2)
-    texts, rows, messages = ([getattr(p, name) for p in prompts] for name in ("text", "row", "messages"))
-    return RewardInput(texts, responses, rollout, offsets, rows, messages)
+    names = ("text", "row", "messages", "conversation")
+    texts, rows, messages, conversations = ([getattr(p, name) for p in prompts] for name in names)
+    return RewardInput(texts, responses, rollout, offsets, rows, messages, conversations, training)
 
 
 def given_input(rows: Sequence[tuple[Prompt, Sequence[int]]], chat: ChatTokenizer, device: torch.device) -> RewardInput:

@@ -18,7 +18,8 @@ class CompositeScorer(Source):
 
     Each part is a `part` of the output, weighted, and a `raw_part` before its own normalisation, clip and weight. The
     parts of a part are logged as `PART.NAME`. Signals per token add up as the scores do: a part without such signals is
-    paid at the last token, and its prefix scores are 0 before.
+    paid at the last token, and its prefix scores are 0 before. A part that does not apply to a response is left out of
+    its sum, as TRL's trainers do; where none applies, the sum does not either.
     """
 
     def __init__(self, parts: Mapping[str, Source], weights: Mapping[str, float]) -> None:
@@ -39,8 +40,19 @@ class CompositeScorer(Source):
         if any(out.prefix_scores is not None for out in outputs.values()):
             prefixes = self._sum({name: _prefixes(out, mask) for name, out in outputs.items()})
         parts = {name: self._weights[name] * out.total for name, out in outputs.items()}
-        total = torch.stack(list(parts.values())).sum(0)
-        return RewardOutput(total, parts, token_scores=tokens, prefix_scores=prefixes, raw_parts=raw)
+        scored = torch.stack([out.scored for out in outputs.values()])
+        total = torch.stack(list(parts.values())).where(scored, 0.0).sum(0).where(scored.any(0), torch.nan)
+        every = all(out.applies is None for out in outputs.values())
+        return RewardOutput(
+            total,
+            parts,
+            token_scores=tokens,
+            prefix_scores=prefixes,
+            raw_parts=raw,
+            applies=None if every else scored.any(0),
+            extra={column: values for out in outputs.values() for column, values in out.extra.items()},
+            logged=_joined([out.logged for out in outputs.values()]),
+        )
 
     def _sum(self, signals: Mapping[str, Tensor]) -> Tensor:
         return torch.stack([self._weights[name] * signal for name, signal in signals.items()]).sum(0)
@@ -57,9 +69,14 @@ class CompositeScorer(Source):
             part.load_state(saved.get(name, {}))
 
 
+def _joined(logged: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+    return {name: [x for own in logged for x in own.get(name, ())] for name in {n: 0 for own in logged for n in own}}
+
+
 def _tokens(out: RewardOutput, mask: Tensor) -> Tensor:
-    """Return the token scores (B, T) of a part."""
-    return out.total.unsqueeze(1) * last_token(mask) if out.token_scores is None else out.token_scores
+    """Return the token scores (B, T) of a part; 0 where it does not apply."""
+    total = out.total.where(out.scored, 0.0)
+    return total.unsqueeze(1) * last_token(mask) if out.token_scores is None else out.token_scores
 
 
 def _prefixes(out: RewardOutput, mask: Tensor) -> Tensor:

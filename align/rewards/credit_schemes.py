@@ -52,7 +52,11 @@ class Credit:
         return self.config.needs | self.config.adds
 
     def assign(self, out: RewardOutput, mask: Tensor) -> Tensor:
-        """Compute the token rewards (B, T) of `out` under the response mask (B, T)."""
+        """Compute the token rewards (B, T) of `out` under the response mask (B, T); 0 of a response without score."""
+        rewards = self._spread(out, mask)
+        return rewards if out.applies is None else rewards.where(out.applies.unsqueeze(1), 0.0)
+
+    def _spread(self, out: RewardOutput, mask: Tensor) -> Tensor:
         match self.config:
             case SparseCredit():
                 return functional.sparse(out.total, mask)

@@ -87,7 +87,7 @@ def rescaled(out: RewardOutput, mean: float, std: float, clip: float | None, bat
         return scores if clip is None else scores.clamp(-clip, clip)
 
     total = mapped(out.total)
-    lacking = total - out.total / std
+    lacking = (total - out.total / std).where(out.scored, 0.0)
     tokens, spans = out.token_scores, out.spans
     if tokens is not None:
         tokens = tokens / std + lacking.unsqueeze(1) * last_token(batch.rollout.response_mask)

@@ -19,8 +19,12 @@ from align.types import Prompt, RewardInput
 
 
 def scale_of(source: Source, batch: RewardInput, key: str = "reward.source") -> tuple[float, float]:
-    """Compute (mean, population deviation) of the scores of `batch`; raise InputError where all are the same."""
-    scores = source.score(batch).total.double()
+    """Compute (mean, population deviation) of the scores of `batch`; raise InputError where all are the same.
+
+    A response to which the source does not apply is left out.
+    """
+    out = source.score(batch)
+    scores = out.total[out.scored].double()
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     if not std > 1e-6:
         allowed = "a reward that tells the start model's responses apart, or normalise=none or running"

@@ -1,6 +1,6 @@
 """Building of sources from their configuration: models, scale and parts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,36 @@ from align.errors import InputError
 from align.rewards.base import Source
 from align.rewards.combined import CompositeScorer, EnsembleScorer
 from align.rewards.cross_tokenizer import load_cross_tokenizer
-from align.rewards.function import FunctionScorer, load_function
+from align.rewards.function import FunctionScorer
+from align.rewards.function_call import Signature
+from align.rewards.function_state import Function
 from align.rewards.normalise import Fixed, Folded, Running, Scaled
 from align.rewards.reference import References, scale_of
 from align.rewards.rules import RulesScorer, check_rows
 from align.rewards.scorers import GoldScorer, RewardModelScorer
 from align.types import Prompt
+from align.user_files import make_callable, release
 from align.worlds import World
 
 
-def load_functions(config: SourceConfig) -> dict[str, Callable[..., Any]]:
-    """Load the user's functions by the key of their source, before anything slow (`load_function`)."""
-    found = config.every().items()
-    return {key: load_function(part.path, f"{key}.path") for key, part in found if isinstance(part, FunctionSource)}
+def _function_paths(config: SourceConfig) -> dict[str, str]:
+    """Return FILE.py:NAME of every user's function by the key of its source."""
+    return {key: part.path for key, part in config.every().items() if isinstance(part, FunctionSource)}
+
+
+def load_functions(config: SourceConfig) -> dict[str, Function]:
+    """Make what the user's functions call, by the key of their source, for one run (align/user_files.py)."""
+    paths = _function_paths(config)
+    try:
+        return {key: make_callable(path, f"{key}.path") for key, path in paths.items()}
+    finally:
+        release(paths.values())
+
+
+def check_columns(config: SourceConfig, functions: Mapping[str, Function], prompts: Sequence[Prompt]) -> None:
+    """Raise InputError where a user's function has a parameter that the data has no column for."""
+    for key, path in _function_paths(config).items():
+        Signature(functions[key]).check_columns(prompts, path, f"{key}.path")
 
 
 @dataclass
@@ -51,11 +68,12 @@ class Builder:
     references: References
     world: World | None
     prompts: Sequence[Prompt]  # all prompts to be scored: rules are checked against their rows
-    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)  # of `load_functions`
+    functions: Mapping[str, Function] = field(default_factory=dict)  # of `load_functions`
     cross_tokenizer: Mapping[int, Path] = field(default_factory=dict)  # folders by place in models()
     needs: frozenset[str] = frozenset()  # signals that the credit scheme needs
     scales: dict[str, dict[str, float]] = field(default_factory=dict)
     activity: Activity = field(default_factory=Activity)
+    max_steps: int = 0  # updates of the run
 
     def __post_init__(self) -> None:
         self._models = iter(self.roles.rewards)
@@ -82,14 +100,17 @@ class Builder:
                 check_rows(config, self.prompts, key)
                 source = RulesScorer(config)
             case FunctionSource():
-                function = self.functions.get(key) or load_function(config.path, f"{key}.path")
-                source = FunctionScorer(function, config.returns, config.path)
+                source = self._function(config, key)
             case CompositeSource():
                 parts = {name: self.build(part, f"{key}.parts.{name}") for name, part in config.parts.items()}
                 source = CompositeScorer(parts, config.weights)
             case _:
                 raise TypeError(f"no source for {type(config).__name__}")
         return self._on_scale(source, config, key)
+
+    def _function(self, config: FunctionSource, key: str) -> Source:
+        function, of_run = self.functions[key], (self.max_steps, self.references.say)
+        return FunctionScorer(function, config.returns, config.path, f"{key}.path", *of_run)
 
     def _reward_model(self, config: RewardModelSource, key: str) -> Source:
         """Build the scorer of one reward model.

@@ -77,7 +77,7 @@ def assemble(site: Site, materials: Materials, stored: Stored, critic: CriticIni
     references = References(roles.reference, chat, train, config.rollout, site.say, activity=activity)
     scored = [*train, *given.measured.prompts]
     own_parts = (materials.functions, cross_tokenizer, credit.needs)
-    builder = Builder(roles, references, world, scored, *own_parts, activity=activity)
+    builder = Builder(roles, references, world, scored, *own_parts, activity=activity, max_steps=config.max_steps)
     source = _source(site, roles, builder)
     evaluation = None
     if stored.judge is not None:

@@ -20,7 +20,7 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import context_length, load_chat_tokenizer, load_skeleton
 from align.models.locate import hub_commit
 from align.models.reward_folder import read_card
-from align.rewards import load_functions
+from align.rewards import check_columns, load_functions
 from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
@@ -98,6 +98,7 @@ def load_materials(site: Site) -> Materials:
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
     data, aside = load_data(config, chat, site.display.activity)
+    check_columns(config.reward.source, functions, [*data.trained.prompts, *data.measured.prompts])
     commit = hub_commit(config.model.path, config.model.revision)
     dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
     site.record.update(data=data.counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)

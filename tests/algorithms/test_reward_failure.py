@@ -53,7 +53,7 @@ def test_the_run_ends_with_a_checkpoint_from_which_it_goes_on(tmp_path, every):
     again.train()
     joined = [repeatable(r) for r in (*before.records, *after.records)]
     assert joined == [repeatable(r) for r in expected.records] and len(joined) == 7
-    assert {"reward/raw_mean", "reward/raw_std", "reward/part_function"} <= set(joined[0])
+    assert {"reward/raw_mean", "reward/raw_std", "reward/part_f"} <= set(joined[0])
     assert joined[0]["reward/raw_mean"] > 0.5 > abs(joined[0]["reward/score_mean"])
     assert again.run.source.state() == straight.run.source.state()
     ends = [[p for role in t.run.modules.values() for p in tiny.weights(role)] for t in (straight, again)]

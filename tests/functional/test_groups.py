@@ -48,6 +48,24 @@ def test_a_group_with_one_score_for_all_teaches_nothing():
     assert zero_std_fraction(scores, 2) == 0.5
 
 
+def test_a_response_that_does_not_count_is_in_no_baseline():
+    """As if the first group were 1, 5 and the second 8 alone."""
+    counted = torch.tensor([True, False, True, False, False, True])
+    scores = SCORES.where(counted, 1e9)
+    one = math.sqrt(8) + STD_EPS
+    for options, expected in (
+        ({"scale_std": False}, [-2, 0, 2, 0, 0, 0]),
+        ({"scale_std": False, "leave_one_out": True}, [-4, 0, 4, 0, 0, 0]),
+        ({"scale_std": True}, [-2 / one, 0, 2 / one, 0, 0, 0]),
+    ):
+        found = group_advantages(scores, 3, **options, counted=counted)
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+    assert zero_std_fraction(scores, 3, counted) == 0.5
+    every = torch.ones(6, dtype=torch.bool)
+    same = group_advantages(SCORES, 3, scale_std=True, leave_one_out=True)
+    torch.testing.assert_close(group_advantages(SCORES, 3, scale_std=True, leave_one_out=True, counted=every), same)
+
+
 def test_reward_to_go():
     rewards = torch.tensor([[1.0, 2.0, 4.0], [3.0, NAN, NAN], [1.0, 1.0, 9.0], [0.0, 0.0, -1.0]])
     expected = [[7.0, 6.0, 4.0], [3.0, 0.0, 0.0], [2.0, 1.0, 0.0], [-1.0, -1.0, -1.0]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,10 @@ import torch
 
 from align.config import DataConfig, ModelConfig, Returns
 from align.data.preferences import load_preferences, prompts_of
-from align.errors import InputError, RunError
+from align.errors import RunError
 from align.models.load import load_chat_tokenizer
 from align.rewards import reward_input
-from align.rewards.function import FunctionScorer, load_function
+from align.rewards.function import FunctionScorer
 from examples import qa_feedback
 from tests import tiny
 
@@ -54,7 +53,7 @@ def test_what_it_is_given(batch):
         return np.array([scale * len(text) for text in responses])
 
     out = scorer(some).score(batch)
-    assert out.total.tolist() == [6, 24, 0] and out.parts["function"] is out.total
+    assert out.total.tolist() == [6, 24, 0] and out.parts["f"] is out.total
     assert out.token_scores is None and out.prefix_scores is None
     assert scorer(lambda responses: torch.ones(3)).score(batch).total.tolist() == [1, 1, 1]
 
@@ -80,7 +79,7 @@ def test_labelled_spans(batch):
     }
     assert out.spans[0] == [(0, 2, 1.0), (1, 3, -0.5), (3, 3, 0.25)]
     plain = scorer(lambda responses: [[(0, 1, 1.0)], [], []], Returns.spans).score(batch)
-    assert list(plain.parts) == ["function"]
+    assert list(plain.parts) == ["f"]
 
 
 def fails_on(text):
@@ -105,75 +104,38 @@ def only_together(responses):
         (always(1, 2, 3, 4), "response", "returned 4 entries at sample 2"),
         (lambda responses: None, "response", "returned None at sample 0 .*a list with an entry for each of 3"),
         (lambda responses: 1.0, "response", r"returned 1\.0 at sample 0"),
-        (always(1, "abc", 3), "response", r"returned 'abc' at sample 1 \(prompt 13\); allowed: a finite number$"),
+        (
+            always(1, "abc", 3),
+            "response",
+            r"returned 'abc', a string at sample 1 \(prompt 13\); allowed: a finite number$",
+        ),
         (always(1, 2, float("nan")), "response", "returned nan at sample 2"),
         (always(float("-inf"), 2, 3), "response", "returned -inf at sample 0"),
         (always(None, 2, 3), "response", "returned None at sample 0"),
         (always([1], 2, 3), "response", r"returned \[1\] at sample 0"),
         (always([1] * 4, [1] * 12, [1]), "tokens", r"returned 12 numbers at sample 1 \(prompt 13\); allowed: 13, one"),
         (always([1] * 4, [1] * 13, 1), "tokens", "returned 1 at sample 2 .*a list of 1 numbers"),
-        (always([1, 2, "x", 4], [1] * 13, [1]), "tokens", "returned 'x' at sample 0 .*a finite number for token 2"),
+        (
+            always([1, 2, "x", 4], [1] * 13, [1]),
+            "tokens",
+            "returned 'x', a string at sample 0 .*a finite number for token 2",
+        ),
         (always([], [(3, 2, 1.0)], []), "spans", r"returned \(3, 2\) at sample 1 .*0 <= start <= end <= 12"),
         (always([(0, 4, 1.0)], [], []), "spans", r"returned \(0, 4\) at sample 0 .*end <= 3"),
         (always([(-1, 2, 1.0)], [], []), "spans", r"returned \(-1, 2\) at sample 0"),
         (always([(0.0, 2, 1.0)], [], []), "spans", r"returned \(0\.0, 2\) at sample 0"),
-        (always([(0, 2, "x")], [], []), "spans", "returned 'x' at sample 0 .*number for a span"),
+        (always([(0, 2, "x")], [], []), "spans", "returned 'x', a string at sample 0 .*number for a span"),
         (always([(0, 2)], [], []), "spans", r"returned \(0, 2\) at sample 0 .*\(start, end, score\)"),
         (always([(0, 2, 1.0, 7)], [], []), "spans", "returned 7 at sample 0 .*a label"),
-        (always([], "ab", []), "spans", "returned 'ab' at sample 1 .*a list of spans"),
-        (fails_on("xyzou and so"), "response", r"raised ValueError: of this kind at sample 1 \(prompt 13\)$"),
-        (only_together, "response", "raised KeyError: 'x' at samples 0 to 2 together, and at none alone"),
+        (always([], "ab", []), "spans", "returned 'ab', a string at sample 1 .*a list of spans"),
+        (fails_on("xyzou and so"), "response", r"raised ValueError: of this kind, at sample 1 \(prompt 13\)$"),
+        (only_together, "response", "raised KeyError: 'x', at samples 0 to 2 together, and at none alone"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(batch, function, returns, message):
     with pytest.raises(RunError, match=r"^f\.py:f: " + message) as caught:
         scorer(function, Returns[returns]).score(batch)
     assert "\n" not in str(caught.value)
-
-
-# --- the file ---------------------------------------------------------------------------------------------------------
-
-
-def write(folder: Path, code: str) -> str:
-    (folder / "my.py").write_text(textwrap.dedent(code))
-    return str(folder / "my.py")
-
-
-def test_a_function_is_loaded_from_its_file(tmp_path):
-    file = write(
-        tmp_path,
-        """
-        from __future__ import annotations
-        from dataclasses import dataclass
-
-        @dataclass
-        class Reward:
-            scale: float = 2.0
-
-            def __call__(self, responses):
-                return [self.scale * len(text) for text in responses]
-
-        reward = Reward()
-        """,
-    )
-    assert load_function(f"{file}:reward", "k")(responses=["ab"]) == [4.0]
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("import nothing_like_it", "a file that can be imported .*ModuleNotFoundError"),
-        ("reward = 3", r"a function \(reward is int\)"),
-        (
-            "def reward(responses, texts): return []",
-            "with a parameter texts'; allowed: .*prompts, responses, offsets, rows",
-        ),
-        ("def reward(responses, /): return []", "with a parameter responses"),
-    ],
-)
-def test_a_file_without_a_usable_function_is_refused(tmp_path, code, message):
-    with pytest.raises(InputError, match=f"^k: given .*{message}"):
-        load_function(f"{write(tmp_path, code)}:reward", "k")
 
 
 # --- the errors that annotators marked --------------------------------------------------------------------------------

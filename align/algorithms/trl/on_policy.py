@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import trl
 
-from align.algorithms.rollout_metrics import add_gold, add_rewards, describe
+from align.algorithms.rollout_metrics import add_gold, add_rewards, counted_rows, describe
 from align.algorithms.trl.method import TRLMethod
 from align.config import Truncated
 from align.config.trl import TRLGRPOConfig, TRLOnPolicyConfig, TRLRLOOConfig
@@ -18,7 +18,7 @@ from align.errors import InputError, RunError
 from align.functional.credit import replace_truncated
 from align.loop.context import RunContext
 from align.rewards import reward_input
-from align.types import Prompt, Rollout
+from align.types import SCORED, Prompt, Rollout, TrainerState
 
 PLACE = "place"  # the data set's column with a prompt's index in the run's prompts
 
@@ -82,8 +82,8 @@ class TRLOnPolicy(TRLMethod):
 
     def align_reward(
         self, *, completion_ids: Sequence[Sequence[int]], trainer_state: Any, **columns: Any
-    ) -> list[float]:
-        """The run's reward of each completion, under a name that TRL's metrics carry.
+    ) -> list[float | None]:
+        """The run's reward of each completion, under a name that TRL's metrics carry; None where there is none.
 
         Raises:
             RunError: A score is not finite; TRL would leave the completion out without a word.
@@ -91,7 +91,8 @@ class TRLOnPolicy(TRLMethod):
         run, penalty, tally = self.run, self.config.rollout.truncation_score, self.records.rollout
         prompts = [run.prompts[i] for i in columns[PLACE]]
         rollout = as_rollout(run, prompts, completion_ids)
-        batch = reward_input(rollout, prompts, run.chat)
+        state = TrainerState(trainer_state.global_step, trainer_state.max_steps)
+        batch = reward_input(rollout, prompts, run.chat, state)
         run.activity.advance("rewards", 0, len(rollout))
         output = run.source.score(batch, run.credit.needs)
         rewards = run.credit.assign(output, rollout.response_mask)
@@ -102,7 +103,9 @@ class TRLOnPolicy(TRLMethod):
         if run.world is not None:
             add_gold(tally, run.world, batch)
         run.callbacks.on_rollout(trainer_state.global_step + 1, describe(batch, output, rewards))
-        return rewards.sum(1).tolist()
+        scored = counted_rows(output, rollout, self.config.rollout).get(SCORED)
+        paid: list[float | None] = rewards.sum(1).tolist()
+        return paid if scored is None else [x if s else None for x, s in zip(paid, scored.tolist(), strict=True)]
 
 
 class TRLGRPO(TRLOnPolicy):
