@@ -28,11 +28,11 @@ _OUR_DPO = {  # TRL's name -> (method.loss, method.length_normalised)
 _LOSS_LENGTHS = {"grpo": "response", "dapo": "token", "bnpo": "token", "dr_grpo": "constant"}
 _OF_TRL = {"trl_dpo": TRLDPOLoss, "trl_kto": TRLKTOLoss, "trl_grpo": TRLGRPOLoss}
 _SCHEDULES = {"linear": "linear", "constant": "constant", "constant_with_warmup": "constant"}
-_PAIRS = "rows are pairs here: data.prompt_column, data.chosen_column, data.rejected_column"
 _ROWS = {
-    "sft": f"{_PAIRS}; the chosen response is imitated",
-    "trl_kto": f"{_PAIRS}; chosen ones are desirable, rejected ones are not",
-    **dict.fromkeys(("grpo", "trl_grpo", "trl_rloo", "ppo"), f"{_PAIRS}; the prompts are sampled from"),
+    "sft": "columns: data.messages_column, or data.prompt_column and data.completion_column; of a conversation every "
+    "assistant's turn is trained on (data.turns)",
+    "trl_kto": "columns: data.prompt_column, data.completion_column, data.label_column",
+    **dict.fromkeys(("grpo", "trl_grpo", "trl_rloo", "ppo"), "column: data.prompt_column"),
 }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from align.data.reader import Read, content_of
 from align.types import Prompt
@@ -33,7 +36,10 @@ def near_duplicates(prompts: Collection[Prompt]) -> int:
     return len(prompts) - len({normal_form(prompt) for prompt in prompts})
 
 
-def repeated(rows: Sequence[Read]) -> int:
-    """Count the rows that repeat an earlier one: prompt, responses, labels and scores."""
-    keys = {(r.prompt.id, tuple((c.ids, c.label) for c in r.completions), r.scores) for r in rows}
-    return len(rows) - len(keys)
+def repeated(rows: Sequence[Read], columns: Sequence[str]) -> int:
+    """Count the rows that repeat an earlier one in all columns that are read."""
+    return len(rows) - len({_digest([read.row.get(name) for name in columns]) for read in rows})
+
+
+def _digest(cells: list[Any]) -> bytes:
+    return hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).digest()

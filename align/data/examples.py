@@ -112,7 +112,8 @@ def _differing(chosen: Completion, rejected: Completion, counts: Counter[str]) -
 def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[Pair]:
     """Pair the desirable completions of each prompt with its undesirable ones, in their order.
 
-    Every completion is used, and the scarcer kind as evenly as can be: as many pairs as the commoner kind has.
+    As many pairs as the commoner kind has: every completion is used, and the scarcer kind as evenly as can be. One of
+    the same text is no partner; the next one is, where there is any.
     """
     sides: dict[int, tuple[list[Completion], list[Completion]]] = {}
     for row in rows:
@@ -123,4 +124,7 @@ def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[Pair]:
             counts["unpartnered"] += len(good) + len(bad)
             continue
         for i in range(max(len(good), len(bad))):
-            yield from _differing(good[i % len(good)], bad[i % len(bad)], counts)
+            one, others = (good[i], bad) if len(bad) <= len(good) else (bad[i], good)
+            turned = [others[(i + shift) % len(others)] for shift in range(len(others))]
+            partner = next((other for other in turned if other.ids != one.ids), turned[0])
+            yield from _differing(*((one, partner) if one.label else (partner, one)), counts)

@@ -133,7 +133,8 @@ def load_preferences(
     trained = examples.side(train, reader.counts)
     if any(row.earlier for row in train):
         trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
-    reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=repeated([*every, *every_held]))
+    twice = repeated([*every, *every_held], rows.columns)
+    reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=twice)
     counts = _counts(reader, trained, measured, chat.end_ids)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
     if reader.first_bad is not None:

@@ -11,6 +11,7 @@ from align.config import Config, Examples, PromptOverflow, Shape
 from align.config.automatic import settle
 from align.config.methods import OnPolicyConfig, RewardModelMethodConfig
 from align.config.trl import TRLOnPolicyConfig
+from align.data.examples import prompts_of
 from align.data.preferences import LOST, REPEATED, Preferences, load_preferences
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
@@ -63,8 +64,8 @@ def _counts(config: Config, data: Preferences) -> Section:
     lines = [("read from", config.data.path), ("shape", data.rows), ("rows read", str(counts["rows"]))]
     if data.train or data.held_out:
         lines += [
-            ("training pairs", f"{len(data.train)} on {counts['train_prompts']} prompts"),
-            ("held-out pairs", f"{len(data.held_out)} on {counts['held_out_prompts']} prompts"),
+            ("training pairs", f"{len(data.train)} on {len(prompts_of(data.train))} prompts"),
+            ("held-out pairs", f"{len(data.held_out)} on {len(prompts_of(data.held_out))} prompts"),
         ]
     if data.shape is not Shape.preference:
         lines += _of_shape(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -35,7 +36,7 @@ from align.functional.masked import masked_sum
 from align.metrics import METRICS, compare
 from align.models.adapters import lora_config
 from align.run.runner import run
-from align.types import RewardOutput
+from align.types import Completion, RewardOutput
 from tests import tiny
 from tests.algorithms import runs
 
@@ -283,6 +284,30 @@ def test_kto_reads_its_kl_from_responses_to_other_prompts(tmp_path, data):
     again = TRLKTO(runs.context(tmp_path, other, pairs=pairs)[0]).rows()
     assert "KL_completion_ids" not in again[0]
     assert [r["prompt_ids"] for r in again[:8]] != [r["prompt_ids"] for r in rows[:8]]
+
+
+def test_kto_takes_labelled_completions_as_they_are(tmp_path, data):
+    cfg = runs.config(TRLKTOConfig(batch_size=4, micro_batch_size=2), data)
+    given = [
+        Completion(prompt, f"{label} {i}", tuple(tiny.said(tiny.LETTERS[k] * (i + 1))), label)
+        for k, prompt in enumerate(tiny.prompts(3))
+        for i, label in enumerate((True, False, False))
+    ]
+    context = dataclasses.replace(runs.context(tmp_path, cfg)[0], labelled=given)
+    method = TRLKTO(context)
+    rows = method.rows()
+    assert len(rows) == 12  # three micro-batches of 4 completions, the last one completed from the first
+    labels = {(one.prompt.input_ids, one.ids): one.label for one in given}
+    answered = {(row["prompt_ids"], row["completion_ids"]) for row in rows[:9]}
+    assert answered == set(labels)
+    assert all(row["label"] is labels[row["prompt_ids"], row["completion_ids"]] for row in rows)
+    assert [sum(row["label"] for row in rows[i : i + 3]) for i in (0, 3, 6)] == [1, 1, 1]
+    prompts = {ids: prompt for prompt, ids in labels}
+    assert all(prompts[row["KL_completion_ids"]] != row["prompt_ids"] for row in rows)
+    assert method.place(9) == {"rollout": 8, "update": 9}
+    alone = dataclasses.replace(context, labelled=given[:3])
+    with pytest.raises(InputError, match=r"^data\.path: given 'completions of a single prompt'"):
+        TRLKTO(alone)
 
 
 def test_micro_batches_change_no_update(tmp_path, data):

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.preferences import COUNTS, Preferences, load_preferences, prompts_of
+from align.data.preferences import COUNTS, Preferences, digest, load_preferences, prompts_of
 from align.errors import InputError
 from align.models.chat_tokenizer import make_chat_tokenizer
 from tests import tiny
@@ -332,3 +332,13 @@ def test_a_row_may_be_large_and_hold_any_character(chat, write):
         chat, write("a.jsonl", [row(text, text, "b")]), max_prompt_tokens=2**21, max_response_tokens=2**21
     ).train
     assert pair.chosen == text and chat.decode(pair.chosen_ids) == text and text in chat.decode(pair.prompt.input_ids)
+
+
+def test_the_tokens_of_pairs_and_their_split_stay(write):
+    """Stored reward models are found by these digests: a change of either costs every user a training."""
+    history = [SYSTEM, user("one"), assistant("two"), user("three")]
+    rows = [*many(10), row(history, "yes", [assistant("no")])]
+    limits = {"max_prompt_tokens": 30, "max_response_tokens": 5}
+    data = load(tiny.chat(), write("a.jsonl", rows), held_out_fraction=0.25, **limits)
+    assert [digest(side)[:16] for side in (data.train, data.held_out)] == ["962b16f94f1bef95", "8fec7adb84e3c840"]
+    assert [pair.prompt.id for pair in data.held_out] == [3, 6, 3, 6]
