@@ -4,15 +4,18 @@ import os
 from collections.abc import Sequence
 
 from align.cli.quoting import is_plain, quoted
+from align.config.data_files import is_glob, matches
 
 WRITTEN = ("hydra.run.dir", "hydra.sweep.dir")  # folders that a run makes: they need not exist
+DATA = ("data.path", "data.held_out_path", "evaluation.general_text")  # what may be a glob
 
 
 def literal_paths(words: Sequence[str]) -> list[str]:
     """Quote the paths among overrides, and expand `~`, which no shell expands behind `=`.
 
     A value is a path where it exists: before it is a sweep, a list or an interpolation. `a,b` is a sweep over two paths
-    where both exist. A function's name behind a file (`my.py:reward`) is a part of the path.
+    where both exist. A function's name behind a file (`my.py:reward`) is a part of the path. A path of data exists too
+    where files match it.
     """
     return [_literal(word) for word in words]
 
@@ -24,14 +27,17 @@ def _literal(word: str) -> str:
     value = os.path.expanduser(value)
     if is_plain(value):
         return f"{key}={value}"
-    if _is_path(value) or (key in WRITTEN and "${" not in value):
+    data = key in DATA
+    if _is_path(value, data) or (key in WRITTEN and "${" not in value):
         return f"{key}={quoted(value)}"
     several = value.split(",")
-    if len(several) > 1 and all(map(_is_path, several)):
+    if len(several) > 1 and all(_is_path(one, data) for one in several):
         return f"{key}={','.join(map(quoted, several))}"
     return f"{key}={value}"
 
 
-def _is_path(value: str) -> bool:
+def _is_path(value: str, data: bool) -> bool:
     file, _, name = value.rpartition(":")
-    return os.path.exists(value) or (name.isidentifier() and os.path.exists(file))
+    if os.path.exists(value) or (name.isidentifier() and os.path.exists(file)):
+        return True
+    return data and is_glob(value) and bool(matches(value))

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from align.config import checks
+from align.config.data_files import named_places
 from align.config.judge import TRAIN
 from align.config.schema import Config, EvaluationConfig
 from align.config.values import AUTO
@@ -50,11 +51,12 @@ def _check_model(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    local = checks.existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
+    local = named_places("data.path", data.path)
     for name in ("revision", "folder"):
         if local is not None and getattr(data, name) is not None:
             raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
-    checks.existing("data.held_out_path", data.held_out_path)
+    if data.held_out_path is not None:
+        named_places("data.held_out_path", data.held_out_path)
     checks.open_fraction(data, "data", "held_out_fraction")
     checks.automatic(data, "data", "max_prompt_tokens", "max_response_tokens")
     names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
@@ -109,7 +111,8 @@ def _check_general_text(own: EvaluationConfig) -> None:
         return
     if path.endswith(".txt"):
         checks.existing_file(key, path)
-    checks.existing(key, path, kind=f"{AUTO}, a JSONL, JSON, CSV, Parquet or .txt file, a folder or a Hub id")
+    else:
+        named_places(key, path)
     names = ("general_column", "general_kind_column")
     for name, other in (names, names[::-1]):
         if not getattr(own, name).strip() or getattr(own, name) == getattr(own, other):
