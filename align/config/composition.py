@@ -7,7 +7,8 @@ from typing import Any
 from align.config import checks
 from align.config.data_files import named_places
 from align.config.judge import TRAIN
-from align.config.schema import Config, EvaluationConfig
+from align.config.schema import Config, DataConfig, EvaluationConfig
+from align.config.text_templates import read_template
 from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
@@ -64,12 +65,26 @@ def _check_data(config: Config) -> None:
     for name, column in columns.items():
         if not column or list(columns.values()).count(column) > 1:
             raise InputError(f"data.{name}", column, "a column name of its own")
+    _check_templates(data)
     for name in ("train_where", "held_out_where", "reward_where"):
         _check_where(f"data.{name}", getattr(data, name))
     if data.world is not None:
         from align.worlds import get
 
         get(data.world)
+
+
+def _check_templates(data: DataConfig) -> None:
+    defaults = {field.name: field.default for field in fields(DataConfig)}
+    for name, template in data.templates().items():
+        read_template(f"data.{name}", template, constant=name == "system")
+        column, default = getattr(data, f"{name}_column"), defaults[f"{name}_column"]
+        if column != default:
+            unset = "null" if default is None else default
+            allowed = (
+                f"null beside data.{name}_column={column}, or data.{name}_column={unset} beside it: one says what it is"
+            )
+            raise InputError(f"data.{name}", template, allowed)
 
 
 def _check_where(key: str, where: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Build a checked, frozen configuration from Hydra's composition, write it and read it back. Imports no torch."""
 
+import copy
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -97,12 +99,36 @@ def save(config: Config, path: Path, command: str | None = None) -> None:
     """Write `config` as YAML for `load`, under a comment with the command line (None = this process's)."""
     program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
     line = " ".join((command or f"{program} {shlex.join(sys.argv[1:])}").split())
-    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(_node(config))}")
+
+
+def literal(text: str) -> str:
+    """Escape what OmegaConf would take for an interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
+
+
+def _node(config: Config) -> DictConfig:
+    """Convert a configuration to OmegaConf's; its texts are final, so that no `${` in them is an interpolation."""
+    copied = copy.deepcopy(config)
+    copied.thaw()
+    _make_literal(copied)
+    node = OmegaConf.structured(copied)
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def _make_literal(section: Section) -> None:
+    for name, value in vars(section).items():
+        if isinstance(value, str) and "${" in value:
+            setattr(section, name, literal(value))
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(part, Section):
+                _make_literal(part)
 
 
 def plain(config: Config) -> dict[str, Any]:
     """Convert `config` to nested dictionaries of plain values, for JSON and trackers."""
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    content = OmegaConf.to_container(_node(config), resolve=True, enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

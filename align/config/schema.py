@@ -92,7 +92,7 @@ class ModelConfig(Section):
 
 @dataclass
 class DataConfig(Section):
-    """Preference pairs: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
+    """Preference pairs: `align://pocket/train.parquet`, a data file, a folder or glob of such, or a Hub id."""
 
     path_fields = ("path", "held_out_path")
     path: str = MISSING
@@ -115,11 +115,22 @@ class DataConfig(Section):
     rejected_column: str = "rejected"
     tools_column: str | None = "tools"  # where present: tools that the template describes, a list or JSON
     system_column: str | None = None  # text of a system turn, may be blank; null = there is none
+    # Texts written from columns, in place of one column: {instruction}\n{input}; the `system` may be the same for all
+    # rows. A missing cell is empty, and counted.
+    prompt: str | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    system: str | None = None
     max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
     max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
     long_prompts: PromptOverflow = PromptOverflow.drop
     bad_rows: BadRows = BadRows.error  # rows whose cells are no prompt and responses
     world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
+
+    def templates(self) -> dict[str, str]:
+        """Return the templates that are given, by what they write."""
+        given = {name: getattr(self, name) for name in ("system", "prompt", "chosen", "rejected")}
+        return {name: template for name, template in given.items() if template is not None}
 
     @property
     def prompt_tokens(self) -> int:

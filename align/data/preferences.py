@@ -35,6 +35,8 @@ COUNTS = (  # rows = the sum of the next eight, which count pairs
     "held_out_prompts",
     "control_tokens_named",  # rows whose texts spell a control token (model.control_tokens_in_text)
     "keys_unwritten",  # rows with keys in their messages that the template does not write
+    "template_cells_missing",  # rows that hold nothing in a column of a template (data.prompt), which is empty there
+    "messages_in_text",  # rows with messages as JSON in a text cell, read as messages
 )
 
 

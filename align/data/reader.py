@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from align.activity import Activity
 from align.config import BadRows, DataConfig, PromptOverflow
+from align.data.columns import Columns
 from align.data.conversations import Example, Message, is_conversation, is_empty, read_example, read_tools
 from align.data.sources import Row
 from align.errors import InputError
@@ -40,7 +41,8 @@ class Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity) -> None:
-        self._config, self._chat, self._activity = config, chat, activity
+        self._columns = Columns(config)
+        self._config, self._chat, self._activity = self._columns.config, chat, activity
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -59,7 +61,7 @@ class Reader:
         return [Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
-        config = self._config
+        config, row = self._config, self._columns.checked(row, source)
         needed = ["chosen_column", "rejected_column", *(["system_column"] if config.system_column is not None else [])]
         whole = is_conversation(row.get(config.chosen_column)) and is_conversation(row.get(config.rejected_column))
         if not whole or config.prompt_column != DataConfig.prompt_column:  # a configured column must exist
@@ -85,7 +87,10 @@ class Reader:
     def _asked(self, row: Row, where: str) -> _Asked | str:
         """Return a row's prompt and responses, or the count under which the row is dropped."""
         try:
-            example = read_example(row, self._config, where)
+            cells, found = self._columns.cells(row, where)
+            for name in found:
+                self._count(name, True, where)
+            example = read_example(cells, self._config, where)
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
@@ -140,6 +145,7 @@ class Reader:
         if unwritten:
             first = self._first["keys_unwritten"]
             yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
+        yield from self._columns.notes(self.counts, self._first)
 
     def _pair(self, asked: _Asked, first: list[int] | InputError, second: list[int] | InputError) -> Pair | str:
         for ids in (first, second):

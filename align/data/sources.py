@@ -10,7 +10,7 @@ import datasets
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
 from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
-from align.data.tables import is_saved, read_saved, read_table_file
+from align.data.tables import TableRows, is_saved, read_saved, read_table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
@@ -92,7 +92,8 @@ def _read_hub(path: str, subset: str | None, folder: str | None, revision: str |
     if revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
         own = hashlib.sha256(revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
-    return list(datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache))
+    found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
+    return TableRows(found.with_format("arrow")[:])[:]
 
 
 def _read_local(places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
