@@ -114,4 +114,4 @@ def _suffixes() -> Sequence[str]:
 def _is_local(path: str) -> bool:
     """Return whether a path where nothing exists is one of this machine, as no Hub id can be."""
     blank, named = not path.strip(), format_of(path) is not None or unpacking(path) is not None
-    return blank or named or path[0] in "./~" or path.count("/") > 1
+    return blank or named or path[0] in "./~" or path[-1] == "/" or path.count("/") > 1

@@ -184,11 +184,20 @@ def test_wrong_columns(hub, chat):
 
 def test_gated_data_takes_a_token(hub, monkeypatch):
     hub.add("own/gated", {"train.jsonl": lines(ROWS)}, kind="datasets", gated=True)
-    with pytest.raises(InputError, match=r"^data\.path: given 'own/gated'.*restricted") as caught:
+    with pytest.raises(InputError, match=r"^data\.path: given 'own/gated'.*accept its terms.*HF_TOKEN") as caught:
         load("own/gated")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert load("own/gated") == ROWS
+
+
+def test_private_and_missing_data_are_one_to_a_stranger(hub, monkeypatch):
+    hub.add("own/private", {"train.jsonl": lines(ROWS)}, kind="datasets", private=True)
+    for name in ("own/private", "own/missing"):
+        with pytest.raises(InputError, match=rf"'{name}'.*none of this name.*private: check its name, HF_TOKEN"):
+            load(name)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert load("own/private") == ROWS
 
 
 def test_without_a_network_the_cache_serves_at_once(hub):

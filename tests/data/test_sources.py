@@ -145,7 +145,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/no/such.jsonl", "missing.csv", "./folder", "a/b/c", "", "align://pocket/none.jsonl"]
+    "path", ["/no/such.jsonl", "missing.csv", "./folder", "a/b/c", "own/folder/", "", "align://pocket/none.jsonl"]
 )
 def test_paths_that_name_nothing(path):
     with pytest.raises(InputError, match=r"^data\.path") as caught:
