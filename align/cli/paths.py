@@ -14,8 +14,11 @@ from align.cli.quoting import is_plain, quoted, quoted_text
 from align.config.data_files import is_glob, matches
 
 WRITTEN = ("hydra.run.dir", "hydra.sweep.dir")  # folders that a run makes: they need not exist
-DATA = re.compile(r"data\.path|data\.held_out_path|evaluation\.general_text")  # what may be a glob
-TEXTS = re.compile(r"data\.(prompt|chosen|rejected|system)")  # templates
+DATA = re.compile(r"data\.path|data\.held_out_path|data\.mixture\.[^.]+\.path|evaluation\.general_text")  # maybe globs
+TEXTS = re.compile(r"data\.(mixture\.[^.]+\.)?(prompt|chosen|rejected|system)")  # templates
+NEW = re.compile(
+    r"data\.mixture\.[^.]+(\..+)?"
+)  # keys that need no `+` where they are new: their schema is checked later
 
 
 def literal_paths(words: Sequence[str]) -> list[str]:
@@ -23,13 +26,16 @@ def literal_paths(words: Sequence[str]) -> list[str]:
 
     A value is a path where it exists: before it is a sweep, a list or an interpolation. `a,b` is a sweep over two paths
     where both exist. A function's name behind a file (`my.py:reward`) is a part of the path. A path of data exists too
-    where files match it. A template is text, but for `null`, and for what is in quotes that Hydra can read.
+    where files match it. A template is text, but for `null`, and for what is in quotes that Hydra can read. The keys
+    of a mixture's sources may be new.
     """
     return [_literal(word) for word in words]
 
 
 def _literal(word: str) -> str:
     key, given, value = word.partition("=")
+    if given and NEW.fullmatch(key):
+        key, word = f"++{key}", f"++{word}"
     if given and TEXTS.fullmatch(key.lstrip("+")):
         return word if value == "null" or _is_quoted(word, value) else f"{key}={quoted_text(value)}"
     if not given or value[:1] in ("'", '"'):

@@ -20,6 +20,7 @@ from align.config.credits import (
 )
 from align.config.judge import TRAIN, JudgeConfig
 from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
+from align.config.mixture import MixtureSource
 from align.config.schema import (
     AdapterConfig,
     BadRows,

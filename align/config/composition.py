@@ -52,20 +52,16 @@ def _check_model(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    local = named_places("data.path", data.path)
-    for name in ("revision", "folder"):
-        if local is not None and getattr(data, name) is not None:
-            raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
+    if data.mixture:
+        _check_mixture(data)
+    elif data.path is None:
+        raise InputError("data.path", None, "a path, or data=mixture with sources that have theirs")
+    for name, source in data.sources().items():
+        _check_source(source, f"data.mixture.{name}" if name else "data")
     if data.held_out_path is not None:
         named_places("data.held_out_path", data.held_out_path)
     checks.open_fraction(data, "data", "held_out_fraction")
     checks.automatic(data, "data", "max_prompt_tokens", "max_response_tokens")
-    names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
-    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
-    for name, column in columns.items():
-        if not column or list(columns.values()).count(column) > 1:
-            raise InputError(f"data.{name}", column, "a column name of its own")
-    _check_templates(data)
     for name in ("train_where", "held_out_where", "reward_where"):
         _check_where(f"data.{name}", getattr(data, name))
     if data.world is not None:
@@ -74,17 +70,35 @@ def _check_data(config: Config) -> None:
         get(data.world)
 
 
-def _check_templates(data: DataConfig) -> None:
-    defaults = {field.name: field.default for field in fields(DataConfig)}
+def _check_mixture(data: DataConfig) -> None:
+    for key, instead in (("path", "each source has its own"), ("held_out_split", "held_out_path or held_out_fraction")):
+        if getattr(data, key) is not None:
+            raise InputError(f"data.{key}", getattr(data, key), f"null beside data.mixture: {instead}")
+    weighted = [name for name, source in data.mixture.items() if source.weight is not None]
+    for name, source in data.mixture.items():
+        checks.positive(source, f"data.mixture.{name}", "weight", "repeat")
+        if weighted and name not in weighted:
+            raise InputError(f"data.mixture.{name}.weight", None, f"a number above 0, as {weighted[0]} has one")
+
+
+def _check_source(data: DataConfig, prefix: str) -> None:
+    """Check what one source of rows is read by."""
+    local = named_places(f"{prefix}.path", str(data.path))
+    for name in ("revision", "folder"):
+        if local is not None and getattr(data, name) is not None:
+            raise InputError(f"{prefix}.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
+    names = ("prompt_column", "chosen_column", "rejected_column", "system_column")
+    columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
+    for name, column in columns.items():
+        if not column or list(columns.values()).count(column) > 1:
+            raise InputError(f"{prefix}.{name}", column, "a column name of its own")
     for name, template in data.templates().items():
-        read_template(f"data.{name}", template, constant=name == "system")
-        column, default = getattr(data, f"{name}_column"), defaults[f"{name}_column"]
+        read_template(f"{prefix}.{name}", template, constant=name == "system")
+        column, default = getattr(data, f"{name}_column"), getattr(DataConfig, f"{name}_column")
         if column != default:
             unset = "null" if default is None else default
-            allowed = (
-                f"null beside data.{name}_column={column}, or data.{name}_column={unset} beside it: one says what it is"
-            )
-            raise InputError(f"data.{name}", template, allowed)
+            allowed = f"null beside {name}_column={column}, or {prefix}.{name}_column={unset}: one says what it is"
+            raise InputError(f"{prefix}.{name}", template, allowed)
 
 
 def _check_where(key: str, where: dict[str, Any]) -> None:

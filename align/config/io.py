@@ -20,7 +20,8 @@ from align.config.base import Section
 from align.config.composition import check_all
 from align.config.groups import POLYMORPHIC
 from align.config.judge import TRAIN, JudgeConfig
-from align.config.schema import Config, RewardConfig
+from align.config.mixture import MixtureSource
+from align.config.schema import Config, DataConfig, RewardConfig
 from align.errors import InputError
 from align.files import write_atomic
 
@@ -51,6 +52,7 @@ def build(cfg: DictConfig) -> Config:
         if missing:
             raise InputError(missing[0], "nothing", f"it has no default: set {missing[0]}=VALUE")
         refuse_added_keys(cfg)
+        _type_mixture(cfg)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:  # an interpolation without a target
         key = error.full_key or "configuration"
@@ -75,10 +77,32 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
             refuse_added_keys(child, f"{prefix}{key!s}.")
 
 
+def _type_mixture(cfg: DictConfig) -> None:
+    """Give each source of a mixture its schema; Hydra adds none of a typed mapping's values from a command line."""
+    sources = cfg.data.mixture if OmegaConf.get_type(cfg.data) is DataConfig else {}
+    for name in list(sources):
+        key, given = f"data.mixture.{name!s}", sources[name]
+        known = [field.name for field in dataclasses.fields(MixtureSource)]
+        if not isinstance(given, DictConfig):
+            raise InputError(key, given, f"its keys one by one: {', '.join(f'{key}.{own}' for own in known)}")
+        for own in given:
+            if own not in known:
+                near = get_close_matches(str(own), known, n=1) or known
+                raise InputError(f"{key}.{own!s}", given[own], ", ".join(near))
+        if "path" not in given:
+            raise InputError(f"{key}.path", "nothing", f"it has no default: set {key}.path=VALUE")
+        try:
+            sources[name] = OmegaConf.merge(OmegaConf.structured(MixtureSource), given)
+        except OmegaConfBaseException as error:
+            allowed = " ".join(str(error).splitlines()[0].split())
+            raise InputError(f"{key}.{error.key}", given.get(str(error.key)), allowed) from error
+
+
 def _expand_home(config: Config) -> None:
     """Replace `~` by the home folder in every path, since YAML files may hold it."""
     sources = config.reward.source.every().values()
-    for section in (config.model, config.data, *sources, config.reward.credit, config.evaluation):
+    data = (config.data, *config.data.mixture.values())
+    for section in (config.model, *data, *sources, config.reward.credit, config.evaluation):
         for name in section.path_fields:
             value = getattr(section, name)
             if isinstance(value, list):

@@ -12,6 +12,7 @@ from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
 from align.config.judge import JudgeConfig
 from align.config.method_bases import MethodConfig
+from align.config.mixture import TEXTS
 from align.config.sources import SourceConfig
 from align.config.values import AUTO, Length, settled_length
 
@@ -95,7 +96,8 @@ class DataConfig(Section):
     """Preference pairs: `align://pocket/train.parquet`, a data file, a folder or glob of such, or a Hub id."""
 
     path_fields = ("path", "held_out_path")
-    path: str = MISSING
+    path: str | None = MISSING  # null beside a mixture
+    mixture: dict[str, Any] = field(default_factory=dict)  # name -> MixtureSource (align/config/mixture.py)
     held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
     revision: str | None = None  # a branch, tag or commit of the Hub
     subset: str | None = None  # Hub configuration name
@@ -115,21 +117,28 @@ class DataConfig(Section):
     rejected_column: str = "rejected"
     tools_column: str | None = "tools"  # where present: tools that the template describes, a list or JSON
     system_column: str | None = None  # text of a system turn, may be blank; null = there is none
-    # Texts written from columns, in place of one column: {instruction}\n{input}; the `system` may be the same for all
-    # rows. A missing cell is empty, and counted.
+    # Texts written from columns, in place of one column: {instruction}\n{input}; a missing cell is empty, and counted.
     prompt: str | None = None
     chosen: str | None = None
     rejected: str | None = None
-    system: str | None = None
+    system: str | None = None  # may name no column
     max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
     max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
     long_prompts: PromptOverflow = PromptOverflow.drop
     bad_rows: BadRows = BadRows.error  # rows whose cells are no prompt and responses
     world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
 
+    def sources(self) -> dict[str, "DataConfig"]:
+        """Return what each source of training rows is read by; where there is no mixture, the one without a name."""
+        return {name: source.over(self) for name, source in self.mixture.items()} or {"": self}
+
+    def named(self) -> str:
+        """Return what the training rows are read from, for a line that names it."""
+        return self.path or " + ".join(str(source.path) for source in self.mixture.values())
+
     def templates(self) -> dict[str, str]:
         """Return the templates that are given, by what they write."""
-        given = {name: getattr(self, name) for name in ("system", "prompt", "chosen", "rejected")}
+        given = {name: getattr(self, name) for name in TEXTS}
         return {name: template for name, template in given.items() if template is not None}
 
     @property

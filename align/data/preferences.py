@@ -6,19 +6,19 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from align.activity import Activity
 from align.config import DataConfig
+from align.data.mixture import Source, load_source, load_sources, lowest, note
 from align.data.reader import Read, Reader, content_of
 from align.data.sources import Row, load_rows, matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
 
-COUNTS = (  # rows = the sum of the next eight, which count pairs
+COUNTS = (  # rows = the sum of the next eight, which count pairs; a mixture may repeat some of `train`
     "rows",
     "malformed_dropped",  # cells that are no prompt and responses (data.bad_rows)
     "identical_dropped",  # chosen equals rejected, also after cutting
@@ -50,6 +50,7 @@ class Preferences:
     reward_train: list[Pair]
     reward_held_out: list[Pair]
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
+    sources: dict[str, dict[str, int]] = field(default_factory=dict)  # counts of each data set of a mixture
 
 
 def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity | None = None) -> Preferences:
@@ -68,9 +69,11 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
     activity = activity or Activity()
     activity.advance("reading the data")
     reader = Reader(config, chat, activity)
-    train_rows, held_rows = _rows(config)
-    every = reader.pairs(train_rows, config.path)
-    source = config.held_out_path or config.path
+    sources, held_rows = load_sources(config), _held_rows(config)
+    every = [item for source in sources for item in _read(reader, source)]
+    reader.read_by(config)
+    origin = config.named()
+    source = config.held_out_path or origin
     if held_rows is None:
         held = _held_prompts([item.pair for item in every], config.held_out_fraction)
         every_held = [item for item in every if item.pair.prompt.id in held]
@@ -80,7 +83,8 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
         seen = {item.pair.prompt.id for item in every}
         every_held = [item for item in given if item.pair.prompt.id not in seen]
         reader.counts["overlapping_dropped"] += len(given) - len(every_held)
-    train = _where(every, config.train_where, "data.train_where", config.path)
+    every, mixed = _mixed(every, every_held, sources)
+    train = _where(every, config.train_where, "data.train_where", origin)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     reader.counts["unasked_dropped"] += len(every) + len(every_held) - len(train) - len(held_out)
     counts = _counts(reader, train, held_out, chat.end_ids)
@@ -88,13 +92,41 @@ def load_preferences(config: DataConfig, chat: ChatTokenizer, activity: Activity
     if reader.first_bad is not None:
         lost += f"; first: {reader.first_bad}"
     if not train:
-        raise InputError("data.path", config.path, f"data that leaves pairs to train on ({lost})")
+        raise InputError("data.path", origin, f"data that leaves pairs to train on ({lost})")
     if held_rows is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves pairs ({lost})")
-    reward_train = _where(every, config.reward_where, "data.reward_where", config.path)
+    reward_train = _where(every, config.reward_where, "data.reward_where", origin)
     whole = [item.pair for item in every_held]
-    return Preferences(train, held_out, counts, reward_train, reward_held_out=whole, notes=tuple(reader.notes()))
+    notes = (*([note(sources)] if mixed else []), *reader.notes())
+    return Preferences(train, held_out, counts, reward_train, whole, notes, mixed)
+
+
+def _read(reader: Reader, source: Source) -> list[Read]:
+    reader.read_by(source.config)
+    return [item._replace(source=source.name) for item in reader.pairs(source.rows, source.place)]
+
+
+def _mixed(
+    train: Sequence[Read], held_out: Sequence[Read], sources: Sequence[Source]
+) -> tuple[list[Read], dict[str, dict[str, int]]]:
+    """Repeat training pairs of sources whose weight asks for more rows than there are, and count each source."""
+    if not sources[0].name:
+        return list(train), {}
+    mixed, counts = [], {}
+    for source in sources:
+        own = [item for item in train if item.source == source.name]
+        whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
+        again = {id(row) for row in lowest([item.row for item in own], more)}
+        mixed += [item for item in own for _ in range(whole + (more > 0 and id(item.row) in again))]
+        counts[source.name] = {
+            "rows": source.given,
+            "taken": len(source.rows),
+            "train": len(own),
+            "repeated": (whole - 1) * len(own) + more,
+            "held_out": sum(item.source == source.name for item in held_out),
+        }
+    return mixed, counts
 
 
 def _where(items: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Pair]:
@@ -138,16 +170,15 @@ def _counts(reader: Reader, train: list[Pair], held_out: list[Pair], ends: Seque
     return {name: counts[name] for name in COUNTS}
 
 
-def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    load = partial(load_rows, subset=config.subset)
-    own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
-    train = own(split=config.train_split, split_key="data.train_split")
+def _held_rows(config: DataConfig) -> list[Row] | None:
+    """Load the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
     if config.held_out_path is not None:
         split = config.held_out_split or "train"
-        return train, load(config.held_out_path, key="data.held_out_path", split=split, split_key="data.held_out_split")
+        key, split_key = "data.held_out_path", "data.held_out_split"
+        return load_rows(config.held_out_path, key=key, split=split, split_key=split_key, subset=config.subset)
     if config.held_out_split is not None:
-        return train, own(split=config.held_out_split, split_key="data.held_out_split")
-    return train, None
+        return load_source(config, "", split=config.held_out_split, split_key="held_out_split")
+    return None
 
 
 def _held_prompts(pairs: Sequence[Pair], fraction: float) -> set[int]:

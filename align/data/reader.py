@@ -35,20 +35,26 @@ class _Asked(NamedTuple):
 class Read(NamedTuple):
     pair: Pair
     row: Row  # of the pair; its prompt holds the first row with that prompt
+    source: str = ""  # of a mixture
 
 
 class Reader:
     """Turns rows into pairs and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity) -> None:
-        self._columns = Columns(config)
-        self._config, self._chat, self._activity = self._columns.config, chat, activity
+        self._chat, self._activity = chat, activity
+        self.read_by(config)
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
+
+    def read_by(self, config: DataConfig) -> None:
+        """Read what follows by these columns and templates; prompts stay numbered over everything."""
+        self._columns = Columns(config)
+        self._config = self._columns.config
 
     def pairs(self, rows: Sequence[Row], source: str) -> list[Read]:
         self._check_columns(rows[0], source)

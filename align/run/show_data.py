@@ -60,7 +60,7 @@ def _counts(config: Config, data: Preferences) -> Section:
     rows, train, held_out = counts.pop("rows"), counts.pop("train"), counts.pop("held_out")
     aside = counts.pop("set_aside", 0)
     lines = [
-        ("read from", config.data.path),
+        ("read from", config.data.named()),
         ("rows read", str(rows)),
         ("training pairs", f"{train} on {counts['train_prompts']} prompts"),
         ("held-out pairs", f"{held_out} on {counts['held_out_prompts']} prompts"),
@@ -71,6 +71,7 @@ def _counts(config: Config, data: Preferences) -> Section:
     total = sum(dropped.values())
     why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in dropped.items() if n)
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
+    lines += [("note", note) for note in data.notes]
     return Section("Rows", lines)
 
 

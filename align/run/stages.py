@@ -96,7 +96,8 @@ def load_materials(site: Site) -> Materials:
     chat = load_chat_tokenizer(config.model)
     data, aside = load_data(config, chat, site.display.activity)
     commit = hub_commit(config.model.path, config.model.revision)
-    site.record.update(data=data.counts, hub_commit=commit)
+    mixed = {"sources": data.sources} if data.sources else {}
+    site.record.update(data={**data.counts, **mixed}, hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
