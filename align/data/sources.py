@@ -10,6 +10,7 @@ import datasets
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
 from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
+from align.data.hub_files import HubSet, downloaded, text_files
 from align.data.tables import TableRows, is_saved, read_saved, read_table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
@@ -39,7 +40,7 @@ def load_rows(
         cached_where_unreachable()
     try:
         if places is None:
-            rows = _read_hub(path, subset, folder, revision, split)
+            rows = _read_hub(HubSet(path, subset, folder, revision), split, key, split_key)
         else:
             rows = _read_local(places, subset, split, key, split_key)
     except InputError:
@@ -84,24 +85,34 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _read_hub(path: str, subset: str | None, folder: str | None, revision: str | None, split: str) -> list[Row]:
-    if folder is not None and datasets.config.HF_HUB_OFFLINE:
+def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]:
+    files = text_files(wanted)
+    if files is not None:
+        named = {name: downloaded(own) if name in split else [] for name, own in files.items()}
+        parts = {name: [_content(file, key) for file in own] for name, own in named.items()}
+        return _rows_of(parts, split, key, split_key)
+    if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
-        raise InputError("data.folder", folder, allowed)
+        raise InputError("data.folder", wanted.folder, allowed)
     cache = None
-    if revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
-        own = hashlib.sha256(revision.encode()).hexdigest()[:16]
+    if wanted.revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
+        own = hashlib.sha256(wanted.revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
+    path, subset, folder, revision = wanted
     found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
     return TableRows(found.with_format("arrow")[:])[:]
 
 
 def _read_local(places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
-    """Read the rows of one split; every row gets every column, None where its file or line has none."""
     if places[0].is_dir():
         parts = _folder(places[0], subset, split, key)
     else:
         parts = {"train": [_content(file, key) for file in places]}
+    return _rows_of(parts, split, key, split_key)
+
+
+def _rows_of(parts: Mapping[str, Sequence[Sequence[Row]]], split: str, key: str, split_key: str) -> list[Row]:
+    """Take one split, maybe sliced; every row gets every column, None where its file or line has none."""
     sizes = {name: sum(map(len, own)) for name, own in parts.items()}
     wanted = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
     rows = [row for part in wanted for row in _between(parts[part.splitname], part.from_ or 0, part.to or 0)]
