@@ -18,12 +18,13 @@ _QUIET_ENVIRONMENT = {  # read by a library when it is imported
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "BITSANDBYTES_NOWELCOME": "1",
 }
+_RESTRICTED = "access to it is restricted: accept its terms on the Hub, then set HF_TOKEN"
 # By class name, so that this module needs none of the libraries; the most telling first.
 _REASONS = {
-    "GatedRepoError": "access to it is restricted: accept its terms on the Hub, then set HF_TOKEN",
+    "GatedRepoError": _RESTRICTED,
     "RepositoryNotFoundError": "the Hub has no such repository, or it is private",
     "RevisionNotFoundError": "the repository has no such revision",
-    "DatasetNotFoundError": "the Hub has no such data set, or access to it is restricted",
+    "DatasetNotFoundError": "the Hub has no such data set, or it is private: check its name, HF_TOKEN opens your own",
     "HFValidationError": "neither an existing folder nor a Hub id of the form owner/name",
 }
 _UNREACHED = ("OfflineModeIsEnabled", "LocalEntryNotFoundError", "ConnectError", "ConnectionError")
@@ -66,6 +67,8 @@ def reason(error: BaseException) -> str:
     Of each the first line, at most 160 characters; the first cause only where the last does not quote it.
     """
     names = {base.__name__ for link in chain(error) for base in type(link).__mro__}
+    if any("is a gated dataset" in str(link) for link in chain(error)):  # `datasets` cuts the chain at its own error
+        return _RESTRICTED
     for name, text in _REASONS.items():
         if name in names:
             return text

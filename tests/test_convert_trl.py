@@ -128,7 +128,11 @@ def test_kto_rloo_sft_and_reward(convert):
         ("loss_type: [sigmoid, sft]", (), "loss_type .* one loss at a time"),
         ("lr_scheduler_type: cosine", ("--method", "sft"), "lr_scheduler_type .* one of linear"),
         ("warmup_ratio: 0.1", ("--method", "sft"), "warmup_ratio 0.1 -> a share of an unknown number"),
-        ("datasets: [{path: a/b}, {path: c/d}]", ("--method", "sft"), "datasets .* one data set"),
+        (
+            "datasets: [{path: a/b}, {path: c/d}]",
+            ("--method", "sft"),
+            "datasets .* one data set.*several are data.mixture",
+        ),
         ("num_generations: 4\nbeta: 0.1", (), "error: method: given .*no field.* allowed: --method, one of"),
         (
             "packing: false\nloss_type: kto",

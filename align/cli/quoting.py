@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from align.config.io import literal
+
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)  # text that Hydra's grammar accepts without quotes
 
 
@@ -19,6 +21,15 @@ def quoted(value: Any) -> str:
         return str(value)
     if not isinstance(value, str):
         raise TypeError(f"no text, number, true, false or null: {value!r}")
+    return _in_quotes(value)
+
+
+def quoted_text(text: str) -> str:
+    """Quote a text for Hydra's grammar that is to stay text: no number, no null, and nothing in it an interpolation."""
+    return _in_quotes(literal(text))
+
+
+def _in_quotes(text: str) -> str:
     # Hydra reads a backslash as one wherever no quote follows the row that it stands in.
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"

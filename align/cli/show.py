@@ -19,7 +19,7 @@ from align.cli.errors import ended
 from align.cli.words import flags_first, raise_input_errors
 from align.config import Config
 from align.errors import InputError
-from align.run.views import Sample, Section, View
+from align.run.views import Sample, Section, Selection, View
 
 _UNFOLDED = 10_000  # columns: nothing folds where there is no terminal to fold at
 COUNTS = "bold green"  # style of the tokens in the loss
@@ -86,7 +86,6 @@ def _view(wanted: argparse.Namespace) -> View:
 
 def _data(config: Config, wanted: argparse.Namespace) -> View:
     from align.run.show_data import show_data  # torch and everything behind it
-    from align.run.show_rows import Selection
 
     return show_data(config, Selection(**{flag: getattr(wanted, flag) for flag in (*_NUMBERS, *_SWITCHES)}))
 

@@ -156,7 +156,7 @@ COUNTERPARTS: Mapping[str, tuple[Row, ...]] = {
     "dataset_config": (Row("data.subset", unit="with data=hub"),),
     "dataset_train_split": (Row("data.train_split"),),
     "dataset_test_split": (Row("data.held_out_split"),),
-    "datasets": (Row("data.path", unit="one data set"),),
+    "datasets": (Row("data.path", unit="one data set; data=mixture takes several"),),
     "test_split_size": (Row("data.held_out_fraction"),),
 }
 

@@ -207,16 +207,15 @@ def _read_from(out: Conversion, field: str, path: str) -> None:
 
 
 def _datasets(out: Conversion, field: str, value: Any) -> None:
-    """Convert a mixture of one data set; more are more than a run of align's reads."""
+    """Convert a mixture of one data set; of more, shares of the rows are to be chosen by hand."""
     if not value:
         return out.leave_out(field, "none")
     one = value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping) else {}
     names = {"name": "data.subset", "split": "data.train_split", "data_dir": "data.folder"}
     odd = [key for key, given in one.items() if key not in {"path", *names} and given is not None]
     if "path" not in one or odd:
-        return out.refuse(
-            field, f"one data set, by path, name, split and data_dir{f' ({odd[0]} given)' if odd else ''}"
-        )
+        more = f" ({odd[0]} given)" if odd else "; several are data.mixture.NAME.path=... with data=mixture"
+        return out.refuse(field, f"one data set, by path, name, split and data_dir{more}")
     for key, new in names.items():
         if one.get(key) is not None:
             out.keys[new] = quoted(one[key])

@@ -18,21 +18,20 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
+from align.config.data import BadRows, DataConfig, PromptOverflow
 from align.config.judge import TRAIN, JudgeConfig
 from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
+from align.config.mixture import MixtureSource
 from align.config.schema import (
     AdapterConfig,
-    BadRows,
     CheckpointConfig,
     Config,
     ControlTokensIn,
-    DataConfig,
     Device,
     EngineKind,
     EvaluationConfig,
     ModelConfig,
     Precision,
-    PromptOverflow,
     QuantizationConfig,
     RewardConfig,
     RolloutConfig,

@@ -16,7 +16,6 @@ from typing import Any
 from align.config.values import AUTO
 from align.errors import InputError
 
-DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 WORLD_ASSET = "align://"
 
 
@@ -66,8 +65,8 @@ def one_of(section: object, prefix: str, name: str, allowed: Collection[str]) ->
 def existing(key: str, path: str | None, *, kind: str = "a file or folder that exists") -> Path | None:
     """Return the real path behind `path`, or None where `path` is no local one (None itself, a Hub id).
 
-    A path is local when it begins with `/` or `.`, ends like a data file, is an `align://` address, or exists. An empty
-    one, and a local one where nothing exists, raise InputError.
+    A path is local when it begins with `/` or `.`, is an `align://` address, or exists. An empty one, and a local one
+    where nothing exists, raise InputError.
     """
     if path is None:
         return None
@@ -80,7 +79,7 @@ def existing(key: str, path: str | None, *, kind: str = "a file or folder that e
     real = Path(path)
     if real.exists():
         return real
-    if path[0] in "/." or path.endswith(DATA_SUFFIXES):
+    if path[0] in "/.":
         raise InputError(key, path, kind)
     return None
 

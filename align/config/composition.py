@@ -5,10 +5,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from align.config import checks
+from align.config.data import DataConfig
+from align.config.data_files import named_places
 from align.config.judge import TRAIN
 from align.config.needs import check_shape
-from align.config.schema import Config, DataConfig, EvaluationConfig
+from align.config.schema import Config, EvaluationConfig
 from align.config.shapes import Shape
+from align.config.text_templates import read_template
 from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
@@ -56,15 +59,16 @@ def _check_model(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
-    local = checks.existing("data.path", data.path, kind="a JSON, JSONL, CSV or Parquet file, a folder or a Hub id")
-    for name in ("revision", "folder"):
-        if local is not None and getattr(data, name) is not None:
-            raise InputError(f"data.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
-    checks.existing("data.held_out_path", data.held_out_path)
+    if data.mixture:
+        _check_mixture(data)
+    elif data.path is None:
+        raise InputError("data.path", None, "a path, or data=mixture with sources that have theirs")
+    for name, source in data.sources().items():
+        _check_source(source, f"data.mixture.{name}" if name else "data")
+    if data.held_out_path is not None:
+        named_places("data.held_out_path", data.held_out_path)
     checks.open_fraction(data, "data", "held_out_fraction")
     checks.automatic(data, "data", "max_prompt_tokens", "max_response_tokens")
-    for names in _READ_TOGETHER:
-        _check_columns(data, names)
     for name in ("train_where", "held_out_where", "reward_where"):
         _check_where(f"data.{name}", getattr(data, name))
     if data.world is not None:
@@ -81,12 +85,42 @@ _READ_TOGETHER = (
 )
 
 
-def _check_columns(data: DataConfig, names: tuple[str, ...]) -> None:
+def _check_columns(data: DataConfig, names: tuple[str, ...], prefix: str) -> None:
     """Refuse a column without a name, and two of the columns that are read together that have one."""
     columns = {name: getattr(data, name) for name in names if getattr(data, name) is not None}
     for name, column in columns.items():
         if not column or list(columns.values()).count(column) > 1:
-            raise InputError(f"data.{name}", column, "a column name of its own")
+            raise InputError(f"{prefix}.{name}", column, "a column name of its own")
+
+
+def _check_mixture(data: DataConfig) -> None:
+    for key, instead in (("path", "each source has its own"), ("held_out_split", "held_out_path or held_out_fraction")):
+        if getattr(data, key) is not None:
+            raise InputError(f"data.{key}", getattr(data, key), f"null beside data.mixture: {instead}")
+    weighted = [name for name, source in data.mixture.items() if source.weight is not None]
+    for name, source in data.mixture.items():
+        checks.positive(source, f"data.mixture.{name}", "weight", "repeat")
+        if weighted and name not in weighted:
+            raise InputError(f"data.mixture.{name}.weight", None, f"a number above 0, as {weighted[0]} has one")
+
+
+def _check_source(data: DataConfig, prefix: str) -> None:
+    """Check what one source of rows is read by."""
+    local = named_places(f"{prefix}.path", str(data.path))
+    for name in ("revision", "folder"):
+        if local is not None and getattr(data, name) is not None:
+            raise InputError(f"{prefix}.{name}", getattr(data, name), f"null, as {data.path} is no Hub id")
+    for names in _READ_TOGETHER:
+        _check_columns(data, names, prefix)
+    for name, template in data.templates().items():
+        read_template(f"{prefix}.{name}", template, constant=name == "system")
+        column, default = getattr(data, f"{name}_column"), getattr(DataConfig, f"{name}_column")
+        if column != default:
+            unset = "null" if default is None else default
+            allowed = (
+                f"null beside {prefix}.{name}_column={column}, or {prefix}.{name}_column={unset}: one says what it is"
+            )
+            raise InputError(f"{prefix}.{name}", template, allowed)
 
 
 def _check_where(key: str, where: dict[str, Any]) -> None:
@@ -128,7 +162,8 @@ def _check_general_text(own: EvaluationConfig) -> None:
         return
     if path.endswith(".txt"):
         checks.existing_file(key, path)
-    checks.existing(key, path, kind=f"{AUTO}, a JSONL, JSON, CSV, Parquet or .txt file, a folder or a Hub id")
+    else:
+        named_places(key, path)
     names = ("general_column", "general_kind_column")
     for name, other in (names, names[::-1]):
         if not getattr(own, name).strip() or getattr(own, name) == getattr(own, other):

@@ -1,7 +1,9 @@
 """Build a checked, frozen configuration from Hydra's composition, write it and read it back. Imports no torch."""
 
+import copy
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -16,8 +18,10 @@ from yaml import YAMLError
 
 from align.config.base import Section
 from align.config.composition import check_all
+from align.config.data import DataConfig
 from align.config.groups import POLYMORPHIC
 from align.config.judge import TRAIN, JudgeConfig
+from align.config.mixture import MixtureSource
 from align.config.schema import Config, RewardConfig
 from align.errors import InputError
 from align.files import write_atomic
@@ -49,6 +53,7 @@ def build(cfg: DictConfig) -> Config:
         if missing:
             raise InputError(missing[0], "nothing", f"it has no default: set {missing[0]}=VALUE")
         refuse_added_keys(cfg)
+        _type_mixture(cfg)
         config = OmegaConf.to_object(cfg)
     except OmegaConfBaseException as error:  # an interpolation without a target
         key = error.full_key or "configuration"
@@ -73,10 +78,32 @@ def refuse_added_keys(node: DictConfig, prefix: str = "") -> None:
             refuse_added_keys(child, f"{prefix}{key!s}.")
 
 
+def _type_mixture(cfg: DictConfig) -> None:
+    """Give each source of a mixture its schema; Hydra adds none of a typed mapping's values from a command line."""
+    sources = cfg.data.mixture if OmegaConf.get_type(cfg.data) is DataConfig else {}
+    for name in list(sources):
+        key, given = f"data.mixture.{name!s}", sources[name]
+        known = [field.name for field in dataclasses.fields(MixtureSource)]
+        if not isinstance(given, DictConfig):
+            raise InputError(key, given, f"its keys one by one: {', '.join(f'{key}.{own}' for own in known)}")
+        for own in given:
+            if own not in known:
+                near = get_close_matches(str(own), known, n=1) or known
+                raise InputError(f"{key}.{own!s}", given[own], ", ".join(near))
+        if "path" not in given:
+            raise InputError(f"{key}.path", "nothing", f"it has no default: set {key}.path=VALUE")
+        try:
+            sources[name] = OmegaConf.merge(OmegaConf.structured(MixtureSource), given)
+        except OmegaConfBaseException as error:
+            allowed = " ".join(str(error).splitlines()[0].split())
+            raise InputError(f"{key}.{error.key}", given.get(str(error.key)), allowed) from error
+
+
 def _expand_home(config: Config) -> None:
     """Replace `~` by the home folder in every path, since YAML files may hold it."""
     sources = config.reward.source.every().values()
-    for section in (config.model, config.data, *sources, config.reward.credit, config.evaluation):
+    data = (config.data, *config.data.mixture.values())
+    for section in (config.model, *data, *sources, config.reward.credit, config.evaluation):
         for name in section.path_fields:
             value = getattr(section, name)
             if isinstance(value, list):
@@ -97,12 +124,36 @@ def save(config: Config, path: Path, command: str | None = None) -> None:
     """Write `config` as YAML for `load`, under a comment with the command line (None = this process's)."""
     program = "python -m align" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
     line = " ".join((command or f"{program} {shlex.join(sys.argv[1:])}").split())
-    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(OmegaConf.structured(config))}")
+    write_atomic(path, f"# {line}\n{OmegaConf.to_yaml(_node(config))}")
+
+
+def literal(text: str) -> str:
+    """Escape what OmegaConf would take for an interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1] * 2}\\${{", text)
+
+
+def _node(config: Config) -> DictConfig:
+    """Convert a configuration to OmegaConf's; its texts are final, so that no `${` in them is an interpolation."""
+    copied = copy.deepcopy(config)
+    copied.thaw()
+    _make_literal(copied)
+    node = OmegaConf.structured(copied)
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def _make_literal(section: Section) -> None:
+    for name, value in vars(section).items():
+        if isinstance(value, str) and "${" in value:
+            setattr(section, name, literal(value))
+        for part in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(part, Section):
+                _make_literal(part)
 
 
 def plain(config: Config) -> dict[str, Any]:
     """Convert `config` to nested dictionaries of plain values, for JSON and trackers."""
-    content = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    content = OmegaConf.to_container(_node(config), resolve=True, enum_to_str=True)
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

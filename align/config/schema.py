@@ -10,9 +10,9 @@ from typing import Any
 from align.config.base import MISSING, Section
 from align.config.callbacks import CallbacksConfig
 from align.config.credits import CreditConfig
+from align.config.data import DataConfig
 from align.config.judge import JudgeConfig
 from align.config.method_bases import MethodConfig
-from align.config.shapes import AssistantTurns, RankedPairs, Shape
 from align.config.sources import SourceConfig
 from align.config.values import AUTO, Length, settled_length
 
@@ -38,21 +38,6 @@ class EngineKind(Enum):
 
     auto = "auto"  # every fast path that applies
     reference = "reference"  # plain transformers calls
-
-
-class PromptOverflow(Enum):
-    """What is done with prompts of more than data.max_prompt_tokens tokens."""
-
-    drop = "drop"
-    truncate = "truncate"  # keep the last max_prompt_tokens tokens
-    error = "error"
-
-
-class BadRows(Enum):
-    """What is done with rows whose cells are not what their shape has."""
-
-    error = "error"
-    drop = "drop"  # and count
 
 
 class ControlTokensIn(Enum):
@@ -92,57 +77,6 @@ class ModelConfig(Section):
     attn_implementation: str | None = None  # null = chosen for the device
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
-
-
-@dataclass
-class DataConfig(Section):
-    """The data: `align://pocket/train.parquet`, a JSON/JSONL/CSV/Parquet file, a folder or a Hub id."""
-
-    path_fields = ("path", "held_out_path")
-    path: str = MISSING
-    shape: Shape = Shape.auto  # of the rows, on both sides of the split
-    held_out_path: str | None = None  # null = held_out_split, else a fraction cut off the training rows
-    revision: str | None = None  # a branch, tag or commit of the Hub
-    subset: str | None = None  # Hub configuration name
-    folder: str | None = None  # inside a Hub data set that keeps several side by side
-    train_split: str = "train"  # slices allowed: train[:1000]
-    held_out_split: str | None = None
-    held_out_fraction: float = 0.1  # by prompt, so that no prompt is on both sides
-    # The next three select rows by columns, {column: value or list of values}; empty = all. Rows are selected after the
-    # split into training and held-out, so that no selection moves a prompt across: +data.held_out_where.split=tune
-    train_where: dict[str, Any] = field(default_factory=dict)  # training pairs, and prompts of on-policy methods
-    held_out_where: dict[str, Any] = field(default_factory=dict)  # pairs and prompts of the evaluation
-    # Training rows of the reward model and of implicit credit's DPO policy. Independent of train_where, so that runs on
-    # other prompts share the stored one; measured on all held-out rows.
-    reward_where: dict[str, Any] = field(default_factory=dict)
-    prompt_column: str = "prompt"
-    chosen_column: str = "chosen"
-    rejected_column: str = "rejected"
-    responses_column: str = "responses"  # of ranked rows: a list, the best first unless one of the next two is there
-    scores_column: str = "scores"  # a number a response, the highest best
-    ranks_column: str = "ranks"  # a number a response, the lowest best; read where there are no scores
-    ranked: RankedPairs = RankedPairs.best
-    completion_column: str = "completion"  # of unpaired preferences and demonstrations
-    label_column: str = "label"  # true = desirable; also 0 and 1
-    messages_column: str = "messages"  # a whole conversation, which stands before the completion's column
-    turns: AssistantTurns = AssistantTurns.all  # of a conversation, that are demonstrations; last = the last one alone
-    tools_column: str | None = "tools"  # where present: tools that the template describes, a list or JSON
-    system_column: str | None = None  # text of a system turn, may be blank; null = there is none
-    max_prompt_tokens: Length = AUTO  # auto = what the model's context holds beside a response, at most 1,024
-    max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
-    long_prompts: PromptOverflow = PromptOverflow.drop
-    bad_rows: BadRows = BadRows.error  # rows whose cells are not what their shape has
-    world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Longest prompt, once it is settled."""
-        return settled_length(self.max_prompt_tokens)
-
-    @property
-    def response_tokens(self) -> int:
-        """Longest given response, once it is settled."""
-        return settled_length(self.max_response_tokens)
 
 
 @dataclass

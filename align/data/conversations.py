@@ -57,14 +57,20 @@ def _message(given: object, place: str) -> Message:
     message = {key: value for key, value in given.items() if value is not None}  # Arrow gives every message every key
     content = message.get("content", "" if message.get("tool_calls") else None)
     if isinstance(content, (list, tuple)):
-        kinds = [part.get("type") if isinstance(part, Mapping) else None for part in content]
-        if set(kinds) != {"text"} or not all(isinstance(part.get("text"), str) for part in content):
-            raise InputError(place, brief(given), f"{_CELL}, of text alone")
-        content = "".join(part["text"] for part in content)
+        content = "".join(_part(part, place) for part in content)
     if not isinstance(content, str):
         raise InputError(place, brief(given), _CELL)
     _well_formed(json.dumps(message, ensure_ascii=False, default=str), place)  # with all that it holds
     return message | {"content": content}
+
+
+def _part(part: object, place: str) -> str:
+    """Return the text of a part of a content; parts follow each other as templates write them, nothing between."""
+    given = {key: value for key, value in part.items() if value is not None} if isinstance(part, Mapping) else part
+    if isinstance(given, Mapping) and given.get("type") == "text" and isinstance(given.get("text"), str):
+        return str(given["text"])
+    what = f"a part of type {given['type']!r}" if isinstance(given, Mapping) and given.get("type") else brief(given)
+    raise InputError(place, what, "content that is text, or parts {type: text, text: ...}: no images, audio or files")
 
 
 def _well_formed(text: str, place: str) -> str:

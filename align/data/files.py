@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from align.config.data_files import GZIP, format_of
 from align.errors import InputError
 
 Row = dict[str, Any]
+_GZIP_BEGINS = b"\x1f\x8b"  # no UTF-8 text does: what a file is packed by need not be guessed from its name
 
 
-def read_files(files: Sequence[Path], key: str) -> list[Row]:
-    """Read the rows of files in their order; every row gets every column, None where its file or line has none.
+def read_text_file(file: Path, key: str) -> list[Row]:
+    """Read the rows of a JSON, JSON Lines or CSV file, uncompressed where its content is gzip's.
 
     Args:
         key: The configuration key that is named where a file is no text.
 
     Raises:
-        InputError: A file is not UTF-8, or a line is no row; it names file and line.
+        InputError: A file is broken gzip or not UTF-8, or a line is no row; it names file and line.
     """
-    rows = [row for file in files for row in _rows(file, key)]
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]
-
-
-def _rows(file: Path, key: str) -> Iterable[Row]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(key, str(file), f"UTF-8 text (byte {error.start} is not)") from error
-    if file.suffix == ".csv":
-        return _csv(text, file, key)
-    if file.suffix == ".json" and text.lstrip().startswith("["):
+    text = _text(file, key)
+    if format_of(file) == "csv":
+        return list(_csv(text, file, key))
+    if Path(file.name.lower().removesuffix(GZIP)).suffix == ".json" and text.lstrip().startswith("["):
         return _json_list(text, file)
-    return _json_lines(text, file)
+    return list(_json_lines(text, file))
+
+
+def _text(file: Path, key: str) -> str:
+    content = file.read_bytes()
+    if content.startswith(_GZIP_BEGINS):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            raise InputError(key, str(file), f"a gzip file that is whole ({error})") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        gzipped = "gzip, or " if file.name.lower().endswith(GZIP) else ""
+        raise InputError(key, str(file), f"{gzipped}UTF-8 text (byte {error.start} is not)") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")  # as files are read in text mode
 
 
 def _json_lines(text: str, file: Path) -> Iterator[Row]:
@@ -67,7 +77,6 @@ def _json_list(text: str, file: Path) -> list[Row]:
 
 
 def _csv(text: str, file: Path, key: str) -> Iterator[Row]:
-    """Yield rows of text; a cell that holds messages as JSON becomes these."""
     csv.field_size_limit(sys.maxsize)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -80,19 +89,7 @@ def _csv(text: str, file: Path, key: str) -> Iterator[Row]:
             if len(cells) != len(names):
                 what = f"line {reader.line_num} has {len(cells)} cells for {len(names)} columns"
                 raise InputError(key, str(file), f"a well-formed csv file ({what})")
-            yield {name: _messages(cell) for name, cell in zip(names, cells, strict=True)}
+            yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
         what = f"line {reader.line_num}: {error}"
         raise InputError(key, str(file), f"a well-formed csv file ({what})") from error
-
-
-def _messages(cell: str) -> Any:
-    """Return the messages that a cell holds as JSON; the cell's text where it holds none."""
-    if not cell.lstrip().startswith("[{"):
-        return cell
-    try:
-        found = json.loads(cell)
-    except json.JSONDecodeError:
-        return cell
-    whole = all(isinstance(message, Mapping) and "role" in message for message in found)
-    return found if whole else cell

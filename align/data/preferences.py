@@ -7,21 +7,21 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from align.activity import Activity
 from align.config import DataConfig, Shape
 from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
+from align.data.mixture import Source, lowest, note
 from align.data.reader import Dropped, Read, Reader, content_of
-from align.data.shapes import columns_of, recognise
-from align.data.sources import Row, load_rows, matching
+from align.data.rows import Rows, read_rows
+from align.data.sources import matching
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Pair, Prompt
 
-COUNTS = (  # rows = the sum of the next ten, which count rows
+COUNTS = (  # rows = the sum of the next ten, which count rows; a mixture may repeat some of `train`
     "rows",
     "malformed_dropped",  # cells that are not what the shape has (data.bad_rows)
     "identical_dropped",  # chosen equals rejected, also after cutting
@@ -41,6 +41,8 @@ COUNTS = (  # rows = the sum of the next ten, which count rows
     "keys_unwritten",  # rows with keys in their messages that the template does not write
     "duplicate_rows",  # that repeat an earlier row; kept
     "near_duplicate_prompts",  # that differ from an earlier one in case, white space or punctuation alone; kept
+    "template_cells_missing",  # rows that hold nothing in a column of a template (data.prompt), which is empty there
+    "messages_in_text",  # rows with messages as JSON in a text cell, read as messages
     "train_pairs",
     "held_out_pairs",
     "train_demonstrations",
@@ -52,18 +54,6 @@ COUNTS = (  # rows = the sum of the next ten, which count rows
 )
 LOST = (*(name for name in COUNTS if name.endswith(("dropped", "cut", "truncated"))), *COUNTS[-4:])
 REPEATED = ("duplicate_rows", "near_duplicate_prompts")
-
-
-class Rows(NamedTuple):
-    """Rows as they were loaded."""
-
-    train: list[Row]
-    held_out: list[Row] | None  # None = a share of the training rows
-    shape: Shape
-    columns: list[str]  # that are read
-
-    def __str__(self) -> str:
-        return f"{self.shape.words} rows ({', '.join(self.columns)})"
 
 
 @dataclass(frozen=True)
@@ -79,6 +69,7 @@ class Preferences:
     shape: Shape = Shape.preference
     rows: str = ""  # shape and columns, in words
     dropped: Mapping[str, Sequence[Dropped]] = field(default_factory=dict)  # the first rows of each count
+    sources: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # counts of each data set of a mixture
 
     @property
     def train(self) -> list[Pair]:
@@ -89,19 +80,6 @@ class Preferences:
     def held_out(self) -> list[Pair]:
         """Held-out pairs."""
         return self.measured.pairs
-
-
-def read_rows(config: DataConfig) -> Rows:
-    """Load the rows that `config` names, and recognise their shape by the first.
-
-    Raises:
-        InputError: The data cannot be read, or have no shape; held-out rows have other columns.
-    """
-    train, held_out = _rows(config)
-    shape = recognise(train[0], config, config.path)
-    if held_out is not None:
-        recognise(held_out[0], replace(config, shape=shape), config.held_out_path or config.path)
-    return Rows(train, held_out, shape, columns_of(shape, train[0], config))
 
 
 def load_preferences(
@@ -124,16 +102,18 @@ def load_preferences(
     activity.advance("reading the data")
     rows = rows or read_rows(config)
     reader, examples = Reader(config, chat, activity, rows.shape), Examples(rows.shape, config.ranked)
-    source = config.held_out_path or config.path
+    origin = config.named()
+    source = config.held_out_path or origin
     every, every_held = _split(reader, rows, config)
-    train = _where(every, config.train_where, "data.train_where", config.path)
+    twice = repeated([*every, *every_held], rows.columns)
+    every, mixed = _mixed(every, every_held, rows.train)
+    train = _where(every, config.train_where, "data.train_where", origin)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     _drop(reader, "unasked_dropped", [*every, *every_held], [*train, *held_out])
     measured = examples.side(held_out, reader.counts, last=True)
     trained = examples.side(train, reader.counts)
     if any(row.earlier for row in train):
         trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
-    twice = repeated([*every, *every_held], rows.columns)
     reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=twice)
     counts = _counts(reader, trained, measured, chat.end_ids)
     lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
@@ -141,19 +121,44 @@ def load_preferences(
         lost += f"; first: {reader.first_bad}"
     what = "pairs" if rows.shape is Shape.preference else "rows"
     if not train:
-        raise InputError("data.path", config.path, f"data that leaves {what} to train on ({lost})")
+        raise InputError("data.path", origin, f"data that leaves {what} to train on ({lost})")
     if rows.held_out is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
-    reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", config.path))
+    reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", origin))
     whole = examples.pairs(every_held)
-    notes = tuple(reader.notes())
-    return Preferences(trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped)
+    notes = (*([note(rows.train)] if mixed else []), *reader.notes())
+    return Preferences(
+        trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped, mixed
+    )
+
+
+def _mixed(
+    train: list[Read], held_out: Sequence[Read], sources: Sequence[Source]
+) -> tuple[list[Read], dict[str, dict[str, int]]]:
+    """Repeat training rows of sources whose weight asks for more rows than there are, and count each source."""
+    if not sources[0].name:
+        return train, {}
+    mixed, counts = list[Read](), {}
+    for source in sources:
+        own = [item for item in train if item.source == source.name]
+        whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
+        again = {id(row) for row in lowest([item.row for item in own], more)}
+        mixed += [item for item in own for _ in range(whole + (more > 0 and id(item.row) in again))]
+        counts[source.name] = {
+            "rows": source.given,
+            "taken": len(source.rows),
+            "train": len(own),
+            "repeated": (whole - 1) * len(own) + more,
+            "held_out": sum(item.source == source.name for item in held_out),
+        }
+    return mixed, counts
 
 
 def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:
     """Read all rows and part them: no prompt, nor a near-duplicate of one, is on both sides."""
-    every = reader.read(rows.train, config.path)
+    every = [item for source in rows.train for item in _read(reader, source)]
+    reader.read_by(config)
     prompts = _prompts(every)
     if rows.held_out is None:
         held = _held_prompts(prompts, config.held_out_fraction)
@@ -163,7 +168,7 @@ def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], 
             raise InputError("data.path", given, "different prompts, or data.held_out_path as well")
         reader.counts["near_duplicate_prompts"] += near_duplicates(prompts)
         return [r for r in every if r.prompt.id not in held], [r for r in every if r.prompt.id in held]
-    given_rows = reader.read(rows.held_out, config.held_out_path or config.path)
+    given_rows = reader.read(rows.held_out, config.held_out_path or config.named())
     seen = {prompt.id for prompt in prompts}
     apart = [row for row in given_rows if row.prompt.id not in seen]
     alike = near(_prompts(apart), prompts)
@@ -172,6 +177,11 @@ def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], 
     _drop(reader, "near_overlapping_dropped", apart, kept)
     reader.counts["near_duplicate_prompts"] += near_duplicates(_prompts([*every, *given_rows]))
     return every, kept
+
+
+def _read(reader: Reader, source: Source) -> list[Read]:
+    reader.read_by(source.config)
+    return reader.read(source.rows, source.place, source.name)
 
 
 def _prompts(rows: Sequence[Read]) -> list[Prompt]:
@@ -238,18 +248,6 @@ def _sizes(trained: Side, measured: Side) -> dict[str, int]:
         "held_out_pairs": len(measured.pairs),
         "train_demonstrations": len(trained.demonstrations),
     }
-
-
-def _rows(config: DataConfig) -> tuple[list[Row], list[Row] | None]:
-    load = partial(load_rows, subset=config.subset)
-    own = partial(load, config.path, key="data.path", folder=config.folder, revision=config.revision)
-    train = own(split=config.train_split, split_key="data.train_split")
-    if config.held_out_path is not None:
-        split = config.held_out_split or "train"
-        return train, load(config.held_out_path, key="data.held_out_path", split=split, split_key="data.held_out_split")
-    if config.held_out_split is not None:
-        return train, own(split=config.held_out_split, split_key="data.held_out_split")
-    return train, None
 
 
 def _held_prompts(prompts: Sequence[Prompt], fraction: float) -> set[int]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
+from align.data.columns import Columns
 from align.data.conversations import Message, is_empty, read_tools
 from align.data.shapes import Example, read_example
 from align.data.sources import Row
@@ -49,6 +50,7 @@ class Read(NamedTuple):
     earlier: tuple[Completion, ...]
     row: Row
     where: str  # file and number, counted from 1
+    source: str = ""  # of a mixture
 
 
 class Dropped(NamedTuple):
@@ -62,7 +64,8 @@ class Reader:
     """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
-        self._config, self._chat, self._activity, self._shape = config, chat, activity, shape
+        self._chat, self._activity, self._shape = chat, activity, shape
+        self.read_by(config)
         self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -71,8 +74,13 @@ class Reader:
         self.dropped: dict[str, list[Dropped]] = {}  # the first rows of each count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
-    def read(self, rows: Sequence[Row], source: str) -> list[Read]:
-        """Read the rows of `source`; those that are dropped are counted and left out."""
+    def read_by(self, config: DataConfig) -> None:
+        """Read what follows by these columns and templates; prompts stay numbered over everything."""
+        self._columns = Columns(config)
+        self._config = self._columns.config
+
+    def read(self, rows: Sequence[Row], source: str, name: str = "") -> list[Read]:
+        """Read the rows of `source`, `name` in a mixture; those that are dropped are counted and left out."""
         read: list[Read | str] = []
         for at in range(0, len(rows), _AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
@@ -81,7 +89,7 @@ class Reader:
         for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
             if isinstance(item, str):
                 self.drop(item, _place(source, number), row)
-        return [item for item in read if isinstance(item, Read)]
+        return [item._replace(source=name) for item in read if isinstance(item, Read)]
 
     def drop(self, count: str, where: str, row: Row) -> None:
         """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
@@ -109,7 +117,10 @@ class Reader:
     def _asked(self, row: Row, where: str) -> _Asked | str:
         """Return a row's prompts and responses, or the count under which the row is dropped."""
         try:
-            example = read_example(row, self._shape, self._config, where)
+            cells, found = self._columns.cells(row, where)
+            for name in found:
+                self._count(name, True, where)
+            example = read_example(cells, self._shape, self._config, where)
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
@@ -173,6 +184,7 @@ class Reader:
         if unwritten:
             first = self._first["keys_unwritten"]
             yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
+        yield from self._columns.notes(self.counts, self._first)
 
     def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> Read | str:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""

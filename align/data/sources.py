@@ -1,31 +1,31 @@
-"""Rows of a data set through `datasets.load_dataset`: JSON, JSONL, CSV and Parquet files, folders, Hub ids."""
+"""Rows of a data set: files of several formats, folders, globs, what `datasets` saved, Hub ids."""
 
 import hashlib
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from align.data.files import Row, read_files
+from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
+from align.data.files import Row, read_text_file
+from align.data.folders import files_by_split
+from align.data.hub_files import HubSet, downloaded, text_files
+from align.data.tables import TableRows, is_saved, read_saved, read_table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
-from align.worlds import resolve
 
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}  # extension -> loader
-ALLOWED = "a .jsonl, .json, .csv or .parquet file, a folder of such files, or a Hub id"
 SHOWN = 8  # most values that an error lists
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file sends a request that counts downloads
 
 
 def load_rows(
-    path: str,  # a file, a folder or a Hub id
+    path: str,  # a file, a folder, a glob of files or a Hub id; what exists as it stands is no glob
     *,
     key: str,  # the config key of `path`, named in errors
-    split: str = "train",  # the only one of a file; slices (`train[:1000]`) work everywhere
+    split: str = "train",  # the only one of files; slices (`train[:1000]`) work everywhere
     split_key: str = "",  # the config key of `split`
     subset: str | None = None,  # the configuration of a Hub data set that has several
     folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
@@ -35,18 +35,18 @@ def load_rows(
 
     Raises InputError for a missing path, unreadable content (with its line where known), an unknown split, or no rows.
     """
-    place = _existing_path(path, key)
-    if place is None:
+    places = named_places(key, path)
+    if places is None:
         cached_where_unreachable()
     try:
-        if place is None:
-            rows = _read_hub(path, subset, folder, revision, split)
+        if places is None:
+            rows = _read_hub(HubSet(path, subset, folder, revision), split, key, split_key)
         else:
-            rows = _read_local(place, subset, split, key, split_key)
+            rows = _read_local(places, subset, split, key, split_key)
     except InputError:
         raise
-    except Exception as error:  # each format raises its reader's own exceptions
-        raise _explained(error, path, place, subset, key, split, split_key) from error
+    except Exception as error:  # `datasets` raises exceptions of many kinds
+        raise _explained(error, path, places is None, subset, key, split, split_key) from error
     if not rows:
         raise InputError(key, path, f"data with rows (split {split} has none)")
     return rows
@@ -85,63 +85,72 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _existing_path(path: str, key: str) -> Path | None:
-    """Return the file or folder that `path` names, or None where it can only be a Hub id."""
-    place = Path(resolve(path, key)).expanduser()
-    if path.strip() and place.is_dir():
-        if not any(file.suffix in FORMATS for file in place.rglob("*")):
-            raise InputError(key, path, f"{ALLOWED} (this folder has no such file)")
-        return place
-    if place.is_file():
-        if place.suffix not in FORMATS:
-            raise InputError(key, path, f"{ALLOWED} (extension {place.suffix or 'missing'})")
-        if place.stat().st_size == 0:
-            raise InputError(key, path, "a file that is not empty")
-        return place
-    if place.suffix in FORMATS or path.startswith((".", "/", "~")) or path.count("/") > 1 or not path.strip():
-        raise InputError(key, path, f"{ALLOWED} (no such file or folder)")
-    return None
-
-
-def _read_hub(path: str, subset: str | None, folder: str | None, revision: str | None, split: str) -> list[Row]:
-    if folder is not None and datasets.config.HF_HUB_OFFLINE:
+def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]:
+    files = text_files(wanted)
+    if files is not None:
+        named = {name: downloaded(own) if name in split else [] for name, own in files.items()}
+        parts = {name: [_content(file, key) for file in own] for name, own in named.items()}
+        return _rows_of(parts, split, key, split_key)
+    if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
-        raise InputError("data.folder", folder, allowed)
+        raise InputError("data.folder", wanted.folder, allowed)
     cache = None
-    if revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
-        own = hashlib.sha256(revision.encode()).hexdigest()[:16]
+    if wanted.revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
+        own = hashlib.sha256(wanted.revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
-    return list(datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache))
+    path, subset, folder, revision = wanted
+    found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
+    return TableRows(found.with_format("arrow")[:])[:]
 
 
-def _read_local(place: Path, subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
-    # A temporary cache: local files are read quickly, and a shared cache would keep a copy of each for good.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
-        if place.is_file() and FORMATS[place.suffix] == "parquet":
-            return list(datasets.load_dataset("parquet", data_files=str(place), split=split, cache_dir=cache))
-        files = {"train": [place]} if place.is_file() else _files(place, subset, cache)
-        if files is None:
-            return list(datasets.load_dataset(str(place), subset, split=split, cache_dir=cache))
-        read = {name: read_files(own, key) for name, own in files.items() if name in split}
-        wanted = datasets.ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in read.items()})
-        rows = [row for part in wanted for row in read[part.splitname][part.from_ : part.to]]
-        if not rows and any(read.values()):
-            raise InputError(
-                split_key or key, split, f"data with rows (there are {sum(map(len, read.values()))} in all)"
-            )
-        return rows
+def _read_local(places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
+    if places[0].is_dir():
+        parts = _folder(places[0], subset, split, key)
+    else:
+        parts = {"train": [_content(file, key) for file in places]}
+    return _rows_of(parts, split, key, split_key)
 
 
-def _files(folder: Path, subset: str | None, cache: str) -> dict[str, list[Path]] | None:
-    """Find a folder's files by split, as `datasets` does; None where some are neither JSON nor CSV."""
-    found = datasets.load_dataset_builder(str(folder), subset, cache_dir=cache).config.data_files or {}
-    files = {str(split): [Path(file) for file in own] for split, own in found.items()}
-    read = all(FORMATS.get(file.suffix) in ("json", "csv") for own in files.values() for file in own)
-    return files if read else None
+def _rows_of(parts: Mapping[str, Sequence[Sequence[Row]]], split: str, key: str, split_key: str) -> list[Row]:
+    """Take one split, maybe sliced; every row gets every column, None where its file or line has none."""
+    sizes = {name: sum(map(len, own)) for name, own in parts.items()}
+    wanted = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
+    rows = [row for part in wanted for row in _between(parts[part.splitname], part.from_ or 0, part.to or 0)]
+    if not rows and any(sizes.values()):
+        raise InputError(split_key or key, split, f"data with rows (there are {sum(sizes.values())} in all)")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _folder(folder: Path, subset: str | None, split: str, key: str) -> dict[str, Sequence[Sequence[Row]]]:
+    """Read a folder's splits, those alone that `split` may name."""
+    if is_saved(folder):
+        return {name: [own] for name, own in read_saved(folder).items()}
+    files = files_by_split(folder, subset, key)
+    return {name: [_content(file, key) for file in own] if name in split else [] for name, own in files.items()}
+
+
+def _content(file: Path, key: str) -> Sequence[Row]:
+    """Read a file's rows; raise InputError for one that is not well-formed."""
+    form = format_of(file)
+    if form in TEXT:
+        return read_text_file(file, key)
+    try:
+        return read_table_file(file)
+    except Exception as error:  # of Arrow's many kinds
+        raise InputError(key, str(file), f"a well-formed {form} file ({reason(error)})") from error
+
+
+def _between(parts: Sequence[Sequence[Row]], start: int, stop: int) -> Iterator[Row]:
+    """Yield rows `start` to `stop` of parts that follow each other."""
+    for part in parts:
+        if start < len(part) and stop > 0:
+            yield from part[max(0, start) : stop]
+        start, stop = start - len(part), stop - len(part)
 
 
 def _explained(
-    error: Exception, path: str, place: Path | None, subset: str | None, key: str, split: str, split_key: str
+    error: Exception, path: str, hub: bool, subset: str | None, key: str, split: str, split_key: str
 ) -> InputError:
     why = reason(error)
     if "nknown split" in why or "nrecognized instruction" in why:
@@ -151,6 +160,6 @@ def _explained(
         return InputError(split_key if sliced else key, split if sliced else path, "data with rows (there are none)")
     if "BuilderConfig" in str(error) or "onfig name" in str(error):
         return InputError("data.subset", subset, f"a configuration of {path} ({why})")
-    if place is None or place.is_dir():
-        return InputError(key, path, f"{ALLOWED} that can be read ({why})")
-    return InputError(key, path, f"a well-formed {FORMATS[place.suffix]} file ({why})")
+    if hub:
+        return InputError(key, path, f"a file or folder (there is none of this name{near(path)}) or a Hub id: {why}")
+    return InputError(key, path, f"{ALLOWED_OR_HUB} that can be read ({why})")

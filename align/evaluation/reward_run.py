@@ -48,7 +48,7 @@ def report(config: Config, out: Path, by: Sequence[str] | None, model: str) -> N
     with Display(enabled=config.callbacks.progress.enabled) as display:
         figures = _measured(config, by, model, device, dtype, display.activity)
     settings = config.evaluation
-    content = {"model": model, "data": config.data.held_out_path or config.data.path, **figures}
+    content = {"model": model, "data": config.data.held_out_path or config.data.named(), **figures}
     content["settings"] = {"confidence": settings.confidence, "seed": settings.seed}
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / f"{NAME}.json", dumps(content, indent=2) + "\n")

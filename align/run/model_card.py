@@ -40,7 +40,7 @@ tags: [align, {config.method.name}]
 ---
 # {config.model.path} after {config.method.name}
 
-Trained with align {__version__}: method {config.method.name}, reward {reward}, data {config.data.path}, adapter
+Trained with align {__version__}: method {config.method.name}, reward {reward}, data {config.data.named()}, adapter
 {config.adapter.name}, seed {config.seed}. The configuration stands beside this folder in `config.yaml`.
 {ended}
 | held-out prompts, temperature {config.rollout.temperature:g} | before | after |

@@ -17,9 +17,9 @@ from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
 from align.models.templates import PLAIN_TEMPLATE
-from align.run.show_rows import Entry, Selection, counted, entries_of, samples
+from align.run.show_rows import Entry, counted, entries_of, places, samples
 from align.run.stages import check_context, load_data
-from align.run.views import Section, View
+from align.run.views import Section, Selection, View
 
 _UNLIMITED = 2**40  # tokens: no limit
 _ROW = 160  # characters of a dropped row that are shown
@@ -37,7 +37,7 @@ def show_data(config: Config, selection: Selection = _FIRST) -> View:
     data, _ = load_data(config, chat)
     check_context(config, data)
     entries, kind = entries_of(config, data.shape, data.trained), _kind(config, data)
-    places = selection.places(entries, config.seed, kind)
+    chosen = places(selection, entries, config.seed, kind)
     unlimited = replace(
         config.data,
         max_prompt_tokens=_UNLIMITED,
@@ -48,7 +48,7 @@ def show_data(config: Config, selection: Selection = _FIRST) -> View:
     given = [entry for side in (whole.trained, whole.measured) for entry in entries_of(config, data.shape, side)]
     sections = [_counts(config, data), _lengths(given), _limits(config, data, given, kind)]
     sections += [tokens_section(config, chat), _loss(config, entries)]
-    shown = [sample for i in places for sample in samples(config, chat, i, entries[i], diff=selection.diff)]
+    shown = [sample for i in chosen for sample in samples(config, chat, i, entries[i], diff=selection.diff)]
     return View([*sections, *_dropped(data)] if selection.dropped else sections, shown)
 
 
@@ -61,7 +61,7 @@ def _kind(config: Config, data: Preferences) -> str:
 
 def _counts(config: Config, data: Preferences) -> Section:
     counts = data.counts
-    lines = [("read from", config.data.path), ("shape", data.rows), ("rows read", str(counts["rows"]))]
+    lines = [("read from", config.data.named()), ("shape", data.rows), ("rows read", str(counts["rows"]))]
     if data.train or data.held_out:
         lines += [
             ("training pairs", f"{len(data.train)} on {len(prompts_of(data.train))} prompts"),
@@ -76,7 +76,8 @@ def _counts(config: Config, data: Preferences) -> Section:
     why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in dropped.items() if n)
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
     others = (name for name in (*LOST, *REPEATED) if not name.endswith(("dropped", "cut", "truncated")))
-    return Section("Rows", [*lines, *((name.replace("_", " "), str(counts[name])) for name in others if counts[name])])
+    lines += [(name.replace("_", " "), str(counts[name])) for name in others if counts[name]]
+    return Section("Rows", [*lines, *(("note", note) for note in data.notes)])
 
 
 def _of_shape(data: Preferences) -> list[tuple[str, str]]:

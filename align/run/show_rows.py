@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, NamedTuple
 
@@ -12,39 +11,28 @@ from align.config.methods import RewardModelMethodConfig
 from align.data.examples import Side
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
-from align.run.views import Sample, Segment
+from align.run.views import Sample, Segment, Selection
 from align.streams import permutation
 from align.types import Pair, Prompt
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which rows are shown; the first two where nothing is chosen."""
+def places(selection: Selection, entries: Sequence[Entry], seed: int, kind: str) -> list[int]:
+    """Return the places of the chosen entries.
 
-    rows: int | None = None  # from the first on
-    row: int | None = None  # the one, counted from 1
-    random: int | None = None  # so many, by the run's seed
-    longest: int | None = None  # so many
-    dropped: bool = False  # and those that were left out
-    diff: bool = False  # against the plain render of the template
-
-    def places(self, entries: Sequence[Entry], seed: int, kind: str) -> list[int]:
-        """Return the places of the chosen entries.
-
-        Raises:
-            InputError: There is no such row.
-        """
-        if self.row is not None:
-            if not 1 <= self.row <= len(entries):
-                raise InputError("--row", self.row, f"1 to {len(entries)}, the number of training {kind}")
-            return [self.row - 1]
-        chosen = list(range(min(self.rows or 0, len(entries))))
-        if self.longest is not None:
-            chosen += sorted(range(len(entries)), key=lambda i: -entries[i].tokens)[: self.longest]
-        if self.random is not None:
-            chosen += permutation(len(entries), seed, "show").tolist()[: self.random]
-        default = range(0 if self.dropped else min(2, len(entries)))
-        return list(dict.fromkeys(chosen)) or list(default)
+    Raises:
+        InputError: There is no such row; it names `kind`, the entries in the plural.
+    """
+    if selection.row is not None:
+        if not 1 <= selection.row <= len(entries):
+            raise InputError("--row", selection.row, f"1 to {len(entries)}, the number of training {kind}")
+        return [selection.row - 1]
+    chosen = list(range(min(selection.rows or 0, len(entries))))
+    if selection.longest is not None:
+        chosen += sorted(range(len(entries)), key=lambda i: -entries[i].tokens)[: selection.longest]
+    if selection.random is not None:
+        chosen += permutation(len(entries), seed, "show").tolist()[: selection.random]
+    default = range(0 if selection.dropped else min(2, len(entries)))
+    return list(dict.fromkeys(chosen)) or list(default)
 
 
 class Given(NamedTuple):

@@ -101,7 +101,8 @@ def load_materials(site: Site) -> Materials:
     check_columns(config.reward.source, functions, [*data.trained.prompts, *data.measured.prompts])
     commit = hub_commit(config.model.path, config.model.revision)
     dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
-    site.record.update(data=data.counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
+    counts = {**data.counts, **({"sources": data.sources} if data.sources else {})}
+    site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
@@ -120,7 +121,7 @@ def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = N
         InputError: The rows have not what the method, the reward or the evaluation learns from.
     """
     rows = read_rows(config.data)
-    check_shape(config, rows.shape, f"{config.data.path}, of {rows},")
+    check_shape(config, rows.shape, f"{config.data.named()}, of {rows},")
     data = load_preferences(config.data, chat, activity, rows)
     check_examples(config, data)
     if config.evaluation.reward_model != TRAIN:
@@ -135,7 +136,7 @@ def check_examples(config: Config, data: Preferences) -> None:
         if not there.get(need.examples, data.trained.prompts):
             lost = ", ".join(f"{name} {n}" for name, n in data.counts.items() if n)
             allowed = f"rows that make {need.examples.value}, which {need.given} needs ({data.rows}: {lost})"
-            raise InputError("data.path", config.data.path, allowed)
+            raise InputError("data.path", config.data.named(), allowed)
 
 
 def data_lines(config: Config, data: Preferences) -> list[str]:

@@ -39,3 +39,15 @@ class View:
 
     sections: Sequence[Section]
     samples: Sequence[Sample] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows are shown; the first two where nothing is chosen."""
+
+    rows: int | None = None  # from the first on
+    row: int | None = None  # the one, counted from 1
+    random: int | None = None  # so many, by the run's seed
+    longest: int | None = None  # so many
+    dropped: bool = False  # and those that were left out
+    diff: bool = False  # against the plain render of the template

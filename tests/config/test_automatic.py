@@ -27,7 +27,7 @@ def test_the_embedded_world_keeps_the_values_that_were_tuned_on_it():
     assert (config.method.rate, config.method.critic_rate) == (3e-4, 1e-3)
     assert (config.reward.source.learning_rate, config.reward.source.prefix_learning_rate) == (1e-4, 1e-3)
     assert config.rollout.new_tokens == 128
-    config = settled("method=dpo", "data=jsonl", "data.path=README.md", model=WORLD).config
+    config = settled("method=dpo", "data=jsonl", "data.path=align/worlds/assets/general.jsonl", model=WORLD).config
     assert (config.data.prompt_tokens, config.data.response_tokens) == (512, 512)
 
 
@@ -77,7 +77,7 @@ def test_what_is_no_rate_is_refused(given):
         composed(["method=dpo", f"method.learning_rate={given}"])
 
 
-OWN = ["method=dpo", "data=jsonl", "data.path=README.md"]
+OWN = ["method=dpo", "data=jsonl", "data.path=align/worlds/assets/general.jsonl"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import io
 import json
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Image
 from hydra import compose, initialize_config_dir
 
 from align.cli.groups import CONF
@@ -184,11 +184,20 @@ def test_wrong_columns(hub, chat):
 
 def test_gated_data_takes_a_token(hub, monkeypatch):
     hub.add("own/gated", {"train.jsonl": lines(ROWS)}, kind="datasets", gated=True)
-    with pytest.raises(InputError, match=r"^data\.path: given 'own/gated'.*restricted") as caught:
+    with pytest.raises(InputError, match=r"^data\.path: given 'own/gated'.*accept its terms.*HF_TOKEN") as caught:
         load("own/gated")
     assert "\n" not in str(caught.value)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert load("own/gated") == ROWS
+
+
+def test_private_and_missing_data_are_one_to_a_stranger(hub, monkeypatch):
+    hub.add("own/private", {"train.jsonl": lines(ROWS)}, kind="datasets", private=True)
+    for name in ("own/private", "own/missing"):
+        with pytest.raises(InputError, match=rf"'{name}'.*none of this name.*private: check its name, HF_TOKEN"):
+            load(name)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert load("own/private") == ROWS
 
 
 def test_without_a_network_the_cache_serves_at_once(hub):
@@ -202,10 +211,46 @@ def test_without_a_network_the_cache_serves_at_once(hub):
         assert load("own/cached", revision="v1") == ROWS[:1]
         with pytest.raises(InputError, match=r"not in the cache"):
             load("own/cached", revision="v2")
-        with pytest.raises(InputError, match=r"^data\.folder: given 'a'; allowed: null without a network"):
-            load("own/cached", folder="a")
+        assert load("own/cached", folder="a") == ROWS
         with pytest.raises(InputError, match=r"'own/never'.*not in the cache, and the Hub cannot be reached"):
             load("own/never")
+
+
+def test_text_stays_the_text_that_stands_in_the_file(hub):
+    """Where `datasets` reads dates and numbers, and refuses a column of mixed values."""
+    texts = ["2024-01-01", "007", "1e5", "NA", "true"]
+    rows = [{"prompt": "2024-01-01", "answer": text} for text in texts]
+    mixed = [*rows, {"prompt": "p", "answer": {"a": 1}}, {"prompt": "q", "more": [1, "x"]}]
+    table = "prompt,answer\n" + "".join(f"{row['prompt']},{row['answer']}\n" for row in rows)
+    hub.add("own/lines", {"train.jsonl": lines(mixed), "test.jsonl": lines(rows)}, kind="datasets")
+    hub.add("own/tables", {"train-0.csv.gz": gzip.compress(table.encode()), "README.md": b"# x"}, kind="datasets")
+    assert load("own/lines") == [{"prompt": None, "answer": None, "more": None} | row for row in mixed]
+    assert load("own/lines", split="test[1:3]") == rows[1:3]
+    assert load("own/tables") == rows
+    with hub.down():
+        assert load("own/tables", split="train[:2]") == rows[:2]
+        assert load("own/lines", split="test") == rows
+
+
+def test_a_split_that_was_not_read_is_not_in_the_cache(hub):
+    hub.add("own/half", {"train.jsonl": lines(ROWS), "test.jsonl": lines(ROWS)}, kind="datasets")
+    assert load("own/half") == ROWS
+    with hub.down(), pytest.raises(InputError, match=r"'own/half'.*not in the cache, and the Hub cannot be reached"):
+        load("own/half", split="test")
+
+
+def test_options_of_a_readme_are_for_datasets(hub):
+    card = "---\nconfigs:\n- config_name: default\n  sep: ';'\n  data_files: rows.csv\n---\n"
+    hub.add("own/semicolons", {"README.md": card.encode(), "rows.csv": b"a;b\nx;y\n"}, kind="datasets")
+    assert load("own/semicolons") == [{"a": "x", "b": "y"}]
+
+
+def test_tables_of_a_repository_keep_an_image_as_it_is(hub, tmp_path):
+    """No library decodes what nobody reads."""
+    saved = Dataset.from_dict({"prompt": ["p"], "image": [{"bytes": b"no image", "path": None}]})
+    saved.cast_column("image", Image(decode=True)).to_parquet(tmp_path / "a.parquet")
+    hub.add("own/images", {"train.parquet": (tmp_path / "a.parquet").read_bytes()}, kind="datasets")
+    assert load("own/images") == [{"prompt": "p", "image": {"bytes": b"no image", "path": None}}]
 
 
 def test_local_files_have_no_revision(tmp_path):

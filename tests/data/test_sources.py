@@ -66,13 +66,6 @@ def test_columns_differ_between_rows_and_files(write, tmp_path):
     assert [row["more"] for row in found] == [None, {"x": []}, None]
 
 
-def test_a_csv_cell_of_messages(write):
-    messages = [{"role": "user", "content": 'Say "a, b"'}]
-    text = json.dumps(messages).replace('"', '""')
-    (row,) = rows(write("a.csv", f'prompt,note\n"{text}","[{{""a"": 1}}]"\n'))
-    assert row == {"prompt": messages, "note": '[{"a": 1}]'}
-
-
 @pytest.mark.parametrize(
     ("content", "told"),
     [("a,b\n1\n", "line 2 has 1 cells for 2"), ("a,a\n1,2\n", "different names"), ('a,b\n"1,2\n', "line 2")],
@@ -152,7 +145,7 @@ def test_bytes_that_are_no_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", ["/no/such.jsonl", "missing.csv", "./folder", "a/b/c", "", "align://pocket/none.jsonl"]
+    "path", ["/no/such.jsonl", "missing.csv", "./folder", "a/b/c", "own/folder/", "", "align://pocket/none.jsonl"]
 )
 def test_paths_that_name_nothing(path):
     with pytest.raises(InputError, match=r"^data\.path") as caught:

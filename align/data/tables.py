@@ -1,0 +1,74 @@
+"""Rows of Parquet and Arrow files, and of what `save_to_disk` of `datasets` wrote: cells as they are stored.
+
+Nothing is decoded that no text needs: an image stays its bytes, so that a column which is not read needs no library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+
+from align.config.data_files import format_of
+from align.data.files import Row
+
+_DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
+
+
+class TableRows(Sequence[Row]):
+    """Rows of an Arrow table, which become Python's where they are taken out."""
+
+    def __init__(self, table: pyarrow.Table) -> None:
+        self._table, self._json = table, _json_columns(table.schema)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        if isinstance(place, int):
+            return self[place : place + 1 or None][0]
+        start, stop, _ = place.indices(len(self))
+        rows: list[Row] = self._table.slice(start, max(0, stop - start)).to_pylist()
+        return (
+            [row | self._json.decode_example({n: row[n] for n in self._json}) for row in rows] if self._json else rows
+        )
+
+
+def read_table_file(file: Path) -> TableRows:
+    """Read a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC."""
+    if format_of(file) == "parquet":
+        return TableRows(pyarrow.parquet.ParquetFile(file).read())  # the file alone: folders may be named like columns
+    with pyarrow.OSFile(str(file)) as source:
+        try:
+            return TableRows(pyarrow.ipc.open_stream(source).read_all())
+        except pyarrow.ArrowInvalid:
+            return TableRows(pyarrow.ipc.open_file(source).read_all())
+
+
+def is_saved(folder: Path) -> bool:
+    """Return whether `save_to_disk` wrote a folder."""
+    return (folder / _DICT).is_file() or (folder / _STATE).is_file()
+
+
+def read_saved(folder: Path) -> dict[str, TableRows]:
+    """Read what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
+    found = datasets.load_from_disk(str(folder))
+    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
+    return {str(name): TableRows(own.with_format("arrow")[:]) for name, own in splits.items()}
+
+
+def _json_columns(schema: pyarrow.Schema) -> datasets.Features:
+    """Find the columns whose values of mixed types `datasets` stores as JSON, as the schema's metadata say."""
+    stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features: dict[str, Any] = stated.get("info", {}).get("features") or {}
+    held = {name: own for name, own in features.items() if '"_type": "Json"' in json.dumps(own)}
+    return datasets.Features.from_dict({name: own for name, own in held.items() if name in schema.names})

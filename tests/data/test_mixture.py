@@ -1,0 +1,212 @@
+"""Mixtures of data sets: shares by weight, columns of their own, one held-out split, counts by source."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from align.cli.compose import composed
+from align.config import DataConfig, MixtureSource
+from align.config.io import load, plain, save
+from align.data.mixture import lowest, shares
+from align.data.preferences import Preferences, load_preferences
+from align.errors import InputError
+
+LENGTHS = {"max_prompt_tokens": 512, "max_response_tokens": 512}
+
+
+def rows(name: str, count: int, column: str = "prompt") -> list[dict]:
+    return [{column: f"{name} {i}", "chosen": "good", "rejected": "bad"} for i in range(count)]
+
+
+@pytest.fixture
+def paths(write) -> dict[str, str]:
+    files = {"big": rows("big", 40), "small": rows("small", 10, "question")}
+    return {name: write(f"{name}.jsonl", own) for name, own in files.items()}
+
+
+def sources(paths, big: dict | None = None, small: dict | None = None) -> dict[str, MixtureSource]:
+    return {
+        "big": MixtureSource(path=paths["big"], **({"weight": 1.0} | (big or {}))),
+        "small": MixtureSource(path=paths["small"], **({"weight": 1.0, "prompt_column": "question"} | (small or {}))),
+    }
+
+
+def mixed(chat, mixture: dict[str, MixtureSource], **settings) -> Preferences:
+    return load_preferences(DataConfig(path=None, mixture=mixture, **(LENGTHS | settings)), chat)
+
+
+def by_source(pairs) -> Counter[str]:
+    return Counter(pair.prompt.text.split()[0] for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("weights", "repeats", "expected"),
+    [
+        ((1, 1), (1, 1), (10, 10)),  # the smaller whole, of the larger as many
+        ((3, 1), (1, 1), (30, 10)),
+        ((0.75, 0.25), (1, 1), (30, 10)),  # weights are relative
+        ((8, 1), (1, 1), (40, 5)),  # the larger is the scarcer one
+        ((1, 1), (1, 3), (30, 30)),
+        ((1, 1), (1, 9), (40, 40)),  # no more than is needed
+        ((1000, 1), (1, 1), (40, 1)),  # each has a row at least
+        ((None, None), (1, 1), (40, 10)),
+        ((None, None), (1, 2), (40, 20)),
+    ],
+)
+def test_shares(weights, repeats, expected):
+    both = zip(("big", "small"), weights, repeats, strict=True)
+    mixture = {name: MixtureSource(path=name, weight=weight, repeat=repeat) for name, weight, repeat in both}
+    taken = shares({"big": 40, "small": 10}, DataConfig(path=None, mixture=mixture))
+    assert tuple(taken.values()) == expected
+
+
+def test_a_part_of_the_larger_source_is_taken_each_row_once(chat, paths):
+    data = mixed(chat, sources(paths))
+    found = [pair.prompt.text for pair in data.train + data.held_out]
+    assert by_source(data.train + data.held_out) == {"big": 10, "small": 10}
+    assert len(set(found)) == 20
+    assert data.counts["rows"] == 20 and data.counts["train"] == 18
+    assert data.sources == {
+        name: {"rows": given, "taken": 10, "train": train, "repeated": 0, "held_out": 10 - train}
+        for name, given, train in (
+            ("big", 40, by_source(data.train)["big"]),
+            ("small", 10, by_source(data.train)["small"]),
+        )
+    }
+    (note,) = data.notes
+    big, small = (f"50.0%, 10 of {n} rows ({paths[name]})" for name, n in (("big", 40), ("small", 10)))
+    assert note == f"mixture of 20 rows: big {big}; small {small}"
+
+
+def test_what_is_taken_depends_on_no_order(chat, write, paths):
+    first = mixed(chat, sources(paths))
+    turned = write("turned.jsonl", rows("big", 40)[::-1])
+    second = mixed(chat, sources(paths | {"big": turned}))
+    assert {pair.prompt.text for pair in first.train} == {pair.prompt.text for pair in second.train}
+    assert {pair.prompt.text for pair in first.held_out} == {pair.prompt.text for pair in second.held_out}
+    chosen = lowest(rows("big", 40), 10)
+    assert chosen != rows("big", 40)[:10] and chosen == sorted(chosen, key=rows("big", 40).index)
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one(chat, paths):
+    few, many = (mixed(chat, sources(paths, {"weight": weight})) for weight in (1.0, 2.0))
+    prompts = [{pair.prompt.text for pair in data.train + data.held_out} for data in (few, many)]
+    assert prompts[0] < prompts[1]
+
+
+def test_repeats_are_training_pairs_alone(chat, paths):
+    data = mixed(chat, sources(paths, small={"repeat": 3}))
+    assert by_source(data.held_out).total() == len({pair.prompt.id for pair in data.held_out}) == 4
+    small = Counter(pair.prompt.text for pair in data.train if pair.prompt.text.startswith("small"))
+    assert set(small.values()) == {3}
+    n = len(small)
+    assert data.sources["small"] == {"rows": 10, "taken": 10, "train": n, "repeated": 2 * n, "held_out": 10 - n}
+    assert data.counts["train"] == data.sources["big"]["train"] + 3 * len(small)
+    assert "10 of 10 rows and 20 of them again" in data.notes[0]
+
+
+def test_a_repeat_in_part(chat, paths):
+    """15 rows of 10: half of them twice, the same half every time."""
+    settings = {"big": {"weight": 40.0}, "small": {"weight": 15.0, "repeat": 2}}
+    data, again = (mixed(chat, sources(paths, **settings)) for _ in range(2))
+    small = Counter(pair.prompt.text for pair in data.train if pair.prompt.text.startswith("small"))
+    assert data.sources["small"]["repeated"] == round(len(small) * 1.5) - len(small)
+    assert set(small.values()) == {1, 2}
+    assert [pair.prompt.text for pair in data.train] == [pair.prompt.text for pair in again.train]
+
+
+def test_no_prompt_is_on_both_sides(chat, write):
+    """Prompts that both sources have are one prompt."""
+    shared = [{"prompt": f"shared {i}", "chosen": "good", "rejected": "bad"} for i in range(20)]
+    other = [{"question": row["prompt"], "chosen": "fine", "rejected": "poor"} for row in shared]
+    data = mixed(
+        chat, sources({"big": write("a.jsonl", shared), "small": write("b.jsonl", other)}), held_out_fraction=0.3
+    )
+    train, held_out = ({pair.prompt.id for pair in side} for side in (data.train, data.held_out))
+    assert not train & held_out and len(train | held_out) == 20
+    assert (len(data.train), len(data.held_out)) == (28, 12)
+
+
+def test_held_out_pairs_of_their_own(chat, write, paths):
+    held = write("held.jsonl", [*rows("big", 2), *rows("new", 3)])
+    data = mixed(chat, sources(paths, {"weight": 4.0}), held_out_path=held)
+    assert {pair.prompt.text for pair in data.held_out} == {"new 0", "new 1", "new 2"}
+    assert data.counts["overlapping_dropped"] == 2
+    assert [own["held_out"] for own in data.sources.values()] == [0, 0]
+
+
+def test_a_source_reads_by_columns_and_templates_of_its_own(chat, write):
+    first = write("first.csv", [{"a": f"A{i}", "b": "x", "good": "g", "bad": "b"} for i in range(4)])
+    second = write("second.jsonl", rows("q", 4))
+    mixture = {
+        "first": MixtureSource(
+            path=first, prompt="{a}-{b}", chosen_column="good", rejected="no {bad}", system_column="b"
+        ),
+        "second": MixtureSource(path=second),
+    }
+    data = mixed(chat, mixture, prompt="Q: {prompt}", system="Be brief.")
+    found = {pair.prompt.text: pair for pair in data.train + data.held_out}
+    assert set(found) == {f"A{i}-x" for i in range(4)} | {f"Q: q {i}" for i in range(4)}
+    assert (found["A1-x"].chosen, found["A1-x"].rejected) == ("g", "no b")
+    systems = [found[text].prompt.messages[0]["content"] for text in ("A1-x", "Q: q 1")]
+    assert systems == ["x", "Be brief."]
+
+
+def test_a_source_that_lacks_a_column_is_named(chat, paths):
+    with pytest.raises(InputError, match=r"^data\.prompt_column: given 'nope'; allowed: a column of .*small\.jsonl"):
+        mixed(chat, sources(paths, small={"prompt_column": "nope"}))
+
+
+def test_slices_and_splits_of_a_source(chat, paths):
+    data = mixed(chat, sources(paths, {"train_split": "train[:4]"}))
+    assert [own["rows"] for own in data.sources.values()] == [4, 10]
+    with pytest.raises(InputError, match=r"^data\.mixture\.big\.train_split: given 'dev'"):
+        mixed(chat, sources(paths, {"train_split": "dev"}))
+
+
+def option(paths, *words: str):
+    given = [f"data.mixture.{name}.path={paths[own]}" for name, own in (("first", "big"), ("second", "small"))]
+    return composed(["method=dpo", "data=mixture", *given, *words])
+
+
+def test_from_the_command_line_to_a_file_and_back(paths, tmp_path):
+    more = [
+        f"data.mixture.more.path={paths['big']}",
+        "data.mixture.more.weight=2",
+        "data.mixture.more.prompt={a} it's, ${b}",
+    ]
+    config = option(paths, *more, "data.mixture.second.prompt_column=question")
+    assert list(config.data.mixture) == ["first", "second", "more"]
+    assert config.data.mixture["more"] == MixtureSource(path=paths["big"], weight=2.0, prompt="{a} it's, ${b}")
+    assert config.data.mixture["more"].frozen
+    save(config, tmp_path / "config.yaml", "align")
+    assert load(tmp_path / "config.yaml") == config
+    assert plain(config)["data"]["mixture"]["more"]["prompt"] == "{a} it's, ${b}"
+    assert list(option(paths, "~data.mixture.second").data.mixture) == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data.mixture.first.paht=x"], r"^data\.mixture\.first\.paht: given 'x'; allowed: path$"),
+        (["data.mixture.first.weight=abc"], r"^data\.mixture\.first\.weight: given 'abc'"),
+        (["data.mixture.first.weight=0"], r"^data\.mixture\.first\.weight: given 0\.0; allowed: a number above 0"),
+        (["data.mixture.first.repeat=0"], r"^data\.mixture\.first\.repeat: given 0"),
+        (["data.mixture.first.weight=null"], r"^data\.mixture\.first\.weight: given None; .*as second has one"),
+        (["data.mixture.third.weight=1"], r"^data\.mixture\.third\.path: given 'nothing'"),
+        (["data.mixture.first=x"], r"^data\.mixture\.first: given 'x'; allowed: its keys one by one"),
+        (["data.mixture.first.path=no.jsonl"], r"^data\.mixture\.first\.path: given 'no\.jsonl'.*no such file"),
+        (["data.path=a.jsonl"], r"^data\.path: given 'a\.jsonl'; allowed: null beside data\.mixture"),
+        (["data.held_out_split=test"], r"^data\.held_out_split: .*null beside data\.mixture"),
+        (["data.mixture.first.prompt={a!r}"], r"^data\.mixture\.first\.prompt: "),
+        (["data.mixture.first.revision=v1"], r"^data\.mixture\.first\.revision: "),
+        (["data.mixture.first.chosen_column=rejected"], r"^data\.mixture\.first\.chosen_column: "),
+        (["~data.mixture.first", "~data.mixture.second"], r"^data\.path: given None; allowed: a path, or data=mixture"),
+    ],
+)
+def test_mixtures_that_are_refused(paths, words, told):
+    with pytest.raises(InputError, match=told) as caught:
+        option(paths, *words)
+    assert "\n" not in str(caught.value)
