@@ -39,6 +39,7 @@ class Sample(TypedDict):
     parts: dict[str, float | None]
     pieces: list[str]  # text of each token; empty for special tokens
     token_rewards: list[float]  # per token, before the KL penalty
+    extra: NotRequired[dict[str, Any]]  # what a reward function noted beside the response
     kl: NotRequired[float]  # k1, nats per response; where the rollout had a forward pass of the policy
 
 

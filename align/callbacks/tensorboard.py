@@ -52,7 +52,8 @@ class TensorboardCallback(Callback):
 
 
 def _text(sample: Mapping[str, Any]) -> str:
-    return f"**{sample['score']:.3f}**\n\n{_quoted(sample['prompt'])}\n\n{_quoted(sample['response'])}"
+    score = "no score" if sample["score"] is None else f"{sample['score']:.3f}"
+    return f"**{score}**\n\n{_quoted(sample['prompt'])}\n\n{_quoted(sample['response'])}"
 
 
 def _quoted(text: str) -> str:

@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, isawaitable
+from itertools import takewhile
 from typing import Any
 
 from align.errors import InputError
@@ -93,8 +94,8 @@ class Signature:
 
     def _bound(self, given: dict[str, Any]) -> _Arguments:
         """Split arguments by how they are passed: parameters before a `/` have no names in a call."""
-        first = [p.name for p in self._parameters.values() if p.kind is Parameter.POSITIONAL_ONLY and p.name in given]
-        return _Arguments([given.pop(name) for name in first], given)
+        first = (p.name for p in self._parameters.values() if p.kind is Parameter.POSITIONAL_ONLY)
+        return _Arguments([given.pop(name) for name in takewhile(given.__contains__, first)], given)
 
 
 class _Arguments:

@@ -96,7 +96,8 @@ class Unstated(Memory):
 
     @contextmanager
     def apart(self) -> Iterator[Function]:
-        yield self.function if self._first is None else self._copied(self._first) or self.function
+        copied = None if self._first is None else self._copied(self._first)
+        yield self.function if copied is None else copied
 
     def load_state(self, saved: Mapping[str, Any]) -> None:
         names = " or ".join("/".join(pair) for pair in METHODS)

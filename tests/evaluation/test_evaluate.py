@@ -1,6 +1,7 @@
 import json
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from align.evaluation import (
     save_before,
     settings,
 )
+from align.evaluation.change import JUDGES
 from align.evaluation.intervals import Bootstrap
 from align.files import read_lines
 from align.functional import credit
@@ -87,6 +89,7 @@ def test_summary_has_exactly_these_keys_and_all_are_in_the_table(after):
     names = {metrics.lookup(n).name for n in metrics.flatten(after.summary)}
     known = {f"eval/{n}" for n in metrics.evaluation_definitions("ppo")}
     absent = {n for n in known if "evaluation_" in n}  # there is no reward model that only judges
+    absent |= {n for n in known if n.endswith("_unscored")}  # every response has a score
     assert known - names - absent <= {"eval/lm_eval/*", "eval/diversity/distinct_3"}  # no response of three words
     assert names <= known
 
@@ -204,6 +207,7 @@ def test_files_round_trip(tmp_path, before, after, data, judge):
     assert found - fixed == families
     assert fixed - found <= {
         *(f"x/{group}/evaluation_{end}" for group in ("reward", "ended_only") for end in ("mean", "se")),
+        *(f"x/{group}/{name}_unscored" for group in ("reward", "ended_only") for name in JUDGES),
         "x/diversity/distinct_3",
     }
     assert [{"phase": "after", **row} for row in after.probes] == [
@@ -225,6 +229,24 @@ def test_a_score_that_is_not_a_number_is_null_on_disk_and_left_out_of_the_win_ra
     loaded = load_before(tmp_path)
     assert loaded.samples[0]["proxy"] is None
     assert run(policy, loaded.samples, Judge(broken)).summary["win_rate"]["mean"] == 0.5
+
+
+def test_a_response_without_a_score_is_left_out_of_means_and_changes_and_counted(run, policy, trained, judge, tmp_path):
+    def partial(batch):
+        output = judge.score(batch)
+        applies = torch.arange(len(output.total)) != 1
+        return replace(output, total=output.total.where(applies, torch.nan), applies=applies)
+
+    first = run(policy, judge=Judge(partial))
+    second = run(trained, first.samples, Judge(partial))
+    assert second.samples[1]["proxy"] is None and second.summary["reward"]["proxy_unscored"] == 1
+    means = [[s["proxy"] for s in found.samples if s["proxy"] is not None] for found in (first, second)]
+    assert [len(scores) for scores in means] == [5, 5]
+    old, new = map(statistics.fmean, means)
+    assert second.summary["reward"]["proxy_mean"] == pytest.approx(new)
+    moved = save_after(tmp_path, first, second, {}, Bootstrap.of(EVALUATION))["delta"]["reward"]
+    assert moved["proxy_mean"] == pytest.approx(new - old) and moved["proxy_unscored"] == 0
+    assert moved["proxy_mean_low"] <= moved["proxy_mean"] <= moved["proxy_mean_high"]
 
 
 def test_without_a_judge_everything_but_scores_is_measured(run, trained, policy, before, data):

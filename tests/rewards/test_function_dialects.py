@@ -140,6 +140,14 @@ def test_columns_are_arguments_by_name_in_our_dialect_too(ours):
     assert scorer(lambda responses, /, solution: [len(r) for r in responses]).score(ours).total.tolist() == [3, 12, 0]
 
 
+def test_a_wrapper_without_a_signature_gets_what_the_function_in_it_names(ours):
+    def hiding(function):
+        return lambda *args, **kwargs: function(*args, **kwargs)
+
+    assert scorer(hiding(lengths)).score(ours).total.tolist() == [3, 12, 0]
+    assert scorer(hiding(hiding(some))).score(ours).scored.tolist() == [True, False, True]
+
+
 def test_a_parameter_that_nothing_fills_is_refused_with_the_columns(ours):
     prompts = [replace(tiny.prompt(0, "say"), row=row) for row in ours.rows]
     for function in (lambda responses, answer: [], lambda completions, responses: []):

@@ -16,6 +16,7 @@ from align.errors import InputError, RunError
 from align.loop.checkpoint import read_state
 from align.metrics import repeatable
 from align.rewards import reward_input
+from align.rewards.combined import CompositeScorer
 from align.rewards.function import FunctionScorer
 from align.run.runner import run
 from align.types import TrainerState
@@ -65,7 +66,14 @@ def trained(apart):
     return replace(apart, training=TrainerState(0, 4))
 
 
-FORMS = {"unstated": Counting, "stated": Stated, "otherwise": StatedOtherwise}
+class Empty(Counting):
+    """An object that counts as false."""
+
+    def __len__(self):
+        return 0
+
+
+FORMS = {"empty": Empty, "unstated": Counting, "stated": Stated, "otherwise": StatedOtherwise}
 FORMS |= {"method": lambda: Stated().__call__, "partial": lambda: functools.partial(Stated())}
 
 
@@ -166,7 +174,17 @@ def test_a_resumed_run_goes_on_with_the_state_or_says_that_it_does_not(tmp_path,
     assert straight.run.source.state() == ({} if told else {"state": {"calls": 3}})
 
 
-def test_a_checkpoint_without_the_state_is_said(tmp_path):
+def test_parts_of_a_sum_keep_their_states(trained):
+    parts = {"a": scorer(Stated()), "b": scorer(Counting()), "c": scorer(StatedOtherwise())}
+    source = CompositeScorer(parts, {})
+    source.score(trained)
+    assert source.state() == {"a": {"state": {"calls": 1}}, "c": {"state": {"calls": 1}}}
+    again = CompositeScorer({"a": scorer(Stated()), "b": scorer(Counting()), "c": scorer(StatedOtherwise())}, {})
+    again.load_state(json.loads(json.dumps(source.state())))
+    assert again.score(trained).total[0].item() == 2 + 1 + 2
+
+
+def test_a_checkpoint_without_the_state_is_said():
     said = []
     scorer(Stated(), said).load_state({})
     assert said == ["the state of f.py:f starts anew: the checkpoint has none"]

@@ -14,7 +14,8 @@ if (cards.length) {
   const score = (side) => (known(side.gold) ? side.gold : side.proxy);
   // One response ties with itself, as in the win rate: its two scores may differ by a rounding.
   const one = (a, b) => a.text === b.text && a.tokens === b.tokens && a.ended === b.ended;
-  const gained = (side, start) => (one(side, start) ? 0 : score(side) - score(start));
+  const judged = (side) => known(score(side));
+  const gained = (side, start) => (one(side, start) || !judged(side) || !judged(start) ? 0 : score(side) - score(start));
   const gain = (c) => seen(c).reduce((sum, side) => sum + gained(side, c.start), 0) / seen(c).length;
   const all = cards.flatMap((c) => [c.start, ...Object.values(c.sides)]);
   const modes = [["rewards", "colour by the run's token rewards"], ["segments", "colour by the true credit"]]
