@@ -178,7 +178,7 @@ class _Run:
 
     def _prepared(self, critic: CriticInit | None, *, trains: bool) -> RunContext:
         with self.record.phase("load_data"):
-            materials = load_materials(self.site)
+            materials = load_materials(self.site, trains=trains)
             for line in announced(self.config, materials.data, materials.aside):
                 self.say(line)
             if trains:  # the estimate is of updates too
