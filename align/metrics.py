@@ -346,8 +346,9 @@ _EVALUATION_OF: dict[str, tuple[tuple[str, str, str], ...]] = {
 DELTA = (
     "after - before of every figure, by the same names. Its ends _low and _high are those of the percentile bootstrap "
     "interval of the difference itself, both evaluations resampled by the same prompts: of accuracies, margins and "
-    "perplexities of held-out pairs, mean rewards, mean length, repetition and cut responses. The ends of a win rate "
-    "are its own less 0.5, the start model's against itself. Other figures have no ends, and none a standard error"
+    "perplexities of held-out pairs or demonstrations, mean rewards, mean length, repetition and cut responses. The "
+    "ends of a win rate are its own less 0.5, the start model's against itself. Other figures have no ends, and none a "
+    "standard error"
 )
 
 # Rows of the table at the end of a run and at the head of the report: metric and label.

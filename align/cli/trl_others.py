@@ -21,7 +21,7 @@ _LORA = "LoRA of rank adapter.r, scaled by adapter.alpha / adapter.r, on the mod
 _RULES = "the loss is the method's own"
 _REFERENCE = "the reference is the start model throughout"
 _REWARD = "reward models train with AdamW, 5% of the updates as warm-up, then linearly to 0, over reward.source.epochs"
-_DATA = "rows are pairs: data.prompt_column, data.chosen_column, data.rejected_column"
+_DATA = "rows are read by their columns: data.prompt_column, data.messages_column, data.completion_column and others"
 
 FIXED: Mapping[str, Fixed] = {
     # the optimizer; the first six with reward_model, the rest with every method

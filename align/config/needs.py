@@ -30,10 +30,11 @@ class Need(NamedTuple):
     instead: str  # what its key may be on other data
 
 
-def needs_of(config: Config) -> Iterator[Need]:
-    """Yield what the method, a reward model or a policy that is trained first, and the judge learn from."""
+def needs_of(config: Config, *, trains: bool = True) -> Iterator[Need]:
+    """Yield what the method, unless it only measures, a model that is trained first and the judge learn from."""
     method = config.method
-    yield Need(method.learns_from, "method", method.name, "a method that learns from {}")
+    if trains:
+        yield Need(method.learns_from, "method", method.name, "a method that learns from {}")
     for key, source in config.reward.source.every().items():
         if isinstance(source, RewardModelTraining) and any(model.path is None for model in source.models()):
             instead = f"reward=rules or function, or {key}.path=REWARD_MODEL"
@@ -45,9 +46,9 @@ def needs_of(config: Config) -> Iterator[Need]:
         yield Need(Examples.pairs, "evaluation.reward_model", TRAIN, "null, or the path of a reward model")
 
 
-def check_shape(config: Config, shape: Shape, rows: str) -> None:
+def check_shape(config: Config, shape: Shape, rows: str, *, trains: bool = True) -> None:
     """Raise InputError where rows of a shape cannot give what the run needs; `rows` names them in the message."""
-    for need in needs_of(config):
+    for need in needs_of(config, trains=trains):
         if need.examples in PROVIDES[shape]:
             continue
         learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))

@@ -1,1 +1,1 @@
-"""Data: preference pairs, prompts and plain texts, from files, folders and the Hub."""
+"""Data: preference pairs, demonstrations, labelled completions, prompts and plain texts, from files and the Hub."""

@@ -81,6 +81,8 @@ def _method(config: Config, data: Preferences) -> list[Planned]:
             there, kind = len(data.trained.demonstrations), "demonstrations"
         elif method.learns_from is Examples.labels and data.trained.labelled:
             size, there, kind = 2 * size, len(data.trained.labelled), "labelled completions"
+        if not there:  # nothing is trained on rows that are only measured on
+            return []
         return [Planned(method.name, steps, size, f"{there} {kind}, {steps * size / there:.2g} passes")]
     if isinstance(method, OnPolicyConfig | TRLOnPolicyConfig):
         size = config.rollout.batch_size

@@ -182,7 +182,7 @@ class _Run:
 
     def _prepared(self, critic: CriticInit | None, *, trains: bool) -> RunContext:
         with self.record.phase("load_data"):
-            materials = load_materials(self.site)
+            materials = load_materials(self.site, trains=trains)
             self._pin(materials.chat)
             identity.hold(self.site, identity.of_materials(self.config, materials))
             for line in announced(self.config, materials.data, materials.aside):

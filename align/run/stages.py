@@ -90,14 +90,14 @@ class Stored:
     judge: str | None  # the reward model that only evaluates
 
 
-def load_materials(site: Site) -> Materials:
+def load_materials(site: Site, *, trains: bool = True) -> Materials:
     """Load the functions, chat tokenizer and data of `site.config`; raise InputError where one cannot be used."""
     config = site.config
     check_attention(config)
     functions = load_functions(config.reward.source)
     site.display.activity.advance("loading the tokenizer")
     chat = load_chat_tokenizer(config.model)
-    data, aside = load_data(config, chat, site.display.activity)
+    data, aside = load_data(config, chat, site.display.activity, trains=trains)
     check_columns(config.reward.source, functions, [*data.trained.prompts, *data.measured.prompts])
     commit = hub_commit(config.model.path, config.model.revision)
     dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
@@ -114,25 +114,30 @@ def load_materials(site: Site) -> Materials:
     return Materials(functions, chat, data, aside, general)
 
 
-def load_data(config: Config, chat: ChatTokenizer, activity: Activity | None = None) -> tuple[Preferences, list[Pair]]:
+def load_data(
+    config: Config, chat: ChatTokenizer, activity: Activity | None = None, *, trains: bool = True
+) -> tuple[Preferences, list[Pair]]:
     """Load the data, and the pairs that only the evaluation's own reward model learns from.
+
+    Args:
+        trains: Whether the method learns, or what is there is only measured.
 
     Raises:
         InputError: The rows have not what the method, the reward or the evaluation learns from.
     """
     rows = read_rows(config.data)
-    check_shape(config, rows.shape, f"{config.data.named()}, of {rows},")
+    check_shape(config, rows.shape, f"{config.data.named()}, of {rows},", trains=trains)
     data = load_preferences(config.data, chat, activity, rows)
-    check_examples(config, data)
+    check_examples(config, data, trains=trains)
     if config.evaluation.reward_model != TRAIN:
         return data, []
     return set_aside(data, config.evaluation.reward_model_fraction)
 
 
-def check_examples(config: Config, data: Preferences) -> None:
+def check_examples(config: Config, data: Preferences, *, trains: bool = True) -> None:
     """Refuse rows of a shape from which pairs or demonstrations can be made, where none can be made of these."""
     there = {Examples.pairs: data.train, Examples.demonstrations: data.trained.demonstrations}
-    for need in needs_of(config):
+    for need in needs_of(config, trains=trains):
         if not there.get(need.examples, data.trained.prompts):
             lost = ", ".join(f"{name} {n}" for name, n in data.counts.items() if n)
             allowed = f"rows that make {need.examples.value}, which {need.given} needs ({data.rows}: {lost})"
@@ -148,8 +153,10 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
         Examples.prompts: (len(data.trained.prompts), len(data.measured.prompts)),
     }
     examples = config.method.learns_from
-    if data.shape is Shape.preference or not sizes[examples][0]:
+    if data.shape is Shape.preference:
         examples = Examples.pairs
+    elif not sizes[examples][0]:  # KTO makes labels of ranked rows' pairs; what only measures needs prompts alone
+        examples = Examples.pairs if data.train else Examples.prompts
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
     lost = ", ".join(_lost(name, data) for name in (*LOST, *REPEATED) if data.counts[name])
     lines = [f"data: {data.counts['rows']} {data.rows}"]

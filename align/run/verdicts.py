@@ -45,13 +45,13 @@ class Watch(Callback):
 
 
 def lost_rows(config: Config, counts: Mapping[str, int]) -> Iterator[Verdict]:
-    """Judge the shares of pairs and responses that a limit drops or cuts."""
-    bound, pairs = config.verdicts.lost, counts["train"] + counts["held_out"]
+    """Judge the shares of rows and responses that a limit drops or cuts."""
+    bound = config.verdicts.lost
     prompts = counts["train_prompts"] + counts["held_out_prompts"]
     shares = (
-        ("pairs are dropped, their prompts too long", counts["long_prompts_dropped"], counts["rows"], "prompt"),
+        ("rows are dropped, their prompts too long", counts["long_prompts_dropped"], counts["rows"], "prompt"),
         ("prompts lose their first tokens", counts["long_prompts_truncated"], prompts, "prompt"),
-        ("given responses lose their end", counts["responses_cut"], 2 * pairs, "response"),
+        ("given responses lose their end", counts["responses_cut"], counts["responses"], "response"),
     )
     for what, n, of, side in shares:
         if of and n / of > bound:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from align.cli.evaluate import main as evaluate
 from tests import tiny
 from tests.e2e.test_run import SMALL, lines
 
@@ -142,3 +143,19 @@ def test_what_is_shown(align, tmp_path, monkeypatch):
         code, out, said = align("show", "data", *local, *words)
         assert code == 0, said
         assert told in out and f"{shape.split('_')[0]}" in out
+
+
+def test_a_model_is_measured_on_prompts_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS["prompt_only"]))
+    small = [
+        "evaluation.num_prompts=2",
+        "evaluation.num_texts=2",
+        "rollout.max_new_tokens=6",
+        "device=cpu",
+        "threads=1",
+    ]
+    assert evaluate([str(tiny.folder()), "data=jsonl", "data.path=rows.jsonl", *small, "--out", "out"]) == 0
+    assert "1 held out" in capsys.readouterr().err
+    before = json.loads(Path("out/evaluation.json").read_text())["before"]
+    assert before["perplexity"] is None and before["forgetting_perplexity"] > 1

@@ -25,7 +25,7 @@ ROSE = {"proxy_mean": 1.0, "proxy_mean_low": 0.5, "proxy_mean_high": 1.5, "gold_
 HEALTHY = {**BEFORE, "kl_per_response": 3.0, "perplexity": 9.5, "forgetting_perplexity": 20.3}
 COUNTS = {
     "rows": 100, "train": 60, "held_out": 20, "train_prompts": 60, "held_out_prompts": 20,
-    "long_prompts_dropped": 20, "long_prompts_truncated": 16, "responses_cut": 32,
+    "long_prompts_dropped": 20, "long_prompts_truncated": 16, "responses_cut": 32, "responses": 160,
 }  # fmt: skip
 
 
