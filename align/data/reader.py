@@ -67,14 +67,14 @@ class Reader:
         return [Read(item, row) for item, row in zip(read, rows, strict=True) if isinstance(item, Pair)]
 
     def _check_columns(self, row: Row, source: str) -> None:
-        config, row = self._config, self._columns.checked(row, source)
+        config, read = self._config, self._columns.checked(row, source)
         needed = ["chosen_column", "rejected_column", *(["system_column"] if config.system_column is not None else [])]
-        whole = is_conversation(row.get(config.chosen_column)) and is_conversation(row.get(config.rejected_column))
+        whole = is_conversation(read.get(config.chosen_column)) and is_conversation(read.get(config.rejected_column))
         if not whole or config.prompt_column != DataConfig.prompt_column:  # a configured column must exist
             needed.append("prompt_column")
         for name in needed:
             column = getattr(config, name)
-            if column not in row:
+            if column not in read:
                 raise InputError(f"data.{name}", column, f"a column of {source}: {', '.join(row)}")
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Pair | str]:
