@@ -117,9 +117,8 @@ def _check_source(data: DataConfig, prefix: str) -> None:
         column, default = getattr(data, f"{name}_column"), getattr(DataConfig, f"{name}_column")
         if column != default:
             unset = "null" if default is None else default
-            allowed = (
-                f"null beside {prefix}.{name}_column={column}, or {prefix}.{name}_column={unset}: one says what it is"
-            )
+            key = f"{prefix}.{name}_column"
+            allowed = f"null beside {key}={column}, or {key}={unset}: one says what it is"
             raise InputError(f"{prefix}.{name}", template, allowed)
 
 

@@ -1,6 +1,7 @@
 """Tell data files by their names, and what a path of data names: files, a folder, or a data set of the Hub."""
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def named_places(key: str, path: str) -> list[Path] | None:
     Raises:
         InputError: Nothing is there, or a file that cannot be read: of another format, packed, or empty.
     """
-    real = str(Path(resolve(path, key)).expanduser()) if path.strip() else path
+    real = os.path.expanduser(resolve(path, key)) if path.strip() else path
     place = Path(real)
     if path.strip() and place.is_dir():
         return [place]

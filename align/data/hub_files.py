@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import huggingface_hub
 from align.config.data_files import TEXT, format_of
 from align.files import write_atomic
 
+_AT_ONCE = 8  # files
 _ADDRESS = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<commit>[^/]+)/(?P<file>.+)")
 _PLAIN = ("name", "version", "data_dir", "data_files", "description", "features")  # options that change no cell
 
@@ -51,10 +53,13 @@ def text_files(wanted: HubSet) -> dict[str, list[list[str]]] | None:
 
 def downloaded(files: Sequence[Sequence[str]]) -> list[Path]:
     """Return the places on this machine of files that `text_files` found, downloaded where the cache lacks them."""
-    return [
-        Path(huggingface_hub.hf_hub_download(name, file, repo_type="dataset", revision=commit))
-        for name, commit, file in files
-    ]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(_downloaded, files))
+
+
+def _downloaded(file: Sequence[str]) -> Path:
+    name, commit, path = file
+    return Path(huggingface_hub.hf_hub_download(name, path, repo_type="dataset", revision=commit))
 
 
 def _kept(wanted: HubSet) -> Path:

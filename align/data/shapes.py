@@ -44,7 +44,7 @@ def recognise(row: Mapping[str, Any], config: DataConfig, source: str) -> Shape:
     """
     shape = config.shape if config.shape is not Shape.auto else _found(row, config, source)
     for name in _missing(shape, row, config):
-        allowed = f"a column of {source}: {', '.join(row)}"
+        allowed = f"a column of {source}: {_listed(row)}"
         if shape is not Shape.preference:
             allowed += f" (rows of shape {shape.value})"
         raise InputError(f"data.{name}", getattr(config, name), allowed)
@@ -67,8 +67,14 @@ def _found(row: Mapping[str, Any], config: DataConfig, source: str) -> Shape:
     if config.prompt_column in row:
         return Shape.prompt_only
     others_of = "data.completion_column, data.messages_column, data.responses_column"
-    allowed = f"a column of {source}: {', '.join(row)}; or one of another shape ({others_of}, data.prompt_column)"
+    allowed = f"a column of {source}: {_listed(row)}; or one of another shape ({others_of}, data.prompt_column)"
     raise InputError("data.chosen_column", config.chosen_column, allowed)
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    """List a row's columns without those that templates write."""
+    written = {f"data.{name.removesuffix('_column')}" for name in _COLUMNS}
+    return ", ".join(name for name in row if name not in written)
 
 
 def _named(row: Mapping[str, Any], config: DataConfig) -> set[str]:

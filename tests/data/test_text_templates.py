@@ -83,6 +83,10 @@ def test_a_cell_that_is_no_text_is_refused_by_row(chat, write, cell):
 def test_an_unknown_column_lists_the_columns(chat, file):
     with pytest.raises(InputError, match=r"^data\.prompt: given '{instrction}'; .*instruction, input, n, good, bad$"):
         load_rows(chat, file, prompt="{instrction}")
+    with pytest.raises(
+        InputError, match=r"^data\.chosen_column: given 'chosen'; .*: instruction, input, n, good, bad$"
+    ):
+        load_rows(chat, file, prompt="{instruction}", chosen_column="chosen")
 
 
 @pytest.mark.parametrize(
