@@ -33,8 +33,9 @@ def files_by_split(folder: Path, subset: str | None, key: str) -> dict[str, list
         raise InputError(key, str(folder), f"{ALLOWED_OR_HUB} (this folder has no such file)")
     for file in (file for own in files.values() for file in own):
         check_file(key, file)
-    left = [] if stated or subset is not None else [file for file in data if file not in _all(files)]
-    if left:
+    known = {file for own in files.values() for file in own}
+    left = [file for file in data if file not in known]
+    if left and not stated and subset is None:
         names = f"{left[0].relative_to(folder)}{f' and {len(left) - 1} more' if len(left) > 1 else ''}"
         allowed = f"files that all name their split ({names}: none of {', '.join(files)}), or a glob of those to read"
         raise InputError(key, str(folder), allowed)
@@ -64,7 +65,3 @@ def _data_files(folder: Path) -> list[Path]:
     files = (file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in FILES_TO_IGNORE)
     seen = [file for file in files if not any(p[0] == "." or p[:2] == "__" for p in file.relative_to(folder).parts)]
     return [file for file in seen if format_of(file) or (unpacking(file) and format_of(file.with_suffix("")))]
-
-
-def _all(files: dict[str, list[Path]]) -> set[Path]:
-    return {file for own in files.values() for file in own}
