@@ -184,7 +184,7 @@ class VerdictsConfig(Section):
     kl: float = 10.0  # nats per response between the policy and its start
     repetition: float = 0.3  # share of repeated n-grams in responses, where training raised it
     entropy: float = 0.02  # nats per token of the policy's distributions, where training lowered it
-    perplexity: float = 1.5  # of held-out chosen responses, times that before
+    perplexity: float = 1.5  # of held-out responses, times that before
     forgetting: float = 1.1  # perplexity of general text, times that before
     cut: float = 0.2  # share of responses that are cut at rollout.max_new_tokens
     lost: float = 0.2  # share of rows that a limit cuts or drops

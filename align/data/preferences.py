@@ -223,8 +223,9 @@ def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pai
     aside = [pair for pair in data.reward_train if pair.prompt.id in held]
     if not trained.prompts or (data.train and not trained.pairs):
         raise InputError("evaluation.reward_model_fraction", fraction, "a share that leaves pairs to train on")
-    counts = data.counts | _sizes(trained, data.measured)
-    counts |= {"train": counts["train_pairs"], "set_aside": len(aside)}
+    counts = data.counts | _sizes(trained, data.measured) | {"set_aside": len(aside)}
+    if data.shape is Shape.preference:  # whose rows are pairs
+        counts["train"] = len(trained.pairs)
     return replace(data, trained=trained, counts=counts, reward_train=rest), aside
 
 

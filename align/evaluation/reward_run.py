@@ -68,7 +68,10 @@ def _measured(
 ) -> dict[str, Any]:
     """Load model and pairs, and compute the report's figures."""
     chat = load_chat_tokenizer(replace(config.model, path=model))
-    pairs = load_preferences(config.data, chat, activity).held_out
+    data = load_preferences(config.data, chat, activity)
+    pairs = data.held_out
+    if not pairs:
+        raise InputError("data.path", config.data.path, f"data with held-out preference pairs (here {data.rows})")
     known = {name for pair in pairs for name in pair.prompt.row}
     for column in by or ():
         if column not in known:

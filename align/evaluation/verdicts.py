@@ -53,7 +53,7 @@ def _collapse(bounds: VerdictsConfig, before: Mapping[str, Any], after: Mapping[
         yield Verdict(WARNING, what, entropy, "method.learning_rate")
     ratio = _ratio(before, after, "perplexity")
     if ratio is not None and ratio > bounds.perplexity:
-        what = f"held-out chosen responses have {number(ratio)} times the perplexity of before"
+        what = f"held-out responses have {number(ratio)} times the perplexity of before"
         yield Verdict(WARNING, what, ratio, "method.learning_rate")
 
 
