@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from align.data.examples import Side
 from align.errors import InputError
 from align.models.locate import fingerprint
 from align.models.tokenizer_identity import template_fingerprint, tokenizer_fingerprint
+from align.run.record import RunRecord
 from align.run.stages import Materials, Site, Stored
 from align.types import Pair
 
@@ -22,8 +23,8 @@ _PARTS = {
     "tokenizer": ("model.path", "the tokenizer"),
     "template": ("model.chat_template", "the chat template"),
     "model": ("model.path", "the start model"),
-    "data": ("data.path", "the training rows"),
-    "held_out": ("data.held_out_path", "the held-out rows"),
+    "data": ("data.path", "the set of training rows"),
+    "held_out": ("data.held_out_path", "the set of held-out rows"),
     "general_text": ("evaluation.general_text", "the texts"),
     "functions": ("reward.source.path", "the reward function's files"),
     "reward": ("reward.source", "the reward model"),
@@ -85,6 +86,15 @@ def check(config: Config, began: Mapping[str, str], now: Mapping[str, str]) -> N
         f"{what}{others} that the run began with (fingerprint {was}, found {found}); a new run takes what is there"
     )
     raise InputError(key, _value(config, key), allowed)
+
+
+def noted_differences(run: Path, record: RunRecord) -> Iterator[str]:
+    """Say in a line each what an evaluation of `run` does not share with it, though no key of an evaluation sets it."""
+    began, now = RunRecord.read(run).get(KEY, {}), record.noted(KEY)
+    for part in ("tokenizer", "template", "model", "held_out"):
+        if part in began and part in now and began[part] != now[part]:
+            key, what = _PARTS[part]
+            yield f"warning: {what} is not that of the run any more ({key}): its figures are not those of the run's end"
 
 
 def _value(config: Config, key: str) -> object:

@@ -226,6 +226,8 @@ class _Run:
     def measure(self, weights: Path | str | None) -> dict[str, Any]:
         try:
             context = self._prepared(critic=None, trains=False)
+            for line in identity.noted_differences(weights, self.record) if isinstance(weights, Path) else ():
+                self.say(line)
             with self.record.phase("evaluate_before"):
                 before = self._evaluate(None)
                 save_before(self.folder, before, self.made.settings)

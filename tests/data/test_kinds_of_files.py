@@ -84,6 +84,7 @@ def test_what_is_packed_shows_in_the_content_whatever_the_name_says(tmp_path):
         (b"\x1f\x8b no gzip", "a gzip file that is whole"),
         (b"\xff" + gzip.compress(LINES.encode()), "gzip, or UTF-8 text"),
     ],
+    ids=["cut off", "more behind it", "a head alone", "more before it"],  # its bytes hold the time
 )
 def test_broken_gzip(tmp_path, content, told):
     (tmp_path / "a.jsonl.gz").write_bytes(content)

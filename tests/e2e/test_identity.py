@@ -81,7 +81,7 @@ def change_function(started: Started) -> None:
 
 
 CHANGES = {
-    "data.path": (swap_answers, "the training rows"),
+    "data.path": (swap_answers, "the set of training rows"),
     "model.chat_template": (change_template, "the chat template, and the start model"),
     "model.path": (change_weights, "the start model"),
     "evaluation.general_text": (change_texts, "the texts"),
