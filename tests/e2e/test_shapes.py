@@ -97,6 +97,7 @@ def test_unpaired_preferences(run, method):
     assert (record["data"]["train"], record["data"]["train_pairs"]) == (21, 14)
 
 
+@pytest.mark.slow
 def test_ranked_responses(run):
     said, evaluation, _ = run("ranked", "method=dpo", "method.batch_size=4", "data.ranked=all")
     assert "data: 10 ranked rows (prompt, responses, scores)\n21 training pairs, 9 held out\n" in said
