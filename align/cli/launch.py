@@ -22,6 +22,7 @@ from align.cli.groups import CONF
 from align.cli.resume import changes, resumed_config
 from align.cli.words import flags_first
 from align.config.io import build, register_schemas
+from align.config.needs import check_named_shape
 from align.errors import InputError
 
 
@@ -38,6 +39,7 @@ def job(cfg: DictConfig) -> dict[str, Any]:
         raise InputError("hydra.run.dir", str(folder), f"nothing else beside resume={cfg.resume}")
     else:
         config = resumed_config(folder, changes(cfg, hydra_config.overrides.task))
+    check_named_shape(config)
     if sweeping:
         config = sweep.grouped(config, Path(str(hydra_config.sweep.dir)))
         print(f"job {hydra_config.job.num}: {' '.join(hydra_config.overrides.task)}", flush=True)

@@ -6,9 +6,7 @@ from typing import Any
 
 from align.config import checks
 from align.config.judge import TRAIN
-from align.config.needs import check_shape
 from align.config.schema import Config, DataConfig, EvaluationConfig
-from align.config.shapes import Shape
 from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
@@ -33,9 +31,6 @@ def check_all(config: Config) -> None:
         checks.installed("tracking", "wandb", "wandb")
     _check_callbacks(config)
     config.method.check(config)
-    if config.data.shape is not Shape.auto:  # else once the columns are known
-        shape = config.data.shape
-        check_shape(config, shape, f"data.shape={shape.value}")
 
 
 def _check_model(config: Config) -> None:

@@ -156,7 +156,12 @@ def test_a_model_is_measured_on_prompts_alone(tmp_path, monkeypatch, capsys):
         "device=cpu",
         "threads=1",
     ]
-    assert evaluate([str(tiny.folder()), "data=jsonl", "data.path=rows.jsonl", *small, "--out", "out"]) == 0
+    assert (
+        evaluate(
+            [str(tiny.folder()), "data=jsonl", "data.path=rows.jsonl", "data.shape=prompt_only", *small, "--out", "out"]
+        )
+        == 0
+    )
     assert "1 held out" in capsys.readouterr().err
     before = json.loads(Path("out/evaluation.json").read_text())["before"]
     assert before["perplexity"] is None and before["forgetting_perplexity"] > 1
