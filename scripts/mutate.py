@@ -51,6 +51,7 @@ LOSSES = ("algorithms/test_ppo_formulas.py", "parity/test_grpo.py")
 PPO = ("algorithms/test_ppo.py",)
 GRPO = ("algorithms/test_grpo.py",)
 ROLLOUTS = ("algorithms/test_on_policy.py",)
+SHAPES = ("data/test_shapes.py",)
 LOOP = ("loop/test_protocol.py", "loop/test_loop.py")
 RESUME = ("loop/test_resume.py",)
 GRADIENTS = ("oracle/test_gradients.py",)
@@ -220,8 +221,18 @@ MUTANTS = (
            "if True else total", DPO),
     Mutant("label_smoothing_swapped", "functional/preference.py", "-(1 - label_smoothing) * logsigmoid(h) -",
            "-(1 - label_smoothing) * logsigmoid(-h) -", PREFERENCE),
-    Mutant("sft_learns_the_rejected", "algorithms/offline.py", 'CHOSEN = ("chosen_ids",)', 'CHOSEN = ("rejected_ids",)',
-           ("algorithms/test_sft.py",)),
+    Mutant("sft_learns_the_rejected", "data/examples.py", "yield row.completions[0]", "yield row.completions[1]",
+           SHAPES),
+    Mutant("labels_swapped", "data/examples.py", "[0 if completion.label else 1]", "[1 if completion.label else 0]",
+           SHAPES),
+    Mutant("the_lowest_score_is_best", "data/shapes.py", "(config.scores_column, 1.0)", "(config.scores_column, -1.0)",
+           SHAPES),
+    Mutant("turns_of_held_out_prompts_are_trained_on", "data/preferences.py", "if any(row.earlier for row in train):",
+           "if False:", SHAPES),
+    Mutant("near_duplicates_on_both_sides", "data/preferences.py", "held |= near(prompts,", "near(prompts,",
+           ("data/test_duplicates.py",)),
+    Mutant("kto_reads_its_kl_from_the_same_prompt", "algorithms/trl/pairs.py", "if other.prompt.id != one.prompt.id",
+           "if other is not one", ("algorithms/test_trl.py",)),
     Mutant("attention_scale_once", "engine/fast/grouped_attention.py", "softmax_gradient(through, w).mul_(ctx.scale)",
            "softmax_gradient(through, w)", ATTENTION),
     Mutant("attention_mask_inverted", "engine/fast/cpu_attention.py", "else ~attention_mask",

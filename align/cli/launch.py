@@ -22,6 +22,7 @@ from align.cli.groups import CONF
 from align.cli.resume import changes, resumed_config
 from align.cli.words import flags_first
 from align.config.io import build, register_schemas
+from align.config.needs import check_named_shape
 from align.errors import InputError
 from align.run.folder import claim
 
@@ -39,6 +40,7 @@ def job(cfg: DictConfig) -> dict[str, Any]:
         raise InputError("hydra.run.dir", str(folder), f"nothing else beside resume={cfg.resume}")
     else:
         config = resumed_config(folder, changes(cfg, hydra_config.overrides.task))
+    check_named_shape(config)
     if cfg.resume is None:
         moved = claim(folder, overwrite=config.overwrite)
         if moved is not None:

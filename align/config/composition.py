@@ -8,9 +8,7 @@ from align.config import checks
 from align.config.data import DataConfig
 from align.config.data_files import named_places
 from align.config.judge import TRAIN
-from align.config.needs import check_shape
 from align.config.schema import Config, EvaluationConfig
-from align.config.shapes import Shape
 from align.config.text_templates import read_template
 from align.config.values import AUTO
 from align.errors import InputError
@@ -35,9 +33,6 @@ def check_all(config: Config) -> None:
         checks.installed("tracking", "wandb", "wandb")
     _check_callbacks(config)
     config.method.check(config)
-    if config.data.shape is not Shape.auto:  # else once the columns are known
-        shape = config.data.shape
-        check_shape(config, shape, f"data.shape={shape.value}")
     _check_reward(config)  # last, as it imports the user's functions
 
 

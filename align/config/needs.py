@@ -54,3 +54,10 @@ def check_shape(config: Config, shape: Shape, rows: str, *, trains: bool = True)
         learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))
         lacking = f"{need.examples.value}, which {need.given} needs ({_COLUMNS[need.examples]}; data.*_column)"
         raise InputError(need.key, need.given, f"{need.instead.format(learnable)}: {rows} gives no {lacking}")
+
+
+def check_named_shape(config: Config) -> None:
+    """Raise InputError where rows of the shape that `data.shape` names cannot give a training what it needs."""
+    shape = config.data.shape
+    if shape is not Shape.auto:  # else once the columns are known
+        check_shape(config, shape, f"data.shape={shape.value}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from align.config import Examples, ImplicitCredit, RewardConfig, RewardModelSource, RulesSource, Shape, SparseCredit
-from align.config.composition import check_all
 from align.config.groups import METHODS
-from align.config.needs import check_shape
+from align.config.needs import check_named_shape, check_shape
 from align.config.shapes import PROVIDES
 from align.errors import InputError
 from tests import tiny
@@ -76,10 +75,9 @@ def test_a_judge_that_is_trained_needs_pairs():
 
 def test_a_named_shape_is_checked_with_the_configuration():
     made = config("dpo")
-    made.reward.source.word_limit.limit = 5
-    made.data.path = str(tiny.folder())
+    check_named_shape(made)
     made.data.shape = Shape.prompt_only
     with pytest.raises(
         InputError, match=r"^method: given 'dpo'; .*: data\.shape=prompt_only gives no preference pairs"
     ):
-        check_all(made)
+        check_named_shape(made)

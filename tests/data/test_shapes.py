@@ -133,6 +133,13 @@ def test_lists_in_a_csv_file_are_json(chat, write):
     assert texts(load(chat, write("a.csv", rows)).train) == [("p", "y", "x")]
 
 
+def test_demonstrations_of_pairs_are_their_chosen_responses(chat, write):
+    data = load(chat, write("a.jsonl", [PAIR, PAIR | {"prompt": "q", "chosen": "c"}, PAIR | {"rejected": "d"}]))
+    assert given(data.trained.demonstrations) == [("p", "a", True), ("q", "c", True), ("p", "a", True)]
+    assert [one.ids for one in data.trained.demonstrations] == [pair.chosen_ids for pair in data.train]
+    assert data.trained.labelled == []
+
+
 def test_prompts_alone(chat, write):
     call = {"role": "tool", "content": "4"}
     rows = [

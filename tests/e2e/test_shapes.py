@@ -97,6 +97,7 @@ def test_unpaired_preferences(run, method):
     assert (record["data"]["train"], record["data"]["train_pairs"]) == (21, 14)
 
 
+@pytest.mark.slow
 def test_ranked_responses(run):
     said, evaluation, _ = run("ranked", "method=dpo", "method.batch_size=4", "data.ranked=all")
     assert "data: 10 ranked rows (prompt, responses, scores)\n21 training pairs, 9 held out\n" in said
@@ -155,7 +156,12 @@ def test_a_model_is_measured_on_prompts_alone(tmp_path, monkeypatch, capsys):
         "device=cpu",
         "threads=1",
     ]
-    assert evaluate([str(tiny.folder()), "data=jsonl", "data.path=rows.jsonl", *small, "--out", "out"]) == 0
+    assert (
+        evaluate(
+            [str(tiny.folder()), "data=jsonl", "data.path=rows.jsonl", "data.shape=prompt_only", *small, "--out", "out"]
+        )
+        == 0
+    )
     assert "1 held out" in capsys.readouterr().err
     before = json.loads(Path("out/evaluation.json").read_text())["before"]
     assert before["perplexity"] is None and before["forgetting_perplexity"] > 1
