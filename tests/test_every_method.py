@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {  # of an update; what a method does not nam
 # model was trained, and a response may be a single word.
 ABSENT = (
     "lm_eval",
+    "_unscored",  # of rewards that leave responses out
     "forgetting_by_kind",
     "reward_model/train_pairs",
     "reward_model/seconds",

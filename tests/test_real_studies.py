@@ -51,7 +51,7 @@ def test_questions_are_held_out_whole(tmp_path):
 
 
 def test_a_rate_stands_in_the_key_of_what_it_trains(tmp_path):
-    pairs = {name: tmp_path / name for name in ("train", "few", "held_out")}
+    pairs = {name: tmp_path / name for name in ("train", "few", "held_out", "held_few")}
     args = arguments(tmp_path, model=Path("m"), model_name="M", reward_model=None)
     words = {job.name: job for job in rates.jobs(args, pairs)}
     assert "reward.source.learning_rate=0.0001" in words["M-reward_model-lora-0.0001"].overrides

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from align.algorithms.counted import counted_rows
 from align.algorithms.kl_control import KLControl
 from align.algorithms.rollout_metrics import (
     Clock,
@@ -20,7 +21,6 @@ from align.algorithms.rollout_metrics import (
     add_value_update,
     add_values,
     check_first_ratio,
-    counted_rows,
     describe,
     refuse_not_finite,
     with_speed,

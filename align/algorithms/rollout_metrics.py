@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from align.config import RolloutConfig, Truncated
 from align.engine.protocol import TokenStats
 from align.errors import RunError
 from align.functional import kl
@@ -16,7 +15,7 @@ from align.functional.fidelity import segment_rewards, within_correlation
 from align.functional.masked import explained_variance, masked_sum
 from align.loop.protocol import NotFinite
 from align.metrics import Tally
-from align.types import LEARNED, SCORED, Batch, RewardInput, RewardOutput, Rollout
+from align.types import Batch, RewardInput, RewardOutput, Rollout
 from align.worlds import Gold, World
 
 LOGGED_SAMPLES = 8  # of each rollout, in completions.jsonl
@@ -177,24 +176,6 @@ def check_first_ratio(metrics: Mapping[str, float], dtype: torch.dtype) -> None:
         raise RunError(
             f"on the first minibatch of a rollout the ratio is {ratio:.6f} and approx_kl {moved:.2e}; expected 1 and 0"
         )
-
-
-def counted_rows(output: RewardOutput, rollout: Rollout, settings: RolloutConfig) -> dict[str, Tensor]:
-    """Return the columns (B,) of responses that have a score and of those that are learned from, where not all do.
-
-    A cut response has the score of truncation where there is one, whether or not the source applies to it.
-    """
-    columns = {}
-    scored, learned = output.scored, torch.ones_like(rollout.ended)
-    if settings.truncation_score is not None:
-        scored = scored | ~rollout.ended
-    if settings.truncated is Truncated.mask:
-        learned = rollout.ended
-    if not bool(scored.all()):
-        columns[SCORED] = scored.float()
-    if not bool((scored & learned).all()) or settings.truncated is Truncated.mask:
-        columns[LEARNED] = (scored & learned).float()
-    return columns
 
 
 def refuse_not_finite(batch: RewardInput, output: RewardOutput, token_rewards: Tensor) -> None:

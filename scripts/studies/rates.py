@@ -6,7 +6,7 @@
 
 Updates are small (8 pairs, 16 responses) and in bf16, so that a laptop makes the sweep: smaller batches have noisier
 gradients, and Adam's updates are as large, so that the harm is no less than at the defaults. Reward models are trained
-on 480 pairs, measured on 128. The rates of align/config/automatic.py are the published ones until the sweep is whole.
+on 480 pairs, measured on 128. align/config/automatic.py takes SFT's and DPO's rates from here; others are published.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from align.files import write_atomic
 
 STEPS = 30
 FACTORS = (0.2, 1.0, 4.0, 20.0)  # times the published rule
+BETWEEN = {"sft": (0.5,)}
 PUBLISHED = {"sft": 2e-5, "dpo": 5e-6, "ppo": 5e-6, "grpo": 5e-6, "reward_model": 1e-5}  # all weights; LoRA: 10 times
 LORA = 10.0
 BATCHES = {
@@ -44,7 +45,7 @@ def jobs(args: Any, pairs: dict[str, Path]) -> Iterator[Job]:
         if method in ("ppo", "grpo") and args.reward_model is None and not args.report_only:
             continue
         for weights in ("lora", "none"):
-            for factor in FACTORS:
+            for factor in sorted((*FACTORS, *BETWEEN.get(method, ()))):
                 value = float(f"{rate * factor * (LORA if weights == 'lora' else 1.0):.3g}")
                 yield job(args, pairs, method, weights, value)
 

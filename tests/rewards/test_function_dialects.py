@@ -19,7 +19,7 @@ from trl.rewards import (
 )
 
 from align.activity import Activity
-from align.config import DataConfig, Returns, SparseCredit
+from align.config import DataConfig, Returns, Shape, SparseCredit
 from align.data.reader import Reader
 from align.errors import InputError, RunError
 from align.functional.credit import last_token
@@ -57,8 +57,9 @@ def rows(conversations: bool) -> list[dict]:
 
 def batch_of(given: list[dict], training: TrainerState | None = None):
     """The data's own prompts, read as a run reads them, with TEXTS as the responses."""
-    reader = Reader(DataConfig(path="unused", max_prompt_tokens=64, max_response_tokens=64), tiny.chat(), Activity())
-    prompts = [read.pair.prompt for read in reader.pairs(given, "rows")]
+    config = DataConfig(path="unused", max_prompt_tokens=64, max_response_tokens=64)
+    reader = Reader(config, tiny.chat(), Activity(), Shape.preference)
+    prompts = [read.prompt for read in reader.read(given, "rows")]
     rollout = tiny.rollout_of(prompts, [tiny.said(text) for text in TEXTS])
     return reward_input(rollout, prompts, tiny.chat(), training)
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import trl
 
-from align.algorithms.rollout_metrics import add_gold, add_rewards, counted_rows, describe
+from align.algorithms.counted import counted_rows
+from align.algorithms.rollout_metrics import add_gold, add_rewards, describe
 from align.algorithms.trl.method import TRLMethod
 from align.config import Truncated
 from align.config.trl import TRLGRPOConfig, TRLOnPolicyConfig, TRLRLOOConfig
