@@ -51,7 +51,11 @@ def read_cell(value: object, place: str) -> str | list[Message]:
 def _message(given: object, place: str) -> Message:
     """Check one message: its role and its content, which only a call of tools may lack; parts of text become one."""
     if isinstance(given, str):
-        raise InputError(place, f"a list of strings ({brief(given)!r}, ...)", f"{_CELL}: one response to a row")
+        raise InputError(
+            place,
+            f"a list of strings ({brief(given)!r}, ...)",
+            f"{_CELL}: one response to a row, or ranked lists (data.shape=ranked, data.responses_column)",
+        )
     if not isinstance(given, Mapping) or not isinstance(given.get("role"), str):
         raise InputError(place, brief(given), _CELL)
     message = {key: value for key, value in given.items() if value is not None}  # Arrow gives every message every key
