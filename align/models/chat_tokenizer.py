@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from align.config import ControlTokensIn, TemplateMismatch
 from align.errors import InputError
 from align.models.control_tokens import ControlTokens
 from align.models.offsets import TokenSpans
-from align.models.templates import Message, Messages, Template, closing_token, pinned, read_template
+from align.models.templates import KEPT, Message, Messages, Template, closing_token, pinned, read_template
 
 
 class _Conversation(NamedTuple):
@@ -54,12 +54,13 @@ class ChatTokenizer:
         self.tokenizer, self.end_id, self.closes, self.pad_id = tokenizer, end_id, closes, pad_id
         self.end_ids = tuple(sorted({*end_ids, end_id}))
         self._template, self._control, self._parses, self._mismatch = template, control, parses, mismatch
+        self._prompt_ids = lru_cache(KEPT)(lambda text: tuple(control.encode([text], [{}])[0]))
 
     def encode_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[int]:
         """Encode a conversation under the chat template, up to where the assistant's reply begins."""
         turns, marks = self._hide(messages)
         text = self._template.render(turns, generation_prompt=True, tools=tools)
-        return self._control.encode([text], [marks])[0]
+        return self._control.encode([text], [marks])[0] if marks else list(self._prompt_ids(text))
 
     def encode_reply(self, messages: Messages, reply: str | Message, tools: Sequence[Any] | None = None) -> list[int]:
         """Encode an assistant's reply as the template writes it behind `encode_prompt(messages)`, its end token last.
@@ -185,8 +186,12 @@ class ChatTokenizer:
 
     def _encode(self, *read: _Conversation) -> list[list[int]]:
         """Encode the prompt and the whole of each conversation, one behind the other."""
-        texts = [text for one in read for text in (one.prompt, one.whole)]
-        return self._control.encode(texts, [one.marks for one in read for _ in range(2)])
+        wholes = self._control.encode([one.whole for one in read], [one.marks for one in read])
+        prompts = (
+            self._control.encode([one.prompt], [one.marks])[0] if one.marks else list(self._prompt_ids(one.prompt))
+            for one in read
+        )
+        return [ids for pair in zip(prompts, wholes, strict=True) for ids in pair]
 
     def _of_names(self, read: _Conversation) -> list[int] | InputError:
         """Encode the reply of a conversation that names control tokens, which not every tokenizer reads as text."""

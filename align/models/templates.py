@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ Message = Mapping[str, Any]
 Messages = Sequence[Message]
 _CLOCK = "strftime_now"  # what transformers calls the current date in templates
 _DATE_CODES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFGHIjmMpSTuUVwWxXyYZ")  # longer ones first
+KEPT = 4096  # prompts, of more rows than are read at once, whose text and tokens are kept
 PROBE = "zqx"  # a content that no template writes itself
 _NAMES = frozenset({"role", "type", "id", "tool_call_id"})  # keys of a message by which a template chooses
 _USER = {"role": "user", "content": "hello"}
@@ -46,15 +48,24 @@ class Template:
         self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
         self._today = today or date.today()
         self.in_parts = False
+        # A prompt is rendered for itself and beside every reply to it.
+        self._of_texts = lru_cache(KEPT)(lambda turns, prompt: self._render([dict(turn) for turn in turns], prompt))
         self._unwritten: dict[tuple[Any, ...], list[tuple[int, str]]] = {}  # by shape
         failed = self._fails()
         if failed is not None:
             self.in_parts = True
+            self._of_texts.cache_clear()
             if self._fails() is not None:
                 raise failed
 
     def render(self, messages: Messages, *, generation_prompt: bool, tools: Sequence[Any] | None = None) -> str:
         """Render a conversation; InputError where the template refuses it (a system turn, two user turns in a row)."""
+        turns = tuple(tuple(message.items()) for message in messages)
+        if tools or not all(isinstance(value, str) for turn in turns for _, value in turn):
+            return self._render(messages, generation_prompt, tools)
+        return self._of_texts(turns, generation_prompt)
+
+    def _render(self, messages: Messages, generation_prompt: bool, tools: Sequence[Any] | None = None) -> str:
         turns = [self._turn(message) for message in messages]
         try:
             return self._tokenizer.apply_chat_template(

@@ -19,7 +19,7 @@ from align.cli.groups import CONF
 from align.config import RewardModelSource
 from align.config.automatic import ModelFacts, settle
 from align.config.io import build, register_schemas
-from align.data.preferences import load_preferences
+from align.data.preferences import Preferences, load_preferences
 from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import load_prompts
 from align.models.load import load_chat_tokenizer
@@ -103,10 +103,13 @@ def test_general_text_shares_no_sentence_with_the_tasks() -> None:
 @pytest.mark.slow
 def test_default_runs_find_the_shipped_reward_models(record: dict[str, Any]) -> None:
     register_schemas()
+    read: dict[str, Preferences] = {}  # by the data's configuration, which the variants share
     for variant in ("default", "seed_1", "seed_2", "prefixes"):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = settle(build(compose("config", [*VARIANTS[variant]])), ModelFacts(world=True)).config
-        data = load_preferences(config.data, load_chat_tokenizer(config.model))
+        if repr(config.data) not in read:
+            read[repr(config.data)] = load_preferences(config.data, load_chat_tokenizer(config.model))
+        data = read[repr(config.data)]
         assert isinstance(config.reward.source, RewardModelSource)
         key = reward_model_key(config, config.reward.source, data.reward_train, data.reward_held_out)
         found = find("reward_models", key)
