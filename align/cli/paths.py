@@ -15,10 +15,8 @@ from align.config.data_files import is_glob, matches
 
 WRITTEN = ("hydra.run.dir", "hydra.sweep.dir")  # folders that a run makes: they need not exist
 DATA = re.compile(r"data\.path|data\.held_out_path|data\.mixture\.[^.]+\.path|evaluation\.general_text")  # maybe globs
-TEXTS = re.compile(r"data\.(mixture\.[^.]+\.)?(prompt|chosen|rejected|system)")  # templates
-NEW = re.compile(
-    r"data\.mixture\.[^.]+(\..+)?"
-)  # keys that need no `+` where they are new: their schema is checked later
+TEXTS = re.compile(r"data\.(mixture\.[^.]+\.)?(prompt|chosen|rejected|completion|system)")  # templates
+NEW = re.compile(r"data\.mixture\.[^.]+(\..+)?")  # keys that need no `+` where they are new: checked by their schema
 
 
 def literal_paths(words: Sequence[str]) -> list[str]:

@@ -72,9 +72,14 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
             raise InputError(f"--{flag}", given, "of align show data only")
         if flag in _NUMBERS and given is not None and given < 1:
             raise InputError(f"--{flag}", given, "a whole number above 0")
-    if wanted.html is not None and not wanted.html.absolute().parent.is_dir():
-        raise InputError("--html", str(wanted.html), "a file in a folder that exists")
+    if wanted.html is not None and not (wanted.html.absolute().parent.is_dir() and _is_free(wanted.html)):
+        raise InputError("--html", str(wanted.html), "a new file, or an HTML page, in a folder that exists")
     return wanted
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether a page may be written to `path`: nothing is there, or a page."""
+    return not path.exists() or (path.is_file() and path.read_bytes()[:15].lower() == b"<!doctype html>")
 
 
 def _view(wanted: argparse.Namespace) -> View:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 REFERENCE_WIDTH = 576  # hidden size at which RATES stand: SmolLM2-135M's
 LORA_FACTOR = 10.0  # times the rate of all weights (Schulman et al., LoRA Without Regret, 2025)
 FAR = 10.0  # times the rule's rate, above which a given rate is warned about
-# Of all weights, by the key's owner. Measured on SmolLM2-135M in 30 updates: SFT's is the largest tried whose LoRA moves
-# the policy by less than 10 nats a response, DPO's has the largest held-out margin and accuracy of those below that.
+# Of all weights, by the key's owner. Measured on SmolLM2-135M in 30 updates: SFT's is the largest tried with which LoRA
+# keeps the policy within 10 nats a response, DPO's has the largest held-out margin and accuracy of those within that.
 RATES = {
     "sft": 1.0e-5,
     "dpo": 2.0e-5,

@@ -14,10 +14,16 @@ from align.types import Prompt
 _ENDS = ".,;:!?…\"'“”‘’«»¿¡。，！？"  # punctuation at the ends of words; within one, and as an operator, it may matter
 
 
+_SAID = ("tool_calls", "reasoning_content")  # what tells prompts apart beside roles and contents
+
+
 def normal_form(prompt: Prompt) -> str:
     """Write a prompt's content as near-duplicates share it: compatible characters, lower case, bare words."""
-    turns = [{**turn, "content": _bare(turn["content"])} for turn in prompt.messages]
-    return content_of(turns, prompt.tools)
+    turns = [
+        {"role": turn["role"], "content": _bare(turn["content"])} | {key: turn[key] for key in _SAID if turn.get(key)}
+        for turn in prompt.messages
+    ]
+    return content_of(turns, None)
 
 
 def _bare(text: str) -> str:

@@ -66,7 +66,7 @@ class Reader:
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
         self._chat, self._activity, self._shape = chat, activity, shape
         self.read_by(config)
-        self._numbers: dict[str, int] = {}  # by content, in order of appearance: limits do not change them
+        self._numbers: dict[str, int] = {}  # by the rendered prompt, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
@@ -204,7 +204,11 @@ class Reader:
         self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
     ) -> Prompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
-        number = self._numbers.setdefault(content_of(messages, tools), len(self._numbers))
+        try:
+            rendered = self._chat.render_prompt(messages, tools)
+        except InputError as error:
+            raise InputError(where, error.given, error.allowed) from error
+        number = self._numbers.setdefault(rendered, len(self._numbers))
         if number not in self._prompts:
             self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
         return self._prompts[number]

@@ -62,6 +62,12 @@ class ChatTokenizer:
         text = self._template.render(turns, generation_prompt=True, tools=tools)
         return self._control.encode([text], [marks])[0] if marks else list(self._prompt_ids(text))
 
+    def render_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> str:
+        """Render what `encode_prompt` encodes, stand-ins for the names of control tokens with their names behind it."""
+        turns, marks = self._hide(messages)
+        text = self._template.render(turns, generation_prompt=True, tools=tools)
+        return text + "".join(f"\0{mark}{name}" for mark, name in sorted(marks.items()))
+
     def encode_reply(self, messages: Messages, reply: str | Message, tools: Sequence[Any] | None = None) -> list[int]:
         """Encode an assistant's reply as the template writes it behind `encode_prompt(messages)`, its end token last.
 

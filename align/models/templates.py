@@ -49,7 +49,7 @@ class Template:
         self._today = today or date.today()
         self.in_parts = False
         # A prompt is rendered for itself and beside every reply to it.
-        self._of_texts = lru_cache(KEPT)(lambda turns, prompt: self._render([dict(turn) for turn in turns], prompt))
+        self._of_texts = lru_cache(KEPT)(lambda _, turns, prompt: self._render([dict(turn) for turn in turns], prompt))
         self._unwritten: dict[tuple[Any, ...], list[tuple[int, str]]] = {}  # by shape
         failed = self._fails()
         if failed is not None:
@@ -63,7 +63,7 @@ class Template:
         turns = tuple(tuple(message.items()) for message in messages)
         if tools or not all(isinstance(value, str) for turn in turns for _, value in turn):
             return self._render(messages, generation_prompt, tools)
-        return self._of_texts(turns, generation_prompt)
+        return self._of_texts(str(self._tokenizer.chat_template), turns, generation_prompt)
 
     def _render(self, messages: Messages, generation_prompt: bool, tools: Sequence[Any] | None = None) -> str:
         turns = [self._turn(message) for message in messages]

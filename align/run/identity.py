@@ -66,6 +66,8 @@ def of_stored(config: Config, stored: Stored) -> dict[str, str]:
 def hold(site: Site, found: Mapping[str, str]) -> None:
     """Note fingerprints in run.json; InputError where a resumed run began with others (`check`)."""
     began = site.record.earlier.get(KEY, {})
+    if site.config.resume is not None and not began and not site.record.noted(KEY):
+        site.say("warning: run.json says nothing of what the run began with; rows, model and reward are those of now")
     check(site.config, began, found)
     site.record.update(**{KEY: site.record.noted(KEY) | dict(found) | began})
 

@@ -294,3 +294,14 @@ def test_the_split_is_of_prompts_and_the_same_for_every_shape(chat, write, shape
 
 
 HELD = (3, 6, 11, 15)  # whose contents hash lowest, as they did when pairs were the only shape
+
+
+def test_prompts_are_told_apart_by_their_tokens_and_by_nothing_that_the_template_leaves_out(chat, write):
+    """Twenty rows on one prompt, each message with an id of its own: they stay on one side of the split."""
+    asked = [{"prompt": [{"role": "user", "content": "ab", "id": str(n)}], "chosen": "a" * (n + 1), "rejected": "b"}
+             for n in range(20)]  # fmt: skip
+    other = [{"prompt": "ba", "chosen": "a", "rejected": "b"}]
+    config = DataConfig(path=write("ids.jsonl", [*asked, *other]), max_prompt_tokens=64, max_response_tokens=64)
+    data = load_preferences(config, chat)
+    assert data.counts["train_prompts"] == data.counts["held_out_prompts"] == 1
+    assert {len(data.train), len(data.held_out)} == {1, 20}
