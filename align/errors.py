@@ -29,11 +29,15 @@ class RunError(Exception):
     """A run that cannot go on (non-finite losses, a reward that raised); names the sample where there is one."""
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes, the first cause last; what it was raised from, else what was being handled."""
+def chain(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:
+    """Yield an error and its causes, the first cause last; what it was raised from, else what was being handled.
+
+    Args:
+        hidden: Go on behind an error that was raised `from None`, as Hydra and `datasets` raise theirs.
+    """
     while error is not None:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        error = error.__cause__ or (error.__context__ if hidden or not error.__suppress_context__ else None)
 
 
 def with_cause(error: BaseException) -> str:

@@ -66,7 +66,7 @@ def reason(error: BaseException) -> str:
 
     Of each the first line, at most 160 characters; the first cause only where the last does not quote it.
     """
-    names = {base.__name__ for link in chain(error) for base in type(link).__mro__}
+    names = {base.__name__ for link in chain(error, hidden=True) for base in type(link).__mro__}
     if any("is a gated dataset" in str(link) for link in chain(error)):  # `datasets` cuts the chain at its own error
         return _RESTRICTED
     for name, text in _REASONS.items():

@@ -1,5 +1,6 @@
 """Run align from a notebook: `run("method=ppo", "reward=dense", folder="outputs/first")`."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ def run(*words: str, folder: str | Path) -> dict[str, Any]:
     """
     config = composed(words)
     if config.resume is None:
-        claim(Path(folder), overwrite=config.overwrite, key="folder")
+        moved = claim(Path(folder), overwrite=config.overwrite, key="folder")
+        if moved is not None:
+            print(moved, file=sys.stderr)
 
     from align.run.runner import run as run_config  # torch and everything behind it: not before the words are accepted
 

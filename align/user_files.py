@@ -158,6 +158,12 @@ def release(paths: Iterable[str]) -> None:
             _FOLDERS[folder].taken = True
 
 
+def imported_files(path: str) -> list[Path]:
+    """Return the files that FILE.py:NAME was imported from: FILE and those of its neighbours that were imported."""
+    folder = _FOLDERS.get(Path(path.rpartition(":")[0]).resolve().parent)
+    return [] if folder is None else sorted(Path(file) for file in folder.stamps)
+
+
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return a callable's parameters by name; of a class those of its objects.
 

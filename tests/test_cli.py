@@ -292,3 +292,9 @@ def test_completion_is_installed_for_the_console_script(folder):
     command = [str(BIN / "align"), "-sc", "install=bash"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.stdout.strip().endswith("-F hydra_bash_completion align")
+
+
+def test_a_folder_without_a_run_is_answered_by_its_own_line(align):
+    """Hydra hides what a resolver raised behind an error of its own."""
+    code, _, err = align("resume=nowhere")
+    assert code == 2 and err.startswith("error: resume: given 'nowhere'; allowed: the folder of a run")

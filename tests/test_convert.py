@@ -11,9 +11,11 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from align.cli.conversion import _OPTIONS
 from align.cli.convert import main
-from align.cli.groups import CONF
+from align.cli.groups import CONF, options
 from align.config import Config
+from align.config.data_files import FORMATS
 from align.config.io import build
 
 COMMON = {
@@ -174,3 +176,8 @@ def test_no_torch_is_needed(tmp_path):
         [sys.executable, "-c", script, "old.json"], capture_output=True, text=True, check=True, cwd=tmp_path
     )
     assert done.stdout.startswith("align method=ppo ")
+
+
+def test_every_format_of_data_files_has_an_option_that_reads_it():
+    assert set(_OPTIONS) == set(FORMATS.values())
+    assert set(_OPTIONS.values()) <= set(options("data"))

@@ -46,3 +46,10 @@ def test_a_cause_that_is_quoted_is_not_repeated():
 def test_the_reason_of_a_failed_load_has_both():
     error = raised([ValueError("invalid JSON at byte 7\nmore"), OSError("could not read config.json\nadvice")])
     assert reason(error) == "could not read config.json; first cause: invalid JSON at byte 7"
+
+
+def test_a_hidden_cause_is_found_where_it_is_asked_for():
+    error = raised([OSError("hidden"), RunError("alone")], implicit=True)
+    error.__suppress_context__ = True
+    assert [type(link) for link in chain(error)] == [RunError]
+    assert [type(link) for link in chain(error, hidden=True)] == [RunError, OSError]

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from align.cli.groups import CONF, options
 from align.cli.quoting import quoted
+from align.config.data_files import format_of
 from align.errors import InputError
 
-_FORMATS = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_OPTIONS = {"json": "jsonl", "csv": "csv", "parquet": "parquet", "arrow": "parquet"}  # by the format of a file
 _BITS = {"load_in_8bit": "int8", "load_in_4bit": "nf4"}
 
 
@@ -81,7 +82,7 @@ def to_data(out: Conversion, key: str, value: str, note: str = "") -> str:
     """Convert the path or Hub id of a data set; return the option of `data` that it became."""
     option, remark = named("data", value), note
     if option is None:
-        option = _FORMATS.get(Path(value).suffix, "jsonl" if Path(value).is_dir() else "hub")
+        option = _OPTIONS.get(format_of(value) or "", "jsonl" if Path(value).is_dir() else "hub")
         out.keys["data.path"] = quoted(value)
         remark = "; ".join(filter(None, ("data.path=" + value, note)))
     out.choose(key, "data", option, remark)

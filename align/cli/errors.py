@@ -57,7 +57,7 @@ def ended(command: Callable[[], None], name: str) -> int:
 
 def explain(error: BaseException, words: Sequence[str]) -> InputError:
     """Convert what Hydra raised on the `words` of a command line to key, what was given and what is allowed."""
-    links = list(chain(error))
+    links = list(chain(error, hidden=True))
     for link in links:
         if isinstance(link, InputError):
             return added_key(link, words)

@@ -24,7 +24,7 @@ from align.cli.words import flags_first
 from align.config.io import build, register_schemas
 from align.config.needs import check_named_shape
 from align.errors import InputError
-from align.run.folder import claim
+from align.run.folder import ERROR_FILE, claim
 
 
 def job(cfg: DictConfig) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _report_end(launched: _Launch, words: list[str], trace: bool) -> int:
     if isinstance(error, InputError):
         error = added_key(error, words)
     code = exit_code(error)
-    kept = None if launched.folder is None or code == 2 else launched.folder / "error.txt"
+    kept = None if launched.folder is None or code == 2 else launched.folder / ERROR_FILE
     if kept is not None and kept.is_file():
         print(f"traceback: {kept}", file=sys.stderr)
     print(f"{'error' if code == 2 else 'run failed'}: {one_line(error)}", file=sys.stderr)

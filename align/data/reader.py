@@ -205,21 +205,19 @@ class Reader:
     ) -> Prompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
         try:
-            rendered = self._chat.render_prompt(messages, tools)
+            number = self._numbers.setdefault(self._chat.render_prompt(messages, tools), len(self._numbers))
+            if number not in self._prompts:
+                self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
+        except _TooLong:
+            raise
         except InputError as error:
             raise InputError(where, error.given, error.allowed) from error
-        number = self._numbers.setdefault(rendered, len(self._numbers))
-        if number not in self._prompts:
-            self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
         return self._prompts[number]
 
     def _new_prompt(
         self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
     ) -> Prompt | None:
-        try:
-            ids = self._chat.encode_prompt(messages, tools)
-        except InputError as error:
-            raise InputError(where, error.given, error.allowed) from error
+        ids = self._chat.encode_prompt(messages, tools)
         limit = self._config.prompt_tokens
         if len(ids) > limit:
             if self._config.long_prompts is PromptOverflow.error:

@@ -58,14 +58,12 @@ class ChatTokenizer:
 
     def encode_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[int]:
         """Encode a conversation under the chat template, up to where the assistant's reply begins."""
-        turns, marks = self._hide(messages)
-        text = self._template.render(turns, generation_prompt=True, tools=tools)
-        return self._control.encode([text], [marks])[0] if marks else list(self._prompt_ids(text))
+        text, marks = self._prompt(messages, tools)
+        return self._encoded_prompt(text, marks)
 
     def render_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> str:
         """Render what `encode_prompt` encodes, stand-ins for the names of control tokens with their names behind it."""
-        turns, marks = self._hide(messages)
-        text = self._template.render(turns, generation_prompt=True, tools=tools)
+        text, marks = self._prompt(messages, tools)
         return text + "".join(f"\0{mark}{name}" for mark, name in sorted(marks.items()))
 
     def encode_reply(self, messages: Messages, reply: str | Message, tools: Sequence[Any] | None = None) -> list[int]:
@@ -169,6 +167,15 @@ class ChatTokenizer:
         """
         return self._spans(ids)
 
+    def _prompt(self, messages: Messages, tools: Sequence[Any] | None) -> tuple[str, dict[str, str]]:
+        """Render a prompt; also return the stand-ins for the names of control tokens in its contents."""
+        turns, marks = self._hide(messages)
+        return self._template.render(turns, generation_prompt=True, tools=tools), marks
+
+    def _encoded_prompt(self, text: str, marks: Mapping[str, str]) -> list[int]:
+        """Encode a rendered prompt, once as long as it is among the last ones."""
+        return self._control.encode([text], [marks])[0] if marks else list(self._prompt_ids(text))
+
     def _hide(self, messages: Messages) -> tuple[list[dict[str, Any]], dict[str, str]]:
         return ([dict(m) for m in messages], {}) if self._parses else self._control.hide(messages)
 
@@ -193,10 +200,7 @@ class ChatTokenizer:
     def _encode(self, *read: _Conversation) -> list[list[int]]:
         """Encode the prompt and the whole of each conversation, one behind the other."""
         wholes = self._control.encode([one.whole for one in read], [one.marks for one in read])
-        prompts = (
-            self._control.encode([one.prompt], [one.marks])[0] if one.marks else list(self._prompt_ids(one.prompt))
-            for one in read
-        )
+        prompts = (self._encoded_prompt(one.prompt, one.marks) for one in read)
         return [ids for pair in zip(prompts, wholes, strict=True) for ids in pair]
 
     def _of_names(self, read: _Conversation) -> list[int] | InputError:

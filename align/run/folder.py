@@ -6,6 +6,7 @@ from typing import Any
 
 from align.errors import InputError
 
+ERROR_FILE = "error.txt"  # the traceback of a run that failed
 _LEFT = ("log_history.jsonl", "evaluation*", "*_step_*", "model")  # what only a run that got somewhere leaves
 
 

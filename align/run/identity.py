@@ -15,6 +15,7 @@ from align.models.tokenizer_identity import template_fingerprint, tokenizer_fing
 from align.run.record import RunRecord
 from align.run.stages import Materials, Site, Stored
 from align.types import Pair
+from align.user_files import imported_files
 
 KEY = "identity"  # in run.json: fingerprint by part
 _SHOWN = 12  # characters of a fingerprint in messages
@@ -47,7 +48,7 @@ def of_materials(config: Config, materials: Materials) -> dict[str, str]:
         "held_out": _side(data.measured, data.reward_held_out, rows=rows),
         "general_text": _hash((text.kind, text.input_ids) for text in materials.texts),
     }
-    files = sorted({Path(file) for file in _function_files(config)})
+    files = sorted({file for path in _functions(config) for file in imported_files(path)})
     return found | ({"functions": _hash(file.read_bytes() for file in files)} if files else {})
 
 
@@ -106,10 +107,9 @@ def _value(config: Config, key: str) -> object:
     return getattr(value, "name", value) if dataclasses.is_dataclass(value) else value
 
 
-def _function_files(config: Config) -> Iterable[str]:
-    for source in config.reward.source.every().values():
-        if isinstance(source, FunctionSource):
-            yield source.path.rpartition(":")[0]
+def _functions(config: Config) -> Iterator[str]:
+    """Yield FILE.py:NAME of the reward functions."""
+    yield from (one.path for one in config.reward.source.every().values() if isinstance(one, FunctionSource))
 
 
 def _side(side: Side, pairs: Iterable[Pair], *, rows: bool) -> str:

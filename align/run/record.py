@@ -21,10 +21,10 @@ import align
 from align.errors import InputError, with_cause
 from align.files import dumps, write_atomic
 from align.models.hardware import peak_memory_mib
+from align.run.folder import ERROR_FILE
 
 FILE = "run.json"
 CONFIG = "config.yaml"
-ERROR_FILE = "error.txt"  # the traceback of a run that failed
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "hydra-core", "numpy", "safetensors")
 
 

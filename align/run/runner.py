@@ -107,17 +107,17 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         # A resumed run keeps the command that started it: its config.yaml must still repeat the whole run.
         self.command = configuration.command_of(folder / "config.yaml") if config.resume is not None else None
-        self.record = RunRecord(folder, device, resumed=config.resume is not None)
-        self._save_config()
         facts = {"precision": precision.value, "precision_why": why, "seed": config.seed, "auto": settled.chosen}
-        self.record.update(**facts)
+        self.record = RunRecord(folder, device, resumed=config.resume is not None, **facts)
+        self._save_config()
         self.site = Site(config, folder, device, torch_dtype(precision), self.record, say, display)
 
     def _pin(self, chat: ChatTokenizer) -> None:
         """Write the day that the chat template writes into config.yaml: resumes and evaluations read the same text."""
-        self.config = with_date(self.config, chat)
-        self.site = replace(self.site, config=self.config)
-        self._save_config()
+        dated = with_date(self.config, chat)
+        if dated is not self.config:
+            self.config, self.site = dated, replace(self.site, config=dated)
+            self._save_config()
 
     def _save_config(self) -> None:
         written = replace(self.config, resume=None, overwrite=False)

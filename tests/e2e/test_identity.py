@@ -16,7 +16,7 @@ from tests import folders
 WORDS = ("adapter=none", "method.group_size=2", "rollout.batch_size=4", "method.minibatch_size=4",
          "method.learning_rate=0.001", "rollout.max_new_tokens=4", "evaluation.num_prompts=2", "evaluation.num_pairs=2",
          "evaluation.num_texts=2", "evaluation.num_probes=0", "max_steps=1")  # fmt: skip
-SCORE = "def score(responses):\n    return [float(len(text)) for text in responses]\n"
+SCORE = "from weights import WEIGHT\n\ndef score(responses):\n    return [WEIGHT * len(text) for text in responses]\n"
 DATED = "{{ strftime_now('%d %b %Y') }}"
 
 
@@ -33,6 +33,8 @@ class Started:
         folders.write_pairs(self.pairs)
         self.texts.write_text("Rain fell all day.\n\nThe sun came out.\n")
         self.score.write_text(SCORE)
+        self.weights = home / "weights.py"  # which the function's file imports
+        self.weights.write_text("WEIGHT = 1.0\n")
         places = (f"model.path={self.model}", f"data.path={self.pairs}", f"evaluation.general_text={self.texts}")
         reward = ("reward=function", f"reward.source.path={self.score}:score")
         words = ("method=grpo", "model=local", "data=jsonl", *reward, *places, *WORDS, f"hydra.run.dir={self.run}")
@@ -77,23 +79,28 @@ def change_texts(started: Started) -> None:
 
 
 def change_function(started: Started) -> None:
-    started.score.write_text(SCORE.replace("float(", "-float("))
+    started.score.write_text(SCORE.replace("WEIGHT *", "-WEIGHT *"))
 
 
-CHANGES = {
-    "data.path": (swap_answers, "the set of training rows"),
-    "model.chat_template": (change_template, "the chat template, and the start model"),
-    "model.path": (change_weights, "the start model"),
-    "evaluation.general_text": (change_texts, "the texts"),
-    "reward.source.path": (change_function, "the reward function's files"),
-}
+def change_neighbour(started: Started) -> None:
+    started.weights.write_text("WEIGHT = -1.0\n")
+
+
+CHANGES = [
+    ("data.path", swap_answers, "the set of training rows"),
+    ("model.chat_template", change_template, "the chat template, and the start model"),
+    ("model.path", change_weights, "the start model"),
+    ("evaluation.general_text", change_texts, "the texts"),
+    ("reward.source.path", change_function, "the reward function's files"),
+    ("reward.source.path", change_neighbour, "the reward function's files"),
+]
 
 
 @pytest.mark.slow
 def test_a_resume_with_something_else_is_refused_and_leaves_the_run_as_it_was(started: Started) -> None:
     before = started.files()
     content = {file: file.read_bytes() for file in started.home.rglob("*") if file.is_file()}
-    for key, (change, what) in CHANGES.items():
+    for key, change, what in CHANGES:
         change(started)
         code, err = started.resumed()
         last = err.strip().splitlines()[-1]
