@@ -16,7 +16,10 @@ from tests import folders
 WORDS = ("adapter=none", "method.group_size=2", "rollout.batch_size=4", "method.minibatch_size=4",
          "method.learning_rate=0.001", "rollout.max_new_tokens=4", "evaluation.num_prompts=2", "evaluation.num_pairs=2",
          "evaluation.num_texts=2", "evaluation.num_probes=0", "max_steps=1")  # fmt: skip
-SCORE = "from weights import WEIGHT\n\ndef score(responses):\n    return [WEIGHT * len(text) for text in responses]\n"
+SCORE = (  # another value for any other text: what is sampled depends on the day that the template writes
+    "from zlib import crc32\n\nfrom weights import WEIGHT\n\n"
+    "def score(responses):\n    return [WEIGHT * (crc32(text.encode()) % 97) for text in responses]\n"
+)
 DATED = "{{ strftime_now('%d %b %Y') }}"
 
 
