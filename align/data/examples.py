@@ -9,6 +9,7 @@ from itertools import combinations
 
 from align.config import RankedPairs, Shape
 from align.data.reader import Read
+from align.data.stored_examples import StoredCompletion, StoredPair, StoredPrompt
 from align.types import Completion, Pair, Prompt
 
 
@@ -16,10 +17,10 @@ from align.types import Completion, Pair, Prompt
 class Side:
     """The rows on one side of the split, in their order, as each kind of method reads them."""
 
-    prompts: list[Prompt]  # each once
-    pairs: list[Pair]
-    demonstrations: list[Completion]
-    labelled: list[Completion]  # with their labels, where the rows have some
+    prompts: Sequence[StoredPrompt]  # each once
+    pairs: Sequence[StoredPair]
+    demonstrations: Sequence[StoredCompletion]
+    labelled: Sequence[StoredCompletion]  # with their labels, where the rows have some
 
     def given(self) -> Iterator[tuple[Prompt, tuple[tuple[int, ...], ...]]]:
         """Yield prompts with the token ids beside them: of labelled completions, else pairs, demonstrations or none."""
@@ -62,12 +63,12 @@ class Examples:
         labelled = [c for row in rows for c in row.completions] if self._shape is Shape.unpaired_preference else []
         return Side(prompts, self.pairs(rows, counts), list(self._demonstrations(rows, last)), labelled)
 
-    def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[Pair]:
+    def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[StoredPair]:
         """Make the preference pairs of rows; `counts` gets ties, identical responses and rows without a partner."""
         counts = Counter() if counts is None else counts
         match self._shape:
             case Shape.preference:
-                return [_pair(*row.completions) for row in rows]
+                return [StoredPair(*row.completions) for row in rows]
             case Shape.ranked:
                 return [pair for row in rows for pair in self._ranked_pairs(row, counts)]
             case Shape.unpaired_preference:
@@ -75,7 +76,7 @@ class Examples:
             case _:
                 return []
 
-    def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[Pair]:
+    def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[StoredPair]:
         """Yield the pairs of a ranked list, of the best first."""
         order = sorted(range(len(row.completions)), key=lambda i: -row.scores[i])  # stable: the first of equals is best
         every = list(combinations(order, 2))
@@ -85,7 +86,7 @@ class Examples:
             else:
                 yield from _differing(row.completions[better], row.completions[worse], counts)
 
-    def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[Completion]:
+    def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[StoredCompletion]:
         """Yield what is imitated: chosen and best responses, desirable completions, turns of conversations."""
         for row in rows:
             match self._shape:
@@ -98,24 +99,20 @@ class Examples:
                     yield from (c for c in row.completions if c.label)
 
 
-def _pair(chosen: Completion, rejected: Completion) -> Pair:
-    return Pair(chosen.prompt, chosen.text, rejected.text, chosen.ids, rejected.ids)
-
-
-def _differing(chosen: Completion, rejected: Completion, counts: Counter[str]) -> Iterator[Pair]:
+def _differing(chosen: StoredCompletion, rejected: StoredCompletion, counts: Counter[str]) -> Iterator[StoredPair]:
     if chosen.ids == rejected.ids:
         counts["identical_pairs"] += 1
     else:
-        yield _pair(chosen, rejected)
+        yield StoredPair(chosen, rejected)
 
 
-def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[Pair]:
+def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[StoredPair]:
     """Pair the desirable completions of each prompt with its undesirable ones, in their order.
 
     As many pairs as the commoner kind has: every completion is used, and the scarcer kind as evenly as can be. One of
     the same text is no partner; the next one is, where there is any.
     """
-    sides: dict[int, tuple[list[Completion], list[Completion]]] = {}
+    sides: dict[int, tuple[list[StoredCompletion], list[StoredCompletion]]] = {}
     for row in rows:
         (completion,) = row.completions
         sides.setdefault(row.prompt.id, ([], []))[0 if completion.label else 1].append(completion)

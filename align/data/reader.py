@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
 from align.data.columns import Columns
 from align.data.conversations import Message, is_empty, read_tools
+from align.data.files import Row
 from align.data.shapes import Example, read_example
-from align.data.sources import Row
+from align.data.stored_examples import ExamplesWriter, StoredCompletion, StoredPrompt
 from align.errors import InputError
+from align.libraries import reason
 from align.models.chat_tokenizer import ChatTokenizer
-from align.types import Completion, Prompt
 
 _AT_ONCE = 1000  # rows whose responses are tokenized in one call
 KEPT = 20  # rows of each count of dropped ones that are kept to be shown
@@ -26,31 +28,78 @@ class _TooLong(InputError):
     """A prompt that is too long in a well-formed row, to which `bad_rows` does not apply."""
 
 
+class _Given(NamedTuple):
+    """A row with its place."""
+
+    row: Row
+    where: str  # file and number, counted from 1
+    at: tuple[int, int]  # number of its rows among the examples', and place in them
+
+
 class _Asked(NamedTuple):
     """A row that was read, before its responses are encoded."""
 
-    prompt: Prompt
+    prompt: StoredPrompt
     example: Example
-    earlier: tuple[tuple[Prompt, Message], ...]  # assistant's turns before the last one that are demonstrations too
-    row: Row
+    tools: tuple[Any, ...] | None
+    earlier: tuple[tuple[StoredPrompt, int], ...]  # places of assistant's turns that are demonstrations too
     where: str
 
     @property
-    def replies(self) -> list[tuple[Prompt, Message]]:
-        """Every response with its prompt, the earlier turns last."""
-        return [*((self.prompt, reply) for reply in self.example.replies), *self.earlier]
+    def replies(self) -> list[tuple[StoredPrompt, tuple[Message, ...], Message]]:
+        """Every response with its prompt and the prompt's messages, the earlier turns last."""
+        messages = self.example.messages
+        own = [(self.prompt, messages, reply) for reply in self.example.replies]
+        return own + [(prompt, messages[:at], messages[at]) for prompt, at in self.earlier]
+
+
+class _Made(NamedTuple):
+    """What is read of a row."""
+
+    prompt: StoredPrompt
+    completions: tuple[StoredCompletion, ...]
+    scores: tuple[float, ...]
+    earlier: tuple[StoredCompletion, ...]
 
 
 class Read(NamedTuple):
     """A row that was read; its prompt holds the first row with that prompt."""
 
-    prompt: Prompt
-    completions: tuple[Completion, ...]  # chosen and rejected; or ranked ones; or one; or none
+    prompt: StoredPrompt
+    completions: tuple[StoredCompletion, ...]  # chosen and rejected; or ranked ones; or one; or none
     scores: tuple[float, ...]  # of ranked completions
-    earlier: tuple[Completion, ...]
-    row: Row
-    where: str  # file and number, counted from 1
+    earlier: tuple[StoredCompletion, ...]
+    rows: Sequence[Row]
+    at: int  # place in them
+    place: str  # that they were read from
     source: str = ""  # of a mixture
+
+    @property
+    def row(self) -> Row:
+        """Return the row as it was loaded."""
+        return self.rows[self.at]
+
+    @property
+    def where(self) -> str:
+        """Name the row by its file and its number, counted from 1."""
+        return _place(self.place, self.at + 1)
+
+
+class RowsOf(Sequence[Row]):
+    """The rows of what was read, loaded one by one."""
+
+    def __init__(self, read: Sequence[Read]) -> None:
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        return self._read[place].row if isinstance(place, int) else [one.row for one in self._read[place]]
 
 
 class Dropped(NamedTuple):
@@ -63,11 +112,13 @@ class Dropped(NamedTuple):
 class Reader:
     """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
-    def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
-        self._chat, self._activity, self._shape = chat, activity, shape
+    def __init__(
+        self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape, writer: ExamplesWriter
+    ) -> None:
+        self._chat, self._activity, self._shape, self._writer = chat, activity, shape, writer
         self.read_by(config)
-        self._numbers: dict[str, int] = {}  # by the rendered prompt, in order of appearance: limits do not change them
-        self._prompts: dict[int, Prompt | None] = {}  # None: too long
+        self._numbers: dict[bytes, int] = {}  # by the rendered prompt's hash, in their order: limits do not change them
+        self._prompts: dict[int, StoredPrompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
@@ -79,17 +130,19 @@ class Reader:
         self._columns = Columns(config)
         self._config = self._columns.config
 
-    def read(self, rows: Sequence[Row], source: str, name: str = "") -> list[Read]:
-        """Read the rows of `source`, `name` in a mixture; those that are dropped are counted and left out."""
-        read: list[Read | str] = []
+    def read(self, rows: Sequence[Row], place: str, name: str = "") -> list[Read]:
+        """Read the rows of `place`, `name` in a mixture; those that are dropped are counted and left out."""
+        read, number = list[Read](), self._writer.add_rows(rows)
         for at in range(0, len(rows), _AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
-            read += self._block(rows[at : at + _AT_ONCE], source, at)
+            block = rows[at : at + _AT_ONCE]
+            for i, item in enumerate(self._block(block, place, number, at), start=at):
+                if isinstance(item, str):
+                    self.drop(item, _place(place, i + 1), block[i - at])
+                else:
+                    read.append(Read(*item, rows, i, place, name))
         self.counts["rows"] += len(rows)
-        for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
-            if isinstance(item, str):
-                self.drop(item, _place(source, number), row)
-        return [item._replace(source=name) for item in read if isinstance(item, Read)]
+        return read
 
     def drop(self, count: str, where: str, row: Row) -> None:
         """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
@@ -98,24 +151,21 @@ class Reader:
         if len(kept) < KEPT:
             kept.append(Dropped(where, row))
 
-    def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
+    def _block(self, rows: Sequence[Row], place: str, number: int, before: int) -> list[_Made | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
-        items = [self._asked(row, _place(source, number)) for number, row in enumerate(rows, start=before + 1)]
-        given = [reply for item in items if not isinstance(item, str) for reply in item.replies]
-        encoded = iter(
-            self._chat.encode_replies(
-                [prompt.messages for prompt, _ in given],
-                [reply for _, reply in given],
-                [prompt.tools for prompt, _ in given],
-            )
-        )
+        given = [_Given(row, _place(place, i + 1), (number, i)) for i, row in enumerate(rows, start=before)]
+        items = [self._asked(one) for one in given]
+        replies = [reply for item in items if not isinstance(item, str) for reply in item.replies]
+        tools = [item.tools for item in items if not isinstance(item, str) for _ in item.replies]
+        encoded = iter(self._chat.encode_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
         return [
             item if isinstance(item, str) else self._made(item, list(islice(encoded, len(item.replies))))
             for item in items
         ]
 
-    def _asked(self, row: Row, where: str) -> _Asked | str:
+    def _asked(self, given: _Given) -> _Asked | str:
         """Return a row's prompts and responses, or the count under which the row is dropped."""
+        row, where, _ = given
         try:
             cells, found = self._columns.cells(row, where)
             for name in found:
@@ -124,27 +174,27 @@ class Reader:
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
-            prompt = self._prompt(example.messages, tools, row, where)
+            prompt = self._prompt(example.messages, tools, given)
             if prompt is None:
                 return "long_prompts_dropped"
             self._check_written(example, where)
-            return _Asked(prompt, example, self._earlier(example, tools, row, where), row, where)
+            return _Asked(prompt, example, tools, self._earlier(example, tools, given), where)
         except _TooLong:
             raise
         except InputError as error:
             return self._malformed(error)
 
     def _earlier(
-        self, example: Example, tools: tuple[Any, ...] | None, row: Row, where: str
-    ) -> tuple[tuple[Prompt, Message], ...]:
+        self, example: Example, tools: tuple[Any, ...] | None, given: _Given
+    ) -> tuple[tuple[StoredPrompt, int], ...]:
         """Return the assistant's answers before the last one, each with the turns before it as its prompt."""
         if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
             return ()
         found = []
         for i, (before, turn) in enumerate(pairwise(example.messages), start=1):
             if turn["role"] == "assistant" and before["role"] in ("user", "tool") and not is_empty(turn):
-                found.append((self._prompt(example.messages[:i], tools, row, where), turn))
-        return tuple((prompt, turn) for prompt, turn in found if prompt is not None)
+                found.append((self._prompt(example.messages[:i], tools, given), i))
+        return tuple((prompt, i) for prompt, i in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
         """Raise what is wrong with a row, or note it and return the count under which the row is dropped."""
@@ -186,56 +236,61 @@ class Reader:
             yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
         yield from self._columns.notes(self.counts, self._first)
 
-    def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> Read | str:
+    def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> _Made | str:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
-        made = []
-        for (prompt, reply), ids in zip(asked.replies, encoded, strict=True):
+        for ids in encoded:
             if isinstance(ids, InputError):
                 return self._malformed(InputError(asked.where, ids.given, ids.allowed))
-            made.append(self._completion(prompt, reply, ids, asked.example.label))
         if any(map(is_empty, asked.example.replies)):
             return "empty_dropped"
-        n = len(asked.example.replies)
-        if self._shape is Shape.preference and made[0].ids == made[1].ids:
+        n, limit = len(asked.example.replies), self._config.response_tokens
+        whole = [ids for ids in encoded if not isinstance(ids, InputError)]
+        if self._shape is Shape.preference and whole[0][:limit] == whole[1][:limit]:
             return "identical_dropped"
-        return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row, asked.where)
+        made = [
+            self._completion(prompt, reply, ids, asked.example.label)
+            for (prompt, _, reply), ids in zip(asked.replies, whole, strict=True)
+        ]
+        return _Made(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]))
 
     def _prompt(
-        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
-    ) -> Prompt | None:
+        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given
+    ) -> StoredPrompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
         try:
-            number = self._numbers.setdefault(self._chat.render_prompt(messages, tools), len(self._numbers))
+            rendered = self._chat.render_prompt(messages, tools).encode("utf-8", "surrogatepass")
+            number = self._numbers.setdefault(hashlib.sha256(rendered).digest(), len(self._numbers))
             if number not in self._prompts:
-                self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
+                self._prompts[number] = self._new_prompt(number, messages, tools, given)
         except _TooLong:
             raise
         except InputError as error:
-            raise InputError(where, error.given, error.allowed) from error
+            raise InputError(given.where, error.given, error.allowed) from error
         return self._prompts[number]
 
     def _new_prompt(
-        self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
-    ) -> Prompt | None:
+        self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given
+    ) -> StoredPrompt | None:
         ids = self._chat.encode_prompt(messages, tools)
         limit = self._config.prompt_tokens
         if len(ids) > limit:
             if self._config.long_prompts is PromptOverflow.error:
-                raise _TooLong(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
+                raise _TooLong(given.where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
             if self._config.long_prompts is PromptOverflow.drop:
                 return None
             self.truncated.add(number)
             ids = ids[-limit:]
-        users = [m["content"] for m in messages if m["role"] == "user"]
-        text = users[-1] if users else messages[-1]["content"]
-        conversation = not isinstance(row.get(self._config.prompt_column), str)
-        return Prompt(number, messages, text, tuple(ids), row, tools, conversation)
+        conversation = not isinstance(given.row.get(self._config.prompt_column), str)
+        try:
+            return self._writer.add_prompt(number, messages, ids, tools, conversation, given.at, given.row)
+        except TypeError as error:  # a key of a message that is read from a table
+            raise InputError(given.where, reason(error), "messages and tools of texts, numbers and lists") from error
 
-    def _completion(self, prompt: Prompt, reply: Message, ids: list[int], label: bool) -> Completion:
+    def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], label: bool) -> StoredCompletion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
         whole = cut == ids and not reply.get("tool_calls")
-        return Completion(prompt, reply["content"] if whole else self._chat.decode(cut), tuple(cut), label)
+        return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
 
 
 def _place(source: str, number: int) -> str:

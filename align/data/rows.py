@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from align.activity import Activity
 from align.config import DataConfig, Shape
+from align.data.cache import is_kept
 from align.data.columns import Columns
-from align.data.mixture import Source, load_source, load_sources
+from align.data.files import Row
+from align.data.mixture import Source, load_sources, named_rows
 from align.data.shapes import columns_of, recognise
-from align.data.sources import Row, load_rows
+from align.data.sources import Located, Wanted, locate, read_located
 from align.errors import InputError
 
 
@@ -17,30 +21,47 @@ class Rows(NamedTuple):
     """Rows as they were loaded."""
 
     train: list[Source]
-    held_out: list[Row] | None  # None = a share of the training rows
+    held_out: Sequence[Row] | None  # None = a share of the training rows
     shape: Shape
     columns: list[str]  # that are read
+    made_of: dict[str, Any] | None = None  # all that decides on them; None = they are not kept
+
+    def every(self) -> list[Sequence[Row]]:
+        """Return the rows in the order in which they are read."""
+        return [*(source.rows for source in self.train), *([] if self.held_out is None else [self.held_out])]
 
     def __str__(self) -> str:
         return f"{self.shape.words} rows ({', '.join(self.columns)})"
 
 
-def read_rows(config: DataConfig) -> Rows:
+def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     """Load the rows that `config` names, and recognise their shape by the first.
 
     Raises:
         InputError: The data cannot be read, or have no shape; held-out rows have other columns.
     """
-    sources, held_out = load_sources(config), _held_rows(config)
+    located = {name: locate(named_rows(own, name)) for name, own in config.sources().items()}
+    apart = _located_held_out(config)
+    every = [*located.values(), *([] if apart is None else [apart])]
+    keep = is_kept(config.cache, [file for one in every for file in one.files()])
+    sources = load_sources(config, {n: read_located(one, activity, keep=keep) for n, one in located.items()})
+    held_out = None if apart is None else read_located(apart, activity, keep=keep)
+    shape, columns = _one_shape(sources)
+    if held_out is not None:
+        _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
+    made_of = {"rows": [one.parts_of() for one in every]} if keep else None
+    return Rows(sources, held_out, shape, columns, made_of)
+
+
+def _one_shape(sources: Sequence[Source]) -> tuple[Shape, list[str]]:
+    """Return the shape that the rows of all sources have, and the columns that are read of them."""
     shapes = {source.name: _shape(source.rows[0], source.config, source.place) for source in sources}
     (first, (shape, _)), *others = shapes.items()
     for name, (other, _) in others:
         if other is not shape:
             allowed = f"rows of shape {shape.value}, as those of data.mixture.{first} are"
             raise InputError(f"data.mixture.{name}", other.value, allowed)
-    if held_out is not None:
-        _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
-    return Rows(sources, held_out, shape, list(dict.fromkeys(name for _, own in shapes.values() for name in own)))
+    return shape, list(dict.fromkeys(name for _, own in shapes.values() for name in own))
 
 
 def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]:
@@ -51,12 +72,12 @@ def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]
     return shape, columns.named(columns_of(shape, cells, columns.config))
 
 
-def _held_rows(config: DataConfig) -> list[Row] | None:
-    """Load the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
+def _located_held_out(config: DataConfig) -> Located | None:
+    """Find the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
     if config.held_out_path is not None:
-        split = config.held_out_split or "train"
-        key, split_key = "data.held_out_path", "data.held_out_split"
-        return load_rows(config.held_out_path, key=key, split=split, split_key=split_key, subset=config.subset)
+        split, split_key = config.held_out_split or "train", "data.held_out_split"
+        key = "data.held_out_path"
+        return locate(Wanted(config.held_out_path, key, split, split_key, subset=config.subset))
     if config.held_out_split is not None:
-        return load_source(config, "", split=config.held_out_split, split_key="held_out_split")
+        return locate(named_rows(config, "", split=config.held_out_split, split_key="held_out_split"))
     return None

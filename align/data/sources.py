@@ -1,54 +1,109 @@
 """Rows of a data set: files of several formats, folders, globs, what `datasets` saved, Hub ids."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from align.activity import Activity
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
+from align.data.arrow import Store
+from align.data.cache import kept, parts_of
 from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
-from align.data.tables import TableRows, is_saved, read_saved, read_table_file
+from align.data.stored_rows import JsonRows, Part, StoredRows, keep_rows, keep_table, reopened
+from align.data.tables import TableRows, batches_of, is_saved, read_saved, table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 
+_SHOWN_EVERY = 1000  # rows
 SHOWN = 8  # most values that an error lists
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file sends a request that counts downloads
 
 
-def load_rows(
-    path: str,  # a file, a folder, a glob of files or a Hub id; what exists as it stands is no glob
-    *,
-    key: str,  # the config key of `path`, named in errors
-    split: str = "train",  # the only one of files; slices (`train[:1000]`) work everywhere
-    split_key: str = "",  # the config key of `split`
-    subset: str | None = None,  # the configuration of a Hub data set that has several
-    folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
-    revision: str | None = None,  # a branch, tag or commit of the Hub
-) -> list[Row]:
-    """Load all rows of one split.
+@dataclass(frozen=True)
+class Wanted:
+    """What names the rows of one split of a data set."""
+
+    path: str  # a file, a folder, a glob of files or a Hub id; what exists as it stands is no glob
+    key: str  # the config key of `path`, named in errors
+    split: str = "train"  # the only one of files; slices (`train[:1000]`) work everywhere
+    split_key: str = ""  # the config key of `split`
+    subset: str | None = None  # the configuration of a Hub data set that has several
+    folder: str | None = None  # of a Hub data set that keeps several, apart from configurations
+    revision: str | None = None  # a branch, tag or commit of the Hub
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the rows of one split are read from."""
+
+    wanted: Wanted
+    parts: Mapping[str, Sequence[Path | datasets.Dataset]]  # by split; empty where `wanted.split` does not name it
+
+    def files(self) -> list[Path]:
+        """Return every file that is read."""
+        return [file for own in self.parts.values() for part in own for file in _files_of(part)]
+
+    def parts_of(self) -> dict[str, Any]:
+        """Return all that decides on the rows."""
+        splits = [[name, len(_files_of(part))] for name, own in self.parts.items() for part in own]
+        return parts_of(self.files(), split=self.wanted.split, splits=splits)
+
+
+def load_rows(path: str, **named: Any) -> StoredRows:
+    """Load all rows of one split, named as `Wanted` says, into memory.
 
     Raises InputError for a missing path, unreadable content (with its line where known), an unknown split, or no rows.
     """
-    places = named_places(key, path)
+    return read_located(locate(Wanted(path, **named)))
+
+
+def locate(wanted: Wanted) -> Located:
+    """Find where rows are read from; what is on the Hub comes to this machine.
+
+    Raises InputError for a missing path, unreadable content, or an unknown split.
+    """
+    places = named_places(wanted.key, wanted.path)
     if places is None:
         cached_where_unreachable()
-    try:
-        if places is None:
-            rows = _read_hub(HubSet(path, subset, folder, revision), split, key, split_key)
-        else:
-            rows = _read_local(places, subset, split, key, split_key)
-    except InputError:
-        raise
-    except Exception as error:  # `datasets` raises exceptions of many kinds
-        raise _explained(error, path, places is None, subset, key, split, split_key) from error
+    with _explained(wanted, hub=places is None):
+        return Located(wanted, _on_hub(wanted) if places is None else _local(places, wanted))
+
+
+def read_located(located: Located, activity: Activity | None = None, *, keep: bool = False) -> StoredRows:
+    """Read rows: into memory, or to `keep` them into the cache, where they are found by the next one.
+
+    Raises InputError for unreadable content (with its line where known), an unknown split, or no rows.
+    """
+    reading = activity or Activity()
+    if not keep:
+        return _read(located, reading, None)
+    reading.advance("looking for the rows in the cache")
+    folder, facts = kept("rows", located.parts_of(), partial(_facts_read, located, reading))
+    return reopened(Store(folder), facts)
+
+
+def _facts_read(located: Located, activity: Activity, folder: Path) -> dict[str, Any]:
+    """Read rows into a folder."""
+    return _read(located, activity, folder).facts()
+
+
+def _read(located: Located, activity: Activity, folder: Path | None) -> StoredRows:
+    wanted, store = located.wanted, Store(folder)
+    with _explained(wanted, hub=False):
+        parts = {n: [_kept(part, wanted.key, store, activity) for part in own] for n, own in located.parts.items()}
+        rows = _rows_of(parts, wanted)
     if not rows:
-        raise InputError(key, path, f"data with rows (split {split} has none)")
+        raise InputError(wanted.key, wanted.path, f"data with rows (split {wanted.split} has none)")
     return rows
 
 
@@ -85,12 +140,11 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]:
-    files = text_files(wanted)
+def _on_hub(wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
+    named = HubSet(wanted.path, wanted.subset, wanted.folder, wanted.revision)
+    files = text_files(named)
     if files is not None:
-        named = {name: downloaded(own) if name in split else [] for name, own in files.items()}
-        parts = {name: [_content(file, key) for file in own] for name, own in named.items()}
-        return _rows_of(parts, split, key, split_key)
+        return {name: downloaded(own) if name in wanted.split else [] for name, own in files.items()}
     if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
         raise InputError("data.folder", wanted.folder, allowed)
@@ -98,68 +152,91 @@ def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]
     if wanted.revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
         own = hashlib.sha256(wanted.revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
-    path, subset, folder, revision = wanted
-    found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
-    return TableRows(found.with_format("arrow")[:])[:]
+    path, subset, folder, revision = named
+    found = datasets.load_dataset(path, subset, data_dir=folder, split=wanted.split, revision=revision, cache_dir=cache)
+    return {wanted.split: [found]}
 
 
-def _read_local(places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
-    if places[0].is_dir():
-        parts = _folder(places[0], subset, split, key)
-    else:
-        parts = {"train": [_content(file, key) for file in places]}
-    return _rows_of(parts, split, key, split_key)
+def _local(places: Sequence[Path], wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
+    """Find a path's splits, those alone that `split` may name."""
+    if not places[0].is_dir():
+        return {"train": places}
+    if is_saved(places[0]):
+        return {name: [own] for name, own in read_saved(places[0]).items()}
+    files = files_by_split(places[0], wanted.subset, wanted.key)
+    return {name: own if name in wanted.split else [] for name, own in files.items()}
 
 
-def _rows_of(parts: Mapping[str, Sequence[Sequence[Row]]], split: str, key: str, split_key: str) -> list[Row]:
-    """Take one split, maybe sliced; every row gets every column, None where its file or line has none."""
-    sizes = {name: sum(map(len, own)) for name, own in parts.items()}
-    wanted = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
-    rows = [row for part in wanted for row in _between(parts[part.splitname], part.from_ or 0, part.to or 0)]
-    if not rows and any(sizes.values()):
-        raise InputError(split_key or key, split, f"data with rows (there are {sum(sizes.values())} in all)")
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]
+def _files_of(part: Path | datasets.Dataset) -> list[Path]:
+    return [part] if isinstance(part, Path) else [Path(file["filename"]) for file in part.cache_files]
 
 
-def _folder(folder: Path, subset: str | None, split: str, key: str) -> dict[str, Sequence[Sequence[Row]]]:
-    """Read a folder's splits, those alone that `split` may name."""
-    if is_saved(folder):
-        return {name: [own] for name, own in read_saved(folder).items()}
-    files = files_by_split(folder, subset, key)
-    return {name: [_content(file, key) for file in own] if name in split else [] for name, own in files.items()}
+def _rows_of(parts: Mapping[str, Sequence[Part]], wanted: Wanted) -> StoredRows:
+    """Take one split, maybe sliced."""
+    if list(parts) == [wanted.split]:  # `datasets` has sliced it
+        return StoredRows(parts[wanted.split])
+    sizes = {name: sum(part.stop for part in own) for name, own in parts.items()}
+    absolute = datasets.ReadInstruction.from_spec(wanted.split).to_absolute(sizes)
+    taken = [part for one in absolute for part in _between(parts[one.splitname], one.from_ or 0, one.to or 0)]
+    if not taken and any(sizes.values()):
+        allowed = f"data with rows (there are {sum(sizes.values())} in all)"
+        raise InputError(wanted.split_key or wanted.key, wanted.split, allowed)
+    return StoredRows(taken)
 
 
-def _content(file: Path, key: str) -> Sequence[Row]:
-    """Read a file's rows; raise InputError for one that is not well-formed."""
-    form = format_of(file)
-    if form in TEXT:
-        return read_text_file(file, key)
-    try:
-        return read_table_file(file)
-    except Exception as error:  # of Arrow's many kinds
-        raise InputError(key, str(file), f"a well-formed {form} file ({reason(error)})") from error
-
-
-def _between(parts: Sequence[Sequence[Row]], start: int, stop: int) -> Iterator[Row]:
-    """Yield rows `start` to `stop` of parts that follow each other."""
+def _between(parts: Sequence[Part], start: int, stop: int) -> Iterator[Part]:
+    """Yield what rows `start` to `stop` are of parts that follow each other."""
     for part in parts:
-        if start < len(part) and stop > 0:
-            yield from part[max(0, start) : stop]
-        start, stop = start - len(part), stop - len(part)
+        first, last = max(0, start), min(part.stop, stop)
+        if first < last:
+            yield part._replace(start=first, stop=last)
+        start, stop = start - part.stop, stop - part.stop
 
 
-def _explained(
-    error: Exception, path: str, hub: bool, subset: str | None, key: str, split: str, split_key: str
-) -> InputError:
-    why = reason(error)
+def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activity) -> Part:
+    """Write a part's rows to the store; raise InputError for a file that is not well-formed."""
+    name = store.new_name("rows")
+    rows: JsonRows | TableRows
+    if isinstance(part, datasets.Dataset):
+        rows = keep_table(store, name, batches_of(part))
+    elif format_of(part) in TEXT:
+        rows = keep_rows(store, name, _shown(read_text_file(part, key), activity))
+    else:
+        try:
+            with table_file(part) as batches:
+                rows = keep_table(store, name, batches)
+        except Exception as error:  # of Arrow's many kinds
+            raise InputError(key, str(part), f"a well-formed {format_of(part)} file ({reason(error)})") from error
+    return Part(name, rows, 0, len(rows))
+
+
+def _shown(rows: Iterable[Row], activity: Activity) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        if number % _SHOWN_EVERY == 0:
+            activity.advance("reading the data", detail=f"{number} rows")
+        yield row
+
+
+@contextmanager
+def _explained(wanted: Wanted, *, hub: bool) -> Iterator[None]:
+    """Turn the exceptions of `datasets`, which are of many kinds, into InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise _explanation(error, wanted, hub) from error
+
+
+def _explanation(error: Exception, wanted: Wanted, hub: bool) -> InputError:
+    key, path, split, why = wanted.key, wanted.path, wanted.split, reason(error)
     if "nknown split" in why or "nrecognized instruction" in why:
-        return InputError(split_key or key, split, f"a split of {path}, maybe sliced ({why})")
+        return InputError(wanted.split_key or key, split, f"a split of {path}, maybe sliced ({why})")
     if "corresponds to no data" in why or isinstance(error, StopIteration):
-        sliced = "[" in split and split_key
-        return InputError(split_key if sliced else key, split if sliced else path, "data with rows (there are none)")
+        sliced = "[" in split and wanted.split_key
+        return InputError(sliced or key, split if sliced else path, "data with rows (there are none)")
     if "BuilderConfig" in str(error) or "onfig name" in str(error):
-        return InputError("data.subset", subset, f"a configuration of {path} ({why})")
+        return InputError("data.subset", wanted.subset, f"a configuration of {path} ({why})")
     if hub:
         return InputError(key, path, f"a file or folder (there is none of this name{near(path)}) or a Hub id: {why}")
     return InputError(key, path, f"{ALLOWED_OR_HUB} that can be read ({why})")

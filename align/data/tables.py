@@ -6,9 +6,10 @@ Nothing is decoded that no text needs: an image stays its bytes, so that a colum
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import datasets
 import pyarrow
@@ -17,6 +18,7 @@ import pyarrow.parquet
 from align.config.data_files import format_of
 from align.data.files import Row
 
+_AT_ONCE = 1000  # rows
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
 
@@ -25,6 +27,11 @@ class TableRows(Sequence[Row]):
 
     def __init__(self, table: pyarrow.Table) -> None:
         self._table, self._json = table, _json_columns(table.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._table.schema.names)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -43,15 +50,28 @@ class TableRows(Sequence[Row]):
         )
 
 
-def read_table_file(file: Path) -> TableRows:
-    """Read a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC."""
+class Batches(NamedTuple):
+    """A table that is read batch by batch."""
+
+    schema: pyarrow.Schema
+    batches: Iterable[pyarrow.RecordBatch]
+
+
+@contextmanager
+def table_file(file: Path) -> Iterator[Batches]:
+    """Open a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC."""
     if format_of(file) == "parquet":
-        return TableRows(pyarrow.parquet.ParquetFile(file).read())  # the file alone: folders may be named like columns
-    with pyarrow.OSFile(str(file)) as source:
+        with pyarrow.parquet.ParquetFile(file) as found:  # the file alone: folders may be named like columns
+            yield Batches(found.schema_arrow, found.iter_batches(_AT_ONCE))
+        return
+    with pyarrow.memory_map(str(file)) as source:
         try:
-            return TableRows(pyarrow.ipc.open_stream(source).read_all())
+            stream = pyarrow.ipc.open_stream(source)
         except pyarrow.ArrowInvalid:
-            return TableRows(pyarrow.ipc.open_file(source).read_all())
+            held = pyarrow.ipc.open_file(source)
+            yield Batches(held.schema, (held.get_batch(i) for i in range(held.num_record_batches)))
+        else:
+            yield Batches(stream.schema, stream)
 
 
 def is_saved(folder: Path) -> bool:
@@ -59,11 +79,18 @@ def is_saved(folder: Path) -> bool:
     return (folder / _DICT).is_file() or (folder / _STATE).is_file()
 
 
-def read_saved(folder: Path) -> dict[str, TableRows]:
-    """Read what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
+def read_saved(folder: Path) -> dict[str, datasets.Dataset]:
+    """Open what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
     found = datasets.load_from_disk(str(folder))
     splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-    return {str(name): TableRows(own.with_format("arrow")[:]) for name, own in splits.items()}
+    return {str(name): own for name, own in splits.items()}
+
+
+def batches_of(found: datasets.Dataset) -> Batches:
+    """Read a data set of `datasets` batch by batch, its cells as they are stored."""
+    held = found.with_format("arrow")
+    blocks = (held[at : at + _AT_ONCE] for at in range(0, len(held), _AT_ONCE))
+    return Batches(held[:0].schema, (batch for block in blocks for batch in block.to_batches()))
 
 
 def _json_columns(schema: pyarrow.Schema) -> datasets.Features:

@@ -130,4 +130,4 @@ def _perturbed(prompt: Prompt, text: str, chat: ChatTokenizer) -> Prompt:
     """Replace the prompt's last user message with `text`."""
     last = max((i for i, m in enumerate(prompt.messages) if m["role"] == "user"), default=len(prompt.messages) - 1)
     messages = tuple(m | {"content": text} if i == last else m for i, m in enumerate(map(dict, prompt.messages)))
-    return replace(prompt, messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))
+    return replace(prompt.loaded(), messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))

@@ -15,6 +15,7 @@ from align.errors import InputError
 from align.models.control_tokens import ControlTokens
 from align.models.offsets import TokenSpans
 from align.models.templates import KEPT, Message, Messages, Template, closing_token, pinned, read_template
+from align.models.tokenizer_identity import template_fingerprint, tokenizer_fingerprint
 
 
 class _Conversation(NamedTuple):
@@ -135,6 +136,20 @@ class ChatTokenizer:
             ends = "the chat template ends a turn without a token of its own"
             said.append(f"{ends}: {name!r} is appended to given responses")
         return said
+
+    @property
+    def identity(self) -> list[Any]:
+        """Return all that decides on the tokens of a conversation, as JSON has it."""
+        template = [template_fingerprint(self.tokenizer), str(self._template.arguments), str(self.written_date)]
+        return [
+            tokenizer_fingerprint(self.tokenizer, self.end_ids),
+            *template,
+            self.in_parts,
+            self.end_id,
+            self.pad_id,
+            self._parses,
+            self._mismatch.value,
+        ]
 
     @property
     def written_date(self) -> date | None:

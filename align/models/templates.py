@@ -45,7 +45,7 @@ class Template:
 
         A template that writes the date writes `today` (None = this process's) at every rendering.
         """
-        self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
+        self._tokenizer, self.arguments = tokenizer, dict(arguments or {})
         self._today = today or date.today()
         self.in_parts = False
         # A prompt is rendered for itself and beside every reply to it.
@@ -74,7 +74,7 @@ class Template:
                 chat_template=pinned(self._tokenizer.get_chat_template(tools=tools), self._today),
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
-                **self._arguments,
+                **self.arguments,
             )
         except jinja2.TemplateSyntaxError as error:
             given = f"line {error.lineno - (self.written_date is not None)}: {error.message}"

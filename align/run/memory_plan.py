@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from align.config import Config, Examples, LoopConfig
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLConfig
-from align.data.preferences import Preferences
+from align.data.prepared import Preferences
 from align.engine.budget import feed_forward, layer_numbers, micro_batch_tokens
 from align.errors import WARNING, Verdict
 from align.evaluation.likelihood import logit_budget

@@ -1,6 +1,6 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import TRAIN, AttentionCredit, Config, Examples, ImplicitCredit, Shape
 from align.config.needs import check_shape, needs_of
-from align.data.preferences import LOST, REPEATED, Preferences, load_preferences, read_rows, set_aside
+from align.data.preferences import load_preferences
+from align.data.prepared import LOST, REPEATED, Preferences, set_aside
+from align.data.rows import read_rows
 from align.data.texts import load_texts
 from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
@@ -77,7 +79,7 @@ class Materials:
     functions: dict[str, Callable[..., Any]]  # by the key of their source
     chat: ChatTokenizer
     data: Preferences
-    aside: list[Pair]  # of the evaluation's own reward model; nobody else learns from them
+    aside: Sequence[Pair]  # of the evaluation's own reward model; nobody else learns from them
     texts: list[Passage]  # general, for forgetting
 
 
@@ -116,7 +118,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
 
 def load_data(
     config: Config, chat: ChatTokenizer, activity: Activity | None = None, *, trains: bool = True
-) -> tuple[Preferences, list[Pair]]:
+) -> tuple[Preferences, Sequence[Pair]]:
     """Load the data, and the pairs that only the evaluation's own reward model learns from.
 
     Args:
@@ -208,7 +210,7 @@ def ensure_stored(site: Site, materials: Materials) -> Stored:
     return Stored(_reward_models(site, materials), _dpo_policy(site, materials), judge)
 
 
-def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
+def _stage(site: Site, materials: Materials, pairs: Sequence[Pair]) -> Stage:
     held_out = materials.data.reward_held_out
     config, device, dtype, say, display = site.config, site.device, site.dtype, site.say, site.display
     return Stage(config, materials.chat, pairs, held_out, device, dtype, say, display=display)

@@ -21,7 +21,7 @@ CSV = "prompt,chosen,rejected\n" + "".join(f"{','.join(row.values())}\n" for row
 
 
 def rows(path: str | Path, **options) -> list[dict]:
-    return load_rows(str(path), key="data.path", split_key="data.train_split", **options)
+    return list(load_rows(str(path), key="data.path", split_key="data.train_split", **options))
 
 
 def refused(path: str | Path, **options) -> str:
