@@ -43,6 +43,7 @@ COUNTS = (  # rows = the sum of the next ten, which count rows; a mixture may re
     "near_duplicate_prompts",  # that differ from an earlier one in case, white space or punctuation alone; kept
     "template_cells_missing",  # rows that hold nothing in a column of a template (data.prompt), which is empty there
     "messages_in_text",  # rows with messages as JSON in a text cell, read as messages
+    "dialogues_in_text",  # rows with turns of Human: and Assistant: in a text cell, read as messages
     "train_pairs",
     "held_out_pairs",
     "train_demonstrations",

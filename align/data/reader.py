@@ -124,7 +124,7 @@ class Reader:
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
-            prompt = self._prompt(example.messages, tools, row, where)
+            prompt = self._prompt(example.messages, tools, row, where, example.conversation)
             if prompt is None:
                 return "long_prompts_dropped"
             self._check_written(example, where)
@@ -143,7 +143,7 @@ class Reader:
         found = []
         for i, (before, turn) in enumerate(pairwise(example.messages), start=1):
             if turn["role"] == "assistant" and before["role"] in ("user", "tool") and not is_empty(turn):
-                found.append((self._prompt(example.messages[:i], tools, row, where), turn))
+                found.append((self._prompt(example.messages[:i], tools, row, where, True), turn))
         return tuple((prompt, turn) for prompt, turn in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
@@ -201,13 +201,13 @@ class Reader:
         return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row, asked.where)
 
     def _prompt(
-        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
+        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str, conversation: bool
     ) -> Prompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
         try:
             number = self._numbers.setdefault(self._chat.render_prompt(messages, tools), len(self._numbers))
             if number not in self._prompts:
-                self._prompts[number] = self._new_prompt(number, messages, tools, row, where)
+                self._prompts[number] = self._new_prompt(number, messages, tools, row, where, conversation)
         except _TooLong:
             raise
         except InputError as error:
@@ -215,7 +215,13 @@ class Reader:
         return self._prompts[number]
 
     def _new_prompt(
-        self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str
+        self,
+        number: int,
+        messages: tuple[Message, ...],
+        tools: tuple[Any, ...] | None,
+        row: Row,
+        where: str,
+        conversation: bool,
     ) -> Prompt | None:
         ids = self._chat.encode_prompt(messages, tools)
         limit = self._config.prompt_tokens
@@ -228,7 +234,6 @@ class Reader:
             ids = ids[-limit:]
         users = [m["content"] for m in messages if m["role"] == "user"]
         text = users[-1] if users else messages[-1]["content"]
-        conversation = not isinstance(row.get(self._config.prompt_column), str)
         return Prompt(number, messages, text, tuple(ids), row, tools, conversation)
 
     def _completion(self, prompt: Prompt, reply: Message, ids: list[int], label: bool) -> Completion:
