@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
 from align.activity import Activity
@@ -93,9 +93,15 @@ class Reader:
 
     def drop(self, count: str, where: str, row: Row) -> None:
         """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
-        self.counts[count] += 1
+        self._lose(count, 1, row, where)
+
+    def _lose(self, count: str, n: int, row: Row, where: str) -> None:
+        """Count what is left out of a row, a turn or all of it, and keep the row to be shown."""
+        if not n:
+            return
+        self.counts[count] += n
         kept = self.dropped.setdefault(count, [])
-        if len(kept) < KEPT:
+        if len(kept) < KEPT and (not kept or kept[-1].where != where):
             kept.append(Dropped(where, row))
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
@@ -125,25 +131,32 @@ class Reader:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
             prompt = self._prompt(example.messages, tools, row, where, example.conversation)
+            turns = self._turns(example, row, where)
             if prompt is None:
+                self._lose("turns_of_dropped_rows", len(turns), row, where)
                 return "long_prompts_dropped"
             self._check_written(example, where)
-            return _Asked(prompt, example, self._earlier(example, tools, row, where), row, where)
+            return _Asked(prompt, example, self._earlier(example, turns, tools, row, where), row, where)
         except _TooLong:
             raise
         except InputError as error:
             return self._malformed(error)
 
-    def _earlier(
-        self, example: Example, tools: tuple[Any, ...] | None, row: Row, where: str
-    ) -> tuple[tuple[Prompt, Message], ...]:
-        """Return the assistant's answers before the last one, each with the turns before it as its prompt."""
+    def _turns(self, example: Example, row: Row, where: str) -> list[int]:
+        """Return the places of the assistant's turns before the last one that answer; counts those that do not."""
         if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
-            return ()
-        found = []
-        for i, (before, turn) in enumerate(pairwise(example.messages), start=1):
-            if turn["role"] == "assistant" and before["role"] in ("user", "tool") and not is_empty(turn):
-                found.append((self._prompt(example.messages[:i], tools, row, where, True), turn))
+            return []
+        why = {i: _no_answer(example.messages, i) for i, m in enumerate(example.messages) if m["role"] == "assistant"}
+        for reason in filter(None, why.values()):
+            self._lose(reason, 1, row, where)
+        return [i for i, reason in why.items() if reason is None]
+
+    def _earlier(
+        self, example: Example, turns: Sequence[int], tools: tuple[Any, ...] | None, row: Row, where: str
+    ) -> tuple[tuple[Prompt, Message], ...]:
+        """Return the answers at these places, each with the turns before it as its prompt."""
+        found = [(self._prompt(example.messages[:i], tools, row, where, True), example.messages[i]) for i in turns]
+        self._lose("turns_of_long_prompts", sum(prompt is None for prompt, _ in found), row, where)
         return tuple((prompt, turn) for prompt, turn in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
@@ -194,6 +207,7 @@ class Reader:
                 return self._malformed(InputError(asked.where, ids.given, ids.allowed))
             made.append(self._completion(prompt, reply, ids, asked.example.label))
         if any(map(is_empty, asked.example.replies)):
+            self._lose("turns_of_dropped_rows", len(asked.earlier), asked.row, asked.where)
             return "empty_dropped"
         n = len(asked.example.replies)
         if self._shape is Shape.preference and made[0].ids == made[1].ids:
@@ -245,6 +259,14 @@ class Reader:
 
 def _place(source: str, number: int) -> str:
     return f"{source}, row {number}"
+
+
+def _no_answer(messages: Sequence[Message], place: int) -> str | None:
+    """Return the count of an assistant's turn that is no demonstration; None where it answers what stands before it."""
+    before = messages[place - 1]["role"] if place else None
+    if before not in ("user", "tool"):
+        return "turns_after_assistant" if before == "assistant" else "turns_without_prompt"
+    return "empty_turns" if is_empty(messages[place]) else None
 
 
 def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
