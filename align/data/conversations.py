@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.config import DataConfig
+from align.data.json_text import read_json
 from align.errors import InputError
 
 Message = Mapping[str, Any]
@@ -22,7 +23,7 @@ def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[
     cell = row.get(config.tools_column) if config.tools_column is not None else None
     if isinstance(cell, str) and cell.strip():
         try:
-            cell = json.loads(cell)
+            cell = read_json(cell)
         except json.JSONDecodeError:
             cell = (cell,)
     if not cell:

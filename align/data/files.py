@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.data_files import GZIP, format_of
+from align.data.json_text import failing_item, read_json
 from align.errors import InputError
 
 Row = dict[str, Any]
@@ -57,19 +58,21 @@ def _json_lines(text: str, file: Path) -> Iterator[Row]:
             continue
         given = line[:60]
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except json.JSONDecodeError as error:
             row, given = None, f"{given} ({error.msg})"
         if not isinstance(row, dict):
-            raise InputError(f"{file.name}, line {number}", given, "one JSON object per line")
+            raise InputError(f"{file.name}, line {number}", given, "one JSON object per line, each key once")
         yield row
 
 
 def _json_list(text: str, file: Path) -> list[Row]:
     try:
-        rows = json.loads(text)
+        rows = read_json(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{file.name}, line {error.lineno}", error.msg, "well-formed JSON") from error
+        whole = error.pos == text.index("[")  # what is wrong has no place in the text
+        place = f"row {failing_item(text)}" if whole else f"line {error.lineno}"
+        raise InputError(f"{file.name}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise InputError(f"{file.name}, row {number}", json.dumps(row)[:60], "a JSON object")

@@ -136,7 +136,9 @@ def _content(file: Path, key: str) -> Sequence[Row]:
     if form in TEXT:
         return read_text_file(file, key)
     try:
-        return read_table_file(file)
+        return read_table_file(file, key)
+    except InputError:
+        raise
     except Exception as error:  # of Arrow's many kinds
         raise InputError(key, str(file), f"a well-formed {form} file ({reason(error)})") from error
 

@@ -16,6 +16,7 @@ import pyarrow.parquet
 
 from align.config.data_files import format_of
 from align.data.files import Row
+from align.errors import InputError
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
@@ -43,15 +44,27 @@ class TableRows(Sequence[Row]):
         )
 
 
-def read_table_file(file: Path) -> TableRows:
-    """Read a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC."""
+def read_table_file(file: Path, key: str) -> TableRows:
+    """Read a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC.
+
+    Raises:
+        InputError: Two columns have one name, so that a row would lose one; it names `key`.
+    """
+    table = _table(file)
+    names = table.column_names
+    if len(set(names)) < len(names):
+        raise InputError(key, str(file), f"a file whose columns have different names, not {', '.join(names)}")
+    return TableRows(table)
+
+
+def _table(file: Path) -> pyarrow.Table:
     if format_of(file) == "parquet":
-        return TableRows(pyarrow.parquet.ParquetFile(file).read())  # the file alone: folders may be named like columns
+        return pyarrow.parquet.ParquetFile(file).read()  # the file alone: folders may be named like columns
     with pyarrow.OSFile(str(file)) as source:
         try:
-            return TableRows(pyarrow.ipc.open_stream(source).read_all())
+            return pyarrow.ipc.open_stream(source).read_all()
         except pyarrow.ArrowInvalid:
-            return TableRows(pyarrow.ipc.open_file(source).read_all())
+            return pyarrow.ipc.open_file(source).read_all()
 
 
 def is_saved(folder: Path) -> bool:
