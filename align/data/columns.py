@@ -1,4 +1,4 @@
-"""Cells of a row as the reader takes them: texts by the templates of `data.*`, messages that a text holds as JSON."""
+"""Cells of a row as the reader takes them: texts by the templates of `data.*`, messages and turns that texts hold."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 from align.config import DataConfig
 from align.config.text_templates import read_template
+from align.data.conversations import is_dialogue, read_dialogue
 from align.data.files import Row
+from align.data.json_text import read_json, read_json_at
 from align.errors import InputError
 
-COUNTS = ("template_cells_missing", "messages_in_text")  # rows
+COUNTS = ("template_cells_missing", "messages_in_text", "dialogues_in_text")  # rows
 # What holds text or messages.
 _READ = ("prompt_column", "chosen_column", "rejected_column", "completion_column", "messages_column")
 _ROLES = "system|developer|user|assistant|tool"
@@ -53,7 +55,10 @@ class Columns:
                 if column not in first:
                     raise InputError(f"data.{name}", f"{{{column}}}", f"columns of {source}: {', '.join(first)}")
         written = {f"data.{name}": "" for name in self._templates}
-        held = {name: [first[name]] for name in self._read if _begins_like_messages(first.get(name))}
+        held: Row = {name: [first[name]] for name in self._read if _begins_like_messages(first.get(name))}
+        ranked = list_in(first.get(self.config.responses_column))
+        if ranked is not None:
+            held[self.config.responses_column] = [[one] if _begins_like_messages(one) else one for one in ranked]
         return first | written | held
 
     def named(self, columns: Sequence[str]) -> list[str]:
@@ -62,7 +67,7 @@ class Columns:
         return [own for column in columns for own in written.get(column, [column])]
 
     def cells(self, row: Row, where: str) -> Cells:
-        """Return a row with its templates' texts, and with the messages of texts that hold them.
+        """Return a row with its templates' texts, and with the messages or turns of texts that hold them.
 
         A cell that a template names and that is missing is empty, and counted; where all that it names say nothing, the
         text is empty too, whatever stands around them.
@@ -76,21 +81,40 @@ class Columns:
             says = not texts or any(text.strip() for text in texts.values())
             cells[f"data.{name}"] = template.written(texts) if says else ""
             found += [COUNTS[0]] * any(row.get(column) is None for column in template.columns)
-        for column in self._read:
-            messages = messages_in(row.get(column), f"{where}, column {column}")
-            if messages is not None:
-                cells[column] = messages
-                found.append(COUNTS[1])
+        for column in (name for name in self._read if name in row):
+            cells[column] = _turns(row[column], f"{where}, column {column}", found)
+        responses = self.config.responses_column
+        ranked = list_in(row.get(responses))
+        if ranked is not None:
+            cells[responses] = [_turns(one, f"{where}, column {responses}", found) for one in ranked]
+        if is_dialogue(row.get(self.config.prompt_column)):
+            self._continue(cells)
         return Cells(cells, tuple(dict.fromkeys(found)))
+
+    def _continue(self, cells: Row) -> None:
+        """Take the opened assistant turn off a dialogue that is a prompt: responses say it, without its blanks."""
+        prompt = cells[self.config.prompt_column]
+        if prompt[-1] != {"role": "assistant", "content": ""}:
+            return
+        prompt.pop()
+        for key in ("chosen_column", "rejected_column", "completion_column", "responses_column"):
+            column = getattr(self.config, key)
+            if isinstance(cells.get(column), list):
+                cells[column] = [_bare(one) for one in cells[column]]
+            elif column in cells:
+                cells[column] = _bare(cells[column])
 
     def notes(self, counts: Mapping[str, int], first: Mapping[str, str]) -> Iterator[str]:
         """Say which rows are read otherwise than a user may think."""
-        missing, messages = COUNTS
+        missing, messages, dialogues = COUNTS
         if counts[missing]:
             yield f"{counts[missing]} rows lack a cell of a template, which is empty there, the first: {first[missing]}"
         if counts[messages]:
             what = "rows hold messages as JSON in a text, read as messages"
             yield f"{counts[messages]} {what}, the first: {first[messages]}"
+        if counts[dialogues]:
+            what = "rows hold turns of Human: and Assistant: in a text, read as messages"
+            yield f"{counts[dialogues]} {what}, the first: {first[dialogues]}"
 
 
 def _text(cell: object, place: str) -> str:
@@ -120,13 +144,39 @@ def messages_in(cell: object, place: str) -> list[Any] | None:
         return None
     text = cell.strip()
     try:
-        found, end = json.JSONDecoder().raw_decode(text)
+        found, end = read_json_at(text)
     except json.JSONDecodeError as error:
         allowed = f"messages as JSON writes them, or text that does not begin like them ({error.msg})"
         raise InputError(place, _brief(cell), allowed) from error
     listed = found if isinstance(found, list) else [found]
     turns = all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in listed)
     return listed if turns and end == len(text) else None
+
+
+def _turns(cell: object, place: str, found: list[str]) -> object:
+    """Return a cell with the messages or the turns that its text holds; adds what it held to `found`, of COUNTS."""
+    messages = messages_in(cell, place)
+    if messages is not None:
+        found.append(COUNTS[1])
+        return messages
+    if isinstance(cell, str) and is_dialogue(cell):
+        found.append(COUNTS[2])
+        return read_dialogue(cell, place)
+    return cell
+
+
+def _bare(cell: object) -> object:
+    return cell.strip() if isinstance(cell, str) else cell
+
+
+def list_in(cell: object) -> Sequence[Any] | None:
+    """Return a cell as a list, also where it holds one as JSON, as CSV files do; None where it does not."""
+    if isinstance(cell, str):
+        try:
+            cell = read_json(cell)
+        except json.JSONDecodeError:
+            return None
+    return cell if isinstance(cell, (list, tuple)) else None
 
 
 def _brief(cell: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from align.config import DataConfig
+from align.data.json_text import read_json
 from align.errors import InputError
 
 Message = Mapping[str, Any]
@@ -22,7 +23,7 @@ def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[
     cell = row.get(config.tools_column) if config.tools_column is not None else None
     if isinstance(cell, str) and cell.strip():
         try:
-            cell = json.loads(cell)
+            cell = read_json(cell)
         except json.JSONDecodeError:
             cell = (cell,)
     if not cell:
@@ -32,9 +33,16 @@ def read_tools(row: Mapping[str, Any], config: DataConfig, where: str) -> tuple[
     return tuple(cell)
 
 
+def is_dialogue(value: object) -> bool:
+    """Return whether a text is a dialogue in Human:/Assistant: turns; blanks before the first may have been cut off."""
+    if not isinstance(value, str):
+        return False
+    return _TURN.match(value) is not None or (value.startswith("Human:") and value.rstrip().endswith("\n\nAssistant:"))
+
+
 def is_conversation(value: object) -> bool:
     """Return whether a response cell may hold its prompt too: a message list, or Human:/Assistant: turns."""
-    return isinstance(value, list) or (isinstance(value, str) and _TURN.match(value) is not None)
+    return isinstance(value, list) or is_dialogue(value)
 
 
 def read_cell(value: object, place: str) -> str | list[Message]:
@@ -126,7 +134,7 @@ def system_turn(text: object, messages: tuple[Message, ...], place: str) -> tupl
 
 def read_dialogue(text: str, place: str) -> list[Message]:
     """Parse a string of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns into messages."""
-    start, *parts = _TURN.split(text)
+    start, *parts = _TURN.split(text if _TURN.match(text) else f"\n\n{text}")
     if start.strip() or not parts:
         raise InputError(place, brief(text), "a prompt column, message lists, or text in Human:/Assistant: turns")
     roles = {"Human": "user", "Assistant": "assistant"}

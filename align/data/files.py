@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from align.config.data_files import GZIP, format_of
+from align.data.json_text import read_json, read_json_at
 from align.errors import InputError
 
 Row = dict[str, Any]
@@ -80,11 +81,11 @@ def _json_lines(lines: Iterable[str], file: Path) -> Iterator[Row]:
             continue
         given = line.rstrip("\n")[:60]
         try:
-            row = json.loads(line)
+            row = read_json(line)
         except json.JSONDecodeError as error:
             row, given = None, f"{given} ({error.msg})"
         if not isinstance(row, dict):
-            raise InputError(f"{file.name}, line {number}", given, "one JSON object per line")
+            raise InputError(f"{file.name}, line {number}", given, "one JSON object per line, each key once")
         yield row
 
 
@@ -94,7 +95,7 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
     try:
         at = _expected(text, _blank(text, 0), separator)
         while text[at : at + 1] != "]" or separator == ",":
-            row, at = json.JSONDecoder().raw_decode(text, at)
+            row, at = read_json_at(text, at)
             number += 1
             if not isinstance(row, dict):
                 raise InputError(f"{file.name}, row {number}", json.dumps(row)[:60], "a JSON object")
@@ -108,7 +109,8 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
-        raise InputError(f"{file.name}, line {error.lineno}", error.msg, "well-formed JSON") from error
+        place = f"row {number + 1}" if error.pos == at else f"line {error.lineno}"
+        raise InputError(f"{file.name}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
 
 
 def _blank(text: str, at: int) -> int:

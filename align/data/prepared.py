@@ -44,6 +44,7 @@ COUNTS = (  # rows = the sum of the next ten, which count rows; a mixture may re
     "near_duplicate_prompts",  # that differ from an earlier one in case, white space or punctuation alone; kept
     "template_cells_missing",  # rows that hold nothing in a column of a template (data.prompt), which is empty there
     "messages_in_text",  # rows with messages as JSON in a text cell, read as messages
+    "dialogues_in_text",  # rows with turns of Human: and Assistant: in a text cell, read as messages
     "train_pairs",
     "held_out_pairs",
     "train_demonstrations",
@@ -51,9 +52,16 @@ COUNTS = (  # rows = the sum of the next ten, which count rows; a mixture may re
     "unpartnered",  # completions on prompts that have desirable or undesirable ones alone: in no pair
     "tied_pairs",  # ranked responses of one score: no pair
     "identical_pairs",  # ranked or labelled responses of one text: no pair
-    "overlapping_turns",  # earlier turns whose prompt is held out: no demonstrations
+    # The next ones are turns of conversations before the last one, which are no demonstrations.
+    "overlapping_turns",  # whose prompt is held out
+    "turns_without_prompt",  # the assistant opens the conversation
+    "turns_after_assistant",  # another turn of the assistant stands before, and no prompt
+    "empty_turns",  # that say nothing and call no tool
+    "turns_of_long_prompts",
+    "turns_of_dropped_rows",  # that answer, in rows whose last prompt is too long, or last turn is empty
 )
-LOST = (*(name for name in COUNTS if name.endswith(("dropped", "cut", "truncated"))), *COUNTS[-4:])
+_UNUSED = COUNTS[COUNTS.index("unpartnered") :]
+LOST = (*(name for name in COUNTS if name.endswith(("dropped", "cut", "truncated"))), *_UNUSED)
 REPEATED = ("duplicate_rows", "near_duplicate_prompts")
 
 

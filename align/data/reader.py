@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from align.activity import Activity
@@ -43,7 +43,7 @@ class _Asked(NamedTuple):
     example: Example
     tools: tuple[Any, ...] | None
     earlier: tuple[tuple[StoredPrompt, int], ...]  # places of assistant's turns that are demonstrations too
-    where: str
+    given: _Given
 
     @property
     def replies(self) -> list[tuple[StoredPrompt, tuple[Message, ...], Message]]:
@@ -146,9 +146,15 @@ class Reader:
 
     def drop(self, count: str, where: str, row: Row) -> None:
         """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
-        self.counts[count] += 1
+        self._lose(count, 1, row, where)
+
+    def _lose(self, count: str, n: int, row: Row, where: str) -> None:
+        """Count what is left out of a row, a turn or all of it, and keep the row to be shown."""
+        if not n:
+            return
+        self.counts[count] += n
         kept = self.dropped.setdefault(count, [])
-        if len(kept) < KEPT:
+        if len(kept) < KEPT and (not kept or kept[-1].where != where):
             kept.append(Dropped(where, row))
 
     def _block(self, rows: Sequence[Row], place: str, number: int, before: int) -> list[_Made | str]:
@@ -174,26 +180,33 @@ class Reader:
             if example is None:
                 return "diverging_dropped"
             tools = read_tools(row, self._config, where)
-            prompt = self._prompt(example.messages, tools, given)
+            prompt = self._prompt(example.messages, tools, given, example.conversation)
+            turns = self._turns(example, row, where)
             if prompt is None:
+                self._lose("turns_of_dropped_rows", len(turns), row, where)
                 return "long_prompts_dropped"
             self._check_written(example, where)
-            return _Asked(prompt, example, tools, self._earlier(example, tools, given), where)
+            return _Asked(prompt, example, tools, self._earlier(example, turns, tools, given), given)
         except _TooLong:
             raise
         except InputError as error:
             return self._malformed(error)
 
-    def _earlier(
-        self, example: Example, tools: tuple[Any, ...] | None, given: _Given
-    ) -> tuple[tuple[StoredPrompt, int], ...]:
-        """Return the assistant's answers before the last one, each with the turns before it as its prompt."""
+    def _turns(self, example: Example, row: Row, where: str) -> list[int]:
+        """Return the places of the assistant's turns before the last one that answer; counts those that do not."""
         if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
-            return ()
-        found = []
-        for i, (before, turn) in enumerate(pairwise(example.messages), start=1):
-            if turn["role"] == "assistant" and before["role"] in ("user", "tool") and not is_empty(turn):
-                found.append((self._prompt(example.messages[:i], tools, given), i))
+            return []
+        why = {i: _no_answer(example.messages, i) for i, m in enumerate(example.messages) if m["role"] == "assistant"}
+        for count in filter(None, why.values()):
+            self._lose(count, 1, row, where)
+        return [i for i, count in why.items() if count is None]
+
+    def _earlier(
+        self, example: Example, turns: Sequence[int], tools: tuple[Any, ...] | None, given: _Given
+    ) -> tuple[tuple[StoredPrompt, int], ...]:
+        """Return the answers at these places, each with the turns before it as its prompt."""
+        found = [(self._prompt(example.messages[:i], tools, given, True), i) for i in turns]
+        self._lose("turns_of_long_prompts", sum(prompt is None for prompt, _ in found), given.row, given.where)
         return tuple((prompt, i) for prompt, i in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
@@ -240,8 +253,9 @@ class Reader:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
         for ids in encoded:
             if isinstance(ids, InputError):
-                return self._malformed(InputError(asked.where, ids.given, ids.allowed))
+                return self._malformed(InputError(asked.given.where, ids.given, ids.allowed))
         if any(map(is_empty, asked.example.replies)):
+            self._lose("turns_of_dropped_rows", len(asked.earlier), asked.given.row, asked.given.where)
             return "empty_dropped"
         n, limit = len(asked.example.replies), self._config.response_tokens
         whole = [ids for ids in encoded if not isinstance(ids, InputError)]
@@ -254,14 +268,14 @@ class Reader:
         return _Made(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]))
 
     def _prompt(
-        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given
+        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given, conversation: bool
     ) -> StoredPrompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
         try:
             rendered = self._chat.render_prompt(messages, tools).encode("utf-8", "surrogatepass")
             number = self._numbers.setdefault(hashlib.sha256(rendered).digest(), len(self._numbers))
             if number not in self._prompts:
-                self._prompts[number] = self._new_prompt(number, messages, tools, given)
+                self._prompts[number] = self._new_prompt(number, messages, tools, given, conversation)
         except _TooLong:
             raise
         except InputError as error:
@@ -269,7 +283,12 @@ class Reader:
         return self._prompts[number]
 
     def _new_prompt(
-        self, number: int, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given
+        self,
+        number: int,
+        messages: tuple[Message, ...],
+        tools: tuple[Any, ...] | None,
+        given: _Given,
+        conversation: bool,
     ) -> StoredPrompt | None:
         ids = self._chat.encode_prompt(messages, tools)
         limit = self._config.prompt_tokens
@@ -280,7 +299,6 @@ class Reader:
                 return None
             self.truncated.add(number)
             ids = ids[-limit:]
-        conversation = not isinstance(given.row.get(self._config.prompt_column), str)
         try:
             return self._writer.add_prompt(number, messages, ids, tools, conversation, given.at, given.row)
         except TypeError as error:  # a key of a message that is read from a table
@@ -295,6 +313,14 @@ class Reader:
 
 def _place(source: str, number: int) -> str:
     return f"{source}, row {number}"
+
+
+def _no_answer(messages: Sequence[Message], place: int) -> str | None:
+    """Return the count of an assistant's turn that is no demonstration; None where it answers what stands before it."""
+    before = messages[place - 1]["role"] if place else None
+    if before not in ("user", "tool"):
+        return "turns_after_assistant" if before == "assistant" else "turns_without_prompt"
+    return "empty_turns" if is_empty(messages[place]) else None
 
 
 def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:

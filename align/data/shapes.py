@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from align.config import DataConfig, Shape
+from align.data.columns import list_in
 from align.data.conversations import (
     Message,
     brief,
     is_conversation,
     join_prompt,
     read_cell,
-    read_dialogue,
     split_reply,
     system_turn,
 )
@@ -34,6 +33,7 @@ class Example:
     replies: tuple[Message, ...] = ()  # chosen and rejected; or ranked ones; or a completion; or none
     scores: tuple[float, ...] = ()  # of ranked replies, the highest best
     label: bool = True  # whether a completion is desirable
+    conversation: bool = True  # the prompt is turns in the data, not a string that is one user message
 
 
 def recognise(row: Mapping[str, Any], config: DataConfig, source: str) -> Shape:
@@ -144,14 +144,14 @@ def read_example(row: Mapping[str, Any], shape: Shape, config: DataConfig, where
         case Shape.unpaired_preference | Shape.demonstration:
             example = _completion(row, shape, config, where)
         case Shape.prompt_only:
-            example = Example(join_prompt(_explicit(row, config, where), (), f"{where}, column {config.prompt_column}"))
+            example = _joined([], [], _explicit(row, config, where), f"{where}, column {config.prompt_column}")
         case _:
             example = _preference(row, config, where)
     if example is None or config.system_column is None:
         return example
     place = f"{where}, column {config.system_column}"
     system = system_turn(row[config.system_column], example.messages, place)
-    return Example((*system, *example.messages), example.replies, example.scores, example.label)
+    return replace(example, messages=(*system, *example.messages))
 
 
 def _explicit(row: Mapping[str, Any], config: DataConfig, where: str) -> str | list[Message] | None:
@@ -163,20 +163,27 @@ def _preference(row: Mapping[str, Any], config: DataConfig, where: str) -> Examp
     places = [f"{where}, column {name}" for name in (config.chosen_column, config.rejected_column)]
     cells = [read_cell(row[config.chosen_column], places[0]), read_cell(row[config.rejected_column], places[1])]
     explicit = _explicit(row, config, where)
-    if explicit is None and all(isinstance(cell, str) for cell in cells):
-        cells = [read_dialogue(str(cell), place) for cell, place in zip(cells, places, strict=True)]
     return _joined(cells, places, explicit, f"{where}, column {config.prompt_column}")
 
 
 def _joined(
     cells: Sequence[str | list[Message]], places: Sequence[str], explicit: str | list[Message] | None, prompt: str
 ) -> Example | None:
-    """Join a prompt and its responses; None where responses with turns before them differ in these."""
+    """Join a prompt and its responses; None where responses with turns before them differ in these.
+
+    Raises:
+        InputError: Without a prompt, a response is a text that holds none either.
+    """
+    for cell, place in zip(cells, places, strict=True):
+        if explicit is None and isinstance(cell, str):
+            allowed = "a prompt column, message lists, or text in Human:/Assistant: turns"
+            raise InputError(place, brief(cell), allowed)
     split = [split_reply(cell, place) for cell, place in zip(cells, places, strict=True)]
     heads = [head for head, _ in split if head]
     if any(head != heads[0] for head in heads):
         return None
-    return Example(join_prompt(explicit, heads[0] if heads else (), prompt), tuple(reply for _, reply in split))
+    messages = join_prompt(explicit, heads[0] if heads else (), prompt)
+    return Example(messages, tuple(reply for _, reply in split), conversation=not isinstance(explicit, str))
 
 
 def _completion(row: Mapping[str, Any], shape: Shape, config: DataConfig, where: str) -> Example | None:
@@ -185,14 +192,12 @@ def _completion(row: Mapping[str, Any], shape: Shape, config: DataConfig, where:
         name, explicit = config.completion_column, _explicit(row, config, where)
     place = f"{where}, column {name}"
     cell = read_cell(row[name], place)
-    if explicit is None and isinstance(cell, str):
-        cell = read_dialogue(cell, place)
     prompt = place if explicit is None else f"{where}, column {config.prompt_column}"
     example = _joined([cell], [place], explicit, prompt)
     if example is None or shape is Shape.demonstration:
         return example
     label = _label(row[config.label_column], f"{where}, column {config.label_column}")
-    return Example(example.messages, example.replies, label=label)
+    return replace(example, label=label)
 
 
 def _label(cell: object, place: str) -> bool:
@@ -204,13 +209,13 @@ def _label(cell: object, place: str) -> bool:
 
 def _ranked(row: Mapping[str, Any], config: DataConfig, where: str) -> Example | None:
     place = f"{where}, column {config.responses_column}"
-    given = _list(row[config.responses_column])
+    given = list_in(row[config.responses_column])
     if given is None or len(given) < 2:
         raise InputError(place, brief(row[config.responses_column]), "a list of two responses or more")
     cells = [read_cell(value, place) for value in given]
     explicit = _explicit(row, config, where)
     example = _joined(cells, [place] * len(cells), explicit, f"{where}, column {config.prompt_column}")
-    return example and Example(example.messages, example.replies, _scores(row, config, where, len(cells)))
+    return example and replace(example, scores=_scores(row, config, where, len(cells)))
 
 
 def _scores(row: Mapping[str, Any], config: DataConfig, where: str, n: int) -> tuple[float, ...]:
@@ -218,7 +223,7 @@ def _scores(row: Mapping[str, Any], config: DataConfig, where: str, n: int) -> t
     for name, sign in ((config.scores_column, 1.0), (config.ranks_column, -1.0)):
         if name not in row:
             continue
-        given = _list(row[name])
+        given = list_in(row[name])
         if given is None or len(given) != n or not all(_is_number(value) for value in given):
             raise InputError(f"{where}, column {name}", brief(row[name]), f"a number for each of {n} responses")
         return tuple(sign * value for value in given)
@@ -227,13 +232,3 @@ def _scores(row: Mapping[str, Any], config: DataConfig, where: str, n: int) -> t
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _list(cell: object) -> Sequence[Any] | None:
-    """Return a cell as a list, also where it holds one as JSON, as CSV files do; None where it does not."""
-    if isinstance(cell, str):
-        try:
-            cell = json.loads(cell)
-        except json.JSONDecodeError:
-            return None
-    return cell if isinstance(cell, (list, tuple)) else None

@@ -203,8 +203,10 @@ def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activ
         rows = keep_rows(store, name, _shown(read_text_file(part, key), activity))
     else:
         try:
-            with table_file(part) as batches:
+            with table_file(part, key) as batches:
                 rows = keep_table(store, name, batches)
+        except InputError:
+            raise
         except Exception as error:  # of Arrow's many kinds
             raise InputError(key, str(part), f"a well-formed {format_of(part)} file ({reason(error)})") from error
     return Part(name, rows, 0, len(rows))

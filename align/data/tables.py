@@ -17,6 +17,7 @@ import pyarrow.parquet
 
 from align.config.data_files import format_of
 from align.data.files import Row
+from align.errors import InputError
 
 _AT_ONCE = 1000  # rows
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
@@ -58,8 +59,21 @@ class Batches(NamedTuple):
 
 
 @contextmanager
-def table_file(file: Path) -> Iterator[Batches]:
-    """Open a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC."""
+def table_file(file: Path, key: str) -> Iterator[Batches]:
+    """Open a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC.
+
+    Raises:
+        InputError: Two columns have one name, so that a row would lose one; it names `key`.
+    """
+    with _opened(file) as found:
+        names = found.schema.names
+        if len(set(names)) < len(names):
+            raise InputError(key, str(file), f"a file whose columns have different names, not {', '.join(names)}")
+        yield found
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Batches]:
     if format_of(file) == "parquet":
         with pyarrow.parquet.ParquetFile(file) as found:  # the file alone: folders may be named like columns
             yield Batches(found.schema_arrow, found.iter_batches(_AT_ONCE))

@@ -168,7 +168,7 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
 def _lost(name: str, data: Preferences) -> str:
     """Write a count of lost rows, with the places of the first ones where those are known."""
     places = [row.where.rpartition(", row ")[2] for row in data.dropped.get(name, ())]
-    more = ", …" if data.counts[name] > _NAMED else ""
+    more = ", …" if len(places) > _NAMED else ""
     return f"{name} {data.counts[name]}" + (f" [row {', '.join(places[:_NAMED])}{more}]" if places else "")
 
 

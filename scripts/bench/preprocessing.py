@@ -3,8 +3,8 @@
     python scripts/bench/preprocessing.py --model MODEL_DIR --pairs PAIRS [--count 200000]
 
 The pairs are those of a file over and over, each prompt with a number of its own, so that no two rows are alike. Memory
-is that of the process at its peak, with torch and the tokenizer in it: anonymous pages, and all that are resident, those
-of memory-mapped files too, which the system takes back where it needs them.
+is that of the process at its peak, with torch and the tokenizer in it: anonymous pages, and all that are resident,
+those of memory-mapped files too, which the system takes back where it needs them.
 """
 
 from __future__ import annotations

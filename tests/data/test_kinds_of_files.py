@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pyarrow
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -38,7 +39,10 @@ def shard(folder: Path, name: str, place: slice) -> None:
 
 
 def arrow(path: Path, new=pyarrow.ipc.new_stream) -> None:
-    table = pyarrow.Table.from_pylist(ROWS)
+    write_arrow(path, pyarrow.Table.from_pylist(ROWS), new)
+
+
+def write_arrow(path: Path, table: pyarrow.Table, new=pyarrow.ipc.new_stream) -> None:
     with pyarrow.OSFile(str(path), "wb") as sink, new(sink, table.schema) as writer:
         writer.write_table(table)
 
@@ -68,6 +72,17 @@ def test_arrow_files_of_both_kinds(tmp_path, new):
     arrow(tmp_path / "a.arrow", new)
     assert rows(tmp_path / "a.arrow") == rows(tmp_path) == ROWS
     assert rows(tmp_path / "a.arrow", split="train[3:]") == ROWS[3:]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_columns_of_one_name_are_refused(tmp_path, name):
+    table = pyarrow.table([["p"], ["x"], ["q"]], names=["prompt", "chosen", "prompt"])
+    if name == "a.parquet":
+        pyarrow.parquet.write_table(table, tmp_path / name)
+    else:
+        write_arrow(tmp_path / name, table)
+    told = refused(tmp_path / name)
+    assert name in told and told.endswith("different names, not prompt, chosen, prompt")
 
 
 def test_what_is_packed_shows_in_the_content_whatever_the_name_says(tmp_path):

@@ -53,6 +53,8 @@ def test_a_single_message(chat, write):
         (json.dumps([TURN])[:-3], "messages as JSON writes them"),  # as a spreadsheet cuts cells
         (json.dumps([{"from": "human", "value": "x"}]), "role, content"),
         (json.dumps([{"role": "user"}]), "role, content"),
+        ('[{"role": "user", "content": "a", "content": "b"}]', "the key 'content' twice"),
+        pytest.param('[{"role": "user", "content": ' + "[" * 10_000, "nested too deeply", id="deep"),
     ],
 )
 def test_what_is_meant_as_messages_and_cannot_be_read(chat, write, cell, told):
@@ -61,6 +63,21 @@ def test_what_is_meant_as_messages_and_cannot_be_read(chat, write, cell, told):
         load(chat, path)
     assert "\n" not in str(caught.value)
     assert load(chat, path, bad_rows=BadRows.drop).counts["malformed_dropped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "tools": "[" * 10_000}, "tools"),
+        ({"prompt": "p", "responses": "[" * 10_000}, "responses"),
+        ({"prompt": "p", "responses": ["a", "b"], "scores": "[" * 10_000}, "scores"),
+    ],
+    ids=["tools", "responses", "scores"],
+)
+def test_other_lists_in_texts_that_are_too_deep_are_refused_by_row(chat, write, row, column):
+    with pytest.raises(InputError, match=rf"row 1, column {column}: ") as caught:
+        load(chat, write("a.jsonl", [row]))
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from align.config import AssistantTurns, BadRows, DataConfig, RankedPairs, Shape
 from align.data.preferences import load_preferences
-from align.data.prepared import Preferences
+from align.data.prepared import LOST, Preferences
 from align.errors import InputError
 from align.models.chat_tokenizer import make_chat_tokenizer
 from tests.data.test_preferences import SYSTEM, TOOLS, assistant, balanced, user
@@ -179,6 +179,51 @@ def test_no_turn_of_a_trained_conversation_has_a_held_out_prompt(chat, write):
     assert given(data.trained.demonstrations) == [("more", "three", True)]
     assert data.counts["overlapping_turns"] == 1
     assert given(data.measured.demonstrations) == [("One? ", "x", True), ("three", "four", True)]  # last turns alone
+
+
+@pytest.mark.parametrize(
+    ("talk", "count", "kept"),
+    [
+        ([assistant("hi"), *HISTORY[1:]], {"turns_without_prompt": 1}, ["two", "four"]),
+        ([SYSTEM, assistant("hi"), *TALK], {"turns_without_prompt": 1}, ["a"]),
+        ([user("one"), assistant(" "), *TALK], {"empty_turns": 1}, ["a"]),
+        ([*TALK, assistant("more"), assistant(""), *TALK], {"turns_after_assistant": 2}, ["a", "a"]),
+        ([user("x" * 600), assistant("b"), *TALK], {"long_prompts_dropped": 1, "turns_of_dropped_rows": 1}, []),
+        ([*TALK, user("x" * 600), assistant("b")], {"long_prompts_dropped": 1, "turns_of_dropped_rows": 1}, []),
+        ([*TALK, user("q"), assistant(" ")], {"empty_dropped": 1, "turns_of_dropped_rows": 1}, []),
+    ],
+)
+def test_turns_that_are_no_demonstrations_are_counted_by_row(chat, write, talk, count, kept):
+    path = write("a.jsonl", [{"messages": [user("first"), assistant("fine")]}, {"messages": talk}])
+    data = load(chat, path)
+    assert [one.text for one in data.trained.demonstrations] == ["fine", *kept]
+    assert {name: n for name, n in data.counts.items() if n and name in LOST} == count
+    assert {name: [row.where for row in rows] for name, rows in data.dropped.items()} == {
+        name: [f"{path}, row 2"] for name in count
+    }
+    last = load(chat, path, turns=AssistantTurns.last)
+    assert not [name for name, n in last.counts.items() if n and "turns" in name]
+
+
+THOUGHTS = (
+    "{% set asked = namespace(at=0) %}{% for m in messages if m.role == 'user' %}"
+    "{% set asked.at = messages.index(m) %}{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if loop.index0 > asked.at %}{{ m.reasoning_content }}{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_turn_whose_own_prompt_is_too_long_is_counted(chat, write):
+    """Templates that write thoughts behind the last question alone make the last prompt a shorter one."""
+    own = copy.deepcopy(chat.tokenizer)
+    own.chat_template = THOUGHTS
+    thought = assistant("call") | {"reasoning_content": "x" * 600}
+    rows = [
+        {"messages": [user("p"), thought, {"role": "tool", "content": "4"}, assistant("b"), user("q"), assistant("a")]}
+    ]
+    data = load(make_chat_tokenizer(own), write("a.jsonl", rows), max_response_tokens=700)
+    assert [one.prompt.text for one in data.trained.demonstrations] == ["p", "q"]
+    assert data.counts["turns_of_long_prompts"] == 1 and data.counts["train"] == 1
 
 
 def test_tools_in_conversations(chat, write):

@@ -125,6 +125,9 @@ def test_an_edited_file_is_read_again(write):
         ("a.json", "[]", r"^data\.path"),
         ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": \n', r"^a\.jsonl, line 3"),
         ("a.jsonl", '{"a": 1}\n\n[2]\n', r"^a\.jsonl, line 3: .*one JSON object per line"),
+        ("a.jsonl", '{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r"^a\.jsonl, line 2: .*key \\'a\\' twice.*each key once"),
+        ("a.jsonl", '{"a": [{"b": 1, "b": 1}]}\n', r"^a\.jsonl, line 1: .*the key \\'b\\' twice"),
+        ("a.json", ' [{"a": "]"},\n {"a": 1, "b": 2, "a": 3}, {}]', r"^a\.json, row 2: .*the key 'a' twice"),
         ("a.json", '[{"a": 1},\n{]', r"^a\.json, line 2"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", r"^data\.path.*csv.*line 3"),
         ("a.parquet", "nope", r"^data\.path.*parquet"),
@@ -136,6 +139,19 @@ def test_unreadable_files(write, name, content, told):
     with pytest.raises(InputError, match=told) as caught:
         rows(write(name, content))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.jsonl", '{"a": 1}\n{"a": DEEP}\n', r"^a\.jsonl, line 2: .*\(nested too deeply\)"),
+        ("a.json", '[{"a": 1}, {"b": 1}, {"a": DEEP}]', r"^a\.json, row 3: given 'nested too deeply'"),
+    ],
+)
+def test_a_depth_that_no_reader_takes_is_refused_by_row(write, name, content, told):
+    with pytest.raises(InputError, match=told) as caught:
+        rows(write(name, content.replace("DEEP", "[" * 100_000 + "]" * 100_000)))
+    assert len(str(caught.value)) < 300
 
 
 def test_bytes_that_are_no_text(tmp_path):
