@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow
 
-_ROWS, _BYTES = 1000, 2**24  # of a batch, whichever is reached first: a row may be as large as a book
+_ROWS, _BYTES = 1000, 2**22  # of a batch, whichever is reached first: a row may be as large as a book
 
 
 class Store:

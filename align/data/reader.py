@@ -20,7 +20,7 @@ from align.errors import InputError
 from align.libraries import reason
 from align.models.chat_tokenizer import ChatTokenizer
 
-_AT_ONCE = 1000  # rows whose responses are tokenized in one call
+_AT_ONCE = 250  # rows whose responses are tokenized in one call
 KEPT = 20  # rows of each count of dropped ones that are kept to be shown
 
 

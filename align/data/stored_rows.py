@@ -14,6 +14,7 @@ from align.data.arrow import Store
 from align.data.files import Row
 from align.data.tables import Batches, TableRows
 
+_AT_ONCE = 250  # rows in memory, which may each be as large as a book
 _JSON = pyarrow.schema([("row", pyarrow.large_binary())], metadata={"rows": "json"})
 
 
@@ -35,7 +36,7 @@ class JsonRows(Sequence[Row]):
             row: Row = json.loads(self._cells[place].as_py())
             return row
         start, stop, _ = place.indices(len(self))
-        return [json.loads(cell) for cell in self._cells.slice(start, max(0, stop - start)).to_pylist()]
+        return [json.loads(cell.as_py()) for cell in self._cells.slice(start, max(0, stop - start))]
 
 
 class Part(NamedTuple):
@@ -72,8 +73,8 @@ class StoredRows(Sequence[Row]):
         return self._whole(part.rows[part.stop - self._ends[number] + place % len(self)])
 
     def __iter__(self) -> Iterator[Row]:
-        for at in range(0, len(self), 1000):
-            yield from self[at : at + 1000]
+        for at in range(0, len(self), _AT_ONCE):
+            yield from self[at : at + _AT_ONCE]
 
     def _between(self, start: int, stop: int) -> Iterator[Row]:
         for part, end in zip(self.parts, self._ends, strict=True):

@@ -19,7 +19,7 @@ from align.config.data_files import format_of
 from align.data.files import Row
 from align.errors import InputError
 
-_AT_ONCE = 1000  # rows
+_AT_ONCE = 250  # rows
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
 
