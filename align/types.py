@@ -42,6 +42,11 @@ class Prompt:
     conversation: bool = False  # the data's own prompt was a list of messages, not a string
 
     @property
+    def tokens(self) -> int:
+        """Return the number of tokens."""
+        return len(self.input_ids)
+
+    @property
     def fingerprint(self) -> bytes:
         """Return a hash of messages and tools."""
         return fingerprint_of([self.messages, self.tools])
@@ -66,6 +71,10 @@ class Pair:
     chosen_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
 
+    def tokens(self, side: str) -> int:
+        """Return the number of tokens of `chosen_ids` or `rejected_ids`."""
+        return len(getattr(self, side))
+
     @property
     def fingerprint(self) -> bytes:
         """Return a hash of both texts."""
@@ -84,6 +93,11 @@ class Completion:
     text: str
     ids: tuple[int, ...]  # end token last, unless cut
     label: bool = True  # whether it is desirable
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)
 
     @property
     def fingerprint(self) -> bytes:

@@ -22,12 +22,12 @@ class Side:
     demonstrations: Sequence[StoredCompletion]
     labelled: Sequence[StoredCompletion]  # with their labels, where the rows have some
 
-    def given(self) -> Iterator[tuple[Prompt, tuple[tuple[int, ...], ...]]]:
-        """Yield prompts with the token ids beside them: of labelled completions, else pairs, demonstrations or none."""
+    def given(self) -> Iterator[tuple[StoredPrompt, tuple[StoredCompletion, ...]]]:
+        """Yield prompts with what is beside them: labelled completions, else pairs, demonstrations or nothing."""
         if self.labelled or not self.pairs:
-            yield from ((c.prompt, (c.ids,)) for c in self.labelled or self.demonstrations)
+            yield from ((c.prompt, (c,)) for c in self.labelled or self.demonstrations)
         else:
-            yield from ((p.prompt, (p.chosen_ids, p.rejected_ids)) for p in self.pairs)
+            yield from ((p.prompt, p.completions) for p in self.pairs)
         if not self.labelled and not self.pairs and not self.demonstrations:
             yield from ((prompt, ()) for prompt in self.prompts)
 

@@ -195,12 +195,12 @@ def _where(rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str
 
 
 def _counts(reader: Reader, trained: Side, measured: Side, ends: Sequence[int]) -> dict[str, int]:
-    given = [(prompt.id, ids) for side in (trained, measured) for prompt, every in side.given() for ids in every]
+    cut = [one.ids[-1] not in ends for side in (trained, measured) for _, every in side.given() for one in every]
     prompts = [*trained.prompts, *measured.prompts]
     counts = reader.counts | Counter(
         long_prompts_truncated=sum(prompt.id in reader.truncated for prompt in prompts),
-        responses_cut=sum(ids[-1] not in ends for _, ids in given),
-        responses=len(given),
+        responses_cut=sum(cut),
+        responses=len(cut),
         **sizes_of(trained, measured),
     )
     return {name: counts[name] for name in COUNTS}

@@ -156,7 +156,7 @@ def facts_of(data: Preferences, folder: Path) -> dict[str, Any]:
 
 
 def _of_pairs(name: str, pairs: Sequence[StoredPair]) -> dict[str, Iterable[int]]:
-    chosen, rejected = ([pair.places[side] for pair in pairs] for side in (0, 1))
+    chosen, rejected = ([pair.completions[side].place for pair in pairs] for side in (0, 1))
     return {f"{name}/chosen": chosen, f"{name}/rejected": rejected}
 
 

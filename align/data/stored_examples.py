@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy
 import pyarrow
+from pyarrow import compute
 
 from align.data.arrow import Store
 from align.data.files import Row
@@ -56,6 +57,8 @@ class StoredExamples:
         self._completions = {name: completions.column(name) for name in completions.schema.names}
         self.prompt_ids: numpy.ndarray = self._prompts["id"].to_numpy()
         self.prompt_places: numpy.ndarray = self._completions["prompt"].to_numpy()  # by completion
+        self.prompt_tokens: numpy.ndarray = compute.list_value_length(self._prompts["input_ids"]).to_numpy()
+        self.tokens: numpy.ndarray = compute.list_value_length(self._completions["ids"]).to_numpy()  # by completion
         return self
 
     def prompt(self, name: str, place: int) -> Any:
@@ -141,6 +144,10 @@ class StoredPrompt(Prompt):
         return tuple(self._examples.prompt("input_ids", self.place))
 
     @property
+    def tokens(self) -> int:
+        return int(self._examples.prompt_tokens[self.place])
+
+    @property
     def row(self) -> Row:
         examples = self._examples
         return examples.rows[examples.prompt("source", self.place)][examples.prompt("row", self.place)]
@@ -190,6 +197,10 @@ class StoredCompletion(Completion):
         return tuple(self._examples.completion("ids", self.place))
 
     @property
+    def tokens(self) -> int:
+        return int(self._examples.tokens[self.place])
+
+    @property
     def label(self) -> bool:
         return bool(self._examples.completion("label", self.place))
 
@@ -233,10 +244,13 @@ class StoredPair(Pair):
     def fingerprint(self) -> bytes:
         return self._chosen.fingerprint + self._rejected.fingerprint
 
+    def tokens(self, side: str) -> int:
+        return (self._chosen if side == "chosen_ids" else self._rejected).tokens
+
     @property
-    def places(self) -> tuple[int, int]:
-        """Return the places of chosen and rejected in the store."""
-        return self._chosen.place, self._rejected.place
+    def completions(self) -> tuple[StoredCompletion, StoredCompletion]:
+        """Return chosen and rejected."""
+        return self._chosen, self._rejected
 
     def loaded(self) -> Pair:
         return Pair(self.prompt, self.chosen, self.rejected, self.chosen_ids, self.rejected_ids)

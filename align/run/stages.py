@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,8 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
         examples = Examples.pairs if data.train else Examples.prompts
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
     lost = ", ".join(_lost(name, data) for name in (*LOST, *REPEATED) if data.counts[name])
-    lines = [f"data: {data.counts['rows']} {data.rows}"]
+    kept = f", kept in {data.cached}" if data.cached is not None else ""
+    lines = [f"data: {data.counts['rows']} {data.rows}{kept}"]
     return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
 
 
@@ -180,10 +182,10 @@ def check_context(config: Config, data: Preferences) -> None:
     limit = context_length(config.model)
     if limit is None:
         return
-    read = [*data.trained.given(), *data.measured.given()]
-    prompt = max(len(prompt.input_ids) for prompt, _ in read)
-    read += [(p.prompt, (p.chosen_ids, p.rejected_ids)) for p in [*data.reward_train, *data.reward_held_out]]
-    given = max(len(prompt.input_ids) + max(map(len, responses), default=0) for prompt, responses in read)
+    prompt = max(prompt.tokens for side in (data.trained, data.measured) for prompt in side.prompts)
+    pairs = ((pair.prompt, pair.completions) for pair in [*data.reward_train, *data.reward_held_out])
+    read = chain(data.trained.given(), data.measured.given(), pairs)
+    given = max(asked.tokens + max((one.tokens for one in beside), default=0) for asked, beside in read)
     wanted = config.rollout.new_tokens
     if prompt + wanted > limit:
         allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
