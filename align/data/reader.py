@@ -6,14 +6,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
-from align.data import omissions
+from align.data import omissions, unread
 from align.data.columns import Columns
-from align.data.conversations import Message, is_empty, read_tools
+from align.data.conversations import Message, calls, is_empty, read_tools
 from align.data.files import Row
 from align.data.omissions import Compared, omissions_of
 from align.data.shapes import Example, read_example
@@ -131,6 +132,8 @@ class Reader:
         """Read what follows by these columns and templates; prompts stay numbered over everything."""
         self._columns = Columns(config)
         self._config = self._columns.config
+        every = [getattr(self._config, field.name) for field in fields(DataConfig) if field.name.endswith("_column")]
+        self._used = frozenset(self._columns.named(every))
 
     def read(self, rows: Sequence[Row], place: str, name: str = "") -> list[Read]:
         """Read the rows of `place`, `name` in a mixture; those that are dropped are counted and left out."""
@@ -181,6 +184,8 @@ class Reader:
             example = read_example(cells, self._shape, self._config, where)
             if example is None:
                 return "diverging_dropped"
+            for name, place in unread.unread_of(row, self._used, example.messages, where).items():
+                self._count(name, True, place)
             tools = read_tools(row, self._config, where)
             prompt = self._prompt(example.messages, tools, given, example.conversation)
             turns = self._turns(example, row, where)
@@ -222,10 +227,8 @@ class Reader:
 
     def _check_written(self, conversations: Sequence[Compared], where: str) -> None:
         """Count what the template leaves out of a row; InputError where that is something said."""
-        for name, place in omissions_of(conversations, where).items():
+        for name, place in omissions_of(conversations, self._chat, where).items():
             self._count(name, True, place)
-        named = any(self._chat.names_control_tokens(messages) for messages, _, _ in conversations)
-        self._count("control_tokens_named", named, where)
 
     def _count(self, name: str, found: bool, place: str) -> None:
         self.counts[name] += found
@@ -234,14 +237,8 @@ class Reader:
 
     def notes(self) -> Iterator[str]:
         """Say which rows are read otherwise than a user may think."""
-        named = self.counts["control_tokens_named"]
-        if named:
-            key, first = (
-                f"model.control_tokens_in_text={self._chat.reads_names_as}",
-                self._first["control_tokens_named"],
-            )
-            yield f"{named} rows spell control tokens in their texts ({key}), the first: {first}"
-        yield from omissions.notes(self.counts, self._first)
+        yield from omissions.notes(self.counts, self._first, self._chat)
+        yield from unread.notes(self.counts, self._first)
         yield from self._columns.notes(self.counts, self._first)
 
     def _made(self, asked: _Asked, encoded: Sequence[Reply | InputError]) -> _Made | str:
@@ -308,7 +305,7 @@ class Reader:
     def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], label: bool) -> StoredCompletion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
-        whole = cut == ids and not reply.get("tool_calls")
+        whole = cut == ids and not calls(reply)
         return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
 
 
