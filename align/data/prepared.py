@@ -40,6 +40,11 @@ COUNTS = (  # rows = the sum of the next ten, which count rows; a mixture may re
     "held_out_prompts",
     "control_tokens_named",  # rows whose texts spell a control token (model.control_tokens_in_text)
     "keys_unwritten",  # rows with keys in their messages that the template does not write
+    "reasoning_unwritten",  # rows with reasoning in answers before the response that the template leaves out
+    "tools_unwritten",  # rows with tools that the template does not write
+    "other_roles",  # rows with turns of roles that are not usual and that the template does not name
+    "system_unread",  # rows with a system text in a column that is not read
+    "media_unread",  # rows with images, audio or video in a column
     "duplicate_rows",  # that repeat an earlier row; kept
     "near_duplicate_prompts",  # that differ from an earlier one in case, white space or punctuation alone; kept
     "template_cells_missing",  # rows that hold nothing in a column of a template (data.prompt), which is empty there

@@ -6,19 +6,22 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
+from align.data import omissions, unread
 from align.data.columns import Columns
-from align.data.conversations import Message, is_empty, read_tools
+from align.data.conversations import Message, calls, is_empty, read_tools
 from align.data.files import Row
+from align.data.omissions import Compared, omissions_of
 from align.data.shapes import Example, read_example
 from align.data.stored_examples import ExamplesWriter, StoredCompletion, StoredPrompt
 from align.errors import InputError
 from align.libraries import reason
-from align.models.chat_tokenizer import ChatTokenizer
+from align.models.chat_tokenizer import ChatTokenizer, Reply
 
 _AT_ONCE = 250  # rows whose responses are tokenized in one call
 KEPT = 20  # rows of each count of dropped ones that are kept to be shown
@@ -129,6 +132,8 @@ class Reader:
         """Read what follows by these columns and templates; prompts stay numbered over everything."""
         self._columns = Columns(config)
         self._config = self._columns.config
+        every = [getattr(self._config, field.name) for field in fields(DataConfig) if field.name.endswith("_column")]
+        self._used = frozenset(self._columns.named(every))
 
     def read(self, rows: Sequence[Row], place: str, name: str = "") -> list[Read]:
         """Read the rows of `place`, `name` in a mixture; those that are dropped are counted and left out."""
@@ -163,7 +168,7 @@ class Reader:
         items = [self._asked(one) for one in given]
         replies = [reply for item in items if not isinstance(item, str) for reply in item.replies]
         tools = [item.tools for item in items if not isinstance(item, str) for _ in item.replies]
-        encoded = iter(self._chat.encode_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
+        encoded = iter(self._chat.read_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
         return [
             item if isinstance(item, str) else self._made(item, list(islice(encoded, len(item.replies))))
             for item in items
@@ -179,13 +184,17 @@ class Reader:
             example = read_example(cells, self._shape, self._config, where)
             if example is None:
                 return "diverging_dropped"
+            for name, place in unread.unread_of(row, self._used, example.messages, where).items():
+                self._count(name, True, place)
             tools = read_tools(row, self._config, where)
             prompt = self._prompt(example.messages, tools, given, example.conversation)
             turns = self._turns(example, row, where)
             if prompt is None:
                 self._lose("turns_of_dropped_rows", len(turns), row, where)
                 return "long_prompts_dropped"
-            self._check_written(example, where)
+            if not example.replies:
+                omitted = self._chat.omitted(example.messages, tools)
+                self._check_written([Compared(example.messages, False, omitted)], where)
             return _Asked(prompt, example, tools, self._earlier(example, turns, tools, given), given)
         except _TooLong:
             raise
@@ -216,19 +225,10 @@ class Reader:
         self.first_bad = self.first_bad or error
         return "malformed_dropped"
 
-    def _check_written(self, example: Example, where: str) -> None:
-        """Count what the template leaves out of a row; InputError where that is something said, or a call of a tool."""
-        whole = [[*example.messages, reply] for reply in example.replies] or [[*example.messages]]
-        left_out = {(turn, key) for messages in whole for turn, key in self._chat.unwritten(messages)}
-        for turn, key in sorted(left_out):
-            if key in ("content", "tool_calls"):
-                role = whole[0][turn]["role"]
-                raise InputError(
-                    where, f"{key} of a turn of {role!r}", "what the chat template writes (it leaves this out)"
-                )
-        keys = ", ".join(sorted({key for _, key in left_out}))
-        self._count("keys_unwritten", bool(left_out), f"{where} ({keys})")
-        self._count("control_tokens_named", any(map(self._chat.names_control_tokens, whole)), where)
+    def _check_written(self, conversations: Sequence[Compared], where: str) -> None:
+        """Count what the template leaves out of a row; InputError where that is something said."""
+        for name, place in omissions_of(conversations, self._chat, where).items():
+            self._count(name, True, place)
 
     def _count(self, name: str, found: bool, place: str) -> None:
         self.counts[name] += found
@@ -237,28 +237,26 @@ class Reader:
 
     def notes(self) -> Iterator[str]:
         """Say which rows are read otherwise than a user may think."""
-        named, unwritten = (self.counts[name] for name in ("control_tokens_named", "keys_unwritten"))
-        if named:
-            key, first = (
-                f"model.control_tokens_in_text={self._chat.reads_names_as}",
-                self._first["control_tokens_named"],
-            )
-            yield f"{named} rows spell control tokens in their texts ({key}), the first: {first}"
-        if unwritten:
-            first = self._first["keys_unwritten"]
-            yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
+        yield from omissions.notes(self.counts, self._first, self._chat)
+        yield from unread.notes(self.counts, self._first)
         yield from self._columns.notes(self.counts, self._first)
 
-    def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> _Made | str:
+    def _made(self, asked: _Asked, encoded: Sequence[Reply | InputError]) -> _Made | str:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
-        for ids in encoded:
-            if isinstance(ids, InputError):
-                return self._malformed(InputError(asked.given.where, ids.given, ids.allowed))
+        whole, compared = [], []
+        for (_, messages, reply), found in zip(asked.replies, encoded, strict=True):
+            if isinstance(found, InputError):
+                return self._malformed(InputError(asked.given.where, found.given, found.allowed))
+            whole.append(found.ids)
+            compared.append(Compared([*messages, reply], True, found.omitted))
+        try:
+            self._check_written(compared, asked.given.where)
+        except InputError as error:
+            return self._malformed(error)
         if any(map(is_empty, asked.example.replies)):
             self._lose("turns_of_dropped_rows", len(asked.earlier), asked.given.row, asked.given.where)
             return "empty_dropped"
         n, limit = len(asked.example.replies), self._config.response_tokens
-        whole = [ids for ids in encoded if not isinstance(ids, InputError)]
         if self._shape is Shape.preference and whole[0][:limit] == whole[1][:limit]:
             return "identical_dropped"
         made = [
@@ -307,7 +305,7 @@ class Reader:
     def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], label: bool) -> StoredCompletion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
-        whole = cut == ids and not reply.get("tool_calls")
+        whole = cut == ids and not calls(reply)
         return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
 
 

@@ -47,6 +47,7 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     sources = load_sources(config, {n: read_located(one, activity, keep=keep) for n, one in located.items()})
     held_out = None if apart is None else read_located(apart, activity, keep=keep)
     shape, columns = _one_shape(sources)
+    _check_tools(config, [source.rows[0] for source in sources])
     if held_out is not None:
         _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
     made_of = {"rows": [one.parts_of() for one in every]} if keep else None
@@ -70,6 +71,14 @@ def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]
     cells = columns.checked(row, source)
     shape = recognise(cells, columns.config, source)
     return shape, columns.named(columns_of(shape, cells, columns.config))
+
+
+def _check_tools(config: DataConfig, first: Sequence[Row]) -> None:
+    """Refuse a column of tools that was asked for and that no source has; the default's is read where it is there."""
+    name = config.tools_column
+    if name not in (None, DataConfig.tools_column) and not any(name in row for row in first):
+        columns = ", ".join(dict.fromkeys(column for row in first for column in row))
+        raise InputError("data.tools_column", name, f"a column of {config.named()}: {columns}")
 
 
 def _located_held_out(config: DataConfig) -> Located | None:

@@ -105,7 +105,8 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     commit = hub_commit(config.model.path, config.model.revision)
     dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
     counts = {**data.counts, **({"sources": data.sources} if data.sources else {})}
-    site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
+    site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, data_notes=list(data.notes))
+    site.record.update(hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
