@@ -13,7 +13,7 @@ from align.activity import Activity
 from align.config import DataConfig, Shape
 from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
-from align.data.mixture import Source, lowest, note
+from align.data.mixture import Source, by_source, note, with_repeats
 from align.data.reader import Dropped, Read, Reader, content_of
 from align.data.rows import Rows, read_rows
 from align.data.sources import matching
@@ -114,7 +114,7 @@ def load_preferences(
     source = config.held_out_path or origin
     every, every_held = _split(reader, rows, config)
     twice = repeated([*every, *every_held], rows.columns)
-    every, mixed = _mixed(every, every_held, rows.train)
+    every = with_repeats(every, rows.train)
     train = _where(every, config.train_where, "data.train_where", origin)
     held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
     _drop(reader, "unasked_dropped", [*every, *every_held], [*train, *held_out])
@@ -135,32 +135,11 @@ def load_preferences(
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
     reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", origin))
     whole = examples.pairs(every_held)
-    notes = (*([note(rows.train)] if mixed else []), *reader.notes())
+    mixed = by_source(rows.train, train, held_out)
+    notes = (*([note(rows.train, mixed)] if mixed else []), *reader.notes())
     return Preferences(
         trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped, mixed
     )
-
-
-def _mixed(
-    train: list[Read], held_out: Sequence[Read], sources: Sequence[Source]
-) -> tuple[list[Read], dict[str, dict[str, int]]]:
-    """Repeat training rows of sources whose weight asks for more rows than there are, and count each source."""
-    if not sources[0].name:
-        return train, {}
-    mixed, counts = list[Read](), {}
-    for source in sources:
-        own = [item for item in train if item.source == source.name]
-        whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
-        again = {id(row) for row in lowest([item.row for item in own], more)}
-        mixed += [item for item in own for _ in range(whole + (more > 0 and id(item.row) in again))]
-        counts[source.name] = {
-            "rows": source.given,
-            "taken": len(source.rows),
-            "train": len(own),
-            "repeated": (whole - 1) * len(own) + more,
-            "held_out": sum(item.source == source.name for item in held_out),
-        }
-    return mixed, counts
 
 
 def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:

@@ -25,7 +25,7 @@ from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import Stage
-from align.run.verdicts import ENOUGH, PairAccuracy, chance_verdict, judge_verdict, lost_rows
+from align.run.verdicts import ENOUGH, PairAccuracy, chance_verdict, judge_verdict, lost_rows, untrained_sources
 from align.types import Pair
 
 _NAMED = 3  # dropped rows of a kind that the console names; run.json and `align show data --dropped` name more
@@ -106,7 +106,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
-    site.judged(lost_rows(config, data.counts))
+    site.judged([*lost_rows(config, data.counts), *untrained_sources(data.sources)])
     for line in data_lines(config, data):
         site.say(line)
     for note in (*chat.notes(), *data.notes):

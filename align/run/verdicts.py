@@ -58,6 +58,14 @@ def lost_rows(config: Config, counts: Mapping[str, int]) -> Iterator[Verdict]:
             yield Verdict(WARNING, f"{number(n / of)} of the {what}", n / of, f"data.max_{side}_tokens")
 
 
+def untrained_sources(sources: Mapping[str, Mapping[str, int]]) -> Iterator[Verdict]:
+    """Judge the sources of a mixture of which nothing is trained on."""
+    for name, own in sources.items():
+        if not own["train"]:
+            what = f"of the {own['taken']} rows taken, {own['dropped']} dropped, {own['held_out']} held out"
+            yield Verdict(WARNING, f"nothing of data.mixture.{name} is trained on: {what}", 0.0, f"data.mixture.{name}")
+
+
 @dataclass(frozen=True)
 class PairAccuracy:
     """Share of held-out pairs that a reward model has right, with its interval over prompts."""
