@@ -115,8 +115,9 @@ def load_preferences(
     every, every_held = _split(reader, rows, config)
     twice = repeated([*every, *every_held], rows.columns)
     every = with_repeats(every, rows.train)
-    train = _where(every, config.train_where, "data.train_where", origin)
-    held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
+    parted = rows.held_out is None  # else the sides have columns of their own
+    train = _where(every, config.train_where, "data.train_where", origin, every_held if parted else ())
+    held_out = _where(every_held, config.held_out_where, "data.held_out_where", source, every if parted else ())
     _drop(reader, "unasked_dropped", [*every, *every_held], [*train, *held_out])
     measured = examples.side(held_out, reader.counts, last=True)
     trained = examples.side(train, reader.counts)
@@ -191,8 +192,10 @@ def _drop(reader: Reader, count: str, before: Sequence[Read], after: Sequence[Re
             reader.drop(count, row.where, row.row)
 
 
-def _where(rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Read]:
-    kept = matching([row.row for row in rows], where, key, source)
+def _where(
+    rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str, beside: Sequence[Read] = ()
+) -> list[Read]:
+    kept = matching([row.row for row in rows], where, key, source, [row.row for row in beside])
     return [row for row, keep in zip(rows, kept, strict=True) if keep]
 
 

@@ -52,11 +52,14 @@ def load_rows(
     return rows
 
 
-def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str) -> list[bool]:
+def matching(
+    rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str, beside: Sequence[Row] = ()
+) -> list[bool]:
     """Return for each row whether every column of `where` holds its value, or one of its values.
 
     Without conditions every row is kept. Raises InputError for a column or a value that occurs in no row, or conditions
-    that no row meets together; it names `key`, that of `where`, with the column behind it, and `source`, the rows'.
+    that no row meets together; it names `key`, that of `where`, with the column behind it, `source`, the rows', and the
+    column's values, with those of the rows `beside`, on the other side of the split.
     """
     if not where:
         return [True] * len(rows)
@@ -67,10 +70,13 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
     for column, values in wanted.items():
         if column not in columns:
             raise InputError(f"{key}.{column}", column, f"a column of {source}: {', '.join(columns)}")
-        found = list({repr(row.get(column)): row.get(column) for row in rows}.values())
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        found = _values(rows, column)
         for unknown in (value for value in values if not any(_same(cell, value) for cell in found)):
-            allowed = f"a value of that column: {', '.join(map(repr, found[:SHOWN]))}{more}"
+            others = _values([*rows, *beside], column)
+            if any(_same(cell, unknown) for cell in others):
+                allowed = f"a value of that column on this side of the split: {_shown(found)}"
+            else:
+                allowed = f"a value of that column: {_shown(others)}"
             raise InputError(f"{key}.{column}", unknown, allowed)
     kept = [
         all(any(_same(row.get(column), value) for value in values) for column, values in wanted.items()) for row in rows
@@ -80,8 +86,20 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
     return kept
 
 
+def _values(rows: Sequence[Row], column: str) -> list[Any]:
+    """Return the different values of a column, in order of first appearance."""
+    return list({repr(row.get(column)): row.get(column) for row in rows}.values())
+
+
+def _shown(values: Sequence[Any]) -> str:
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return f"{', '.join(map(repr, values[:SHOWN]))}{more}"
+
+
 def _same(cell: object, wanted: object) -> bool:
-    """Return whether a cell holds a value; the cells of a CSV file are text, also of numbers."""
+    """Return whether a cell holds a value; the cells of a CSV file are text, also of numbers, true and false."""
+    if isinstance(cell, str) and isinstance(wanted, bool):
+        return cell.lower() == str(wanted).lower()  # files write either case, and so do words of a command line
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
