@@ -125,9 +125,7 @@ def load_preferences(
         trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
     reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=twice)
     counts = _counts(reader, trained, measured, chat.end_ids)
-    lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
-    if reader.first_bad is not None:
-        lost += f"; first: {reader.first_bad}"
+    lost = _lost(reader.counts, reader.first_bad)
     what = "pairs" if rows.shape is Shape.preference else "rows"
     if not train:
         raise InputError("data.path", origin, f"data that leaves {what} to train on ({lost})")
@@ -149,7 +147,7 @@ def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], 
     reader.read_by(config)
     prompts = _prompts(every)
     if rows.held_out is None:
-        held = _held_prompts(prompts, config.held_out_fraction)
+        held = _held_prompts(prompts, config.held_out_fraction, _lost(reader.counts, reader.first_bad))
         held |= near(prompts, [prompt for prompt in prompts if prompt.id in held])
         if prompts and len(held) == len(prompts):
             given = "prompts that differ in case, white space and punctuation alone"
@@ -207,7 +205,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, list[Pair]]:
     """Split off a share of the training prompts, chosen as held-out ones are; refused where there is one alone."""
-    held = _held_prompts(prompts_of(data.reward_train), fraction)
+    held = _held_prompts(prompts_of(data.reward_train), fraction, _lost(data.counts))
     trained = data.trained.without(held)
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
     aside = [pair for pair in data.reward_train if pair.prompt.id in held]
@@ -231,6 +229,13 @@ def _counts(reader: Reader, trained: Side, measured: Side, ends: Sequence[int]) 
     return {name: counts[name] for name in COUNTS}
 
 
+def _lost(counts: Mapping[str, int], first_bad: InputError | None = None) -> str:
+    """Count rows and those that were dropped, so far, in words."""
+    lost = [name for name in COUNTS if name.endswith("dropped") or name == "rows"]
+    first = "" if first_bad is None else f"; first: {first_bad}"
+    return ", ".join(f"{name} {counts[name]}" for name in lost if counts[name]) + first
+
+
 def _sizes(trained: Side, measured: Side) -> dict[str, int]:
     return {
         "train_prompts": len(trained.prompts),
@@ -241,12 +246,17 @@ def _sizes(trained: Side, measured: Side) -> dict[str, int]:
     }
 
 
-def _held_prompts(prompts: Sequence[Prompt], fraction: float) -> set[int]:
-    """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
+def _held_prompts(prompts: Sequence[Prompt], fraction: float, lost: str) -> set[int]:
+    """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0.
+
+    Raises:
+        InputError: There is one prompt alone; it says what was `lost` before.
+    """
     if fraction == 0 or not prompts:
         return set()
     if len(prompts) == 1:
-        raise InputError("data.path", "rows on a single prompt", "two prompts or more, or data.held_out_path as well")
+        given = f"rows on a single prompt ({lost})"
+        raise InputError("data.path", given, "two prompts or more, or data.held_out_path as well")
     hashes = {p.id: hashlib.sha256(content_of(p.messages, p.tools).encode()).digest() for p in prompts}
     ranked = sorted(prompts, key=lambda prompt: hashes[prompt.id])
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))

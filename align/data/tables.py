@@ -17,6 +17,7 @@ import pyarrow.parquet
 from align.config.data_files import format_of
 from align.data.files import Row
 from align.errors import InputError
+from align.files import read_object
 
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
@@ -72,11 +73,20 @@ def is_saved(folder: Path) -> bool:
     return (folder / _DICT).is_file() or (folder / _STATE).is_file()
 
 
-def read_saved(folder: Path) -> dict[str, TableRows]:
+def read_saved(folder: Path) -> dict[str, Sequence[Row]]:
     """Read what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
-    found = datasets.load_from_disk(str(folder))
-    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-    return {str(name): TableRows(own.with_format("arrow")[:]) for name, own in splits.items()}
+    if not (folder / _DICT).is_file():
+        return {"train": _saved(folder)}
+    names = read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]
+    return {str(name): _saved(folder / name) for name in names}
+
+
+def _saved(folder: Path) -> Sequence[Row]:
+    """Read one data set; `datasets` loads none that has no file or no row."""
+    if not read_object(folder / _STATE, "as `datasets` writes it").get("_data_files"):
+        return ()
+    data = datasets.load_from_disk(str(folder))
+    return TableRows(data.with_format("arrow")[:]) if len(data) else ()
 
 
 def _json_columns(schema: pyarrow.Schema) -> datasets.Features:

@@ -187,6 +187,15 @@ def test_what_datasets_saved(tmp_path):
     assert refused(tmp_path / "two", split="test").startswith("data.train_split: given 'test'")
 
 
+def test_saved_without_rows(tmp_path):
+    empty = Dataset.from_list(ROWS).select([])
+    empty.save_to_disk(tmp_path / "plain")
+    DatasetDict({"train": empty, "test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    assert refused(tmp_path / "plain").endswith("data with rows (split train has none)")
+    assert "data with rows (there are 5 in all)" in refused(tmp_path / "splits")
+    assert rows(tmp_path / "splits", split="test") == ROWS
+
+
 def test_cells_are_what_is_stored(tmp_path):
     """An image that nobody looks at needs no library to decode it; mixed values that `datasets` keeps as JSON do."""
     mixed = [[{"b": 0}, {"c": "x"}], []]
