@@ -135,7 +135,7 @@ def load_preferences(
     reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", origin))
     whole = examples.pairs(every_held)
     mixed = by_source(rows.train, train, held_out)
-    notes = (*([note(rows.train, mixed)] if mixed else []), *reader.notes())
+    notes = (*([note(rows.train, mixed)] if mixed else []), *rows.notes, *reader.notes())
     return Preferences(
         trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped, mixed
     )

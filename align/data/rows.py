@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from align.config import DataConfig, Shape
 from align.data.columns import Columns
 from align.data.mixture import Source, load_source, load_sources
 from align.data.shapes import columns_of, recognise
-from align.data.sources import Row, load_rows
+from align.data.sources import Row, load_rows, unread_splits
 from align.errors import InputError
 
 
@@ -20,6 +21,7 @@ class Rows(NamedTuple):
     held_out: list[Row] | None  # None = a share of the training rows
     shape: Shape
     columns: list[str]  # that are read
+    notes: tuple[str, ...] = ()  # a line on each folder of which splits stay unread
 
     def __str__(self) -> str:
         return f"{self.shape.words} rows ({', '.join(self.columns)})"
@@ -40,7 +42,20 @@ def read_rows(config: DataConfig) -> Rows:
             raise InputError(f"data.mixture.{name}", other.value, allowed)
     if held_out is not None:
         _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
-    return Rows(sources, held_out, shape, list(dict.fromkeys(name for _, own in shapes.values() for name in own)))
+    columns = list(dict.fromkeys(name for _, own in shapes.values() for name in own))
+    return Rows(sources, held_out, shape, columns, tuple(_unread(config)))
+
+
+def _unread(config: DataConfig) -> Iterator[str]:
+    """Name the splits of each folder of training rows that neither side reads."""
+    for source in config.sources().values():
+        used = [source.train_split, config.held_out_split or ""]
+        if config.held_out_path == source.path and not config.held_out_split:
+            used.append("train")
+        names = unread_splits(str(source.path), "data.path", source.subset, used)
+        if names:
+            held_out = "" if config.mixture else f" (data.held_out_split={names[0]} holds one out)"
+            yield f"splits of {source.path} that are not read: {', '.join(names)}{held_out}"
 
 
 def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]:

@@ -1,7 +1,8 @@
 """Rows of a data set: files of several formats, folders, globs, what `datasets` saved, Hub ids."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_place
 from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
-from align.data.tables import TableRows, is_saved, read_saved, read_table_file
+from align.data.tables import TableRows, is_saved, read_saved, read_table_file, saved_splits
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
@@ -50,6 +51,16 @@ def load_rows(
     if not rows:
         raise InputError(key, path, f"data with rows (split {split} has none)")
     return rows
+
+
+def unread_splits(path: str, key: str, subset: str | None, used: Iterable[str]) -> list[str]:
+    """Name the splits of a folder on this machine that are in none of the `used` ones, which may be slices."""
+    places = named_places(key, path)
+    if places is None or not places[0].is_dir():
+        return []
+    folder, given = places[0], list(used)
+    names = saved_splits(folder) if is_saved(folder) else list(files_by_split(folder, subset, key))
+    return [name for name in names if not any(re.search(rf"\b{re.escape(name)}\b", own) for own in given)]
 
 
 def matching(

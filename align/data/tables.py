@@ -77,8 +77,14 @@ def read_saved(folder: Path) -> dict[str, Sequence[Row]]:
     """Read what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
     if not (folder / _DICT).is_file():
         return {"train": _saved(folder)}
-    names = read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]
-    return {str(name): _saved(folder / name) for name in names}
+    return {name: _saved(folder / name) for name in saved_splits(folder)}
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Name the splits that `save_to_disk` wrote."""
+    if not (folder / _DICT).is_file():
+        return ["train"]
+    return list(map(str, read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]))
 
 
 def _saved(folder: Path) -> Sequence[Row]:
