@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from align.errors import InputError
+
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` under a temporary name in the same folder and rename it: readers see the old file or the new."""
@@ -54,6 +56,30 @@ def _clean(value: Any, name: str, bad: list[str]) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return [_clean(v, f"{name}[{i}]", bad) for i, v in enumerate(value)]
     return value
+
+
+def read_object(path: Path, what: str = "as a run writes it", **parts: type) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Args:
+        what: Says in the message which object is meant.
+        parts: The types of entries that are read of it, where they are there.
+
+    Raises:
+        InputError: It is no JSON, no object, or an entry has another type; it names the file.
+    """
+    allowed = f"a JSON object, {what}"
+    try:
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(str(path), str(error), allowed) from error
+    if not isinstance(found, dict):
+        raise InputError(str(path), f"{json.dumps(found)[:60]} ({type(found).__name__})", allowed)
+    for name, kind in parts.items():
+        if name in found and not isinstance(found[name], kind):
+            given = f"{name}: {json.dumps(found[name])[:60]}"
+            raise InputError(str(path), given, f"{allowed}, {name} a {kind.__name__}")
+    return found
 
 
 class LineFile:

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,8 @@ import time
 
 import pytest
 
-from align.files import LineFile, dumps, keep_lines, read_lines, write_atomic
+from align.errors import InputError
+from align.files import LineFile, dumps, keep_lines, read_lines, read_object, write_atomic
 
 
 def test_nonfinite_numbers_are_null_and_named():
@@ -21,6 +23,32 @@ def test_nonfinite_numbers_are_null_and_named():
         "nonfinite": ["policy/loss", "parts.a[1]"],
     }
     assert "nonfinite" not in json.loads(dumps({"a": 1.0}))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"status": "finished", "hardw', "Unterminated string"),
+        (b"", "Expecting value"),
+        (b"\xff\xfe{", "utf-16"),
+        (b"[1, 2]", r"\[1, 2\] \(list\)"),
+        (b'{"hardware": [], "other": 1}', r"hardware: \[\]'; .* hardware a dict"),
+        (b"[" * 100_000, "recursion"),
+    ],
+    ids=["cut", "empty", "bytes", "list", "part", "deep"],
+)
+def test_an_object_that_cannot_be_read_is_one_line_with_its_file(tmp_path, content, told):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: given .*{told}") as caught:
+        read_object(path, hardware=dict)
+    assert "\n" not in str(caught.value) and "a JSON object, as a run writes it" in caught.value.allowed
+
+
+def test_an_object_with_its_parts(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{"hardware": {"threads": 2}}')
+    assert read_object(path, hardware=dict, sittings=list) == {"hardware": {"threads": 2}}
 
 
 def test_one_line_whatever_the_text(tmp_path):

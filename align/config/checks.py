@@ -4,7 +4,6 @@ Most functions take a section, its dotted name in the configuration, and names o
 accepted.
 """
 
-import json
 import math
 from collections.abc import Callable, Collection
 from datetime import date
@@ -15,6 +14,7 @@ from typing import Any
 
 from align.config.values import AUTO
 from align.errors import InputError
+from align.files import read_object
 
 WORLD_ASSET = "align://"
 
@@ -114,7 +114,7 @@ def reward_model(key: str, path: str | None) -> None:
     real = existing(key, path)
     if real is None or not (real / "config.json").is_file() or (real / "head.safetensors").is_file():
         return
-    stated = json.loads((real / "config.json").read_text())
+    stated = read_object(real / "config.json", "as transformers writes it")
     kinds = stated.get("architectures") or []
     if kinds and not any("SequenceClassification" in kind for kind in kinds):
         raise InputError(key, f"{path} ({', '.join(kinds)})", "a sequence classifier with one output")

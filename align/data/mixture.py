@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from align.config import DataConfig
 from align.data.files import Row
+from align.data.reader import Read
 from align.data.sources import Wanted
 from align.data.stored_rows import PickedRows
 
@@ -76,13 +77,44 @@ def lowest(rows: Iterable[Row], count: int) -> list[int]:
     return sorted(sorted(range(len(hashes)), key=lambda place: (hashes[place], place))[:count])
 
 
-def note(sources: Sequence[Source]) -> str:
-    """Say in a line what a mixture takes of each source."""
-    total = sum(source.wanted for source in sources)
-    parts = []
+def with_repeats(train: list[Read], sources: Sequence[Source]) -> list[Read]:
+    """Repeat training rows of sources whose weight asks for more rows than there are; sorted by source in a mixture."""
+    if not sources[0].name:
+        return train
+    mixed = list[Read]()
     for source in sources:
-        again = source.wanted - len(source.rows)
-        more = f" and {again} of them again" if again > 0 else ""
-        share = f"{source.wanted / total:.1%}"
-        parts.append(f"{source.name} {share}, {len(source.rows)} of {source.given} rows{more} ({source.place})")
-    return f"mixture of {total} rows: {'; '.join(parts)}"
+        own = [item for item in train if item.source == source.name]
+        whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
+        again = set(lowest((item.row for item in own), more)) if more else set()
+        mixed += [item for i, item in enumerate(own) for _ in range(whole + (i in again))]
+    return mixed
+
+
+def by_source(sources: Sequence[Source], train: Sequence[Read], held_out: Sequence[Read]) -> dict[str, dict[str, int]]:
+    """Count the rows of each source on both sides, once all drops are done; nothing outside a mixture."""
+    counts = {}
+    for source in sources if sources[0].name else ():
+        own = [id(item) for item in train if item.source == source.name]
+        once, held = len(set(own)), sum(item.source == source.name for item in held_out)
+        counts[source.name] = {
+            "rows": source.given,
+            "taken": len(source.rows),
+            "train": once,
+            "repeated": len(own) - once,
+            "held_out": held,
+            "dropped": len(source.rows) - once - held,
+        }
+    return counts
+
+
+def note(sources: Sequence[Source], counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Say in a line the share that each source has of the training rows, and what became of its other rows."""
+    rows = {name: own["train"] + own["repeated"] for name, own in counts.items()}
+    total, parts = sum(rows.values()), []
+    for source in sources:
+        own = counts[source.name]
+        again = f", {own['repeated']} of them repeats" if own["repeated"] else ""
+        rest = f"{own['held_out']} held out, {own['dropped']} dropped"
+        taken = f"{own['taken']} of {own['rows']} taken, {rest}: {source.place}"
+        parts.append(f"{source.name} {rows[source.name] / total:.1%}, {rows[source.name]} rows{again} ({taken})")
+    return f"mixture of {total} training rows: {'; '.join(parts)}"

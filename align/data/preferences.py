@@ -15,8 +15,8 @@ from align.data.arrow import Store
 from align.data.cache import kept
 from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
-from align.data.mixture import Source, lowest, note
-from align.data.prepared import COUNTS, Preferences, facts_of, held_prompts, reopened, sizes_of
+from align.data.mixture import by_source, note, with_repeats
+from align.data.prepared import COUNTS, Preferences, facts_of, held_prompts, lost_of, reopened, sizes_of
 from align.data.reader import Read, Reader, RowsOf
 from align.data.rows import Rows, read_rows
 from align.data.sources import matching
@@ -72,9 +72,10 @@ def _made(
     every, every_held = _split(reader, read, given, config)
     origin, source = config.named(), config.held_out_path or config.named()
     twice = repeated([*every, *every_held], rows.columns)
-    every, mixed = _mixed(every, every_held, rows.train)
-    train = _where(every, config.train_where, "data.train_where", origin)
-    held_out = _where(every_held, config.held_out_where, "data.held_out_where", source)
+    every = with_repeats(every, rows.train)
+    parted = rows.held_out is None  # else the sides have columns of their own
+    train = _where(every, config.train_where, "data.train_where", origin, every_held if parted else ())
+    held_out = _where(every_held, config.held_out_where, "data.held_out_where", source, every if parted else ())
     _drop(reader, "unasked_dropped", [*every, *every_held], [*train, *held_out])
     measured = examples.side(held_out, reader.counts, last=True)
     trained = examples.side(train, reader.counts)
@@ -82,55 +83,24 @@ def _made(
         trained = _kept_apart(trained, [row.prompt for row in every_held], reader)
     reader.counts.update(train=len(train), held_out=len(held_out), duplicate_rows=twice)
     counts = _counts(reader, trained, measured, chat.end_ids)
-    _check_left(config, rows, reader, counts, train, held_out)
+    _check_left(config, rows, lost_of(reader.counts, reader.first_bad), train, held_out)
     reward_train = examples.pairs(_where(every, config.reward_where, "data.reward_where", origin))
     whole = examples.pairs(every_held)
-    notes = (*([note(rows.train)] if mixed else []), *reader.notes())
+    mixed = by_source(rows.train, train, held_out)
+    notes = (*([note(rows.train, mixed)] if mixed else []), *rows.notes, *reader.notes())
     return Preferences(
         trained, measured, counts, reward_train, whole, notes, rows.shape, str(rows), reader.dropped, mixed
     )
 
 
-def _check_left(
-    config: DataConfig,
-    rows: Rows,
-    reader: Reader,
-    counts: Mapping[str, int],
-    train: Sequence[Read],
-    held_out: Sequence[Read],
-) -> None:
+def _check_left(config: DataConfig, rows: Rows, lost: str, train: Sequence[Read], held_out: Sequence[Read]) -> None:
     """Raise InputError where no row is left to train on, or none to measure on although held-out rows were given."""
-    lost = ", ".join(f"{k} {v}" for k, v in counts.items() if v and (k.endswith("dropped") or k == "rows"))
-    if reader.first_bad is not None:
-        lost += f"; first: {reader.first_bad}"
     what = "pairs" if rows.shape is Shape.preference else "rows"
     if not train:
         raise InputError("data.path", config.named(), f"data that leaves {what} to train on ({lost})")
     if rows.held_out is not None and not held_out:
         key = "data.held_out_path" if config.held_out_path else "data.held_out_split"
         raise InputError(key, config.held_out_path or config.held_out_split, f"data that leaves {what} ({lost})")
-
-
-def _mixed(
-    train: list[Read], held_out: Sequence[Read], sources: Sequence[Source]
-) -> tuple[list[Read], dict[str, dict[str, int]]]:
-    """Repeat training rows of sources whose weight asks for more rows than there are, and count each source."""
-    if not sources[0].name:
-        return train, {}
-    mixed, counts = list[Read](), {}
-    for source in sources:
-        own = [item for item in train if item.source == source.name]
-        whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
-        again = set(lowest((item.row for item in own), more)) if more else set()
-        mixed += [item for i, item in enumerate(own) for _ in range(whole + (i in again))]
-        counts[source.name] = {
-            "rows": source.given,
-            "taken": len(source.rows),
-            "train": len(own),
-            "repeated": (whole - 1) * len(own) + more,
-            "held_out": sum(item.source == source.name for item in held_out),
-        }
-    return mixed, counts
 
 
 def _read_all(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read] | None]:
@@ -150,7 +120,7 @@ def _split(
     """Part all rows: no prompt, nor a near-duplicate of one, is on both sides."""
     prompts = _prompts(every)
     if given is None:
-        held = held_prompts(prompts, config.held_out_fraction)
+        held = held_prompts(prompts, config.held_out_fraction, lost_of(reader.counts, reader.first_bad))
         held |= near(prompts, [prompt for prompt in prompts if prompt.id in held])
         if prompts and len(held) == len(prompts):
             alike = "prompts that differ in case, white space and punctuation alone"
@@ -187,10 +157,12 @@ def _drop(reader: Reader, count: str, before: Sequence[Read], after: Sequence[Re
             reader.drop(count, row.where, row.row)
 
 
-def _where(rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str) -> list[Read]:
+def _where(
+    rows: Sequence[Read], where: Mapping[str, Any], key: str, source: str, beside: Sequence[Read] = ()
+) -> list[Read]:
     if not where:
         return list(rows)
-    found = matching(RowsOf(rows), where, key, source)
+    found = matching(RowsOf(rows), where, key, source, RowsOf(beside))
     return [row for row, keep in zip(rows, found, strict=True) if keep]
 
 

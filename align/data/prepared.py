@@ -109,7 +109,7 @@ def digest(pairs: Sequence[Pair]) -> str:
 
 def set_aside(data: Preferences, fraction: float) -> tuple[Preferences, Sequence[Pair]]:
     """Split off a share of the training prompts, chosen as held-out ones are; refused where there is one alone."""
-    held = held_prompts(prompts_of(data.reward_train), fraction)
+    held = held_prompts(prompts_of(data.reward_train), fraction, lost_of(data.counts))
     trained = data.trained.without(held)
     rest = [pair for pair in data.reward_train if pair.prompt.id not in held]
     aside = [pair for pair in data.reward_train if pair.prompt.id in held]
@@ -132,12 +132,24 @@ def sizes_of(trained: Side, measured: Side) -> dict[str, int]:
     }
 
 
-def held_prompts(prompts: Sequence[Prompt], fraction: float) -> set[int]:
-    """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0."""
+def lost_of(counts: Mapping[str, int], first_bad: InputError | None = None) -> str:
+    """Count rows and those that were dropped, so far, in words."""
+    lost = [name for name in COUNTS if name.endswith("dropped") or name == "rows"]
+    first = "" if first_bad is None else f"; first: {first_bad}"
+    return ", ".join(f"{name} {counts[name]}" for name in lost if counts[name]) + first
+
+
+def held_prompts(prompts: Sequence[Prompt], fraction: float, lost: str) -> set[int]:
+    """Return the ids of the share of prompts whose content hashes lowest; none for a fraction of 0.
+
+    Raises:
+        InputError: There is one prompt alone; it says what was `lost` before.
+    """
     if fraction == 0 or not prompts:
         return set()
     if len(prompts) == 1:
-        raise InputError("data.path", "rows on a single prompt", "two prompts or more, or data.held_out_path as well")
+        given = f"rows on a single prompt ({lost})"
+        raise InputError("data.path", given, "two prompts or more, or data.held_out_path as well")
     hashes = {p.id: hashlib.sha256(content_of(p.messages, p.tools).encode()).digest() for p in prompts}
     ranked = sorted(prompts, key=lambda prompt: hashes[prompt.id])
     size = min(len(prompts) - 1, max(1, round(fraction * len(prompts))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from align.data.columns import Columns
 from align.data.files import Row
 from align.data.mixture import Source, load_sources, named_rows
 from align.data.shapes import columns_of, recognise
-from align.data.sources import Located, Wanted, locate, read_located
+from align.data.sources import Located, Wanted, locate, read_located, unread_splits
 from align.errors import InputError
 
 
@@ -24,6 +24,7 @@ class Rows(NamedTuple):
     held_out: Sequence[Row] | None  # None = a share of the training rows
     shape: Shape
     columns: list[str]  # that are read
+    notes: tuple[str, ...] = ()  # a line on each folder of which splits stay unread
     made_of: dict[str, Any] | None = None  # all that decides on them; None = they are not kept
 
     def every(self) -> list[Sequence[Row]]:
@@ -51,7 +52,7 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     if held_out is not None:
         _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
     made_of = {"rows": [one.parts_of() for one in every]} if keep else None
-    return Rows(sources, held_out, shape, columns, made_of)
+    return Rows(sources, held_out, shape, columns, tuple(_unread(config)), made_of)
 
 
 def _one_shape(sources: Sequence[Source]) -> tuple[Shape, list[str]]:
@@ -63,6 +64,18 @@ def _one_shape(sources: Sequence[Source]) -> tuple[Shape, list[str]]:
             allowed = f"rows of shape {shape.value}, as those of data.mixture.{first} are"
             raise InputError(f"data.mixture.{name}", other.value, allowed)
     return shape, list(dict.fromkeys(name for _, own in shapes.values() for name in own))
+
+
+def _unread(config: DataConfig) -> Iterator[str]:
+    """Name the splits of each folder of training rows that neither side reads."""
+    for source in config.sources().values():
+        used = [source.train_split, config.held_out_split or ""]
+        if config.held_out_path == source.path and not config.held_out_split:
+            used.append("train")
+        names = unread_splits(str(source.path), "data.path", source.subset, used)
+        if names:
+            held_out = "" if config.mixture else f" (data.held_out_split={names[0]} holds one out)"
+            yield f"splits of {source.path} that are not read: {', '.join(names)}{held_out}"
 
 
 def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]:

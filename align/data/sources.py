@@ -1,6 +1,7 @@
 """Rows of a data set: files of several formats, folders, globs, what `datasets` saved, Hub ids."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
 from align.data.stored_rows import JsonRows, Part, StoredRows, keep_rows, keep_table, reopened
-from align.data.tables import TableRows, batches_of, is_saved, read_saved, table_file
+from align.data.tables import TableRows, batches_of, is_saved, read_saved, saved_splits, table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 
-_SHOWN_EVERY = 1000  # rows
+_COUNTED_EVERY = 1000  # rows
 SHOWN = 8  # most values that an error lists
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file sends a request that counts downloads
@@ -107,11 +108,24 @@ def _read(located: Located, activity: Activity, folder: Path | None) -> StoredRo
     return rows
 
 
-def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str) -> list[bool]:
+def unread_splits(path: str, key: str, subset: str | None, used: Iterable[str]) -> list[str]:
+    """Name the splits of a folder on this machine that are in none of the `used` ones, which may be slices."""
+    places = named_places(key, path)
+    if places is None or not places[0].is_dir():
+        return []
+    folder, given = places[0], list(used)
+    names = saved_splits(folder) if is_saved(folder) else list(files_by_split(folder, subset, key))
+    return [name for name in names if not any(re.search(rf"\b{re.escape(name)}\b", own) for own in given)]
+
+
+def matching(
+    rows: Sequence[Row], where: Mapping[str, Any], key: str, source: str, beside: Sequence[Row] = ()
+) -> list[bool]:
     """Return for each row whether every column of `where` holds its value, or one of its values.
 
     Without conditions every row is kept. Raises InputError for a column or a value that occurs in no row, or conditions
-    that no row meets together; it names `key`, that of `where`, with the column behind it, and `source`, the rows'.
+    that no row meets together; it names `key`, that of `where`, with the column behind it, `source`, the rows', and the
+    column's values, with those of the rows `beside`, on the other side of the split.
     """
     if not where:
         return [True] * len(rows)
@@ -122,10 +136,13 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
     for column, values in wanted.items():
         if column not in columns:
             raise InputError(f"{key}.{column}", column, f"a column of {source}: {', '.join(columns)}")
-        found = list({repr(row.get(column)): row.get(column) for row in rows}.values())
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        found = _values(rows, column)
         for unknown in (value for value in values if not any(_same(cell, value) for cell in found)):
-            allowed = f"a value of that column: {', '.join(map(repr, found[:SHOWN]))}{more}"
+            others = _values([*rows, *beside], column)
+            if any(_same(cell, unknown) for cell in others):
+                allowed = f"a value of that column on this side of the split: {_shown(found)}"
+            else:
+                allowed = f"a value of that column: {_shown(others)}"
             raise InputError(f"{key}.{column}", unknown, allowed)
     kept = [
         all(any(_same(row.get(column), value) for value in values) for column, values in wanted.items()) for row in rows
@@ -135,8 +152,20 @@ def matching(rows: Sequence[Row], where: Mapping[str, Any], key: str, source: st
     return kept
 
 
+def _values(rows: Sequence[Row], column: str) -> list[Any]:
+    """Return the different values of a column, in order of first appearance."""
+    return list({repr(row.get(column)): row.get(column) for row in rows}.values())
+
+
+def _shown(values: Sequence[Any]) -> str:
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return f"{', '.join(map(repr, values[:SHOWN]))}{more}"
+
+
 def _same(cell: object, wanted: object) -> bool:
-    """Return whether a cell holds a value; the cells of a CSV file are text, also of numbers."""
+    """Return whether a cell holds a value; the cells of a CSV file are text, also of numbers, true and false."""
+    if isinstance(cell, str) and isinstance(wanted, bool):
+        return cell.lower() == str(wanted).lower()  # files write either case, and so do words of a command line
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
@@ -157,12 +186,12 @@ def _on_hub(wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
     return {wanted.split: [found]}
 
 
-def _local(places: Sequence[Path], wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
+def _local(places: Sequence[Path], wanted: Wanted) -> Mapping[str, Sequence[Path | datasets.Dataset]]:
     """Find a path's splits, those alone that `split` may name."""
     if not places[0].is_dir():
         return {"train": places}
     if is_saved(places[0]):
-        return {name: [own] for name, own in read_saved(places[0]).items()}
+        return read_saved(places[0])
     files = files_by_split(places[0], wanted.subset, wanted.key)
     return {name: own if name in wanted.split else [] for name, own in files.items()}
 
@@ -200,7 +229,7 @@ def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activ
     if isinstance(part, datasets.Dataset):
         rows = keep_table(store, name, batches_of(part))
     elif format_of(part) in TEXT:
-        rows = keep_rows(store, name, _shown(read_text_file(part, key), activity))
+        rows = keep_rows(store, name, _counted(read_text_file(part, key), activity))
     else:
         try:
             with table_file(part, key) as batches:
@@ -212,9 +241,9 @@ def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activ
     return Part(name, rows, 0, len(rows))
 
 
-def _shown(rows: Iterable[Row], activity: Activity) -> Iterator[Row]:
+def _counted(rows: Iterable[Row], activity: Activity) -> Iterator[Row]:
     for number, row in enumerate(rows):
-        if number % _SHOWN_EVERY == 0:
+        if number % _COUNTED_EVERY == 0:
             activity.advance("reading the data", detail=f"{number} rows")
         yield row
 

@@ -18,6 +18,7 @@ import pyarrow.parquet
 from align.config.data_files import format_of
 from align.data.files import Row
 from align.errors import InputError
+from align.files import read_object
 
 _AT_ONCE = 250  # rows
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
@@ -93,11 +94,26 @@ def is_saved(folder: Path) -> bool:
     return (folder / _DICT).is_file() or (folder / _STATE).is_file()
 
 
-def read_saved(folder: Path) -> dict[str, datasets.Dataset]:
+def read_saved(folder: Path) -> dict[str, list[datasets.Dataset]]:
     """Open what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
-    found = datasets.load_from_disk(str(folder))
-    splits = found if isinstance(found, datasets.DatasetDict) else {"train": found}
-    return {str(name): own for name, own in splits.items()}
+    if not (folder / _DICT).is_file():
+        return {"train": _saved(folder)}
+    return {name: _saved(folder / name) for name in saved_splits(folder)}
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Name the splits that `save_to_disk` wrote."""
+    if not (folder / _DICT).is_file():
+        return ["train"]
+    return list(map(str, read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]))
+
+
+def _saved(folder: Path) -> list[datasets.Dataset]:
+    """Open one data set; none where it has no row: `datasets` loads none without a file."""
+    if not read_object(folder / _STATE, "as `datasets` writes it").get("_data_files"):
+        return []
+    data = datasets.load_from_disk(str(folder))
+    return [data] if len(data) else []
 
 
 def batches_of(found: datasets.Dataset) -> Batches:

@@ -1,6 +1,5 @@
 """Files of a run's evaluations: evaluation.json; samples, probes, pairs and demonstrations of evaluation_*.jsonl."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from align.evaluation.change import delta
 from align.evaluation.intervals import Bootstrap
 from align.evaluation.measure import EvaluationResult
-from align.files import dumps, read_lines, write_atomic
+from align.files import dumps, read_lines, read_object, write_atomic
 
 EVALUATION = "evaluation.json"
 SAMPLES = "evaluation_samples.jsonl"
@@ -39,7 +38,7 @@ def load_before(folder: Path) -> EvaluationResult | None:
         [row for row in read_lines(folder / name) if row.pop("phase") == "before"]
         for name in (SAMPLES, PROBES, PAIRS, DEMONSTRATIONS)
     )
-    return EvaluationResult(json.loads(path.read_text())["before"], samples, probes, pairs, demonstrations)
+    return EvaluationResult(read_object(path, before=dict)["before"], samples, probes, pairs, demonstrations)
 
 
 def _save(folder: Path, phases: Mapping[str, EvaluationResult], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from align.engine.reference import Policy
 from align.errors import InputError
+from align.files import read_object
 from align.loop.context import LoopContext
 from align.models.chat_tokenizer import ChatTokenizer, save_chat
 
@@ -91,7 +92,7 @@ def prune(run_folder: Path, method: str, keep: int, spare: Callable[[int], bool]
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The JSON part of a whole checkpoint, brought to today's format; raises InputError for one of a later format."""
-    state = dict(json.loads((folder / STATE).read_text()))
+    state = read_object(folder / STATE)
     if state.get("format", 1) > FORMAT:
         raise InputError("resume", f"{folder}, of format {state['format']}", f"format {FORMAT} or older; upgrade align")
     return state if "format" in state else _from_format_1(state, (folder / "experience.safetensors").is_file())

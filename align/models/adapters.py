@@ -1,6 +1,5 @@
 """Several LoRA adapters on one frozen base, one per role, and a switch between them."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from align.config import AdapterConfig
 from align.errors import InputError, first_line
+from align.files import read_object
 from align.streams import drawn_from
 
 POLICY = "default"  # PEFT saves this one at the top of its folder, where plain PEFT looks for it
@@ -121,7 +121,7 @@ class SharedBase:
 
     def _check_settings(self, folder: Path) -> None:
         """The scale of the updates (alpha / r) is in no weight: with another alpha the scores would be others."""
-        stored = json.loads((folder / "adapter_config.json").read_text())
+        stored = read_object(folder / "adapter_config.json", "as PEFT writes it")
         own = {"r": self._config.r, "lora_alpha": self._config.alpha, "use_rslora": False}
         for key, value in own.items():
             if stored.get(key) != value:

@@ -1,7 +1,6 @@
 """Location of a model's files: a folder, a run's folder, an adapter on its base, a shipped asset or a Hub id."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 
 from align.errors import InputError
-from align.files import content_hash
+from align.files import content_hash, read_object
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 from align.worlds import resolve
@@ -129,7 +128,7 @@ def one_line(key: str, path: str) -> Iterator[None]:
 def _on_base(folder: Path, key: str) -> Checkpoint:
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(key, str(folder), "an adapter with adapter_model.safetensors (pickled weights are refused)")
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = read_object(folder / "adapter_config.json", "as PEFT writes it")
     base = settings.get("base_model_name_or_path")
     if not base:
         raise InputError(key, str(folder), "an adapter whose adapter_config.json names base_model_name_or_path")

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from align.errors import InputError
+from align.files import read_object
 from align.models.load import body_of, load_body, load_sequence_classifier
 from align.models.locate import HEAD, head_file, locate
 
@@ -44,7 +45,7 @@ class RewardCard:
 def read_card(folder: Path) -> RewardCard | None:
     """Read the card in `folder`; None where the folder is a plain Hugging Face checkpoint."""
     path = folder / CARD
-    return RewardCard(**json.loads(path.read_text())) if path.is_file() else None
+    return RewardCard(**read_object(path)) if path.is_file() else None
 
 
 def linear_head(weight: torch.Tensor, bias: torch.Tensor | None = None) -> nn.Linear:

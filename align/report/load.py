@@ -1,6 +1,5 @@
 """Loading a run's folder for a report; files that a run has not (yet) written are empty."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from align.errors import InputError
-from align.files import read_lines
+from align.files import read_lines, read_object
 
 SUMMARY = "summary.jsonl"  # of a sweep
 DEPTH = 4  # folders below a given one in which runs are looked for
@@ -110,10 +109,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
-        raise InputError(str(path), str(error), "a JSON object, as a run writes it") from error
+    return read_object(path) if path.is_file() else {}
 
 
 def at(tree: Any, *path: str) -> Any:

@@ -1,7 +1,6 @@
 """run.json: environment, cost and outcome of a run; rewritten as a whole at every change."""
 
 import importlib.metadata
-import json
 import os
 import platform
 import shlex
@@ -19,7 +18,7 @@ import torch
 
 import align
 from align.errors import InputError, with_cause
-from align.files import dumps, write_atomic
+from align.files import dumps, read_object, write_atomic
 from align.models.hardware import peak_memory_mib
 from align.run.folder import ERROR_FILE
 
@@ -57,9 +56,9 @@ class RunRecord:
 
     @staticmethod
     def read(folder: Path) -> dict[str, Any]:
-        """Read the record of an earlier sitting of the run; empty without one."""
+        """Read the record of an earlier sitting of the run; empty without one. Raises InputError for what is none."""
         path = folder / FILE
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
+        return read_object(path, hardware=dict, identity=dict, sittings=list) if path.is_file() else {}
 
     def update(self, **facts: Any) -> None:
         """Add facts and write the file."""

@@ -19,7 +19,7 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
 from align.models.templates import PLAIN_TEMPLATE
 from align.run.show_rows import Entry, counted, entries_of, places, samples
-from align.run.stages import check_context, load_data
+from align.run.stages import check_context, data_verdicts, load_data
 from align.run.views import Section, Selection, View
 
 _UNLIMITED = 2**40  # tokens: no limit
@@ -78,7 +78,11 @@ def _counts(config: Config, data: Preferences) -> Section:
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
     others = (name for name in (*LOST, *REPEATED) if not name.endswith(("dropped", "cut", "truncated")))
     lines += [(name.replace("_", " "), str(counts[name])) for name in others if counts[name]]
-    return Section("Rows", [*lines, *(("note", note) for note in data.notes)])
+    notes = [
+        *((verdict.level, verdict.text) for verdict in data_verdicts(config, data)),
+        *(("note", note) for note in data.notes),
+    ]
+    return Section("Rows", [*lines, *notes])
 
 
 def _of_shape(data: Preferences) -> list[tuple[str, str]]:

@@ -28,7 +28,15 @@ from align.run.dpo_policies import ensure_dpo_policy
 from align.run.record import RunRecord
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import Stage
-from align.run.verdicts import ENOUGH, PairAccuracy, chance_verdict, judge_verdict, lost_rows
+from align.run.verdicts import (
+    ENOUGH,
+    PairAccuracy,
+    chance_verdict,
+    judge_verdict,
+    lost_rows,
+    one_sided,
+    untrained_sources,
+)
 from align.types import Pair
 
 _NAMED = 3  # dropped rows of a kind that the console names; run.json and `align show data --dropped` name more
@@ -110,7 +118,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
-    site.judged(lost_rows(config, data.counts))
+    site.judged(data_verdicts(config, data))
     for line in data_lines(config, data):
         site.say(line)
     for note in (*chat.notes(), *data.notes):
@@ -146,6 +154,12 @@ def check_examples(config: Config, data: Preferences, *, trains: bool = True) ->
             lost = ", ".join(f"{name} {n}" for name, n in data.counts.items() if n)
             allowed = f"rows that make {need.examples.value}, which {need.given} needs ({data.rows}: {lost})"
             raise InputError("data.path", config.data.named(), allowed)
+
+
+def data_verdicts(config: Config, data: Preferences) -> list[Verdict]:
+    """Judge the data before anything learns from them."""
+    labelled = one_sided(config, data.trained.labelled)
+    return [*lost_rows(config, data.counts), *untrained_sources(data.sources), *labelled]
 
 
 def data_lines(config: Config, data: Preferences) -> list[str]:

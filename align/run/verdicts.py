@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor, ones_like
 
 from align.callbacks.base import Callback
-from align.config import Config
+from align.config import Config, Examples
 from align.errors import WARNING, Verdict
 from align.evaluation.intervals import Bootstrap
 from align.numbers import normal_quantile, number
+from align.types import Completion
 
 ENOUGH = 100  # held-out prompts with a pair, from which on a reward model can be refused as chance
 
@@ -56,6 +57,23 @@ def lost_rows(config: Config, counts: Mapping[str, int]) -> Iterator[Verdict]:
     for what, n, of, side in shares:
         if of and n / of > bound:
             yield Verdict(WARNING, f"{number(n / of)} of the {what}", n / of, f"data.max_{side}_tokens")
+
+
+def untrained_sources(sources: Mapping[str, Mapping[str, int]]) -> Iterator[Verdict]:
+    """Judge the sources of a mixture of which nothing is trained on."""
+    for name, own in sources.items():
+        if not own["train"]:
+            what = f"of the {own['taken']} rows taken, {own['dropped']} dropped, {own['held_out']} held out"
+            yield Verdict(WARNING, f"nothing of data.mixture.{name} is trained on: {what}", 0.0, f"data.mixture.{name}")
+
+
+def one_sided(config: Config, labelled: Sequence[Completion]) -> Iterator[Verdict]:
+    """Judge labelled completions of one kind alone, where a method learns from both."""
+    good = sum(one.label for one in labelled)
+    if config.method.learns_from is Examples.labels and labelled and good in (0, len(labelled)):
+        kind = "desirable" if good else "undesirable"
+        what = f"all {len(labelled)} labelled completions are {kind}: {config.method.name} learns from both kinds"
+        yield Verdict(WARNING, what, float(good), "data.label_column")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from align.cli.paths import literal_paths
+from align.config import DataConfig
 from align.config.data_files import format_of, unpacking
+from align.data.preferences import load_preferences
 from align.data.sources import load_rows
 from align.errors import InputError
 
@@ -185,6 +187,34 @@ def test_what_datasets_saved(tmp_path):
     assert rows(tmp_path / "two") == ROWS[:3]
     assert rows(tmp_path / "two", split="dev") == rows(tmp_path / "two" / "dev") == ROWS[3:]
     assert refused(tmp_path / "two", split="test").startswith("data.train_split: given 'test'")
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_splits_that_are_not_read_are_named(tmp_path, chat, saved):
+    names = ("train", "validation", "test")
+    if saved:
+        DatasetDict({name: Dataset.from_list(ROWS) for name in names}).save_to_disk(tmp_path)
+    else:
+        for name in names:
+            shard(tmp_path, f"{name}.jsonl", slice(0, 5))
+
+    def notes(**settings) -> tuple[str, ...]:
+        config = DataConfig(path=str(tmp_path), max_prompt_tokens=99, max_response_tokens=99, **settings)
+        return load_preferences(config, chat).notes
+
+    begin, end = f"splits of {tmp_path} that are not read: ", "(data.held_out_split={} holds one out)"
+    assert notes() == (f"{begin}validation, test {end.format('validation')}",)
+    assert notes(train_split="train[:3]+validation") == (f"{begin}test {end.format('test')}",)
+    assert notes(train_split="validation[:2]", held_out_split="train[4:]+test") == ()
+
+
+def test_saved_without_rows(tmp_path):
+    empty = Dataset.from_list(ROWS).select([])
+    empty.save_to_disk(tmp_path / "plain")
+    DatasetDict({"train": empty, "test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    assert refused(tmp_path / "plain").endswith("data with rows (split train has none)")
+    assert "data with rows (there are 5 in all)" in refused(tmp_path / "splits")
+    assert rows(tmp_path / "splits", split="test") == ROWS
 
 
 def test_cells_are_what_is_stored(tmp_path):

@@ -13,6 +13,7 @@ from align.data.mixture import lowest, shares
 from align.data.preferences import load_preferences
 from align.data.prepared import Preferences
 from align.errors import InputError
+from align.run.verdicts import untrained_sources
 
 LENGTHS = {"max_prompt_tokens": 512, "max_response_tokens": 512}
 
@@ -70,15 +71,44 @@ def test_a_part_of_the_larger_source_is_taken_each_row_once(chat, paths):
     assert len(set(found)) == 20
     assert data.counts["rows"] == 20 and data.counts["train"] == 18
     assert data.sources == {
-        name: {"rows": given, "taken": 10, "train": train, "repeated": 0, "held_out": 10 - train}
+        name: {"rows": given, "taken": 10, "train": train, "repeated": 0, "held_out": 10 - train, "dropped": 0}
         for name, given, train in (
             ("big", 40, by_source(data.train)["big"]),
             ("small", 10, by_source(data.train)["small"]),
         )
     }
     (note,) = data.notes
-    big, small = (f"50.0%, 10 of {n} rows ({paths[name]})" for name, n in (("big", 40), ("small", 10)))
-    assert note == f"mixture of 20 rows: big {big}; small {small}"
+    big, small = (
+        f"{name} {n / 18:.1%}, {n} rows (10 of {given} taken, {10 - n} held out, 0 dropped: {paths[name]})"
+        for name, given, n in (("big", 40, by_source(data.train)["big"]), ("small", 10, by_source(data.train)["small"]))
+    )
+    assert note == f"mixture of 18 training rows: {big}; {small}"
+
+
+def test_shares_are_those_of_what_is_trained(chat, write):
+    """Eight of ten rows of a source are too long, and one more is not among the rows asked for."""
+    kept = [{"prompt": f"fine {i}", "chosen": "good", "rejected": "bad", "k": "x" if i else "y"} for i in range(10)]
+    long = [
+        {"prompt": f"long {i}" + "x" * 600 * (i > 1), "chosen": "good", "rejected": "bad", "k": "x"} for i in range(10)
+    ]
+    files = {"big": write("a.jsonl", kept), "small": write("b.jsonl", long)}
+    mixture = {name: MixtureSource(path=path, weight=1.0) for name, path in files.items()}
+    data = mixed(chat, mixture, held_out_fraction=0.0, train_where={"k": "x"})
+    assert by_source(data.train) == {"fine": 9, "long": 2}
+    assert [(own["train"], own["dropped"]) for own in data.sources.values()] == [(9, 1), (2, 8)]
+    assert data.notes[0].startswith(
+        "mixture of 11 training rows: big 81.8%, 9 rows (10 of 10 taken, 0 held out, 1 dropped"
+    )
+    assert list(untrained_sources(data.sources)) == []
+
+
+def test_a_source_of_which_nothing_is_left_is_warned_about(chat, write, paths):
+    long = write("b.jsonl", [row | {"prompt": "x" * 600} for row in rows("long", 10)])
+    data = mixed(chat, {"big": MixtureSource(path=paths["big"]), "long": MixtureSource(path=long)})
+    (verdict,) = untrained_sources(data.sources)
+    assert (verdict.level, verdict.key) == ("warning", "data.mixture.long")
+    assert verdict.what.endswith("is trained on: of the 10 rows taken, 10 dropped, 0 held out")
+    assert "long 0.0%, 0 rows" in data.notes[0]
 
 
 def test_what_is_taken_depends_on_no_order(chat, write, paths):
@@ -103,9 +133,10 @@ def test_repeats_are_training_pairs_alone(chat, paths):
     small = Counter(pair.prompt.text for pair in data.train if pair.prompt.text.startswith("small"))
     assert set(small.values()) == {3}
     n = len(small)
-    assert data.sources["small"] == {"rows": 10, "taken": 10, "train": n, "repeated": 2 * n, "held_out": 10 - n}
+    counted = {"rows": 10, "taken": 10, "train": n, "repeated": 2 * n, "held_out": 10 - n, "dropped": 0}
+    assert data.sources["small"] == counted
     assert data.counts["train"] == data.sources["big"]["train"] + 3 * len(small)
-    assert "10 of 10 rows and 20 of them again" in data.notes[0]
+    assert f"{3 * n} rows, {2 * n} of them repeats (10 of 10 taken" in data.notes[0]
 
 
 def test_a_repeat_in_part(chat, paths):

@@ -7,7 +7,8 @@ import copy
 import pytest
 
 from align.config import AssistantTurns, BadRows, DataConfig, MixtureSource
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
 

@@ -188,6 +188,13 @@ def test_held_out_share_of_little_data(chat, write):
         load(chat, write("b.jsonl", many(1)), held_out_fraction=0.1)
 
 
+def test_a_single_prompt_that_drops_left_says_so(chat, write):
+    with pytest.raises(
+        InputError, match=r"^data\.path: given 'rows on a single prompt \(rows 3, long_prompts_dropped 2\)'"
+    ):
+        load(chat, write("a.jsonl", [row("p"), row("x" * 600), row("y" * 600)]), held_out_fraction=0.1)
+
+
 def test_held_out_file_loses_prompts_that_are_trained_on(chat, write):
     train = write("a.jsonl", many(4))
     held = write("b.jsonl", [row("prompt 1"), row("new"), row("prompt 3"), row("new", "other")])

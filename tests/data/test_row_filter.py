@@ -79,6 +79,30 @@ def test_a_pair_is_judged_by_its_own_row(chat, write):
     assert texts(data.train) == ["t 0", "t 1", "t 2"]
 
 
+@pytest.mark.parametrize("cells", [("true", "false"), ("True", "False"), ("TRUE", "FALSE")])
+def test_true_and_false_match_the_text_of_a_csv_file_in_either_case(chat, write, cells):
+    path = write("a.csv", [row | {"flag": cells[i % 3 > 0]} for i, row in enumerate(rows(6, "t"))])
+    for value, kept in ((True, ["t 0", "t 3"]), (False, ["t 1", "t 2", "t 4", "t 5"])):
+        config = DataConfig(path=path, held_out_fraction=0.0, train_where={"flag": value}, **LENGTHS)
+        assert texts(load_preferences(config, chat).train) == kept
+
+
+def test_a_value_of_the_other_side_alone_is_told_from_a_value_of_no_row(chat, write):
+    given = [row | {"tag": str(i)} for i, row in enumerate(rows(4, "t"))]
+    path = write("a.jsonl", given)
+    whole = DataConfig(path=path, held_out_fraction=0.25, **LENGTHS)
+    (held,) = texts(load_preferences(whole, chat).held_out)
+    other = next(row["tag"] for row in given if row["prompt"] != held)
+    for value, told in (
+        (other, rf"on this side of the split: '{held[2:]}'$"),
+        ("x", r"that column: '\d', '\d', '\d', '\d'$"),
+    ):
+        with pytest.raises(InputError, match=rf"^data\.held_out_where\.tag: given '{value}'; allowed: .*{told}"):
+            load_preferences(
+                DataConfig(path=path, held_out_fraction=0.25, held_out_where={"tag": value}, **LENGTHS), chat
+            )
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

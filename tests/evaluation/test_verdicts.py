@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from align.config.methods import DPOConfig
+from align.config.trl import TRLKTOConfig
 from align.errors import ERROR, WARNING
 from align.evaluation.intervals import Bootstrap
 from align.evaluation.too_small import HeldOut
 from align.evaluation.verdicts import judge_run, status_of
-from align.run.verdicts import PairAccuracy, Watch, chance_verdict, judge_verdict, lost_rows
+from align.run.verdicts import PairAccuracy, Watch, chance_verdict, judge_verdict, lost_rows, one_sided
+from align.types import Completion
 from tests import tiny
 
 BEFORE = {
@@ -112,6 +117,16 @@ def test_lost_rows_are_judged_limit_by_limit():
     found = {verdict.key: verdict.figure for verdict in lost_rows(config, more)}
     assert found == {"data.max_prompt_tokens": 17 / 80, "data.max_response_tokens": 33 / 160}
     assert len(list(lost_rows(config, more))) == 3
+
+
+def test_labels_of_one_kind_are_judged_where_a_method_learns_from_both():
+    kto, dpo = (replace(tiny.config(), method=method) for method in (TRLKTOConfig(), DPOConfig()))
+    good, bad = (Completion(tiny.prompts(1)[0], "a", (5,), label) for label in (True, False))
+    (verdict,) = one_sided(kto, [good, good])
+    assert (verdict.level, verdict.key) == (WARNING, "data.label_column")
+    assert "all 2 labelled completions are desirable" in verdict.what
+    assert "are undesirable" in next(one_sided(kto, [bad])).what
+    assert not [*one_sided(kto, [good, bad]), *one_sided(kto, []), *one_sided(dpo, [good])]
 
 
 def test_a_reward_model_is_judged_by_prompts_and_not_by_pairs():
