@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 from align.errors import InputError
@@ -56,12 +56,16 @@ class _Skeleton(NamedTuple):
     omitted: Sequence[Omission]
     takes_tools: bool
 
-    def filled(self, leaves: Sequence[_Leaf]) -> str:
-        """Write the leaves of a conversation between the pieces."""
-        parts = [*self.pieces[:1]]
-        for number, piece in zip(self.order, self.pieces[1:], strict=True):
-            parts += (str(leaves[number].value), piece)
-        return "".join(parts)
+    def holds(self, leaves: Sequence[_Leaf], text: str) -> bool:
+        """Return whether a text is the pieces with a conversation's leaves between them, as they are or trimmed."""
+        if not self.pieces:
+            return False
+        values = [str(leaves[number].value) for number in self.order]
+        return text == self._filled(values) or text == self._filled([value.strip() for value in values])
+
+    def _filled(self, values: Sequence[str]) -> str:
+        between = chain.from_iterable(zip(values, self.pieces[1:], strict=True))
+        return "".join((self.pieces[0], *between))
 
 
 class Coverage:
@@ -82,7 +86,7 @@ class Coverage:
                 self._skeletons.clear()
             skeleton = self._skeletons[shape] = self._skeleton(turns, tools, generation_prompt)
         leaves, found = _leaves(turns), [*skeleton.omitted]
-        if not skeleton.pieces or skeleton.filled(leaves) != text:
+        if not skeleton.holds(leaves, text):
             found += _searched(turns, leaves, skeleton, text)
         if tools and not (skeleton.takes_tools and all(name in text for name in _names_of(tools))):
             found.append(Omission(-1, TOOLS))
@@ -197,9 +201,8 @@ def _searched(turns: Messages, leaves: Sequence[_Leaf], skeleton: _Skeleton, tex
     first = {number: place for place, number in reversed(list(enumerate(skeleton.order)))}
     for number, place in sorted(first.items(), key=lambda item: item[1]):
         (turn, key, value), before, after = leaves[number], pieces[place], pieces[place + 1]
-        forms = list(_forms(value))
-        end = _end(written, at, (before + form for form in forms))
-        if end is None and _end(written, at, forms) is None:
+        end = _end(written, at, (before + form for form in _forms(value)))
+        if end is None and _end(written, at, _forms(value)) is None:
             rests = _without_reasoning(str(value)) if turns[turn]["role"] == "assistant" else ()
             end = _end(written, at, (before + rest + after for rest in rests))
             yield Omission(turn, key, cut=True, reasoning=end is not None)
