@@ -37,9 +37,9 @@ def omissions_of(conversations: Sequence[Compared], chat: ChatTokenizer, where: 
             if one.reasoning and not (replied and one.turn == len(messages) - 1):
                 counts[COUNTS[1]] = where
             elif one.is_said:
-                left = "a part of this" if one.cut else "this"
+                left = f"something out from {one.cut!r} on" if one.cut else "this out"
                 given = f"{one.key} of a turn of {messages[one.turn]['role']!r}"
-                raise InputError(where, given, f"{_ALLOWED} (it leaves {left} out)")
+                raise InputError(where, given, f"{_ALLOWED} (it leaves {left})")
             elif (one.turn, one.key) == (-1, TOOLS):
                 counts[COUNTS[2]] = where
             else:

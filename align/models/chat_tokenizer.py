@@ -12,7 +12,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from align.config import ControlTokensIn, TemplateMismatch
 from align.errors import InputError
-from align.models.control_tokens import ControlTokens
+from align.models.control_tokens import ControlTokens, shown
 from align.models.coverage import Coverage, Omission
 from align.models.offsets import TokenSpans
 from align.models.templates import KEPT, Message, Messages, Template, closing_token, pinned, read_template
@@ -118,7 +118,7 @@ class ChatTokenizer:
                 continue
             ids = self._of_names(one) if one.marks else self._reply(one, *next(at_once))
             omitted = self._coverage.omissions(one.turns, one.whole, one.tools)
-            found.append(ids if isinstance(ids, InputError) else Reply(ids, omitted))
+            found.append(ids if isinstance(ids, InputError) else Reply(ids, _named(omitted, one.marks)))
         return found
 
     def encode_plain(
@@ -190,9 +190,9 @@ class ChatTokenizer:
 
     def omitted(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[Omission]:
         """Return what a prompt says and the template leaves out of it."""
-        turns, _ = self._hide(messages)
+        turns, marks = self._hide(messages)
         text = self._template.render(turns, generation_prompt=True, tools=tools)
-        return self._coverage.omissions(turns, text, tools, generation_prompt=True)
+        return _named(self._coverage.omissions(turns, text, tools, generation_prompt=True), marks)
 
     def names_role(self, role: str) -> bool:
         """Return whether the chat template itself names a role."""
@@ -271,6 +271,11 @@ class ChatTokenizer:
     @cached_property
     def _spans(self) -> TokenSpans:
         return TokenSpans(self.decode, self.tokenizer("a", add_special_tokens=False)["input_ids"])
+
+
+def _named(omitted: Sequence[Omission], marks: Mapping[str, str]) -> list[Omission]:
+    """Put the names of control tokens back in place of their stand-ins."""
+    return [one._replace(cut=shown(one.cut, marks)) for one in omitted]
 
 
 def _unlike(prompt: str, whole: str) -> InputError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import Any, NamedTuple
 
 from align.errors import InputError
@@ -22,6 +23,7 @@ _SHARED = frozenset({"role", "type"})  # of these the ones whose values many con
 _TAG = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
 _CALLS = frozenset({"tool_calls", "function_call"})
 _CALLED = frozenset({"name", "arguments"})  # what a call is, of the keys inside it
+_SHOWN = 30  # characters of what is lost
 TOOLS = "tools"  # the key of an omission that is of no message
 
 
@@ -30,7 +32,7 @@ class Omission(NamedTuple):
 
     turn: int  # -1: none
     key: str  # of the message, with the keys inside it behind dots
-    cut: bool = False  # of this text: others in its place are written
+    cut: str = ""  # the first of this text that is lost; others in its place are written whole
     reasoning: bool = False  # an answer's text up to a tag, or between two, alone is cut
 
     @property
@@ -205,7 +207,7 @@ def _searched(turns: Messages, leaves: Sequence[_Leaf], skeleton: _Skeleton, tex
         if end is None and _end(written, at, _forms(value)) is None:
             rests = _without_reasoning(str(value)) if turns[turn]["role"] == "assistant" else ()
             end = _end(written, at, (before + rest + after for rest in rests))
-            yield Omission(turn, key, cut=True, reasoning=end is not None)
+            yield Omission(turn, key, _lost(str(value), before, written, at), reasoning=end is not None)
             end = end and end - len(after)
         at = (end or at) if skeleton.pieces else 0
 
@@ -213,6 +215,16 @@ def _searched(turns: Messages, leaves: Sequence[_Leaf], skeleton: _Skeleton, tex
 def _end(written: str, start: int, forms: Iterable[str]) -> int | None:
     """Return where the first of several forms of a text ends that stands behind `start`; None where none does."""
     return next((at + len(form) for form in forms if (at := written.find(form, start)) >= 0), None)
+
+
+def _lost(text: str, before: str, written: str, start: int) -> str:
+    """Return the beginning of what a rendering does not hold of a text, from where it breaks off."""
+    squeezed = _squeezed(text)
+    lengths = range(1, len(squeezed) + 1)
+    kept = bisect_left(lengths, True, key=lambda n: written.find(before + squeezed[:n], start) < 0)
+    places = (place for place, character in enumerate(text) if not character.isspace())
+    rest = text[next(islice(places, kept, None)) :]
+    return rest if len(rest) <= _SHOWN else f"{rest[:_SHOWN]}..."
 
 
 def _forms(value: str | float) -> Iterator[str]:

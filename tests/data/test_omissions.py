@@ -40,17 +40,19 @@ def row(prompt: object, chosen: object = "Yes.", rejected: object = "No.", **mor
 
 
 @pytest.mark.parametrize(
-    ("content", "given", "role"),
+    ("content", "given", "role", "lost"),
     [
-        ("m['content'][:20]", row("And what is said behind that?"), "user"),
-        ("m['content'][:20]", row("q", rejected="No, or it may be so after all."), "assistant"),
-        (STRIPS, row("q", "<think>hm</think>Yes."), "assistant"),
+        ("m['content'][:20]", row("And what is said behind that?"), "user", "ind that[?]"),
+        ("m['content'][:20]", row("q", rejected="No, or it may be so after all."), "assistant", "after all."),
+        (STRIPS, row("q", "<think>hm</think>Yes."), "assistant", "<think>hm</think>Yes."),
     ],
 )
-def test_a_row_whose_text_is_cut_is_refused(chat, write, content, given, role):
+def test_a_row_whose_text_is_cut_is_refused(chat, write, content, given, role, lost):
     """In whichever row: the ones before it, of the same shape, are written whole."""
     path = write("a.jsonl", [row("p"), row("r"), given])
-    with pytest.raises(InputError, match=rf"row 3: given \"content of a turn of '{role}'\".*leaves a part of this out"):
+    with pytest.raises(
+        InputError, match=rf"row 3: given \"content of a turn of '{role}'\".*leaves something out from '{lost}' on"
+    ):
         load(writing(chat, content), path)
     data = load(writing(chat, content), path, bad_rows=BadRows.drop)
     assert (data.counts["malformed_dropped"], len(data.train)) == (1, 2)
@@ -77,17 +79,17 @@ def test_an_earlier_answer_that_is_trained_on_is_a_response(chat, write):
     data = load(writing(chat, strips), path)
     assert [c.text for c in data.trained.demonstrations] == ["<think>hm</think>So.", "<think>so</think>Yes."]
     assert data.counts["reasoning_unwritten"] == 1
-    with pytest.raises(InputError, match=r"row 1.*a part of this"):
+    with pytest.raises(InputError, match=r"row 1.*leaves something out from '.*' on"):
         load(writing(chat, STRIPS), path)
     turns[-1] = assistant("Yes.")
-    with pytest.raises(InputError, match=r"row 1.*a part of this"):
+    with pytest.raises(InputError, match=r"row 1.*leaves something out from '.*' on"):
         load(writing(chat, STRIPS), write("b.jsonl", [{"messages": turns}]))
     assert len(load(writing(chat, STRIPS), str(path).replace("a.j", "b.j"), turns=AssistantTurns.last).train) == 0
 
 
 def test_prompts_alone_are_compared_too(chat, write):
     cuts = writing(chat, "m['content'][:20]")
-    with pytest.raises(InputError, match=r"row 2.*a part of this"):
+    with pytest.raises(InputError, match=r"row 2.*leaves something out from '.*' on"):
         load(cuts, write("a.jsonl", [{"prompt": "p"}, {"prompt": "And what is said behind that?"}]))
 
 

@@ -28,7 +28,12 @@ def chat_with(make_tokenizer, content: str, more: str = "") -> ChatTokenizer:
 def omitted(chat: ChatTokenizer, messages: list[dict[str, Any]], reply: Any = ANSWER, tools: Any = None) -> list:
     (read,) = chat.read_replies([messages], [reply], [tools])
     assert isinstance(read, Reply)
-    return read.omitted
+    return bare(read.omitted)
+
+
+def bare(found: list[Omission]) -> list[Omission]:
+    """Omissions without the texts that are lost."""
+    return [one._replace(cut=bool(one.cut) or "") for one in found]
 
 
 LONG, TAGGED, CLOSED, ODD = "a text of more than twenty characters", "c<x>a</x>b", "a</x>", ' "q"\n\té\\ '
@@ -55,7 +60,7 @@ def test_a_text_that_the_template_cuts_is_found_by_what_stands_in_it(make_tokeni
     for said in (LONG, TAGGED, CLOSED, "else", ODD, "."):
         found = omitted(chat, [USER], ANSWER | {"content": said})
         assert [(one.turn, one.key, one.cut) for one in found] == [(1, "content", True)] * (said in cut), said
-        asked = chat.omitted([USER | {"content": said}])
+        asked = bare(chat.omitted([USER | {"content": said}]))
         assert [(one.turn, one.key, one.cut) for one in asked] == [(0, "content", True)] * (said in cut), said
 
 
@@ -82,7 +87,7 @@ def test_of_released_models_those_that_strip_thoughts_are_found(make_tokenizer, 
         given = parts if as_tokens.in_parts else messages
         stripped = "zebra" not in tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
         cut = [Omission(i, "content", cut=True, reasoning=True) for i in sorted(thinking)] if stripped else []
-        assert as_tokens.omitted(messages) == cut
+        assert bare(as_tokens.omitted(messages)) == cut
 
 
 def test_reasoning_is_what_stands_before_a_tag_in_an_answer(make_tokenizer):
@@ -161,8 +166,8 @@ def test_a_template_that_refuses_other_texts_is_searched_for_each(make_tokenizer
     chat = chat_with(make_tokenizer, "m.content", "")
     template = chat.tokenizer.chat_template.replace("{{ m.content }}", "{{ m.content[:20] }}")
     chat.tokenizer.chat_template = refuses.replace("m.", "messages[0].") + template
-    assert chat.omitted([USER]) == []
-    assert chat.omitted([USER | {"content": f"What is {LONG}?"}]) == [Omission(0, "content", cut=True)]
+    assert bare(chat.omitted([USER])) == []
+    assert bare(chat.omitted([USER | {"content": f"What is {LONG}?"}])) == [Omission(0, "content", cut=True)]
 
 
 def test_an_appended_answer_loses_its_call(make_tokenizer):
@@ -178,3 +183,17 @@ def test_an_appended_answer_loses_its_call(make_tokenizer):
 def test_roles_that_a_template_names(make_tokenizer):
     chat = make_chat_tokenizer(holding(make_tokenizer("chatml"), SHAPES["llama_2"]))
     assert chat.names_role("user") and chat.names_role("system") and not chat.names_role("critic")
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "lost"),
+    [
+        ("m.content[:20]", "a text of more than twenty characters", "twenty characters"),
+        ("m.content[:10]", "a text of  more than\n\ntwenty characters and some", "more than\n\ntwenty characters a..."),
+        ("m.content[-20:]", "Every text of more than twenty characters", "Every text of more than twenty..."),
+        ("m.content.split('</x>')[-1]", "<|im_end|> a</x>b", "<|im_end|> a</x>b"),
+    ],
+)
+def test_what_is_lost_is_shown_from_where_it_breaks_off(make_tokenizer, content, said, lost):
+    (one,) = chat_with(make_tokenizer, content).omitted([USER | {"content": said}])
+    assert one.cut == lost
