@@ -17,6 +17,24 @@ from align.data.json_text import failing_item, read_json
 from align.errors import InputError
 
 Row = dict[str, Any]
+
+
+class PlacedRow(Row):
+    """A row that knows where it stands, in whatever order and choice rows are handed on."""
+
+    __slots__ = ("file", "number")
+
+    def __init__(self, cells: Row, file: str, number: int) -> None:
+        """Place `cells` as row `number`, from 1, of a file or of what stands for one."""
+        super().__init__(cells)
+        self.file, self.number = file, number
+
+    @property
+    def place(self) -> str:
+        """Name the place in a message."""
+        return f"{self.file}, row {self.number}"
+
+
 _GZIP_BEGINS = b"\x1f\x8b"  # no UTF-8 text does: what a file is packed by need not be guessed from its name
 
 

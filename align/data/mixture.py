@@ -50,7 +50,7 @@ def load_sources(config: DataConfig) -> list[Source]:
 
 def load_source(
     config: DataConfig, name: str, *, split: str | None = None, split_key: str = "train_split"
-) -> list[Row]:
+) -> Sequence[Row]:
     """Load one split of one source, the training split where none is given."""
     prefix = f"data.mixture.{name}" if name else "data"
     load = partial(load_rows, subset=config.subset, folder=config.folder, revision=config.revision)

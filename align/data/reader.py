@@ -12,6 +12,7 @@ from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
 from align.data.columns import Columns
 from align.data.conversations import Message, is_empty, read_tools
+from align.data.files import PlacedRow
 from align.data.shapes import Example, read_example
 from align.data.sources import Row
 from align.errors import InputError
@@ -88,7 +89,7 @@ class Reader:
         self.counts["rows"] += len(rows)
         for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
             if isinstance(item, str):
-                self.drop(item, _place(source, number), row)
+                self.drop(item, _place(row, source, number), row)
         return [item._replace(source=name) for item in read if isinstance(item, Read)]
 
     def drop(self, count: str, where: str, row: Row) -> None:
@@ -106,7 +107,7 @@ class Reader:
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
-        items = [self._asked(row, _place(source, number)) for number, row in enumerate(rows, start=before + 1)]
+        items = [self._asked(row, _place(row, source, number)) for number, row in enumerate(rows, start=before + 1)]
         given = [reply for item in items if not isinstance(item, str) for reply in item.replies]
         encoded = iter(
             self._chat.encode_replies(
@@ -257,8 +258,8 @@ class Reader:
         return Completion(prompt, reply["content"] if whole else self._chat.decode(cut), tuple(cut), label)
 
 
-def _place(source: str, number: int) -> str:
-    return f"{source}, row {number}"
+def _place(row: Row, source: str, number: int) -> str:
+    return row.place if isinstance(row, PlacedRow) else f"{source}, row {number}"
 
 
 def _no_answer(messages: Sequence[Message], place: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Rows(NamedTuple):
     """Rows as they were loaded."""
 
     train: list[Source]
-    held_out: list[Row] | None  # None = a share of the training rows
+    held_out: Sequence[Row] | None  # None = a share of the training rows
     shape: Shape
     columns: list[str]  # that are read
     notes: tuple[str, ...] = ()  # a line on each folder of which splits stay unread
@@ -66,7 +66,7 @@ def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]
     return shape, columns.named(columns_of(shape, cells, columns.config))
 
 
-def _held_rows(config: DataConfig) -> list[Row] | None:
+def _held_rows(config: DataConfig) -> Sequence[Row] | None:
     """Load the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
     if config.held_out_path is not None:
         split = config.held_out_split or "train"

@@ -4,18 +4,26 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
-from align.data.files import Row, read_text_file
+from align.data.files import PlacedRow, Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
 from align.data.tables import TableRows, is_saved, read_saved, read_table_file, saved_splits
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
+
+
+class Part(NamedTuple):
+    """Rows of one file of a split, or of what stands for one, and its name."""
+
+    name: str
+    rows: Sequence[Row]
+
 
 SHOWN = 8  # most values that an error lists
 
@@ -31,8 +39,8 @@ def load_rows(
     subset: str | None = None,  # the configuration of a Hub data set that has several
     folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
     revision: str | None = None,  # a branch, tag or commit of the Hub
-) -> list[Row]:
-    """Load all rows of one split.
+) -> list[PlacedRow]:
+    """Load all rows of one split, each with its place: the file, of several the one, and its number in it.
 
     Raises InputError for a missing path, unreadable content (with its line where known), an unknown split, or no rows.
     """
@@ -43,7 +51,7 @@ def load_rows(
         if places is None:
             rows = _read_hub(HubSet(path, subset, folder, revision), split, key, split_key)
         else:
-            rows = _read_local(places, subset, split, key, split_key)
+            rows = _read_local(path, places, subset, split, key, split_key)
     except InputError:
         raise
     except Exception as error:  # `datasets` raises exceptions of many kinds
@@ -114,11 +122,16 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]:
+def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[PlacedRow]:
     files = text_files(wanted)
     if files is not None:
-        named = {name: downloaded(own) if name in split else [] for name, own in files.items()}
-        parts = {name: [_content(file, key) for file in own] for name, own in named.items()}
+        parts = {
+            name: [
+                Part(f"{wanted.path}/{at[2]}", _content(file, key))
+                for at, file in zip(own, downloaded(own), strict=True)
+            ]
+            for name, own in ((name, own if name in split else []) for name, own in files.items())
+        }
         return _rows_of(parts, split, key, split_key)
     if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
@@ -129,34 +142,42 @@ def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Row]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
     path, subset, folder, revision = wanted
     found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
-    return TableRows(found.with_format("arrow")[:])[:]
+    rows = TableRows(found.with_format("arrow")[:])[:]
+    return [PlacedRow(row, path, number) for number, row in enumerate(rows, start=1)]
 
 
-def _read_local(places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str) -> list[Row]:
+def _read_local(
+    path: str, places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str
+) -> list[PlacedRow]:
     if places[0].is_dir():
         parts = _folder(places[0], subset, split, key)
     else:
-        parts = {"train": [_content(file, key) for file in places]}
+        names = [path] if len(places) == 1 else map(str, places)  # of one file as the user writes it
+        parts = {"train": [Part(name, _content(file, key)) for name, file in zip(names, places, strict=True)]}
     return _rows_of(parts, split, key, split_key)
 
 
-def _rows_of(parts: Mapping[str, Sequence[Sequence[Row]]], split: str, key: str, split_key: str) -> list[Row]:
+def _rows_of(parts: Mapping[str, Sequence[Part]], split: str, key: str, split_key: str) -> list[PlacedRow]:
     """Take one split, maybe sliced; every row gets every column, None where its file or line has none."""
-    sizes = {name: sum(map(len, own)) for name, own in parts.items()}
+    sizes = {name: sum(len(part.rows) for part in own) for name, own in parts.items()}
     wanted = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
     rows = [row for part in wanted for row in _between(parts[part.splitname], part.from_ or 0, part.to or 0)]
     if not rows and any(sizes.values()):
         raise InputError(split_key or key, split, f"data with rows (there are {sum(sizes.values())} in all)")
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in columns} for row in rows]
+    columns = dict.fromkeys(name for row, *_ in rows for name in row)
+    return [PlacedRow({name: row.get(name) for name in columns}, file, number) for row, file, number in rows]
 
 
-def _folder(folder: Path, subset: str | None, split: str, key: str) -> dict[str, Sequence[Sequence[Row]]]:
+def _folder(folder: Path, subset: str | None, split: str, key: str) -> dict[str, Sequence[Part]]:
     """Read a folder's splits, those alone that `split` may name."""
     if is_saved(folder):
-        return {name: [own] for name, own in read_saved(folder).items()}
+        found = read_saved(folder)
+        return {name: [Part(str(folder / name if len(found) > 1 else folder), own)] for name, own in found.items()}
     files = files_by_split(folder, subset, key)
-    return {name: [_content(file, key) for file in own] if name in split else [] for name, own in files.items()}
+    return {
+        name: [Part(str(file), _content(file, key)) for file in own] if name in split else []
+        for name, own in files.items()
+    }
 
 
 def _content(file: Path, key: str) -> Sequence[Row]:
@@ -172,12 +193,13 @@ def _content(file: Path, key: str) -> Sequence[Row]:
         raise InputError(key, str(file), f"a well-formed {form} file ({reason(error)})") from error
 
 
-def _between(parts: Sequence[Sequence[Row]], start: int, stop: int) -> Iterator[Row]:
-    """Yield rows `start` to `stop` of parts that follow each other."""
-    for part in parts:
-        if start < len(part) and stop > 0:
-            yield from part[max(0, start) : stop]
-        start, stop = start - len(part), stop - len(part)
+def _between(parts: Sequence[Part], start: int, stop: int) -> Iterator[tuple[Row, str, int]]:
+    """Yield rows `start` to `stop` of parts that follow each other, each with its part and its number there."""
+    for name, rows in parts:
+        if start < len(rows) and stop > 0:
+            first = max(0, start)
+            yield from ((row, name, number) for number, row in enumerate(rows[first:stop], start=first + 1))
+        start, stop = start - len(rows), stop - len(rows)
 
 
 def _explained(

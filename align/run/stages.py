@@ -172,16 +172,18 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
     elif not sizes[examples][0]:  # KTO makes labels of ranked rows' pairs; what only measures needs prompts alone
         examples = Examples.pairs if data.train else Examples.prompts
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
-    lost = ", ".join(_lost(name, data) for name in (*LOST, *REPEATED) if data.counts[name])
+    lost = ", ".join(_lost(name, data, config.data.path) for name in (*LOST, *REPEATED) if data.counts[name])
     lines = [f"data: {data.counts['rows']} {data.rows}"]
     return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
 
 
-def _lost(name: str, data: Preferences) -> str:
+def _lost(name: str, data: Preferences, path: str | None) -> str:
     """Write a count of lost rows, with the places of the first ones where those are known."""
-    places = [row.where.rpartition(", row ")[2] for row in data.dropped.get(name, ())]
+    places = [row.where.rpartition(", row ") for row in data.dropped.get(name, ())]
+    named = [number if file == path else f"{Path(file).name} row {number}" for file, _, number in places[:_NAMED]]
     more = ", …" if len(places) > _NAMED else ""
-    return f"{name} {data.counts[name]}" + (f" [row {', '.join(places[:_NAMED])}{more}]" if places else "")
+    row = "row " if named and named[0].isdigit() else ""
+    return f"{name} {data.counts[name]}" + (f" [{row}{', '.join(named)}{more}]" if named else "")
 
 
 def check_context(config: Config, data: Preferences) -> None:
