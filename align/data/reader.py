@@ -20,7 +20,6 @@ from align.models.chat_tokenizer import ChatTokenizer
 from align.types import Completion, Prompt
 
 _AT_ONCE = 1000  # rows whose responses are tokenized in one call
-KEPT = 20  # rows of each count of dropped ones that are kept to be shown
 
 
 class _TooLong(InputError):
@@ -72,7 +71,7 @@ class Reader:
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
-        self.dropped: dict[str, list[Dropped]] = {}  # the first rows of each count
+        self.dropped: dict[str, list[Dropped]] = {}  # by count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
     def read_by(self, config: DataConfig) -> None:
@@ -93,7 +92,7 @@ class Reader:
         return [item._replace(source=name) for item in read if isinstance(item, Read)]
 
     def drop(self, count: str, where: str, row: Row) -> None:
-        """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
+        """Count a row that is left out, and keep it to be shown."""
         self._lose(count, 1, row, where)
 
     def _lose(self, count: str, n: int, row: Row, where: str) -> None:
@@ -102,7 +101,7 @@ class Reader:
             return
         self.counts[count] += n
         kept = self.dropped.setdefault(count, [])
-        if len(kept) < KEPT and (not kept or kept[-1].where != where):
+        if not kept or kept[-1].where != where:
             kept.append(Dropped(where, row))
 
     def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:

@@ -36,7 +36,8 @@ from align.run.verdicts import (
 )
 from align.types import Pair
 
-_NAMED = 3  # dropped rows of a kind that the console names; run.json and `align show data --dropped` name more
+_NAMED = 3  # dropped rows of a kind that the console names
+_NOTED = 20  # that run.json names; `align show data --dropped N` lists any number
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     data, aside = load_data(config, chat, site.display.activity, trains=trains)
     check_columns(config.reward.source, functions, [*data.trained.prompts, *data.measured.prompts])
     commit = hub_commit(config.model.path, config.model.revision)
-    dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
+    dropped = {name: [row.where for row in rows[:_NOTED]] for name, rows in data.dropped.items()}
     counts = {**data.counts, **({"sources": data.sources} if data.sources else {})}
     site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
     check_context(config, data)
