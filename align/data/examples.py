@@ -22,11 +22,16 @@ class Side:
     labelled: list[Completion]  # with their labels, where the rows have some
 
     def given(self) -> Iterator[tuple[Prompt, tuple[tuple[int, ...], ...]]]:
-        """Yield prompts with the token ids beside them: of labelled completions, else pairs, demonstrations or none."""
-        if self.labelled or not self.pairs:
-            yield from ((c.prompt, (c.ids,)) for c in self.labelled or self.demonstrations)
+        """Yield prompts with the token ids beside them: of labelled completions, else of pairs and what is in none."""
+        if self.labelled:
+            yield from ((c.prompt, (c.ids,)) for c in self.labelled)
+            paired = {(c.prompt.id, c.ids) for c in self.labelled}
+            pairs = [pair for pair in self.pairs if (pair.prompt.id, pair.chosen_ids) not in paired]
         else:
-            yield from ((p.prompt, (p.chosen_ids, p.rejected_ids)) for p in self.pairs)
+            pairs, paired = self.pairs, set()
+        yield from ((p.prompt, (p.chosen_ids, p.rejected_ids)) for p in pairs)
+        paired |= {(pair.prompt.id, pair.chosen_ids) for pair in self.pairs}
+        yield from ((c.prompt, (c.ids,)) for c in self.demonstrations if (c.prompt.id, c.ids) not in paired)
         if not self.labelled and not self.pairs and not self.demonstrations:
             yield from ((prompt, ()) for prompt in self.prompts)
 
@@ -46,10 +51,10 @@ def prompts_of(given: Iterable[Pair | Completion]) -> list[Prompt]:
 
 
 class Examples:
-    """Makes sides and pairs of rows of a shape, and counts what makes no pair."""
+    """Makes sides and pairs of rows, each by its shape, and counts what makes no pair."""
 
-    def __init__(self, shape: Shape, ranked: RankedPairs) -> None:
-        self._shape, self._ranked = shape, ranked
+    def __init__(self, ranked: RankedPairs) -> None:
+        self._ranked = ranked
 
     def side(self, rows: Sequence[Read], counts: Counter[str], *, last: bool = False) -> Side:
         """Make what each kind of method learns from.
@@ -59,21 +64,19 @@ class Examples:
             last: Leave out the turns before the last one.
         """
         prompts = list({row.prompt.id: row.prompt for row in rows}.values())
-        labelled = [c for row in rows for c in row.completions] if self._shape is Shape.unpaired_preference else []
+        labelled = [c for row in rows if row.shape is Shape.unpaired_preference for c in row.completions]
         return Side(prompts, self.pairs(rows, counts), list(self._demonstrations(rows, last)), labelled)
 
     def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[Pair]:
         """Make the preference pairs of rows; `counts` gets ties, identical responses and rows without a partner."""
         counts = Counter() if counts is None else counts
-        match self._shape:
-            case Shape.preference:
-                return [_pair(*row.completions) for row in rows]
-            case Shape.ranked:
-                return [pair for row in rows for pair in self._ranked_pairs(row, counts)]
-            case Shape.unpaired_preference:
-                return list(_paired(rows, counts))
-            case _:
-                return []
+        pairs = []
+        for row in rows:
+            if row.shape is Shape.preference:
+                pairs.append(_pair(*row.completions))
+            elif row.shape is Shape.ranked:
+                pairs += self._ranked_pairs(row, counts)
+        return [*pairs, *_paired([row for row in rows if row.shape is Shape.unpaired_preference], counts)]
 
     def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[Pair]:
         """Yield the pairs of a ranked list, of the best first."""
@@ -88,7 +91,7 @@ class Examples:
     def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[Completion]:
         """Yield what is imitated: chosen and best responses, desirable completions, turns of conversations."""
         for row in rows:
-            match self._shape:
+            match row.shape:
                 case Shape.preference:
                     yield row.completions[0]
                 case Shape.ranked:

@@ -109,7 +109,7 @@ def load_preferences(
     activity = activity or Activity()
     activity.advance("reading the data")
     rows = rows or read_rows(config)
-    reader, examples = Reader(config, chat, activity, rows.shape), Examples(rows.shape, config.ranked)
+    reader, examples = Reader(config, chat, activity, rows.held_out_shape), Examples(config.ranked)
     origin = config.named()
     source = config.held_out_path or origin
     every, every_held = _split(reader, rows, config)
@@ -144,7 +144,7 @@ def load_preferences(
 def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], list[Read]]:
     """Read all rows and part them: no prompt, nor a near-duplicate of one, is on both sides."""
     every = [item for source in rows.train for item in _read(reader, source)]
-    reader.read_by(config)
+    reader.read_by(config, rows.held_out_shape)
     prompts = _prompts(every)
     if rows.held_out is None:
         held = _held_prompts(prompts, config.held_out_fraction, _lost(reader.counts, reader.first_bad))
@@ -166,7 +166,7 @@ def _split(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read], 
 
 
 def _read(reader: Reader, source: Source) -> list[Read]:
-    reader.read_by(source.config)
+    reader.read_by(source.config, source.shape)
     return reader.read(source.rows, source.place, source.name)
 
 

@@ -51,6 +51,7 @@ class Read(NamedTuple):
     row: Row
     where: str  # file and number, counted from 1
     source: str = ""  # of a mixture
+    shape: Shape = Shape.preference
 
 
 class Dropped(NamedTuple):
@@ -64,8 +65,8 @@ class Reader:
     """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
-        self._chat, self._activity, self._shape = chat, activity, shape
-        self.read_by(config)
+        self._chat, self._activity = chat, activity
+        self.read_by(config, shape)
         self._numbers: dict[str, int] = {}  # by the rendered prompt, in order of appearance: limits do not change them
         self._prompts: dict[int, Prompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
@@ -74,8 +75,9 @@ class Reader:
         self.dropped: dict[str, list[Dropped]] = {}  # by count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
-    def read_by(self, config: DataConfig) -> None:
-        """Read what follows by these columns and templates; prompts stay numbered over everything."""
+    def read_by(self, config: DataConfig, shape: Shape) -> None:
+        """Read what follows as rows of this shape, by these columns; prompts stay numbered over everything."""
+        self._shape = shape
         self._columns = Columns(config)
         self._config = self._columns.config
 
@@ -89,7 +91,7 @@ class Reader:
         for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
             if isinstance(item, str):
                 self.drop(item, _place(row, source, number), row)
-        return [item._replace(source=name) for item in read if isinstance(item, Read)]
+        return [item._replace(source=name, shape=self._shape) for item in read if isinstance(item, Read)]
 
     def drop(self, count: str, where: str, row: Row) -> None:
         """Count a row that is left out, and keep it to be shown."""

@@ -10,7 +10,7 @@ import torch
 from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import TRAIN, AttentionCredit, Config, Examples, ImplicitCredit, Shape
-from align.config.needs import check_shape, needs_of
+from align.config.needs import check_shapes, needs_of
 from align.data.preferences import LOST, REPEATED, Preferences, load_preferences, read_rows, set_aside
 from align.data.texts import load_texts
 from align.engine.layers import attention_layers
@@ -135,7 +135,8 @@ def load_data(
         InputError: The rows have not what the method, the reward or the evaluation learns from.
     """
     rows = read_rows(config.data)
-    check_shape(config, rows.shape, f"{config.data.named()}, of {rows},", trains=trains)
+    kinds = {own.name: (own.shape, f"{own.place}, of {rows.kinds[own.name]},") for own in rows.train}
+    check_shapes(config, kinds, trains=trains)
     data = load_preferences(config.data, chat, activity, rows)
     check_examples(config, data, trains=trains)
     if config.evaluation.reward_model != TRAIN:
