@@ -225,6 +225,17 @@ def test_dropped_rows_are_listed_with_the_reason(align, words):
     assert shown(out) == []
 
 
+@pytest.mark.parametrize(("flag", "listed", "more"), [([], 20, 5), (["2"], 2, 23), (["25"], 25, 0)])
+def test_dropped_rows_that_are_not_listed_are_said_to_be_more(align, words, tmp_path, flag, listed, more):
+    with (tmp_path / "pairs.jsonl").open("a") as file:
+        file.writelines(json.dumps({"prompt": f"q {i}", "chosen": "x", "rejected": "x"}) + "\n" for i in range(24))
+    _, out, err = align("show", "data", "method=dpo", "--dropped", *flag, *words)
+    lines = squeezed(out)
+    assert sum(" | identical | {" in line for line in lines) == listed, err
+    assert (f"and {more} more | identical | --dropped 25 lists them all" in lines) == bool(more)
+    assert not [line for line in lines if "more | long prompts" in line]
+
+
 def test_a_difference_from_the_plain_render_is_shown_and_explained(align, words, tmp_path):
     chat = tiny.chat()
     end = chat.tokenizer.convert_ids_to_tokens(chat.end_id)

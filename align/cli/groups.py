@@ -21,7 +21,7 @@ usage: align [GROUP=OPTION ...] [KEY=VALUE ...]          (or: python -m align ..
   align -m experiment=methods arm=dpo,grpo    a named sweep, here of two of its arms
   align resume=RUN_DIR max_steps=200          continue a run
   align show data method=dpo --rows 3         rows, lengths, limits, what is in the loss; trains nothing
-  align show data --random 5 --dropped        other rows: --row I, --longest N; --diff, --html FILE
+  align show data --random 5 --dropped [N]    other rows: --row I, --longest N; --diff, --html FILE
   align show model method=dpo                 the model, what is trained of it, the plan; trains nothing
 
 groups and their options:

@@ -7,6 +7,7 @@ accepted.
 import argparse
 import shlex
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from rich import box
@@ -24,9 +25,10 @@ from align.run.views import Sample, Section, Selection, View
 _UNFOLDED = 10_000  # columns: nothing folds where there is no terminal to fold at
 COUNTS = "bold green"  # style of the tokens in the loss
 STYLES = {"": "dim", "system": "magenta", "user": "cyan", "tool": "yellow", "assistant": ""}  # of others, by role
-_NUMBERS = ("rows", "row", "random", "longest")
-_SWITCHES = ("dropped", "diff")
-_FLAGS = "--rows N, --row I, --random N, --longest N, --dropped, --diff, --html FILE"
+_NUMBERS = ("rows", "row", "random", "longest", "dropped")
+_SWITCHES = ("diff",)
+_FLAGS = "--rows N, --row I, --random N, --longest N, --dropped [N], --diff, --html FILE"
+_DROPPED = 20  # rows of each kind, where the flag has no number
 
 
 def show(words: Sequence[str]) -> int:
@@ -61,7 +63,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         parser.add_argument(f"--{flag}", action="store_true")
     parser.add_argument("--html", type=Path)
     raise_input_errors(parser, words)
-    wanted, unknown = parser.parse_known_intermixed_args(words)
+    wanted, unknown = parser.parse_known_intermixed_args(_numbered(words))
     if unknown:
         raise InputError("align show", " ".join(unknown), f"the words of one run, {_FLAGS}")
     if wanted.subject not in SUBJECTS:
@@ -75,6 +77,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if wanted.html is not None and not (wanted.html.absolute().parent.is_dir() and _is_free(wanted.html)):
         raise InputError("--html", str(wanted.html), "a new file, or an HTML page, in a folder that exists")
     return wanted
+
+
+def _numbered(words: Sequence[str]) -> list[str]:
+    """Give `--dropped` its usual number where none follows; argparse would take the next word for one."""
+    bare = [word == "--dropped" and not then.lstrip("-").isdigit() for word, then in pairwise([*words, ""])]
+    return [f"{word}={_DROPPED}" if alone else word for word, alone in zip(words, bare, strict=True)]
 
 
 def _is_free(path: Path) -> bool:
@@ -92,7 +100,8 @@ def _view(wanted: argparse.Namespace) -> View:
 def _data(config: Config, wanted: argparse.Namespace) -> View:
     from align.run.show_data import show_data  # torch and everything behind it
 
-    return show_data(config, Selection(**{flag: getattr(wanted, flag) for flag in (*_NUMBERS, *_SWITCHES)}))
+    chosen = {flag: getattr(wanted, flag) for flag in (*_NUMBERS, *_SWITCHES)}
+    return show_data(config, Selection(**{flag: value for flag, value in chosen.items() if value is not None}))
 
 
 def _model(config: Config, wanted: argparse.Namespace) -> View:

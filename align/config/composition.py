@@ -9,6 +9,7 @@ from align.config.data import DataConfig
 from align.config.data_files import named_places
 from align.config.judge import TRAIN
 from align.config.schema import Config, EvaluationConfig
+from align.config.shapes import Shape
 from align.config.text_templates import read_template
 from align.config.values import AUTO
 from align.errors import InputError
@@ -54,6 +55,9 @@ def _check_model(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data = config.data
+    for key, part in {"data": data, **{f"data.mixture.{name}": one for name, one in data.mixture.items()}}.items():
+        if part.shape is Shape.mixed:
+            raise InputError(f"{key}.shape", "mixed", "auto, or a shape: that of each source of a mixture is its own")
     if data.mixture:
         _check_mixture(data)
     elif data.path is None:

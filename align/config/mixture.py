@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from align.config.base import MISSING, Section
+from align.config.shapes import Shape
 
 if TYPE_CHECKING:
     from align.config.data import DataConfig
@@ -26,6 +27,7 @@ class MixtureSource(Section):
     subset: str | None = None
     folder: str | None = None
     train_split: str | None = None
+    shape: Shape | None = None
     prompt_column: str | None = None  # a column or a template here takes the place of either in `data`
     chosen_column: str | None = None
     rejected_column: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from align.config.credits import ImplicitCredit
@@ -46,10 +46,35 @@ def needs_of(config: Config, *, trains: bool = True) -> Iterator[Need]:
         yield Need(Examples.pairs, "evaluation.reward_model", TRAIN, "null, or the path of a reward model")
 
 
-def check_shape(config: Config, shape: Shape, rows: str, *, trains: bool = True) -> None:
-    """Raise InputError where rows of a shape cannot give what the run needs; `rows` names them in the message."""
+def check_shapes(config: Config, shapes: Mapping[str, tuple[Shape, str]], *, trains: bool = True) -> None:
+    """Raise InputError where the sources of the data cannot give what the run needs.
+
+    The method learns from every source; of a reward, a credit and a judge that learn from pairs it is enough that one
+    source has some.
+
+    Args:
+        shapes: Of each source the shape, and what names its rows in a message.
+    """
+    for name, (shape, rows) in shapes.items():
+        others = {own for other, (own, _) in shapes.items() if other != name}
+        check_shape(config, shape, rows, trains=trains, beside=others)
+        labels = trains and config.method.learns_from is Examples.labels and Shape.unpaired_preference in others
+        if labels and shape is not Shape.unpaired_preference:
+            allowed = f"labelled completions as in the other sources, which {config.method.name} learns from alone"
+            raise InputError(f"data.mixture.{name}.path", rows.rstrip(","), allowed)
+
+
+def check_shape(
+    config: Config, shape: Shape, rows: str, *, trains: bool = True, beside: Collection[Shape] = ()
+) -> None:
+    """Raise InputError where rows of a shape cannot give what the run needs; `rows` names them in the message.
+
+    Args:
+        beside: Shapes of other sources, which may give what the method itself does not learn from.
+    """
     for need in needs_of(config, trains=trains):
-        if need.examples in PROVIDES[shape]:
+        given = [shape] if need.key == "method" else [shape, *beside]
+        if any(need.examples in PROVIDES[own] for own in given):
             continue
         learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))
         lacking = f"{need.examples.value}, which {need.given} needs ({_COLUMNS[need.examples]}; data.*_column)"

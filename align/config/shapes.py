@@ -12,6 +12,7 @@ class Shape(Enum):
     unpaired_preference = "unpaired_preference"  # a completion with a label: desirable or not
     demonstration = "demonstration"  # a whole conversation, or a completion
     prompt_only = "prompt_only"  # nothing
+    mixed = "mixed"  # of a mixture whose sources differ; found, never named
 
     @property
     def words(self) -> str:

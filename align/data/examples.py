@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from align.config import RankedPairs, Shape
-from align.data.reader import Read
+from align.data.read import Read
 from align.data.stored_examples import StoredCompletion, StoredPair, StoredPrompt
 from align.types import Completion, Pair, Prompt
 
@@ -23,11 +23,15 @@ class Side:
     labelled: Sequence[StoredCompletion]  # with their labels, where the rows have some
 
     def given(self) -> Iterator[tuple[StoredPrompt, tuple[StoredCompletion, ...]]]:
-        """Yield prompts with what is beside them: labelled completions, else pairs, demonstrations or nothing."""
-        if self.labelled or not self.pairs:
-            yield from ((c.prompt, (c,)) for c in self.labelled or self.demonstrations)
-        else:
-            yield from ((p.prompt, p.completions) for p in self.pairs)
+        """Yield prompts with what is beside them: labelled completions, else pairs, and demonstrations in none."""
+        given = set[int]()
+        yield from ((one.prompt, (one,)) for one in self.labelled)
+        given.update(one.place for one in self.labelled)
+        for pair in self.pairs:
+            if pair.completions[0].place not in given or not self.labelled:
+                yield pair.prompt, pair.completions
+        given.update(pair.completions[0].place for pair in self.pairs)
+        yield from ((one.prompt, (one,)) for one in self.demonstrations if one.place not in given)
         if not self.labelled and not self.pairs and not self.demonstrations:
             yield from ((prompt, ()) for prompt in self.prompts)
 
@@ -47,10 +51,10 @@ def prompts_of(given: Iterable[Pair | Completion]) -> list[Prompt]:
 
 
 class Examples:
-    """Makes sides and pairs of rows of a shape, and counts what makes no pair."""
+    """Makes sides and pairs of rows, each by its shape, and counts what makes no pair."""
 
-    def __init__(self, shape: Shape, ranked: RankedPairs) -> None:
-        self._shape, self._ranked = shape, ranked
+    def __init__(self, ranked: RankedPairs) -> None:
+        self._ranked = ranked
 
     def side(self, rows: Sequence[Read], counts: Counter[str], *, last: bool = False) -> Side:
         """Make what each kind of method learns from.
@@ -60,21 +64,19 @@ class Examples:
             last: Leave out the turns before the last one.
         """
         prompts = list({row.prompt.id: row.prompt for row in rows}.values())
-        labelled = [c for row in rows for c in row.completions] if self._shape is Shape.unpaired_preference else []
+        labelled = [c for row in rows if row.shape is Shape.unpaired_preference for c in row.completions]
         return Side(prompts, self.pairs(rows, counts), list(self._demonstrations(rows, last)), labelled)
 
     def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[StoredPair]:
         """Make the preference pairs of rows; `counts` gets ties, identical responses and rows without a partner."""
         counts = Counter() if counts is None else counts
-        match self._shape:
-            case Shape.preference:
-                return [StoredPair(*row.completions) for row in rows]
-            case Shape.ranked:
-                return [pair for row in rows for pair in self._ranked_pairs(row, counts)]
-            case Shape.unpaired_preference:
-                return list(_paired(rows, counts))
-            case _:
-                return []
+        pairs = list[StoredPair]()
+        for row in rows:
+            if row.shape is Shape.preference:
+                pairs.append(StoredPair(*row.completions))
+            elif row.shape is Shape.ranked:
+                pairs += self._ranked_pairs(row, counts)
+        return [*pairs, *_paired([row for row in rows if row.shape is Shape.unpaired_preference], counts)]
 
     def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[StoredPair]:
         """Yield the pairs of a ranked list, of the best first."""
@@ -89,7 +91,7 @@ class Examples:
     def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[StoredCompletion]:
         """Yield what is imitated: chosen and best responses, desirable completions, turns of conversations."""
         for row in rows:
-            match self._shape:
+            match row.shape:
                 case Shape.preference:
                     yield row.completions[0]
                 case Shape.ranked:

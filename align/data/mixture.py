@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from align.config import DataConfig
+from align.config import DataConfig, Shape
 from align.data.files import Row
-from align.data.reader import Read
+from align.data.read import Read
 from align.data.sources import Wanted
 from align.data.stored_rows import PickedRows
 
@@ -23,6 +23,7 @@ class Source:
     rows: Sequence[Row]  # taken, each once
     given: int  # rows of the data set
     wanted: int  # rows that the weight asks for; more than are given where pairs repeat
+    shape: Shape = Shape.auto  # once it is recognised
 
     @property
     def place(self) -> str:

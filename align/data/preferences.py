@@ -17,7 +17,8 @@ from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
 from align.data.mixture import by_source, note, with_repeats
 from align.data.prepared import COUNTS, Preferences, facts_of, held_prompts, lost_of, reopened, sizes_of
-from align.data.reader import Read, Reader, RowsOf
+from align.data.read import Read, RowsOf
+from align.data.reader import Reader
 from align.data.rows import Rows, read_rows
 from align.data.sources import matching
 from align.data.stored_examples import ExamplesWriter, StoredPrompt
@@ -65,7 +66,7 @@ def _made(
     config: DataConfig, chat: ChatTokenizer, activity: Activity, rows: Rows, writer: ExamplesWriter
 ) -> Preferences:
     """Read, check and split rows; texts and tokens go to the writer."""
-    reader, examples = Reader(config, chat, activity, rows.shape, writer), Examples(rows.shape, config.ranked)
+    reader, examples = Reader(config, chat, activity, rows.held_out_shape, writer), Examples(config.ranked)
     read, given = _read_all(reader, rows, config)
     writer.end()
     activity.advance("parting training and held-out rows")
@@ -107,9 +108,9 @@ def _read_all(reader: Reader, rows: Rows, config: DataConfig) -> tuple[list[Read
     """Read the rows of every source, and the held-out rows where they are given apart."""
     every = []
     for source in rows.train:
-        reader.read_by(source.config)
+        reader.read_by(source.config, source.shape)
         every += reader.read(source.rows, source.place, source.name)
-    reader.read_by(config)
+    reader.read_by(config, rows.held_out_shape)
     place = config.held_out_path or config.named()
     return every, None if rows.held_out is None else reader.read(rows.held_out, place)
 
@@ -154,7 +155,7 @@ def _drop(reader: Reader, count: str, before: Sequence[Read], after: Sequence[Re
     left = {id(row) for row in after}
     for row in before:
         if id(row) not in left:
-            reader.drop(count, row.where, row.row)
+            reader.lose(count, row.place)
 
 
 def _where(

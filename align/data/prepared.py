@@ -14,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from align.config import Shape
 from align.data.arrow import Store
+from align.data.duplicates import content_of
 from align.data.examples import Side, prompts_of
-from align.data.reader import Dropped, content_of
+from align.data.read import Place
 from align.data.rows import Rows
 from align.data.stored_examples import StoredCompletion, StoredExamples, StoredPair, StoredPrompt
 from align.errors import InputError
@@ -82,7 +83,7 @@ class Preferences:
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
     shape: Shape = Shape.preference
     rows: str = ""  # shape and columns, in words
-    dropped: Mapping[str, Sequence[Dropped]] = field(default_factory=dict)  # the first rows of each count
+    dropped: Mapping[str, Sequence[Place]] = field(default_factory=dict)  # the first rows of each count
     sources: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # counts of each data set of a mixture
     cached: Path | None = None  # folder of the cache that holds them
 
@@ -166,9 +167,7 @@ def facts_of(data: Preferences, folder: Path) -> dict[str, Any]:
         places[f"{name}/labelled"] = (one.place for one in side.labelled)
     places |= _of_pairs("reward_train", data.reward_train) | _of_pairs("reward_held_out", data.reward_held_out)
     save_file({name: numpy.array(list(own), dtype=numpy.int64) for name, own in places.items()}, folder / _PLACES)
-    dropped = {
-        name: [[one.where, json.dumps(one.row, default=str)] for one in own] for name, own in data.dropped.items()
-    }
+    dropped = {name: [[one.at, one.number, one.origin] for one in own] for name, own in data.dropped.items()}
     return {"counts": data.counts, "notes": list(data.notes), "dropped": dropped, "sources": data.sources}
 
 
@@ -182,7 +181,11 @@ def reopened(folder: Path, facts: Mapping[str, Any], rows: Rows) -> Preferences:
     examples = StoredExamples(Store(folder), rows.every()).open()
     places = {name: own.tolist() for name, own in load_file(folder / _PLACES).items()}
     trained, measured = (_side(examples, places, name) for name in ("trained", "measured"))
-    dropped = {name: [Dropped(where, json.loads(row)) for where, row in own] for name, own in facts["dropped"].items()}
+    every = rows.every()
+    dropped = {
+        name: [Place(every[number], at, number, origin) for at, number, origin in own]
+        for name, own in facts["dropped"].items()
+    }
     return Preferences(
         trained,
         measured,

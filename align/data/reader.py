@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
@@ -17,6 +16,7 @@ from align.data.columns import Columns
 from align.data.conversations import Message, calls, is_empty, read_tools
 from align.data.files import Row
 from align.data.omissions import Compared, omissions_of
+from align.data.read import Place, Read
 from align.data.shapes import Example, read_example
 from align.data.stored_examples import ExamplesWriter, StoredCompletion, StoredPrompt
 from align.errors import InputError
@@ -24,7 +24,6 @@ from align.libraries import reason
 from align.models.chat_tokenizer import ChatTokenizer, Reply
 
 _AT_ONCE = 250  # rows whose responses are tokenized in one call
-KEPT = 20  # rows of each count of dropped ones that are kept to be shown
 
 
 class _TooLong(InputError):
@@ -35,8 +34,8 @@ class _Given(NamedTuple):
     """A row with its place."""
 
     row: Row
-    where: str  # file and number, counted from 1
-    at: tuple[int, int]  # number of its rows among the examples', and place in them
+    where: str
+    place: Place
 
 
 class _Asked(NamedTuple):
@@ -65,107 +64,56 @@ class _Made(NamedTuple):
     earlier: tuple[StoredCompletion, ...]
 
 
-class Read(NamedTuple):
-    """A row that was read; its prompt holds the first row with that prompt."""
-
-    prompt: StoredPrompt
-    completions: tuple[StoredCompletion, ...]  # chosen and rejected; or ranked ones; or one; or none
-    scores: tuple[float, ...]  # of ranked completions
-    earlier: tuple[StoredCompletion, ...]
-    rows: Sequence[Row]
-    at: int  # place in them
-    place: str  # that they were read from
-    source: str = ""  # of a mixture
-
-    @property
-    def row(self) -> Row:
-        """Return the row as it was loaded."""
-        return self.rows[self.at]
-
-    @property
-    def where(self) -> str:
-        """Name the row by its file and its number, counted from 1."""
-        return _place(self.place, self.at + 1)
-
-
-class RowsOf(Sequence[Row]):
-    """The rows of what was read, loaded one by one."""
-
-    def __init__(self, read: Sequence[Read]) -> None:
-        self._read = read
-
-    def __len__(self) -> int:
-        return len(self._read)
-
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        return self._read[place].row if isinstance(place, int) else [one.row for one in self._read[place]]
-
-
-class Dropped(NamedTuple):
-    """A row that was left out."""
-
-    where: str
-    row: Row
-
-
 class Reader:
     """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
     def __init__(
         self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape, writer: ExamplesWriter
     ) -> None:
-        self._chat, self._activity, self._shape, self._writer = chat, activity, shape, writer
-        self.read_by(config)
+        self._chat, self._activity, self._writer = chat, activity, writer
+        self.read_by(config, shape)
         self._numbers: dict[bytes, int] = {}  # by the rendered prompt's hash, in their order: limits do not change them
         self._prompts: dict[int, StoredPrompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
-        self.dropped: dict[str, list[Dropped]] = {}  # the first rows of each count
+        self.dropped: dict[str, list[Place]] = {}  # by count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
-    def read_by(self, config: DataConfig) -> None:
-        """Read what follows by these columns and templates; prompts stay numbered over everything."""
+    def read_by(self, config: DataConfig, shape: Shape) -> None:
+        """Read what follows as rows of this shape, by these columns; prompts stay numbered over everything."""
+        self._shape = shape
         self._columns = Columns(config)
         self._config = self._columns.config
         every = [getattr(self._config, field.name) for field in fields(DataConfig) if field.name.endswith("_column")]
         self._used = frozenset(self._columns.named(every))
 
-    def read(self, rows: Sequence[Row], place: str, name: str = "") -> list[Read]:
-        """Read the rows of `place`, `name` in a mixture; those that are dropped are counted and left out."""
+    def read(self, rows: Sequence[Row], origin: str, name: str = "") -> list[Read]:
+        """Read the rows of `origin`, `name` in a mixture; those that are dropped are counted and left out."""
         read, number = list[Read](), self._writer.add_rows(rows)
         for at in range(0, len(rows), _AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
-            block = rows[at : at + _AT_ONCE]
-            for i, item in enumerate(self._block(block, place, number, at), start=at):
+            places = [Place(rows, i, number, origin) for i in range(at, min(at + _AT_ONCE, len(rows)))]
+            for own, item in zip(places, self._block(rows[at : at + _AT_ONCE], places), strict=True):
                 if isinstance(item, str):
-                    self.drop(item, _place(place, i + 1), block[i - at])
+                    self.lose(item, own)
                 else:
-                    read.append(Read(*item, rows, i, place, name))
+                    read.append(Read(*item, own, name, self._shape))
         self.counts["rows"] += len(rows)
         return read
 
-    def drop(self, count: str, where: str, row: Row) -> None:
-        """Count a row that is left out, and keep it to be shown, as one of the first so counted."""
-        self._lose(count, 1, row, where)
-
-    def _lose(self, count: str, n: int, row: Row, where: str) -> None:
-        """Count what is left out of a row, a turn or all of it, and keep the row to be shown."""
+    def lose(self, count: str, place: Place, n: int = 1) -> None:
+        """Count what is left out of a row, all of it or `n` turns, and keep the place of the row to be shown."""
         if not n:
             return
         self.counts[count] += n
-        kept = self.dropped.setdefault(count, [])
-        if len(kept) < KEPT and (not kept or kept[-1].where != where):
-            kept.append(Dropped(where, row))
+        known = self.dropped.setdefault(count, [])
+        if not known or (known[-1].number, known[-1].at) != (place.number, place.at):
+            known.append(place)
 
-    def _block(self, rows: Sequence[Row], place: str, number: int, before: int) -> list[_Made | str]:
+    def _block(self, rows: Sequence[Row], places: Sequence[Place]) -> list[_Made | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
-        given = [_Given(row, _place(place, i + 1), (number, i)) for i, row in enumerate(rows, start=before)]
-        items = [self._asked(one) for one in given]
+        items = [self._asked(_Given(row, at.where, at)) for row, at in zip(rows, places, strict=True)]
         replies = [reply for item in items if not isinstance(item, str) for reply in item.replies]
         tools = [item.tools for item in items if not isinstance(item, str) for _ in item.replies]
         encoded = iter(self._chat.read_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
@@ -176,7 +124,7 @@ class Reader:
 
     def _asked(self, given: _Given) -> _Asked | str:
         """Return a row's prompts and responses, or the count under which the row is dropped."""
-        row, where, _ = given
+        row, where, own = given
         try:
             cells, found = self._columns.cells(row, where)
             for name in found:
@@ -188,9 +136,9 @@ class Reader:
                 self._count(name, True, place)
             tools = read_tools(row, self._config, where)
             prompt = self._prompt(example.messages, tools, given, example.conversation)
-            turns = self._turns(example, row, where)
+            turns = self._turns(example, own)
             if prompt is None:
-                self._lose("turns_of_dropped_rows", len(turns), row, where)
+                self.lose("turns_of_dropped_rows", own, len(turns))
                 return "long_prompts_dropped"
             if not example.replies:
                 omitted = self._chat.omitted(example.messages, tools)
@@ -201,13 +149,13 @@ class Reader:
         except InputError as error:
             return self._malformed(error)
 
-    def _turns(self, example: Example, row: Row, where: str) -> list[int]:
+    def _turns(self, example: Example, place: Place) -> list[int]:
         """Return the places of the assistant's turns before the last one that answer; counts those that do not."""
         if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
             return []
         why = {i: _no_answer(example.messages, i) for i, m in enumerate(example.messages) if m["role"] == "assistant"}
         for count in filter(None, why.values()):
-            self._lose(count, 1, row, where)
+            self.lose(count, place)
         return [i for i, count in why.items() if count is None]
 
     def _earlier(
@@ -215,7 +163,7 @@ class Reader:
     ) -> tuple[tuple[StoredPrompt, int], ...]:
         """Return the answers at these places, each with the turns before it as its prompt."""
         found = [(self._prompt(example.messages[:i], tools, given, True), i) for i in turns]
-        self._lose("turns_of_long_prompts", sum(prompt is None for prompt, _ in found), given.row, given.where)
+        self.lose("turns_of_long_prompts", given.place, sum(prompt is None for prompt, _ in found))
         return tuple((prompt, i) for prompt, i in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
@@ -254,7 +202,7 @@ class Reader:
         except InputError as error:
             return self._malformed(error)
         if any(map(is_empty, asked.example.replies)):
-            self._lose("turns_of_dropped_rows", len(asked.earlier), asked.given.row, asked.given.where)
+            self.lose("turns_of_dropped_rows", asked.given.place, len(asked.earlier))
             return "empty_dropped"
         n, limit = len(asked.example.replies), self._config.response_tokens
         if self._shape is Shape.preference and whole[0][:limit] == whole[1][:limit]:
@@ -297,8 +245,9 @@ class Reader:
                 return None
             self.truncated.add(number)
             ids = ids[-limit:]
+        place = (given.place.number, given.place.at)
         try:
-            return self._writer.add_prompt(number, messages, ids, tools, conversation, given.at, given.row)
+            return self._writer.add_prompt(number, messages, ids, tools, conversation, place, given.row)
         except TypeError as error:  # a key of a message that is read from a table
             raise InputError(given.where, reason(error), "messages and tools of texts, numbers and lists") from error
 
@@ -309,24 +258,9 @@ class Reader:
         return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
 
 
-def _place(source: str, number: int) -> str:
-    return f"{source}, row {number}"
-
-
 def _no_answer(messages: Sequence[Message], place: int) -> str | None:
     """Return the count of an assistant's turn that is no demonstration; None where it answers what stands before it."""
     before = messages[place - 1]["role"] if place else None
     if before not in ("user", "tool"):
         return "turns_after_assistant" if before == "assistant" else "turns_without_prompt"
     return "empty_turns" if is_empty(messages[place]) else None
-
-
-def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
-    """Write what tells a prompt from others; a prompt of plain turns is known by their roles and contents."""
-    turns: list[Any] = [[m["role"], m["content"], *_others(m)] for m in messages]
-    return json.dumps([*turns, *([{"tools": tools}] if tools else [])], ensure_ascii=False)
-
-
-def _others(message: Message) -> list[Any]:
-    others = {key: value for key, value in message.items() if key not in ("role", "content")}
-    return [others] if others else []

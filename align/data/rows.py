@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -22,8 +22,9 @@ class Rows(NamedTuple):
 
     train: list[Source]
     held_out: Sequence[Row] | None  # None = a share of the training rows
-    shape: Shape
+    held_out_shape: Shape
     columns: list[str]  # that are read
+    kinds: Mapping[str, str]  # of each source, shape and columns in words
     notes: tuple[str, ...] = ()  # a line on each folder of which splits stay unread
     made_of: dict[str, Any] | None = None  # all that decides on them; None = they are not kept
 
@@ -31,12 +32,20 @@ class Rows(NamedTuple):
         """Return the rows in the order in which they are read."""
         return [*(source.rows for source in self.train), *([] if self.held_out is None else [self.held_out])]
 
+    @property
+    def shape(self) -> Shape:
+        """The shape of all sources, or that they differ."""
+        found = {source.shape for source in self.train}
+        return Shape.mixed if len(found) > 1 else self.train[0].shape
+
     def __str__(self) -> str:
+        if self.shape is Shape.mixed:
+            return f"rows of several shapes: {'; '.join(f'{name} {kind}' for name, kind in self.kinds.items())}"
         return f"{self.shape.words} rows ({', '.join(self.columns)})"
 
 
 def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
-    """Load the rows that `config` names, and recognise their shape by the first.
+    """Load the rows that `config` names, and recognise the shape of each source by its first row.
 
     Raises:
         InputError: The data cannot be read, or have no shape; held-out rows have other columns.
@@ -47,23 +56,18 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     keep = is_kept(config.cache, [file for one in every for file in one.files()])
     sources = load_sources(config, {n: read_located(one, activity, keep=keep) for n, one in located.items()})
     held_out = None if apart is None else read_located(apart, activity, keep=keep)
-    shape, columns = _one_shape(sources)
+    read = [_shape(source.rows[0], source.config, source.place) for source in sources]
+    sources = [replace(source, shape=shape) for source, (shape, _) in zip(sources, read, strict=True)]
     _check_tools(config, [source.rows[0] for source in sources])
+    shape = sources[0].shape if len({source.shape for source in sources}) == 1 else config.shape
     if held_out is not None:
-        _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
+        shape, _ = _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
+    columns = list(dict.fromkeys(name for _, own in read for name in own))
+    kinds = {
+        one.name: f"{own.words} rows ({', '.join(names)})" for one, (own, names) in zip(sources, read, strict=True)
+    }
     made_of = {"rows": [one.parts_of() for one in every]} if keep else None
-    return Rows(sources, held_out, shape, columns, tuple(_unread(config)), made_of)
-
-
-def _one_shape(sources: Sequence[Source]) -> tuple[Shape, list[str]]:
-    """Return the shape that the rows of all sources have, and the columns that are read of them."""
-    shapes = {source.name: _shape(source.rows[0], source.config, source.place) for source in sources}
-    (first, (shape, _)), *others = shapes.items()
-    for name, (other, _) in others:
-        if other is not shape:
-            allowed = f"rows of shape {shape.value}, as those of data.mixture.{first} are"
-            raise InputError(f"data.mixture.{name}", other.value, allowed)
-    return shape, list(dict.fromkeys(name for _, own in shapes.values() for name in own))
+    return Rows(sources, held_out, shape, columns, kinds, tuple(_unread(config)), made_of)
 
 
 def _unread(config: DataConfig) -> Iterator[str]:

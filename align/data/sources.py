@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 
@@ -43,20 +43,32 @@ class Wanted:
     revision: str | None = None  # a branch, tag or commit of the Hub
 
 
+class Origin(NamedTuple):
+    """A file of rows, or what stands for one, with its name in messages."""
+
+    name: str
+    content: Path | datasets.Dataset
+
+    def files(self) -> list[Path]:
+        """Return the files that hold it."""
+        held = self.content
+        return [held] if isinstance(held, Path) else [Path(file["filename"]) for file in held.cache_files]
+
+
 @dataclass(frozen=True)
 class Located:
     """Where the rows of one split are read from."""
 
     wanted: Wanted
-    parts: Mapping[str, Sequence[Path | datasets.Dataset]]  # by split; empty where `wanted.split` does not name it
+    parts: Mapping[str, Sequence[Origin]]  # by split; empty where `wanted.split` does not name it
 
     def files(self) -> list[Path]:
         """Return every file that is read."""
-        return [file for own in self.parts.values() for part in own for file in _files_of(part)]
+        return [file for own in self.parts.values() for origin in own for file in origin.files()]
 
     def parts_of(self) -> dict[str, Any]:
         """Return all that decides on the rows."""
-        splits = [[name, len(_files_of(part))] for name, own in self.parts.items() for part in own]
+        splits = [[split, origin.name, len(origin.files())] for split, own in self.parts.items() for origin in own]
         return parts_of(self.files(), split=self.wanted.split, splits=splits)
 
 
@@ -169,11 +181,14 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _on_hub(wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
+def _on_hub(wanted: Wanted) -> dict[str, Sequence[Origin]]:
     named = HubSet(wanted.path, wanted.subset, wanted.folder, wanted.revision)
     files = text_files(named)
     if files is not None:
-        return {name: downloaded(own) if name in wanted.split else [] for name, own in files.items()}
+        return {
+            name: [Origin(f"{wanted.path}/{at[2]}", file) for at, file in zip(own, downloaded(own), strict=True)]
+            for name, own in ((name, own if name in wanted.split else []) for name, own in files.items())
+        }
     if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
         raise InputError("data.folder", wanted.folder, allowed)
@@ -183,21 +198,21 @@ def _on_hub(wanted: Wanted) -> dict[str, Sequence[Path | datasets.Dataset]]:
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
     path, subset, folder, revision = named
     found = datasets.load_dataset(path, subset, data_dir=folder, split=wanted.split, revision=revision, cache_dir=cache)
-    return {wanted.split: [found]}
+    return {wanted.split: [Origin(path, found)]}
 
 
-def _local(places: Sequence[Path], wanted: Wanted) -> Mapping[str, Sequence[Path | datasets.Dataset]]:
+def _local(places: Sequence[Path], wanted: Wanted) -> Mapping[str, Sequence[Origin]]:
     """Find a path's splits, those alone that `split` may name."""
-    if not places[0].is_dir():
-        return {"train": places}
-    if is_saved(places[0]):
-        return read_saved(places[0])
-    files = files_by_split(places[0], wanted.subset, wanted.key)
-    return {name: own if name in wanted.split else [] for name, own in files.items()}
-
-
-def _files_of(part: Path | datasets.Dataset) -> list[Path]:
-    return [part] if isinstance(part, Path) else [Path(file["filename"]) for file in part.cache_files]
+    folder = places[0]
+    if not folder.is_dir():
+        names = [wanted.path] if len(places) == 1 else map(str, places)  # of one file as the user writes it
+        return {"train": [Origin(name, file) for name, file in zip(names, places, strict=True)]}
+    if is_saved(folder):
+        found = read_saved(folder)
+        named = {name: str(folder / name if len(found) > 1 else folder) for name in found}
+        return {name: [Origin(named[name], one) for one in own] for name, own in found.items()}
+    files = files_by_split(folder, wanted.subset, wanted.key)
+    return {name: [Origin(str(f), f) for f in own] if name in wanted.split else [] for name, own in files.items()}
 
 
 def _rows_of(parts: Mapping[str, Sequence[Part]], wanted: Wanted) -> StoredRows:
@@ -222,9 +237,9 @@ def _between(parts: Sequence[Part], start: int, stop: int) -> Iterator[Part]:
         start, stop = start - part.stop, stop - part.stop
 
 
-def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activity) -> Part:
-    """Write a part's rows to the store; raise InputError for a file that is not well-formed."""
-    name = store.new_name("rows")
+def _kept(origin: Origin, key: str, store: Store, activity: Activity) -> Part:
+    """Write the rows of a file to the store; raise InputError for one that is not well-formed."""
+    name, part = store.new_name("rows"), origin.content
     rows: JsonRows | TableRows
     if isinstance(part, datasets.Dataset):
         rows = keep_table(store, name, batches_of(part))
@@ -238,7 +253,7 @@ def _kept(part: Path | datasets.Dataset, key: str, store: Store, activity: Activ
             raise
         except Exception as error:  # of Arrow's many kinds
             raise InputError(key, str(part), f"a well-formed {format_of(part)} file ({reason(error)})") from error
-    return Part(name, rows, 0, len(rows))
+    return Part(name, rows, 0, len(rows), origin.name)
 
 
 def _counted(rows: Iterable[Row], activity: Activity) -> Iterator[Row]:

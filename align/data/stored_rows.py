@@ -46,6 +46,7 @@ class Part(NamedTuple):
     rows: JsonRows | TableRows
     start: int
     stop: int
+    file: str  # what a message names
 
 
 class StoredRows(Sequence[Row]):
@@ -72,6 +73,12 @@ class StoredRows(Sequence[Row]):
         part = self.parts[number]
         return self._whole(part.rows[part.stop - self._ends[number] + place % len(self)])
 
+    def place(self, at: int) -> str:
+        """Name a row by its file and its number there, from 1."""
+        number = bisect_right(self._ends, at)
+        part = self.parts[number]
+        return f"{part.file}, row {part.stop - self._ends[number] + at + 1}"
+
     def __iter__(self) -> Iterator[Row]:
         for at in range(0, len(self), _AT_ONCE):
             yield from self[at : at + _AT_ONCE]
@@ -88,7 +95,7 @@ class StoredRows(Sequence[Row]):
 
     def facts(self) -> dict[str, Any]:
         """Describe the rows as JSON, from which `reopened` finds them in their store."""
-        parts = [[part.table, list(part.rows.columns), part.start, part.stop] for part in self.parts]
+        parts = [[part.table, list(part.rows.columns), part.start, part.stop, part.file] for part in self.parts]
         return {"parts": parts, "columns": list(self.columns)}
 
 
@@ -101,6 +108,10 @@ class PickedRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self.places)
 
+    def place(self, at: int) -> str:
+        """Name a row by its file and its number there, from 1."""
+        return place_of(self.rows, self.places[at])
+
     @overload
     def __getitem__(self, place: int) -> Row: ...
     @overload
@@ -111,11 +122,16 @@ class PickedRows(Sequence[Row]):
         return [self.rows[own] for own in self.places[place]]
 
 
+def place_of(rows: Sequence[Row], at: int, source: str = "rows") -> str:
+    """Name a row of any sequence; one that knows no files has all of its rows from `source`."""
+    return rows.place(at) if isinstance(rows, StoredRows | PickedRows) else f"{source}, row {at + 1}"
+
+
 def reopened(store: Store, facts: Mapping[str, Any]) -> StoredRows:
     """Find rows in a store again."""
     parts = []
-    for name, columns, start, stop in facts["parts"]:
-        parts.append(Part(name, _rows_in(store.table(name), columns), start, stop))
+    for name, columns, start, stop, file in facts["parts"]:
+        parts.append(Part(name, _rows_in(store.table(name), columns), start, stop, file))
     return StoredRows(parts, facts["columns"])
 
 

@@ -50,7 +50,7 @@ def show_data(config: Config, selection: Selection = _FIRST) -> View:
     sections = [_counts(config, data), _lengths(given), _limits(config, data, given, kind)]
     sections += [tokens_section(config, chat), _loss(config, entries)]
     shown = [sample for i in chosen for sample in samples(config, chat, i, entries[i], diff=selection.diff)]
-    return View([*sections, *_dropped(data)] if selection.dropped else sections, shown)
+    return View([*sections, *_dropped(data, selection.dropped)] if selection.dropped else sections, shown)
 
 
 def _kind(config: Config, data: Preferences) -> str:
@@ -97,17 +97,14 @@ def _of_shape(data: Preferences) -> list[tuple[str, str]]:
     return lines
 
 
-def _dropped(data: Preferences) -> list[Section]:
-    """List the first rows of each kind that were left out, with the reason."""
-    lines = [
-        (
-            row.where,
-            name.removesuffix("_dropped").replace("_", " "),
-            textwrap.shorten(json.dumps(row.row, default=str), _ROW),
-        )
-        for name, rows in data.dropped.items()
-        for row in rows
-    ]
+def _dropped(data: Preferences, most: int) -> list[Section]:
+    """List the first rows of each kind that were left out, `most` of them, with the reason."""
+    lines = []
+    for name, rows in data.dropped.items():
+        why = name.removesuffix("_dropped").replace("_", " ")
+        lines += [(row.where, why, textwrap.shorten(json.dumps(row.row, default=str), _ROW)) for row in rows[:most]]
+        if len(rows) > most:
+            lines.append((f"and {len(rows) - most} more", why, f"--dropped {len(rows)} lists them all"))
     head = ("row", "why", "what stands in it")
     return [Section("Dropped", [head, *lines] if lines else [("none", "")], headed=bool(lines))]
 

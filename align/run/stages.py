@@ -11,7 +11,7 @@ import torch
 from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import TRAIN, AttentionCredit, Config, Examples, ImplicitCredit, Shape
-from align.config.needs import check_shape, needs_of
+from align.config.needs import check_shapes, needs_of
 from align.data.preferences import load_preferences
 from align.data.prepared import LOST, REPEATED, Preferences, set_aside
 from align.data.rows import read_rows
@@ -39,7 +39,8 @@ from align.run.verdicts import (
 )
 from align.types import Pair
 
-_NAMED = 3  # dropped rows of a kind that the console names; run.json and `align show data --dropped` name more
+_NAMED = 3  # dropped rows of a kind that the console names
+_NOTED = 20  # that run.json names; `align show data --dropped N` lists any number
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     data, aside = load_data(config, chat, site.display.activity, trains=trains)
     check_columns(config.reward.source, functions, [*data.trained.prompts, *data.measured.prompts])
     commit = hub_commit(config.model.path, config.model.revision)
-    dropped = {name: [row.where for row in rows] for name, rows in data.dropped.items()}
+    dropped = {name: [row.where for row in rows[:_NOTED]] for name, rows in data.dropped.items()}
     counts = {**data.counts, **({"sources": data.sources} if data.sources else {})}
     site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, data_notes=list(data.notes))
     site.record.update(hub_commit=commit)
@@ -138,7 +139,8 @@ def load_data(
         InputError: The rows have not what the method, the reward or the evaluation learns from.
     """
     rows = read_rows(config.data)
-    check_shape(config, rows.shape, f"{config.data.named()}, of {rows},", trains=trains)
+    kinds = {own.name: (own.shape, f"{own.place}, of {rows.kinds[own.name]},") for own in rows.train}
+    check_shapes(config, kinds, trains=trains)
     data = load_preferences(config.data, chat, activity, rows)
     check_examples(config, data, trains=trains)
     if config.evaluation.reward_model != TRAIN:
@@ -176,17 +178,19 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
     elif not sizes[examples][0]:  # KTO makes labels of ranked rows' pairs; what only measures needs prompts alone
         examples = Examples.pairs if data.train else Examples.prompts
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
-    lost = ", ".join(_lost(name, data) for name in (*LOST, *REPEATED) if data.counts[name])
+    lost = ", ".join(_lost(name, data, config.data.path) for name in (*LOST, *REPEATED) if data.counts[name])
     kept = f", kept in {data.cached}" if data.cached is not None else ""
     lines = [f"data: {data.counts['rows']} {data.rows}{kept}"]
     return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
 
 
-def _lost(name: str, data: Preferences) -> str:
+def _lost(name: str, data: Preferences, path: str | None) -> str:
     """Write a count of lost rows, with the places of the first ones where those are known."""
-    places = [row.where.rpartition(", row ")[2] for row in data.dropped.get(name, ())]
+    places = [row.where.rpartition(", row ") for row in data.dropped.get(name, ())]
+    named = [number if file == path else f"{Path(file).name} row {number}" for file, _, number in places[:_NAMED]]
     more = ", …" if len(places) > _NAMED else ""
-    return f"{name} {data.counts[name]}" + (f" [row {', '.join(places[:_NAMED])}{more}]" if places else "")
+    row = "row " if named and named[0].isdigit() else ""
+    return f"{name} {data.counts[name]}" + (f" [{row}{', '.join(named)}{more}]" if named else "")
 
 
 def check_context(config: Config, data: Preferences) -> None:

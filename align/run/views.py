@@ -49,5 +49,5 @@ class Selection:
     row: int | None = None  # the one, counted from 1
     random: int | None = None  # so many, by the run's seed
     longest: int | None = None  # so many
-    dropped: bool = False  # and those that were left out
+    dropped: int = 0  # and so many of each kind that were left out
     diff: bool = False  # against the plain render of the template

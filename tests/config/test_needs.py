@@ -6,7 +6,7 @@ import pytest
 
 from align.config import Examples, ImplicitCredit, RewardConfig, RewardModelSource, RulesSource, Shape, SparseCredit
 from align.config.groups import METHODS
-from align.config.needs import check_named_shape, check_shape
+from align.config.needs import check_named_shape, check_shape, check_shapes
 from align.config.shapes import PROVIDES
 from align.errors import InputError
 from tests import tiny
@@ -71,6 +71,28 @@ def test_a_judge_that_is_trained_needs_pairs():
     judged.evaluation.reward_model = "train"
     with pytest.raises(InputError, match=r"^evaluation\.reward_model: given 'train'; allowed: null, or"):
         check_shape(judged, Shape.demonstration, "rows")
+
+
+def test_a_method_learns_from_every_source_and_what_is_trained_first_from_some():
+    """A reward model has the pairs of one source; the prompts of the other are sampled from."""
+    learned = RewardConfig(RewardModelSource(), SparseCredit())
+    prompts, pairs = (Shape.prompt_only, "prompts.jsonl"), (Shape.preference, "pairs.jsonl")
+    check_shapes(config("grpo", learned), {"a": prompts, "b": pairs})
+    with pytest.raises(InputError, match=r"^reward/source: given 'reward_model'.*: prompts\.jsonl gives no"):
+        check_shapes(config("grpo", learned), {"a": prompts, "b": (Shape.demonstration, "talks.jsonl")})
+    with pytest.raises(InputError, match=r"^method: given 'dpo'.*: prompts\.jsonl gives no preference pairs"):
+        check_shapes(config("dpo"), {"a": pairs, "b": prompts})
+    check_shapes(config("dpo"), {"a": prompts, "b": pairs}, trains=False)
+
+
+def test_labels_are_read_of_labelled_sources_alone():
+    labels, pairs = (Shape.unpaired_preference, "labels.jsonl"), (Shape.preference, "pairs.jsonl")
+    with pytest.raises(
+        InputError, match=r"^data\.mixture\.b\.path: given 'pairs\.jsonl'; allowed: labelled completions"
+    ):
+        check_shapes(config("trl_kto"), {"a": labels, "b": pairs})
+    for method, first, second in (("dpo", labels, pairs), ("trl_kto", labels, labels), ("trl_kto", pairs, pairs)):
+        check_shapes(config(method), {"a": first, "b": second})
 
 
 def test_a_named_shape_is_checked_with_the_configuration():

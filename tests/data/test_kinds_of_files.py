@@ -12,8 +12,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from align.cli.paths import literal_paths
-from align.config import DataConfig
+from align.config import DataConfig, MixtureSource
 from align.config.data_files import format_of, unpacking
+from align.data.mixture import lowest
 from align.data.preferences import load_preferences
 from align.data.sources import load_rows
 from align.errors import InputError
@@ -248,6 +249,36 @@ def test_several_files_by_a_pattern(tmp_path):
     assert "(this is a folder)" in refused(tmp_path / "x[1]" / "*")
     assert "nothing matches" in refused(tmp_path / "x[1]" / "*.csv")
     assert refused(tmp_path / "x[1]" / "*.jsonl", split="test").startswith("data.train_split: given 'test'")
+
+
+def places(path: Path, **options) -> list[str]:
+    found = load_rows(str(path), key="data.path", **options)
+    return [found.place(at) for at in range(len(found))]
+
+
+def test_a_row_names_its_file_and_its_number_there(tmp_path):
+    (tmp_path / "s").mkdir()
+    shard(tmp_path / "s", "a.jsonl", slice(0, 3))
+    shard(tmp_path / "s", "b.jsonl.gz", slice(3, 5))
+    a, b = (str(tmp_path / "s" / name) for name in ("a.jsonl", "b.jsonl.gz"))
+    for path in (tmp_path / "s", tmp_path / "s" / "*.jsonl*"):
+        assert places(path) == [f"{a}, row 1", f"{a}, row 2", f"{a}, row 3", f"{b}, row 1", f"{b}, row 2"]
+        assert places(path, split="train[2:4]") == [f"{a}, row 3", f"{b}, row 1"]
+    assert places(Path(a))[-1] == f"{a}, row 3"
+    Dataset.from_list(ROWS).save_to_disk(tmp_path / "plain")
+    assert places(tmp_path / "plain")[4] == f"{tmp_path / 'plain'}, row 5"
+    DatasetDict({name: Dataset.from_list(ROWS) for name in ("train", "test")}).save_to_disk(tmp_path / "two")
+    assert places(tmp_path / "two", split="test")[1] == f"{tmp_path / 'two' / 'test'}, row 2"
+
+
+def test_what_a_mixture_takes_of_a_file_keeps_its_numbers_there(chat, write):
+    given = [{"prompt": f"p{i}", "chosen": "a", "rejected": "a" if i == 7 else "b"} for i in range(10)]
+    few = [{"prompt": f"q{i}", "chosen": "a", "rejected": "b"} for i in range(6)]
+    paths = {"many": write("many.jsonl", given), "few": write("few.jsonl", few)}
+    mixture = {name: MixtureSource(path=path, weight=1.0) for name, path in paths.items()}
+    data = load_preferences(DataConfig(path=None, mixture=mixture, max_prompt_tokens=99, max_response_tokens=99), chat)
+    assert 7 in lowest(given, 6)
+    assert [row.where for row in data.dropped["identical_dropped"]] == [f"{paths['many']}, row 8"]
 
 
 def test_a_file_of_that_name_wins_over_the_pattern(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations
 
 import pytest
 
 from align.cli.compose import composed
-from align.config import DataConfig, MixtureSource
+from align.config import DataConfig, MixtureSource, Shape
 from align.config.io import load, plain, save
 from align.data.mixture import lowest, shares
 from align.data.preferences import load_preferences
@@ -198,6 +199,61 @@ def test_slices_and_splits_of_a_source(chat, paths):
         mixed(chat, sources(paths, {"train_split": "dev"}))
 
 
+TALK = [{"role": "user", "content": "t"}, {"role": "assistant", "content": "one"}]
+SHAPES = {
+    Shape.preference: [{"prompt": "p", "chosen": "a", "rejected": "b"}],
+    Shape.ranked: [{"prompt": "r", "responses": ["x", "y", "z"]}],
+    Shape.demonstration: [
+        {"messages": [*TALK, {"role": "user", "content": "m"}, {"role": "assistant", "content": "two"}]}
+    ],
+    Shape.unpaired_preference: [
+        {"prompt": "l", "completion": text, "label": text == "good"} for text in ("good", "bad")
+    ],
+    Shape.prompt_only: [{"prompt": "o"}],
+}
+PAIRS = {Shape.preference: ["ab"], Shape.ranked: ["xy", "xz"], Shape.unpaired_preference: ["good bad"]}
+IMITATED = {
+    Shape.preference: ["a"],
+    Shape.ranked: ["x"],
+    Shape.demonstration: ["one", "two"],
+    Shape.unpaired_preference: ["good"],
+}
+
+
+@pytest.mark.parametrize("shapes", combinations(SHAPES, 2), ids=lambda both: "+".join(shape.value for shape in both))
+def test_each_source_has_a_shape_of_its_own(chat, write, shapes):
+    """A side of two shapes is what each of them gives by itself; what is counted of it, each response once."""
+    files = {shape.value: write(f"{shape.value}.jsonl", SHAPES[shape]) for shape in shapes}
+    data = mixed(chat, {name: MixtureSource(path=path) for name, path in files.items()}, held_out_fraction=0.0)
+    assert data.shape is Shape.mixed
+    pairs = [pair for shape in shapes for pair in PAIRS.get(shape, [])]
+    found = [f"{pair.chosen}{' ' * (len(pair.chosen) > 1)}{pair.rejected}" for pair in data.train]
+    assert sorted(found) == sorted(pairs)
+    imitated = [text for shape in shapes for text in IMITATED.get(shape, [])]
+    assert sorted(one.text for one in data.trained.demonstrations) == sorted(imitated)
+    assert [one.label for one in data.trained.labelled] == [True, False] * (Shape.unpaired_preference in shapes)
+    given = [ids for _, every in data.trained.given() for ids in every]
+    responses = {Shape.preference: 2, Shape.ranked: 4, Shape.demonstration: 2, Shape.unpaired_preference: 2}
+    assert len(given) == data.counts["responses"] == sum(responses.get(shape, 0) for shape in shapes)
+    for shape in shapes:
+        assert f"{shape.value} {shape.words} rows (" in data.rows
+
+
+def test_held_out_rows_of_a_mixture_of_shapes_have_a_shape_of_their_own(chat, write, paths):
+    held, talks = write("h.jsonl", SHAPES[Shape.ranked]), write("t.jsonl", SHAPES[Shape.demonstration])
+    mixture = {"big": MixtureSource(path=paths["big"]), "talks": MixtureSource(path=talks)}
+    data = mixed(chat, mixture, held_out_path=held)
+    assert [(pair.chosen, pair.rejected) for pair in data.held_out] == [("x", "y"), ("x", "z")]
+    assert len(data.train) == 40 and len(data.trained.demonstrations) == 42
+
+
+def test_a_shape_can_be_named_for_one_source(chat, write, paths):
+    both = write("b.jsonl", [row | {"messages": TALK} for row in rows("both", 5)])
+    mixture = {"big": MixtureSource(path=paths["big"]), "both": MixtureSource(path=both, shape=Shape.demonstration)}
+    data = mixed(chat, mixture, held_out_fraction=0.0)
+    assert (len(data.train), len(data.trained.demonstrations)) == (40, 45)
+
+
 def option(paths, *words: str):
     given = [f"data.mixture.{name}.path={paths[own]}" for name, own in (("first", "big"), ("second", "small"))]
     return composed(["method=dpo", "data=mixture", *given, *words])
@@ -223,6 +279,8 @@ def test_from_the_command_line_to_a_file_and_back(paths, tmp_path):
     ("words", "told"),
     [
         (["data.mixture.first.paht=x"], r"^data\.mixture\.first\.paht: given 'x'; allowed: path$"),
+        (["data.shape=mixed"], r"^data\.shape: given 'mixed'; allowed: auto, or a shape"),
+        (["data.mixture.second.shape=mixed"], r"^data\.mixture\.second\.shape: given 'mixed'"),
         (["data.mixture.first.weight=abc"], r"^data\.mixture\.first\.weight: given 'abc'"),
         (["data.mixture.first.weight=0"], r"^data\.mixture\.first\.weight: given 0\.0; allowed: a number above 0"),
         (["data.mixture.first.repeat=0"], r"^data\.mixture\.first\.repeat: given 0"),
