@@ -54,7 +54,8 @@ from align.engine.reference import Policy, ValueHead
 from align.engine.sampling import left_pad, right_pad
 from align.loop.loop import Loop
 from align.models.adapters import lora_config
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_causal_lm
 from align.rewards import GoldScorer, Source
 from align.types import Pair, Prompt, Rollout, Sequences

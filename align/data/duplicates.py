@@ -10,7 +10,7 @@ from typing import Any
 
 from align.data.conversations import Message
 from align.data.read import Read
-from align.types import Prompt
+from align.types import Prompt, fingerprint_of
 
 _ENDS = ".,;:!?…\"'“”‘’«»¿¡。，！？"  # punctuation at the ends of words; within one, and as an operator, it may matter
 
@@ -18,13 +18,13 @@ _ENDS = ".,;:!?…\"'“”‘’«»¿¡。，！？"  # punctuation at the end
 _SAID = ("tool_calls", "reasoning_content")  # what tells prompts apart beside roles and contents
 
 
-def normal_form(prompt: Prompt) -> str:
-    """Write a prompt's content as near-duplicates share it: compatible characters, lower case, bare words."""
+def normal_form(prompt: Prompt) -> bytes:
+    """Hash a prompt's content as near-duplicates share it: compatible characters, lower case, bare words."""
     turns = [
         {"role": turn["role"], "content": _bare(turn["content"])} | {key: turn[key] for key in _SAID if turn.get(key)}
         for turn in prompt.messages
     ]
-    return content_of(turns, None)
+    return fingerprint_of(content_of(turns, None))
 
 
 def _bare(text: str) -> str:

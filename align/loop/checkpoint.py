@@ -20,7 +20,8 @@ from align.engine.reference import Policy
 from align.errors import InputError
 from align.files import read_object
 from align.loop.context import LoopContext
-from align.models.chat_tokenizer import ChatTokenizer, save_chat
+from align.models.chat_setup import save_chat
+from align.models.chat_tokenizer import ChatTokenizer
 
 STATE = "state.json"
 FORMAT = 2  # of what a checkpoint holds

@@ -29,7 +29,8 @@ from transformers import (
 from align.config import ControlTokensIn, ModelConfig, QuantizationConfig
 from align.config.automatic import ModelFacts
 from align.errors import InputError
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.locate import Checkpoint, head_file, locate, one_line, refuse_pickles
 from align.models.quantize import keep_differentiable, quantization_config
 from align.worlds import ASSETS

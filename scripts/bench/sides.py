@@ -109,7 +109,7 @@ def trl_side(args: argparse.Namespace) -> None:
 
     from align.config import DataConfig, ModelConfig
     from align.data.preferences import load_preferences
-    from align.models.chat_tokenizer import with_pad
+    from align.models.chat_setup import with_pad
     from align.models.load import load_chat_tokenizer
 
     turns = Turns(args.device)

@@ -11,7 +11,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -17,7 +17,7 @@ from align.config.io import build, register_schemas
 from align.data.preferences import load_preferences
 from align.data.sources import load_rows
 from align.errors import InputError
-from align.models.chat_tokenizer import make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
 from tests.hub import TOKEN
 
 

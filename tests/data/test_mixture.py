@@ -220,7 +220,9 @@ IMITATED = {
 }
 
 
-@pytest.mark.parametrize("shapes", combinations(SHAPES, 2), ids=lambda both: "+".join(shape.value for shape in both))
+@pytest.mark.parametrize(
+    "shapes", list(combinations(SHAPES, 2)), ids=lambda both: "+".join(shape.value for shape in both)
+)
 def test_each_source_has_a_shape_of_its_own(chat, write, shapes):
     """A side of two shapes is what each of them gives by itself; what is counted of it, each response once."""
     files = {shape.value: write(f"{shape.value}.jsonl", SHAPES[shape]) for shape in shapes}

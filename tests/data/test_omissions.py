@@ -10,7 +10,8 @@ from align.config import AssistantTurns, BadRows, DataConfig, MixtureSource
 from align.data.preferences import load_preferences
 from align.data.prepared import Preferences
 from align.errors import InputError
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 
 STRIPS = "m['content'].split('</think>')[-1] if m['role'] == 'assistant' else m['content']"
 

@@ -13,7 +13,7 @@ from align.data.examples import prompts_of
 from align.data.preferences import load_preferences
 from align.data.prepared import COUNTS, Preferences, digest
 from align.errors import InputError
-from align.models.chat_tokenizer import make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
 from tests import tiny
 
 

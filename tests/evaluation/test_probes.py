@@ -14,7 +14,7 @@ from align.evaluation import EvaluationSet, Judge, evaluate, passages, probes_of
 from align.evaluation.figures import correlation, gap
 from align.evaluation.perturbations import perturbations_of, response_perturbations_of
 from align.evaluation.probes import shifts
-from align.models.chat_tokenizer import make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
 from align.types import Prompt, RewardOutput
 from tests import tiny
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from align.config import TemplateMismatch
 from align.errors import InputError
-from align.models.chat_tokenizer import make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
 
 KINDS = ["chatml", "gpt2", "metaspace"]
 USER = [{"role": "user", "content": "Compare 3 and 5."}]

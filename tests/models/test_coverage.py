@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from align.config import TemplateMismatch
-from align.models.chat_tokenizer import ChatTokenizer, Reply, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer, Reply
 from align.models.coverage import Omission
 from tests.models.shapes import SHAPES, Shape
 from tests.models.test_templates import RELEASED, conversation, holding, released

@@ -9,7 +9,7 @@ import pytest
 import trl
 
 from align.errors import InputError
-from align.models.chat_tokenizer import make_chat_tokenizer, with_pad
+from align.models.chat_setup import make_chat_tokenizer, with_pad
 from align.models.templates import pinned
 from tests import tiny
 

@@ -12,7 +12,8 @@ import trl
 from transformers import PreTrainedTokenizerBase
 
 from align.errors import InputError
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from tests.models.shapes import SHAPES, Shape
 
 KINDS = ("chatml", "metaspace")  # of tokenizers: bytes, and pieces that hold their blank

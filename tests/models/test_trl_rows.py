@@ -8,7 +8,7 @@ import pytest
 import trl
 from datasets import Dataset
 
-from align.models.chat_tokenizer import make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
 from tests import tiny
 from tests.models.shapes import SHAPES
 from tests.models.test_templates import conversation, holding

@@ -34,7 +34,8 @@ from align.config import (
 )
 from align.engine.reference import Policy
 from align.loop.loop import Loop
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_causal_lm
 from align.rewards import Source, build_credit
 from align.types import Pair, Prompt, RewardInput, RewardOutput

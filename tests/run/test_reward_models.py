@@ -16,7 +16,8 @@ from align.config import AttentionCredit, CriticInit, RewardModelSource
 from align.config.methods import PPOConfig
 from align.engine.roles import build_roles
 from align.errors import InputError
-from align.models.chat_tokenizer import ChatTokenizer, make_chat_tokenizer
+from align.models.chat_setup import make_chat_tokenizer
+from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import body_of
 from align.models.locate import HEAD, is_adapter
 from align.models.reward_folder import read_card, read_head

@@ -21,7 +21,7 @@ from align.config import LRSchedule
 from align.config.trl import TRLConfig
 from align.loop.context import RunContext
 from align.loop.method import Method
-from align.models.chat_tokenizer import with_pad
+from align.models.chat_setup import with_pad
 
 _REFERENCE = "ref"  # the adapter that TRL adds to a PEFT model, as it was given
 
