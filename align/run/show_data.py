@@ -13,6 +13,7 @@ from align.config.methods import OnPolicyConfig, RewardModelMethodConfig
 from align.config.trl import TRLOnPolicyConfig
 from align.data.examples import prompts_of
 from align.data.preferences import LOST, REPEATED, Preferences, load_preferences
+from align.data.similar import alike
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
@@ -23,6 +24,7 @@ from align.run.views import Section, Selection, View
 
 _UNLIMITED = 2**40  # tokens: no limit
 _ROW = 160  # characters of a dropped row that are shown
+_PROMPT = 60  # of a prompt
 _FIRST = Selection()
 
 
@@ -75,6 +77,7 @@ def _counts(config: Config, data: Preferences) -> Section:
     total = sum(dropped.values())
     why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in dropped.items() if n)
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
+    lines += _similar(data)
     others = (name for name in (*LOST, *REPEATED) if not name.endswith(("dropped", "cut", "truncated")))
     lines += [(name.replace("_", " "), str(counts[name])) for name in others if counts[name]]
     notes = [
@@ -82,6 +85,16 @@ def _counts(config: Config, data: Preferences) -> Section:
         *(("note", note) for note in data.notes),
     ]
     return Section("Rows", [*lines, *notes])
+
+
+def _similar(data: Preferences) -> list[tuple[str, str]]:
+    """Count the held-out prompts that are edited trained ones, and quote the first."""
+    found = alike(data.measured.prompts, data.trained.prompts)
+    if not found:
+        return []
+    first, like = (textwrap.shorten(prompt.text, _PROMPT) for prompt in found[0])
+    counted = f"{len(found)} of {len(data.measured.prompts)}"
+    return [("held-out prompts alike", f"{counted} are trained ones with words edited, the first: {first!r}, {like!r}")]
 
 
 def _of_shape(data: Preferences) -> list[tuple[str, str]]:
