@@ -225,7 +225,9 @@ def test_held_out_prompts_that_are_edited_trained_ones_are_counted(align, words,
     more = ["data.held_out_path=held.jsonl", "data.max_prompt_tokens=200"]
     _, out, err = align("show", "data", "method=dpo", *words, *more)
     (line,) = [line for line in squeezed(out) if line.startswith("held-out prompts alike")]
-    assert line.split(" | ")[1].startswith("1 of 2 are trained ones with words edited, the first: 'which question"), err
+    assert line.split(" | ")[1].startswith(
+        "1 of 2 share most of their text with a trained one, the first: 'which question"
+    ), err
 
 
 def test_dropped_rows_are_listed_with_the_reason(align, words):

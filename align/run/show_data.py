@@ -88,13 +88,18 @@ def _counts(config: Config, data: Preferences) -> Section:
 
 
 def _similar(data: Preferences) -> list[tuple[str, str]]:
-    """Count the held-out prompts that are edited trained ones, and quote the first."""
+    """Count the held-out prompts that share most of their text with a trained one, and quote the first."""
     found = alike(data.measured.prompts, data.trained.prompts)
     if not found:
         return []
     first, like = (textwrap.shorten(prompt.text, _PROMPT) for prompt in found[0])
     counted = f"{len(found)} of {len(data.measured.prompts)}"
-    return [("held-out prompts alike", f"{counted} are trained ones with words edited, the first: {first!r}, {like!r}")]
+    return [
+        (
+            "held-out prompts alike",
+            f"{counted} share most of their text with a trained one, the first: {first!r}, {like!r}",
+        )
+    ]
 
 
 def _of_shape(data: Preferences) -> list[tuple[str, str]]:
