@@ -1,9 +1,11 @@
 """Files that a killed run never leaves half-written: replaced as a whole, or appended one whole line at a time."""
 
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def content_hash(file: Path) -> str:
+    """Compute the SHA-256 of a file's content, once in a process as long as size and time of change stay."""
+    found = file.stat()
+    return _hash(file.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _hash(file: Path, size: int, changed: int) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def dumps(value: Mapping[str, Any], *, indent: int | None = None) -> str:

@@ -5,12 +5,28 @@ B = responses, P = longest prompt, T = longest response (both in tokens of the p
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+FINGERPRINT_BYTES = 16
+
+
+def fingerprint_of(content: object) -> bytes:
+    """Hash content of JSON's types; of other values the type alone counts."""
+    said = json.dumps(content, default=lambda value: str(type(value))).encode()
+    return hashlib.sha256(said).digest()[:FINGERPRINT_BYTES]
+
+
+def asked(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Return the text of the last user message; of the last message where there is none of a user."""
+    users = [m["content"] for m in messages if m["role"] == "user"]
+    return str(users[-1] if users else messages[-1]["content"])
 
 
 @dataclass(frozen=True)
@@ -25,6 +41,25 @@ class Prompt:
     tools: tuple[Any, ...] | None = None  # which the template describes to the model
     conversation: bool = False  # the data's own prompt was a list of messages, not a string
 
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens."""
+        return len(self.input_ids)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Return a hash of messages and tools."""
+        return fingerprint_of([self.messages, self.tools])
+
+    @property
+    def row_fingerprint(self) -> bytes:
+        """Return a hash of the row."""
+        return fingerprint_of(self.row)
+
+    def loaded(self) -> Prompt:
+        """Return the prompt with everything in memory, from which others can be made by `replace`."""
+        return self
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -36,6 +71,19 @@ class Pair:
     chosen_ids: tuple[int, ...]
     rejected_ids: tuple[int, ...]
 
+    def tokens(self, side: str) -> int:
+        """Return the number of tokens of `chosen_ids` or `rejected_ids`."""
+        return len(getattr(self, side))
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Return a hash of both texts."""
+        return fingerprint_of(self.chosen) + fingerprint_of(self.rejected)
+
+    def loaded(self) -> Pair:
+        """Return the pair with everything in memory, from which others can be made by `replace`."""
+        return self
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -45,6 +93,16 @@ class Completion:
     text: str
     ids: tuple[int, ...]  # end token last, unless cut
     label: bool = True  # whether it is desirable
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Return a hash of the text."""
+        return fingerprint_of(self.text)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from align.models.locate import HEAD
 from align.rewards.pairs import final_scores
 from align.run.reward_models import train_reward_model
 from align.run.stage import RECORDS, Stage
+from align.store import TRAINING, key_of
 from align.stored.keys import reward_model_key
-from align.stored.store import TRAINING, key_of
 from align.types import Pair
 
 VARIANTS = {

@@ -32,12 +32,12 @@ class PairExamples:
     @cached_property
     def lengths(self) -> Tensor:
         """(n,) prompt and response tokens of all sides."""
-        return torch.tensor([len(p.prompt.input_ids) * len(self.sides) for p in self.pairs]) + self.response_tokens
+        return torch.tensor([p.prompt.tokens * len(self.sides) for p in self.pairs]) + self.response_tokens
 
     @cached_property
     def response_tokens(self) -> Tensor:
         """(n,) response tokens of all sides."""
-        return torch.tensor([sum(len(getattr(p, side)) for side in self.sides) for p in self.pairs])
+        return torch.tensor([sum(p.tokens(side) for side in self.sides) for p in self.pairs])
 
     def rows(self, index: Tensor, size: Size) -> Batch:
         """The pairs that `index` names: all chosen responses, then all rejected ones."""
@@ -72,12 +72,12 @@ class Demonstrations:
     @cached_property
     def lengths(self) -> Tensor:
         """(n,) prompt and response tokens."""
-        return torch.tensor([len(one.prompt.input_ids) for one in self.given]) + self.response_tokens
+        return torch.tensor([one.prompt.tokens for one in self.given]) + self.response_tokens
 
     @cached_property
     def response_tokens(self) -> Tensor:
         """(n,) response tokens."""
-        return torch.tensor([len(one.ids) for one in self.given])
+        return torch.tensor([one.tokens for one in self.given])
 
     def rows(self, index: Tensor, size: Size) -> Batch:
         """The completions that `index` names."""

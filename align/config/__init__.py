@@ -18,7 +18,7 @@ from align.config.credits import (
     TruthCredit,
     UniformCredit,
 )
-from align.config.data import BadRows, DataConfig, PromptOverflow
+from align.config.data import BadRows, Caching, DataConfig, PromptOverflow
 from align.config.judge import TRAIN, JudgeConfig
 from align.config.method_bases import CriticInit, LoopConfig, LRSchedule, MethodConfig, OptimizedConfig
 from align.config.mixture import MixtureSource

@@ -25,6 +25,14 @@ class BadRows(Enum):
     drop = "drop"  # and count
 
 
+class Caching(Enum):
+    """When rows and their tokens are kept in $ALIGN_HOME, memory-mapped, so that they need not fit in memory."""
+
+    auto = "auto"  # where the files have 32 MiB or more
+    always = "always"
+    never = "never"
+
+
 @dataclass
 class DataConfig(Section):
     """The data: `align://pocket/train.parquet`, a data file, a folder or glob of such, or a Hub id."""
@@ -70,6 +78,7 @@ class DataConfig(Section):
     max_response_tokens: Length = AUTO  # longer chosen/rejected are cut and counted; auto as above
     long_prompts: PromptOverflow = PromptOverflow.drop
     bad_rows: BadRows = BadRows.error  # rows whose cells are not what their shape has
+    cache: Caching = Caching.auto  # of rows and tokens
     world: str | None = None  # the embedded world that made these rows, and whose gold reward scores them
 
     def sources(self) -> dict[str, "DataConfig"]:

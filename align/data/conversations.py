@@ -67,7 +67,7 @@ def _message(given: object, place: str) -> Message:
     if not isinstance(given, Mapping) or not isinstance(given.get("role"), str):
         raise InputError(place, brief(given), _CELL)
     message = {key: value for key, value in given.items() if value is not None}  # Arrow gives every message every key
-    content = message.get("content", "" if message.get("tool_calls") else None)
+    content = message.get("content", "" if calls(message) else None)
     if isinstance(content, (list, tuple)):
         content = "".join(_part(part, place) for part in content)
     if not isinstance(content, str):
@@ -103,9 +103,14 @@ def split_reply(value: str | list[Message], place: str) -> tuple[tuple[Message, 
     return tuple(value[:-1]), value[-1]
 
 
+def calls(message: Message) -> bool:
+    """Return whether a message calls a tool, also under the key that was usual before `tool_calls`."""
+    return bool(message.get("tool_calls") or message.get("function_call"))
+
+
 def is_empty(reply: Message) -> bool:
     """Return whether a response says nothing and calls no tool."""
-    return not reply["content"].strip() and not reply.get("tool_calls")
+    return not reply["content"].strip() and not calls(reply)
 
 
 def join_prompt(explicit: str | list[Message] | None, shared: tuple[Message, ...], place: str) -> tuple[Message, ...]:

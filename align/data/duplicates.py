@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from align.data.reader import Read, content_of
+from align.data.conversations import Message
+from align.data.read import Read
 from align.types import Prompt
 
 _ENDS = ".,;:!?…\"'“”‘’«»¿¡。，！？"  # punctuation at the ends of words; within one, and as an operator, it may matter
@@ -50,3 +51,14 @@ def repeated(rows: Sequence[Read], columns: Sequence[str]) -> int:
 
 def _digest(cells: list[Any]) -> bytes:
     return hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).digest()
+
+
+def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
+    """Write what tells a prompt from others; a prompt of plain turns is known by their roles and contents."""
+    turns: list[Any] = [[m["role"], m["content"], *_others(m)] for m in messages]
+    return json.dumps([*turns, *([{"tools": tools}] if tools else [])], ensure_ascii=False)
+
+
+def _others(message: Message) -> list[Any]:
+    others = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return [others] if others else []

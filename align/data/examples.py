@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from align.config import RankedPairs, Shape
-from align.data.reader import Read
+from align.data.read import Read
+from align.data.stored_examples import StoredCompletion, StoredPair, StoredPrompt
 from align.types import Completion, Pair, Prompt
 
 
@@ -16,22 +17,21 @@ from align.types import Completion, Pair, Prompt
 class Side:
     """The rows on one side of the split, in their order, as each kind of method reads them."""
 
-    prompts: list[Prompt]  # each once
-    pairs: list[Pair]
-    demonstrations: list[Completion]
-    labelled: list[Completion]  # with their labels, where the rows have some
+    prompts: Sequence[StoredPrompt]  # each once
+    pairs: Sequence[StoredPair]
+    demonstrations: Sequence[StoredCompletion]
+    labelled: Sequence[StoredCompletion]  # with their labels, where the rows have some
 
-    def given(self) -> Iterator[tuple[Prompt, tuple[tuple[int, ...], ...]]]:
-        """Yield prompts with the token ids beside them: of labelled completions, else of pairs and what is in none."""
-        if self.labelled:
-            yield from ((c.prompt, (c.ids,)) for c in self.labelled)
-            paired = {(c.prompt.id, c.ids) for c in self.labelled}
-            pairs = [pair for pair in self.pairs if (pair.prompt.id, pair.chosen_ids) not in paired]
-        else:
-            pairs, paired = self.pairs, set()
-        yield from ((p.prompt, (p.chosen_ids, p.rejected_ids)) for p in pairs)
-        paired |= {(pair.prompt.id, pair.chosen_ids) for pair in self.pairs}
-        yield from ((c.prompt, (c.ids,)) for c in self.demonstrations if (c.prompt.id, c.ids) not in paired)
+    def given(self) -> Iterator[tuple[StoredPrompt, tuple[StoredCompletion, ...]]]:
+        """Yield prompts with what is beside them: labelled completions, else pairs, and demonstrations in none."""
+        given = set[int]()
+        yield from ((one.prompt, (one,)) for one in self.labelled)
+        given.update(one.place for one in self.labelled)
+        for pair in self.pairs:
+            if pair.completions[0].place not in given or not self.labelled:
+                yield pair.prompt, pair.completions
+        given.update(pair.completions[0].place for pair in self.pairs)
+        yield from ((one.prompt, (one,)) for one in self.demonstrations if one.place not in given)
         if not self.labelled and not self.pairs and not self.demonstrations:
             yield from ((prompt, ()) for prompt in self.prompts)
 
@@ -67,18 +67,18 @@ class Examples:
         labelled = [c for row in rows if row.shape is Shape.unpaired_preference for c in row.completions]
         return Side(prompts, self.pairs(rows, counts), list(self._demonstrations(rows, last)), labelled)
 
-    def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[Pair]:
+    def pairs(self, rows: Sequence[Read], counts: Counter[str] | None = None) -> list[StoredPair]:
         """Make the preference pairs of rows; `counts` gets ties, identical responses and rows without a partner."""
         counts = Counter() if counts is None else counts
-        pairs = []
+        pairs = list[StoredPair]()
         for row in rows:
             if row.shape is Shape.preference:
-                pairs.append(_pair(*row.completions))
+                pairs.append(StoredPair(*row.completions))
             elif row.shape is Shape.ranked:
                 pairs += self._ranked_pairs(row, counts)
         return [*pairs, *_paired([row for row in rows if row.shape is Shape.unpaired_preference], counts)]
 
-    def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[Pair]:
+    def _ranked_pairs(self, row: Read, counts: Counter[str]) -> Iterator[StoredPair]:
         """Yield the pairs of a ranked list, of the best first."""
         order = sorted(range(len(row.completions)), key=lambda i: -row.scores[i])  # stable: the first of equals is best
         every = list(combinations(order, 2))
@@ -88,7 +88,7 @@ class Examples:
             else:
                 yield from _differing(row.completions[better], row.completions[worse], counts)
 
-    def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[Completion]:
+    def _demonstrations(self, rows: Sequence[Read], last: bool) -> Iterator[StoredCompletion]:
         """Yield what is imitated: chosen and best responses, desirable completions, turns of conversations."""
         for row in rows:
             match row.shape:
@@ -101,24 +101,20 @@ class Examples:
                     yield from (c for c in row.completions if c.label)
 
 
-def _pair(chosen: Completion, rejected: Completion) -> Pair:
-    return Pair(chosen.prompt, chosen.text, rejected.text, chosen.ids, rejected.ids)
-
-
-def _differing(chosen: Completion, rejected: Completion, counts: Counter[str]) -> Iterator[Pair]:
+def _differing(chosen: StoredCompletion, rejected: StoredCompletion, counts: Counter[str]) -> Iterator[StoredPair]:
     if chosen.ids == rejected.ids:
         counts["identical_pairs"] += 1
     else:
-        yield _pair(chosen, rejected)
+        yield StoredPair(chosen, rejected)
 
 
-def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[Pair]:
+def _paired(rows: Sequence[Read], counts: Counter[str]) -> Iterator[StoredPair]:
     """Pair the desirable completions of each prompt with its undesirable ones, in their order.
 
     As many pairs as the commoner kind has: every completion is used, and the scarcer kind as evenly as can be. One of
     the same text is no partner; the next one is, where there is any.
     """
-    sides: dict[int, tuple[list[Completion], list[Completion]]] = {}
+    sides: dict[int, tuple[list[StoredCompletion], list[StoredCompletion]]] = {}
     for row in rows:
         (completion,) = row.completions
         sides.setdefault(row.prompt.id, ([], []))[0 if completion.label else 1].append(completion)

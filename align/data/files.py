@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from align.config.data_files import GZIP, format_of
-from align.data.json_text import failing_item, read_json
+from align.data.json_text import read_json, read_json_at
 from align.errors import InputError
 
 Row = dict[str, Any]
-
-
-class PlacedRow(Row):
-    """A row that knows where it stands, in whatever order and choice rows are handed on."""
-
-    __slots__ = ("file", "number")
-
-    def __init__(self, cells: Row, file: str, number: int) -> None:
-        """Place `cells` as row `number`, from 1, of a file or of what stands for one."""
-        super().__init__(cells)
-        self.file, self.number = file, number
-
-    @property
-    def place(self) -> str:
-        """Name the place in a message."""
-        return f"{self.file}, row {self.number}"
-
-
+_HEAD = 4096  # characters that tell a list of rows from rows on lines
+_BLANK = re.compile(r"[ \t\n\r]*")
 _GZIP_BEGINS = b"\x1f\x8b"  # no UTF-8 text does: what a file is packed by need not be guessed from its name
 
 
-def read_text_file(file: Path, key: str) -> list[Row]:
-    """Read the rows of a JSON, JSON Lines or CSV file, uncompressed where its content is gzip's.
+def read_text_file(file: Path, key: str) -> Iterator[Row]:
+    """Yield the rows of a JSON, JSON Lines or CSV file, uncompressed where its content is gzip's.
+
+    Lines are read one by one; a `.json` file that is one list is read whole.
 
     Args:
         key: The configuration key that is named where a file is no text.
@@ -47,34 +35,51 @@ def read_text_file(file: Path, key: str) -> list[Row]:
     Raises:
         InputError: A file is broken gzip or not UTF-8, or a line is no row; it names file and line.
     """
-    text = _text(file, key)
-    if format_of(file) == "csv":
-        return list(_csv(text, file, key))
-    if Path(file.name.lower().removesuffix(GZIP)).suffix == ".json" and text.lstrip().startswith("["):
-        return _json_list(text, file)
-    return list(_json_lines(text, file))
-
-
-def _text(file: Path, key: str) -> str:
-    content = file.read_bytes()
-    if content.startswith(_GZIP_BEGINS):
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise InputError(key, str(file), f"a gzip file that is whole ({error})") from error
+    with open(file, "rb") as raw:
+        packed = raw.read(len(_GZIP_BEGINS)) == _GZIP_BEGINS
     try:
-        text = content.decode("utf-8-sig")
+        with gzip.open(file) if packed else open(file, "rb") as content:
+            text = io.TextIOWrapper(content, encoding="utf-8-sig")  # every kind of newline becomes one
+            yield from _rows(text, file, key)
     except UnicodeDecodeError as error:
         gzipped = "gzip, or " if file.name.lower().endswith(GZIP) else ""
-        raise InputError(key, str(file), f"{gzipped}UTF-8 text (byte {error.start} is not)") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")  # as files are read in text mode
+        byte = _first_bad_byte(file, packed)
+        raise InputError(key, str(file), f"{gzipped}UTF-8 text (byte {byte} is not)") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(key, str(file), f"a gzip file that is whole ({error})") from error
 
 
-def _json_lines(text: str, file: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
+def _rows(text: io.TextIOWrapper, file: Path, key: str) -> Iterator[Row]:
+    if format_of(file) == "csv":
+        yield from _csv(text, file, key)
+        return
+    head = text.read(_HEAD)
+    text.seek(0)
+    if Path(file.name.lower().removesuffix(GZIP)).suffix == ".json" and head.lstrip().startswith("["):
+        yield from _json_list(text.read(), file)
+    else:
+        yield from _json_lines(text, file)
+
+
+def _first_bad_byte(file: Path, packed: bool) -> int:
+    """Find the byte of a file, unpacked, that no UTF-8 text has there."""
+    decoder, before = codecs.getincrementaldecoder("utf-8")(), 0
+    with gzip.open(file) if packed else open(file, "rb") as content:
+        while chunk := content.read(2**20):
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                return before - waiting + error.start
+            before += len(chunk)
+    return before  # the last character breaks off
+
+
+def _json_lines(lines: Iterable[str], file: Path) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        given = line[:60]
+        given = line.rstrip("\n")[:60]
         try:
             row = read_json(line)
         except json.JSONDecodeError as error:
@@ -84,22 +89,46 @@ def _json_lines(text: str, file: Path) -> Iterator[Row]:
         yield row
 
 
-def _json_list(text: str, file: Path) -> list[Row]:
+def _json_list(text: str, file: Path) -> Iterator[Row]:
+    """Yield the objects of one list, each as it is decoded."""
+    number, separator = 0, "["
     try:
-        rows = read_json(text)
+        at = _expected(text, _blank(text, 0), separator)
+        while text[at : at + 1] != "]" or separator == ",":
+            row, at = read_json_at(text, at)
+            number += 1
+            if not isinstance(row, dict):
+                raise InputError(f"{file.name}, row {number}", json.dumps(row)[:60], "a JSON object")
+            yield row
+            at = _blank(text, at)
+            if text[at : at + 1] == "]":
+                break
+            separator = ","
+            at = _expected(text, at, separator)
+        end = _blank(text, at + 1)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
-        whole = error.pos == text.index("[")  # what is wrong has no place in the text
-        place = f"row {failing_item(text)}" if whole else f"line {error.lineno}"
+        place = f"row {number + 1}" if error.pos == at else f"line {error.lineno}"
         raise InputError(f"{file.name}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise InputError(f"{file.name}, row {number}", json.dumps(row)[:60], "a JSON object")
-    return list(rows)
 
 
-def _csv(text: str, file: Path, key: str) -> Iterator[Row]:
+def _blank(text: str, at: int) -> int:
+    """Return the place behind white space."""
+    found = _BLANK.match(text, at)
+    return found.end() if found else at
+
+
+def _expected(text: str, at: int, separator: str) -> int:
+    """Return the place behind a separator and white space."""
+    if text[at : at + 1] != separator:
+        raise json.JSONDecodeError(f"Expecting {separator!r} delimiter", text, at)
+    return _blank(text, at + 1)
+
+
+def _csv(lines: Iterable[str], file: Path, key: str) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(lines, strict=True)
     try:
         names = next(reader, [])
         if len(set(names)) < len(names):

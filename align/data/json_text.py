@@ -28,22 +28,6 @@ def read_json_at(text: str, at: int = 0) -> tuple[Any, int]:
         raise json.JSONDecodeError("nested too deeply", text, at) from error
 
 
-def failing_item(text: str) -> int | None:
-    """Return the number, from 1, of the item of a JSON list that cannot be parsed; None where it is none of them."""
-    number, at = 0, text.index("[") + 1
-    while (at := _content_from(text, at)) < len(text) and text[at] != "]":
-        number += 1
-        try:
-            _, at = read_json_at(text, at)
-        except json.JSONDecodeError:
-            return number
-        at = _content_from(text, at)
-        if text[at : at + 1] != ",":
-            return None
-        at += 1
-    return None
-
-
 class _TwiceError(ValueError):
     def __init__(self, key: str) -> None:
         super().__init__(key)

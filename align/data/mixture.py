@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from align.config import DataConfig, Shape
 from align.data.files import Row
-from align.data.reader import Read
-from align.data.sources import load_rows
+from align.data.read import Read
+from align.data.sources import Wanted
+from align.data.stored_rows import PickedRows
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,31 @@ class Source:
         return str(self.config.path)
 
 
-def load_sources(config: DataConfig) -> list[Source]:
-    """Load the training rows of each source of `config`, and choose as many of each as its weight says.
+def load_sources(config: DataConfig, rows: Mapping[str, Sequence[Row]]) -> list[Source]:
+    """Choose as many rows of each source of `config` as its weight says, of `rows` by the source's name.
 
     As many rows are taken as the weights allow with no row more often than its source's `repeat`: all of the source
     that is scarcest for its weight, of others those whose content hashes lowest, whatever the seed and their order.
-
-    Raises:
-        InputError: A source cannot be read.
     """
-    sources = config.sources()
-    rows = {name: load_source(own, name) for name, own in sources.items()}
     wanted = shares({name: len(own) for name, own in rows.items()}, config)
     return [
-        Source(name, own, lowest(rows[name], wanted[name]), len(rows[name]), wanted[name])
-        for name, own in sources.items()
+        Source(name, own, _taken(rows[name], wanted[name]), len(rows[name]), wanted[name])
+        for name, own in config.sources().items()
     ]
 
 
-def load_source(
-    config: DataConfig, name: str, *, split: str | None = None, split_key: str = "train_split"
-) -> Sequence[Row]:
-    """Load one split of one source, the training split where none is given."""
+def named_rows(config: DataConfig, name: str, *, split: str | None = None, split_key: str = "train_split") -> Wanted:
+    """Return what names one split of one source, the training split where none is given."""
     prefix = f"data.mixture.{name}" if name else "data"
-    load = partial(load_rows, subset=config.subset, folder=config.folder, revision=config.revision)
-    split = config.train_split if split is None else split
-    return load(str(config.path), key=f"{prefix}.path", split=split, split_key=f"{prefix}.{split_key}")
+    return Wanted(
+        str(config.path),
+        key=f"{prefix}.path",
+        split=config.train_split if split is None else split,
+        split_key=f"{prefix}.{split_key}",
+        subset=config.subset,
+        folder=config.folder,
+        revision=config.revision,
+    )
 
 
 def shares(given: Mapping[str, int], config: DataConfig) -> dict[str, int]:
@@ -69,13 +68,14 @@ def shares(given: Mapping[str, int], config: DataConfig) -> dict[str, int]:
     return {name: max(1, min(most[name], round(scale * weight))) for name, weight in weights.items()}
 
 
-def lowest(rows: Sequence[Row], count: int) -> Sequence[Row]:
-    """Choose the rows whose content hashes lowest, in their order; all where there are no more."""
-    if count >= len(rows):
-        return rows
+def _taken(rows: Sequence[Row], count: int) -> Sequence[Row]:
+    return rows if count >= len(rows) else PickedRows(rows, lowest(rows, count))
+
+
+def lowest(rows: Iterable[Row], count: int) -> list[int]:
+    """Choose the places of the rows whose content hashes lowest, in their order."""
     hashes = [hashlib.sha256(json.dumps(row, sort_keys=True, default=repr).encode()).digest() for row in rows]
-    chosen = sorted(sorted(range(len(rows)), key=lambda place: (hashes[place], place))[:count])
-    return [rows[place] for place in chosen]
+    return sorted(sorted(range(len(hashes)), key=lambda place: (hashes[place], place))[:count])
 
 
 def with_repeats(train: list[Read], sources: Sequence[Source]) -> list[Read]:
@@ -86,8 +86,8 @@ def with_repeats(train: list[Read], sources: Sequence[Source]) -> list[Read]:
     for source in sources:
         own = [item for item in train if item.source == source.name]
         whole, more = divmod(round(len(own) * source.wanted / len(source.rows)), max(1, len(own)))
-        again = {id(row) for row in lowest([item.row for item in own], more)}
-        mixed += [item for item in own for _ in range(whole + (more > 0 and id(item.row) in again))]
+        again = set(lowest((item.row for item in own), more)) if more else set()
+        mixed += [item for i, item in enumerate(own) for _ in range(whole + (i in again))]
     return mixed
 
 

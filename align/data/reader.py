@@ -2,77 +2,82 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from itertools import islice
 from typing import Any, NamedTuple
 
 from align.activity import Activity
 from align.config import AssistantTurns, BadRows, DataConfig, PromptOverflow, Shape
+from align.data import omissions, unread
 from align.data.columns import Columns
-from align.data.conversations import Message, is_empty, read_tools
-from align.data.files import PlacedRow
+from align.data.conversations import Message, calls, is_empty, read_tools
+from align.data.files import Row
+from align.data.omissions import Compared, omissions_of
+from align.data.read import Place, Read
 from align.data.shapes import Example, read_example
-from align.data.sources import Row
+from align.data.stored_examples import ExamplesWriter, StoredCompletion, StoredPrompt
 from align.errors import InputError
-from align.models.chat_tokenizer import ChatTokenizer
-from align.types import Completion, Prompt
+from align.libraries import reason
+from align.models.chat_tokenizer import ChatTokenizer, Reply
 
-_AT_ONCE = 1000  # rows whose responses are tokenized in one call
+_AT_ONCE = 250  # rows whose responses are tokenized in one call
 
 
 class _TooLong(InputError):
     """A prompt that is too long in a well-formed row, to which `bad_rows` does not apply."""
 
 
+class _Given(NamedTuple):
+    """A row with its place."""
+
+    row: Row
+    where: str
+    place: Place
+
+
 class _Asked(NamedTuple):
     """A row that was read, before its responses are encoded."""
 
-    prompt: Prompt
+    prompt: StoredPrompt
     example: Example
-    earlier: tuple[tuple[Prompt, Message], ...]  # assistant's turns before the last one that are demonstrations too
-    row: Row
-    where: str
+    tools: tuple[Any, ...] | None
+    earlier: tuple[tuple[StoredPrompt, int], ...]  # places of assistant's turns that are demonstrations too
+    given: _Given
 
     @property
-    def replies(self) -> list[tuple[Prompt, Message]]:
-        """Every response with its prompt, the earlier turns last."""
-        return [*((self.prompt, reply) for reply in self.example.replies), *self.earlier]
+    def replies(self) -> list[tuple[StoredPrompt, tuple[Message, ...], Message]]:
+        """Every response with its prompt and the prompt's messages, the earlier turns last."""
+        messages = self.example.messages
+        own = [(self.prompt, messages, reply) for reply in self.example.replies]
+        return own + [(prompt, messages[:at], messages[at]) for prompt, at in self.earlier]
 
 
-class Read(NamedTuple):
-    """A row that was read; its prompt holds the first row with that prompt."""
+class _Made(NamedTuple):
+    """What is read of a row."""
 
-    prompt: Prompt
-    completions: tuple[Completion, ...]  # chosen and rejected; or ranked ones; or one; or none
-    scores: tuple[float, ...]  # of ranked completions
-    earlier: tuple[Completion, ...]
-    row: Row
-    where: str  # file and number, counted from 1
-    source: str = ""  # of a mixture
-    shape: Shape = Shape.preference
-
-
-class Dropped(NamedTuple):
-    """A row that was left out."""
-
-    where: str
-    row: Row
+    prompt: StoredPrompt
+    completions: tuple[StoredCompletion, ...]
+    scores: tuple[float, ...]
+    earlier: tuple[StoredCompletion, ...]
 
 
 class Reader:
     """Turns rows into completions and counts what happens to them; prompts are numbered over everything it reads."""
 
-    def __init__(self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape) -> None:
-        self._chat, self._activity = chat, activity
+    def __init__(
+        self, config: DataConfig, chat: ChatTokenizer, activity: Activity, shape: Shape, writer: ExamplesWriter
+    ) -> None:
+        self._chat, self._activity, self._writer = chat, activity, writer
         self.read_by(config, shape)
-        self._numbers: dict[str, int] = {}  # by the rendered prompt, in order of appearance: limits do not change them
-        self._prompts: dict[int, Prompt | None] = {}  # None: too long
+        self._numbers: dict[bytes, int] = {}  # by the rendered prompt's hash, in their order: limits do not change them
+        self._prompts: dict[int, StoredPrompt | None] = {}  # None: too long
         self.truncated: set[int] = set()  # prompts
         self.counts: Counter[str] = Counter()  # rows, and why some of them were dropped
         self.first_bad: InputError | None = None  # of the malformed rows that were dropped
-        self.dropped: dict[str, list[Dropped]] = {}  # by count
+        self.dropped: dict[str, list[Place]] = {}  # by count
         self._first: dict[str, str] = {}  # place of the first row of a count, and what it has
 
     def read_by(self, config: DataConfig, shape: Shape) -> None:
@@ -80,50 +85,46 @@ class Reader:
         self._shape = shape
         self._columns = Columns(config)
         self._config = self._columns.config
+        every = [getattr(self._config, field.name) for field in fields(DataConfig) if field.name.endswith("_column")]
+        self._used = frozenset(self._columns.named(every))
 
-    def read(self, rows: Sequence[Row], source: str, name: str = "") -> list[Read]:
-        """Read the rows of `source`, `name` in a mixture; those that are dropped are counted and left out."""
-        read: list[Read | str] = []
+    def read(self, rows: Sequence[Row], origin: str, name: str = "") -> list[Read]:
+        """Read the rows of `origin`, `name` in a mixture; those that are dropped are counted and left out."""
+        read, number = list[Read](), self._writer.add_rows(rows)
         for at in range(0, len(rows), _AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
-            read += self._block(rows[at : at + _AT_ONCE], source, at)
+            places = [Place(rows, i, number, origin) for i in range(at, min(at + _AT_ONCE, len(rows)))]
+            for own, item in zip(places, self._block(rows[at : at + _AT_ONCE], places), strict=True):
+                if isinstance(item, str):
+                    self.lose(item, own)
+                else:
+                    read.append(Read(*item, own, name, self._shape))
         self.counts["rows"] += len(rows)
-        for number, (row, item) in enumerate(zip(rows, read, strict=True), start=1):
-            if isinstance(item, str):
-                self.drop(item, _place(row, source, number), row)
-        return [item._replace(source=name, shape=self._shape) for item in read if isinstance(item, Read)]
+        return read
 
-    def drop(self, count: str, where: str, row: Row) -> None:
-        """Count a row that is left out, and keep it to be shown."""
-        self._lose(count, 1, row, where)
-
-    def _lose(self, count: str, n: int, row: Row, where: str) -> None:
-        """Count what is left out of a row, a turn or all of it, and keep the row to be shown."""
+    def lose(self, count: str, place: Place, n: int = 1) -> None:
+        """Count what is left out of a row, all of it or `n` turns, and keep the place of the row to be shown."""
         if not n:
             return
         self.counts[count] += n
-        kept = self.dropped.setdefault(count, [])
-        if not kept or kept[-1].where != where:
-            kept.append(Dropped(where, row))
+        known = self.dropped.setdefault(count, [])
+        if not known or (known[-1].number, known[-1].at) != (place.number, place.at):
+            known.append(place)
 
-    def _block(self, rows: Sequence[Row], source: str, before: int) -> list[Read | str]:
+    def _block(self, rows: Sequence[Row], places: Sequence[Place]) -> list[_Made | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
-        items = [self._asked(row, _place(row, source, number)) for number, row in enumerate(rows, start=before + 1)]
-        given = [reply for item in items if not isinstance(item, str) for reply in item.replies]
-        encoded = iter(
-            self._chat.encode_replies(
-                [prompt.messages for prompt, _ in given],
-                [reply for _, reply in given],
-                [prompt.tools for prompt, _ in given],
-            )
-        )
+        items = [self._asked(_Given(row, at.where, at)) for row, at in zip(rows, places, strict=True)]
+        replies = [reply for item in items if not isinstance(item, str) for reply in item.replies]
+        tools = [item.tools for item in items if not isinstance(item, str) for _ in item.replies]
+        encoded = iter(self._chat.read_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
         return [
             item if isinstance(item, str) else self._made(item, list(islice(encoded, len(item.replies))))
             for item in items
         ]
 
-    def _asked(self, row: Row, where: str) -> _Asked | str:
+    def _asked(self, given: _Given) -> _Asked | str:
         """Return a row's prompts and responses, or the count under which the row is dropped."""
+        row, where, own = given
         try:
             cells, found = self._columns.cells(row, where)
             for name in found:
@@ -131,35 +132,39 @@ class Reader:
             example = read_example(cells, self._shape, self._config, where)
             if example is None:
                 return "diverging_dropped"
+            for name, place in unread.unread_of(row, self._used, example.messages, where).items():
+                self._count(name, True, place)
             tools = read_tools(row, self._config, where)
-            prompt = self._prompt(example.messages, tools, row, where, example.conversation)
-            turns = self._turns(example, row, where)
+            prompt = self._prompt(example.messages, tools, given, example.conversation)
+            turns = self._turns(example, own)
             if prompt is None:
-                self._lose("turns_of_dropped_rows", len(turns), row, where)
+                self.lose("turns_of_dropped_rows", own, len(turns))
                 return "long_prompts_dropped"
-            self._check_written(example, where)
-            return _Asked(prompt, example, self._earlier(example, turns, tools, row, where), row, where)
+            if not example.replies:
+                omitted = self._chat.omitted(example.messages, tools)
+                self._check_written([Compared(example.messages, False, omitted)], where)
+            return _Asked(prompt, example, tools, self._earlier(example, turns, tools, given), given)
         except _TooLong:
             raise
         except InputError as error:
             return self._malformed(error)
 
-    def _turns(self, example: Example, row: Row, where: str) -> list[int]:
+    def _turns(self, example: Example, place: Place) -> list[int]:
         """Return the places of the assistant's turns before the last one that answer; counts those that do not."""
         if self._shape is not Shape.demonstration or self._config.turns is AssistantTurns.last:
             return []
         why = {i: _no_answer(example.messages, i) for i, m in enumerate(example.messages) if m["role"] == "assistant"}
-        for reason in filter(None, why.values()):
-            self._lose(reason, 1, row, where)
-        return [i for i, reason in why.items() if reason is None]
+        for count in filter(None, why.values()):
+            self.lose(count, place)
+        return [i for i, count in why.items() if count is None]
 
     def _earlier(
-        self, example: Example, turns: Sequence[int], tools: tuple[Any, ...] | None, row: Row, where: str
-    ) -> tuple[tuple[Prompt, Message], ...]:
+        self, example: Example, turns: Sequence[int], tools: tuple[Any, ...] | None, given: _Given
+    ) -> tuple[tuple[StoredPrompt, int], ...]:
         """Return the answers at these places, each with the turns before it as its prompt."""
-        found = [(self._prompt(example.messages[:i], tools, row, where, True), example.messages[i]) for i in turns]
-        self._lose("turns_of_long_prompts", sum(prompt is None for prompt, _ in found), row, where)
-        return tuple((prompt, turn) for prompt, turn in found if prompt is not None)
+        found = [(self._prompt(example.messages[:i], tools, given, True), i) for i in turns]
+        self.lose("turns_of_long_prompts", given.place, sum(prompt is None for prompt, _ in found))
+        return tuple((prompt, i) for prompt, i in found if prompt is not None)
 
     def _malformed(self, error: InputError) -> str:
         """Raise what is wrong with a row, or note it and return the count under which the row is dropped."""
@@ -168,19 +173,10 @@ class Reader:
         self.first_bad = self.first_bad or error
         return "malformed_dropped"
 
-    def _check_written(self, example: Example, where: str) -> None:
-        """Count what the template leaves out of a row; InputError where that is something said, or a call of a tool."""
-        whole = [[*example.messages, reply] for reply in example.replies] or [[*example.messages]]
-        left_out = {(turn, key) for messages in whole for turn, key in self._chat.unwritten(messages)}
-        for turn, key in sorted(left_out):
-            if key in ("content", "tool_calls"):
-                role = whole[0][turn]["role"]
-                raise InputError(
-                    where, f"{key} of a turn of {role!r}", "what the chat template writes (it leaves this out)"
-                )
-        keys = ", ".join(sorted({key for _, key in left_out}))
-        self._count("keys_unwritten", bool(left_out), f"{where} ({keys})")
-        self._count("control_tokens_named", any(map(self._chat.names_control_tokens, whole)), where)
+    def _check_written(self, conversations: Sequence[Compared], where: str) -> None:
+        """Count what the template leaves out of a row; InputError where that is something said."""
+        for name, place in omissions_of(conversations, self._chat, where).items():
+            self._count(name, True, place)
 
     def _count(self, name: str, found: bool, place: str) -> None:
         self.counts[name] += found
@@ -189,45 +185,47 @@ class Reader:
 
     def notes(self) -> Iterator[str]:
         """Say which rows are read otherwise than a user may think."""
-        named, unwritten = (self.counts[name] for name in ("control_tokens_named", "keys_unwritten"))
-        if named:
-            key, first = (
-                f"model.control_tokens_in_text={self._chat.reads_names_as}",
-                self._first["control_tokens_named"],
-            )
-            yield f"{named} rows spell control tokens in their texts ({key}), the first: {first}"
-        if unwritten:
-            first = self._first["keys_unwritten"]
-            yield f"the chat template leaves keys of the messages of {unwritten} rows out, the first: {first}"
+        yield from omissions.notes(self.counts, self._first, self._chat)
+        yield from unread.notes(self.counts, self._first)
         yield from self._columns.notes(self.counts, self._first)
 
-    def _made(self, asked: _Asked, encoded: Sequence[list[int] | InputError]) -> Read | str:
+    def _made(self, asked: _Asked, encoded: Sequence[Reply | InputError]) -> _Made | str:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
-        made = []
-        for (prompt, reply), ids in zip(asked.replies, encoded, strict=True):
-            if isinstance(ids, InputError):
-                return self._malformed(InputError(asked.where, ids.given, ids.allowed))
-            made.append(self._completion(prompt, reply, ids, asked.example.label))
+        whole, compared = [], []
+        for (_, messages, reply), found in zip(asked.replies, encoded, strict=True):
+            if isinstance(found, InputError):
+                return self._malformed(InputError(asked.given.where, found.given, found.allowed))
+            whole.append(found.ids)
+            compared.append(Compared([*messages, reply], True, found.omitted))
+        try:
+            self._check_written(compared, asked.given.where)
+        except InputError as error:
+            return self._malformed(error)
         if any(map(is_empty, asked.example.replies)):
-            self._lose("turns_of_dropped_rows", len(asked.earlier), asked.row, asked.where)
+            self.lose("turns_of_dropped_rows", asked.given.place, len(asked.earlier))
             return "empty_dropped"
-        n = len(asked.example.replies)
-        if self._shape is Shape.preference and made[0].ids == made[1].ids:
+        n, limit = len(asked.example.replies), self._config.response_tokens
+        if self._shape is Shape.preference and whole[0][:limit] == whole[1][:limit]:
             return "identical_dropped"
-        return Read(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]), asked.row, asked.where)
+        made = [
+            self._completion(prompt, reply, ids, asked.example.label)
+            for (prompt, _, reply), ids in zip(asked.replies, whole, strict=True)
+        ]
+        return _Made(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]))
 
     def _prompt(
-        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, row: Row, where: str, conversation: bool
-    ) -> Prompt | None:
+        self, messages: tuple[Message, ...], tools: tuple[Any, ...] | None, given: _Given, conversation: bool
+    ) -> StoredPrompt | None:
         """Return the prompt of these messages, the first one read of several; None where it is too long."""
         try:
-            number = self._numbers.setdefault(self._chat.render_prompt(messages, tools), len(self._numbers))
+            rendered = self._chat.render_prompt(messages, tools).encode("utf-8", "surrogatepass")
+            number = self._numbers.setdefault(hashlib.sha256(rendered).digest(), len(self._numbers))
             if number not in self._prompts:
-                self._prompts[number] = self._new_prompt(number, messages, tools, row, where, conversation)
+                self._prompts[number] = self._new_prompt(number, messages, tools, given, conversation)
         except _TooLong:
             raise
         except InputError as error:
-            raise InputError(where, error.given, error.allowed) from error
+            raise InputError(given.where, error.given, error.allowed) from error
         return self._prompts[number]
 
     def _new_prompt(
@@ -235,32 +233,29 @@ class Reader:
         number: int,
         messages: tuple[Message, ...],
         tools: tuple[Any, ...] | None,
-        row: Row,
-        where: str,
+        given: _Given,
         conversation: bool,
-    ) -> Prompt | None:
+    ) -> StoredPrompt | None:
         ids = self._chat.encode_prompt(messages, tools)
         limit = self._config.prompt_tokens
         if len(ids) > limit:
             if self._config.long_prompts is PromptOverflow.error:
-                raise _TooLong(where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
+                raise _TooLong(given.where, f"a prompt of {len(ids)} tokens", f"at most data.max_prompt_tokens={limit}")
             if self._config.long_prompts is PromptOverflow.drop:
                 return None
             self.truncated.add(number)
             ids = ids[-limit:]
-        users = [m["content"] for m in messages if m["role"] == "user"]
-        text = users[-1] if users else messages[-1]["content"]
-        return Prompt(number, messages, text, tuple(ids), row, tools, conversation)
+        place = (given.place.number, given.place.at)
+        try:
+            return self._writer.add_prompt(number, messages, ids, tools, conversation, place, given.row)
+        except TypeError as error:  # a key of a message that is read from a table
+            raise InputError(given.where, reason(error), "messages and tools of texts, numbers and lists") from error
 
-    def _completion(self, prompt: Prompt, reply: Message, ids: list[int], label: bool) -> Completion:
+    def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], label: bool) -> StoredCompletion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
-        whole = cut == ids and not reply.get("tool_calls")
-        return Completion(prompt, reply["content"] if whole else self._chat.decode(cut), tuple(cut), label)
-
-
-def _place(row: Row, source: str, number: int) -> str:
-    return row.place if isinstance(row, PlacedRow) else f"{source}, row {number}"
+        whole = cut == ids and not calls(reply)
+        return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
 
 
 def _no_answer(messages: Sequence[Message], place: int) -> str | None:
@@ -269,14 +264,3 @@ def _no_answer(messages: Sequence[Message], place: int) -> str | None:
     if before not in ("user", "tool"):
         return "turns_after_assistant" if before == "assistant" else "turns_without_prompt"
     return "empty_turns" if is_empty(messages[place]) else None
-
-
-def content_of(messages: Sequence[Message], tools: Sequence[Any] | None) -> str:
-    """Write what tells a prompt from others; a prompt of plain turns is known by their roles and contents."""
-    turns: list[Any] = [[m["role"], m["content"], *_others(m)] for m in messages]
-    return json.dumps([*turns, *([{"tools": tools}] if tools else [])], ensure_ascii=False)
-
-
-def _others(message: Message) -> list[Any]:
-    others = {key: value for key, value in message.items() if key not in ("role", "content")}
-    return [others] if others else []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from align.activity import Activity
 from align.config import DataConfig, Shape
+from align.data.cache import is_kept
 from align.data.columns import Columns
-from align.data.mixture import Source, load_source, load_sources
+from align.data.files import Row
+from align.data.mixture import Source, load_sources, named_rows
 from align.data.shapes import columns_of, recognise
-from align.data.sources import Row, load_rows, unread_splits
+from align.data.sources import Located, Wanted, locate, read_located, unread_splits
+from align.errors import InputError
 
 
 class Rows(NamedTuple):
@@ -22,6 +26,11 @@ class Rows(NamedTuple):
     columns: list[str]  # that are read
     kinds: Mapping[str, str]  # of each source, shape and columns in words
     notes: tuple[str, ...] = ()  # a line on each folder of which splits stay unread
+    made_of: dict[str, Any] | None = None  # all that decides on them; None = they are not kept
+
+    def every(self) -> list[Sequence[Row]]:
+        """Return the rows in the order in which they are read."""
+        return [*(source.rows for source in self.train), *([] if self.held_out is None else [self.held_out])]
 
     @property
     def shape(self) -> Shape:
@@ -35,15 +44,21 @@ class Rows(NamedTuple):
         return f"{self.shape.words} rows ({', '.join(self.columns)})"
 
 
-def read_rows(config: DataConfig) -> Rows:
+def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     """Load the rows that `config` names, and recognise the shape of each source by its first row.
 
     Raises:
         InputError: The data cannot be read, or have no shape; held-out rows have other columns.
     """
-    sources, held_out = load_sources(config), _held_rows(config)
+    located = {name: locate(named_rows(own, name)) for name, own in config.sources().items()}
+    apart = _located_held_out(config)
+    every = [*located.values(), *([] if apart is None else [apart])]
+    keep = is_kept(config.cache, [file for one in every for file in one.files()])
+    sources = load_sources(config, {n: read_located(one, activity, keep=keep) for n, one in located.items()})
+    held_out = None if apart is None else read_located(apart, activity, keep=keep)
     read = [_shape(source.rows[0], source.config, source.place) for source in sources]
     sources = [replace(source, shape=shape) for source, (shape, _) in zip(sources, read, strict=True)]
+    _check_tools(config, [source.rows[0] for source in sources])
     shape = sources[0].shape if len({source.shape for source in sources}) == 1 else config.shape
     if held_out is not None:
         shape, _ = _shape(held_out[0], replace(config, shape=shape), config.held_out_path or config.named())
@@ -51,7 +66,8 @@ def read_rows(config: DataConfig) -> Rows:
     kinds = {
         one.name: f"{own.words} rows ({', '.join(names)})" for one, (own, names) in zip(sources, read, strict=True)
     }
-    return Rows(sources, held_out, shape, columns, kinds, tuple(_unread(config)))
+    made_of = {"rows": [one.parts_of() for one in every]} if keep else None
+    return Rows(sources, held_out, shape, columns, kinds, tuple(_unread(config)), made_of)
 
 
 def _unread(config: DataConfig) -> Iterator[str]:
@@ -74,12 +90,20 @@ def _shape(row: Row, config: DataConfig, source: str) -> tuple[Shape, list[str]]
     return shape, columns.named(columns_of(shape, cells, columns.config))
 
 
-def _held_rows(config: DataConfig) -> Sequence[Row] | None:
-    """Load the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
+def _check_tools(config: DataConfig, first: Sequence[Row]) -> None:
+    """Refuse a column of tools that was asked for and that no source has; the default's is read where it is there."""
+    name = config.tools_column
+    if name not in (None, DataConfig.tools_column) and not any(name in row for row in first):
+        columns = ", ".join(dict.fromkeys(column for row in first for column in row))
+        raise InputError("data.tools_column", name, f"a column of {config.named()}: {columns}")
+
+
+def _located_held_out(config: DataConfig) -> Located | None:
+    """Find the held-out rows of a path or a split of their own; None where they are cut off the training rows."""
     if config.held_out_path is not None:
-        split = config.held_out_split or "train"
-        key, split_key = "data.held_out_path", "data.held_out_split"
-        return load_rows(config.held_out_path, key=key, split=split, split_key=split_key, subset=config.subset)
+        split, split_key = config.held_out_split or "train", "data.held_out_split"
+        key = "data.held_out_path"
+        return locate(Wanted(config.held_out_path, key, split, split_key, subset=config.subset))
     if config.held_out_split is not None:
-        return load_source(config, "", split=config.held_out_split, split_key="held_out_split")
+        return locate(named_rows(config, "", split=config.held_out_split, split_key="held_out_split"))
     return None

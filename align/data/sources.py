@@ -3,61 +3,120 @@
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 
+from align.activity import Activity
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
-from align.data.files import PlacedRow, Row, read_text_file
+from align.data.arrow import Store
+from align.data.cache import kept, parts_of
+from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
-from align.data.tables import TableRows, is_saved, read_saved, read_table_file, saved_splits
+from align.data.stored_rows import JsonRows, Part, StoredRows, keep_rows, keep_table, reopened
+from align.data.tables import TableRows, batches_of, is_saved, read_saved, saved_splits, table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 
-
-class Part(NamedTuple):
-    """Rows of one file of a split, or of what stands for one, and its name."""
-
-    name: str
-    rows: Sequence[Row]
-
-
+_COUNTED_EVERY = 1000  # rows
 SHOWN = 8  # most values that an error lists
 
 datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise even a local file sends a request that counts downloads
 
 
-def load_rows(
-    path: str,  # a file, a folder, a glob of files or a Hub id; what exists as it stands is no glob
-    *,
-    key: str,  # the config key of `path`, named in errors
-    split: str = "train",  # the only one of files; slices (`train[:1000]`) work everywhere
-    split_key: str = "",  # the config key of `split`
-    subset: str | None = None,  # the configuration of a Hub data set that has several
-    folder: str | None = None,  # of a Hub data set that keeps several, apart from configurations
-    revision: str | None = None,  # a branch, tag or commit of the Hub
-) -> list[PlacedRow]:
-    """Load all rows of one split, each with its place: the file, of several the one, and its number in it.
+@dataclass(frozen=True)
+class Wanted:
+    """What names the rows of one split of a data set."""
+
+    path: str  # a file, a folder, a glob of files or a Hub id; what exists as it stands is no glob
+    key: str  # the config key of `path`, named in errors
+    split: str = "train"  # the only one of files; slices (`train[:1000]`) work everywhere
+    split_key: str = ""  # the config key of `split`
+    subset: str | None = None  # the configuration of a Hub data set that has several
+    folder: str | None = None  # of a Hub data set that keeps several, apart from configurations
+    revision: str | None = None  # a branch, tag or commit of the Hub
+
+
+class Origin(NamedTuple):
+    """A file of rows, or what stands for one, with its name in messages."""
+
+    name: str
+    content: Path | datasets.Dataset
+
+    def files(self) -> list[Path]:
+        """Return the files that hold it."""
+        held = self.content
+        return [held] if isinstance(held, Path) else [Path(file["filename"]) for file in held.cache_files]
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where the rows of one split are read from."""
+
+    wanted: Wanted
+    parts: Mapping[str, Sequence[Origin]]  # by split; empty where `wanted.split` does not name it
+
+    def files(self) -> list[Path]:
+        """Return every file that is read."""
+        return [file for own in self.parts.values() for origin in own for file in origin.files()]
+
+    def parts_of(self) -> dict[str, Any]:
+        """Return all that decides on the rows."""
+        splits = [[split, origin.name, len(origin.files())] for split, own in self.parts.items() for origin in own]
+        return parts_of(self.files(), split=self.wanted.split, splits=splits)
+
+
+def load_rows(path: str, **named: Any) -> StoredRows:
+    """Load all rows of one split, named as `Wanted` says, into memory.
 
     Raises InputError for a missing path, unreadable content (with its line where known), an unknown split, or no rows.
     """
-    places = named_places(key, path)
+    return read_located(locate(Wanted(path, **named)))
+
+
+def locate(wanted: Wanted) -> Located:
+    """Find where rows are read from; what is on the Hub comes to this machine.
+
+    Raises InputError for a missing path, unreadable content, or an unknown split.
+    """
+    places = named_places(wanted.key, wanted.path)
     if places is None:
         cached_where_unreachable()
-    try:
-        if places is None:
-            rows = _read_hub(HubSet(path, subset, folder, revision), split, key, split_key)
-        else:
-            rows = _read_local(path, places, subset, split, key, split_key)
-    except InputError:
-        raise
-    except Exception as error:  # `datasets` raises exceptions of many kinds
-        raise _explained(error, path, places is None, subset, key, split, split_key) from error
+    with _explained(wanted, hub=places is None):
+        return Located(wanted, _on_hub(wanted) if places is None else _local(places, wanted))
+
+
+def read_located(located: Located, activity: Activity | None = None, *, keep: bool = False) -> StoredRows:
+    """Read rows: into memory, or to `keep` them into the cache, where they are found by the next one.
+
+    Raises InputError for unreadable content (with its line where known), an unknown split, or no rows.
+    """
+    reading = activity or Activity()
+    if not keep:
+        return _read(located, reading, None)
+    reading.advance("looking for the rows in the cache")
+    folder, facts = kept("rows", located.parts_of(), partial(_facts_read, located, reading))
+    return reopened(Store(folder), facts)
+
+
+def _facts_read(located: Located, activity: Activity, folder: Path) -> dict[str, Any]:
+    """Read rows into a folder."""
+    return _read(located, activity, folder).facts()
+
+
+def _read(located: Located, activity: Activity, folder: Path | None) -> StoredRows:
+    wanted, store = located.wanted, Store(folder)
+    with _explained(wanted, hub=False):
+        parts = {n: [_kept(part, wanted.key, store, activity) for part in own] for n, own in located.parts.items()}
+        rows = _rows_of(parts, wanted)
     if not rows:
-        raise InputError(key, path, f"data with rows (split {split} has none)")
+        raise InputError(wanted.key, wanted.path, f"data with rows (split {wanted.split} has none)")
     return rows
 
 
@@ -122,17 +181,14 @@ def _same(cell: object, wanted: object) -> bool:
     return cell == wanted or (isinstance(cell, str) and not isinstance(wanted, str) and cell == str(wanted))
 
 
-def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[PlacedRow]:
-    files = text_files(wanted)
+def _on_hub(wanted: Wanted) -> dict[str, Sequence[Origin]]:
+    named = HubSet(wanted.path, wanted.subset, wanted.folder, wanted.revision)
+    files = text_files(named)
     if files is not None:
-        parts = {
-            name: [
-                Part(f"{wanted.path}/{at[2]}", _content(file, key))
-                for at, file in zip(own, downloaded(own), strict=True)
-            ]
-            for name, own in ((name, own if name in split else []) for name, own in files.items())
+        return {
+            name: [Origin(f"{wanted.path}/{at[2]}", file) for at, file in zip(own, downloaded(own), strict=True)]
+            for name, own in ((name, own if name in wanted.split else []) for name, own in files.items())
         }
-        return _rows_of(parts, split, key, split_key)
     if wanted.folder is not None and datasets.config.HF_HUB_OFFLINE:
         allowed = "null without a network: the cache of data sets does not tell them apart"
         raise InputError("data.folder", wanted.folder, allowed)
@@ -140,79 +196,93 @@ def _read_hub(wanted: HubSet, split: str, key: str, split_key: str) -> list[Plac
     if wanted.revision is not None:  # own cache: without a network `datasets` takes the revision that it read last
         own = hashlib.sha256(wanted.revision.encode()).hexdigest()[:16]
         cache = str(Path(datasets.config.HF_DATASETS_CACHE) / "revisions" / own)
-    path, subset, folder, revision = wanted
-    found = datasets.load_dataset(path, subset, data_dir=folder, split=split, revision=revision, cache_dir=cache)
-    rows = TableRows(found.with_format("arrow")[:])[:]
-    return [PlacedRow(row, path, number) for number, row in enumerate(rows, start=1)]
+    path, subset, folder, revision = named
+    found = datasets.load_dataset(path, subset, data_dir=folder, split=wanted.split, revision=revision, cache_dir=cache)
+    return {wanted.split: [Origin(path, found)]}
 
 
-def _read_local(
-    path: str, places: Sequence[Path], subset: str | None, split: str, key: str, split_key: str
-) -> list[PlacedRow]:
-    if places[0].is_dir():
-        parts = _folder(places[0], subset, split, key)
-    else:
-        names = [path] if len(places) == 1 else map(str, places)  # of one file as the user writes it
-        parts = {"train": [Part(name, _content(file, key)) for name, file in zip(names, places, strict=True)]}
-    return _rows_of(parts, split, key, split_key)
-
-
-def _rows_of(parts: Mapping[str, Sequence[Part]], split: str, key: str, split_key: str) -> list[PlacedRow]:
-    """Take one split, maybe sliced; every row gets every column, None where its file or line has none."""
-    sizes = {name: sum(len(part.rows) for part in own) for name, own in parts.items()}
-    wanted = datasets.ReadInstruction.from_spec(split).to_absolute(sizes)
-    rows = [row for part in wanted for row in _between(parts[part.splitname], part.from_ or 0, part.to or 0)]
-    if not rows and any(sizes.values()):
-        raise InputError(split_key or key, split, f"data with rows (there are {sum(sizes.values())} in all)")
-    columns = dict.fromkeys(name for row, *_ in rows for name in row)
-    return [PlacedRow({name: row.get(name) for name in columns}, file, number) for row, file, number in rows]
-
-
-def _folder(folder: Path, subset: str | None, split: str, key: str) -> dict[str, Sequence[Part]]:
-    """Read a folder's splits, those alone that `split` may name."""
+def _local(places: Sequence[Path], wanted: Wanted) -> Mapping[str, Sequence[Origin]]:
+    """Find a path's splits, those alone that `split` may name."""
+    folder = places[0]
+    if not folder.is_dir():
+        names = [wanted.path] if len(places) == 1 else map(str, places)  # of one file as the user writes it
+        return {"train": [Origin(name, file) for name, file in zip(names, places, strict=True)]}
     if is_saved(folder):
         found = read_saved(folder)
-        return {name: [Part(str(folder / name if len(found) > 1 else folder), own)] for name, own in found.items()}
-    files = files_by_split(folder, subset, key)
-    return {
-        name: [Part(str(file), _content(file, key)) for file in own] if name in split else []
-        for name, own in files.items()
-    }
+        named = {name: str(folder / name if len(found) > 1 else folder) for name in found}
+        return {name: [Origin(named[name], one) for one in own] for name, own in found.items()}
+    files = files_by_split(folder, wanted.subset, wanted.key)
+    return {name: [Origin(str(f), f) for f in own] if name in wanted.split else [] for name, own in files.items()}
 
 
-def _content(file: Path, key: str) -> Sequence[Row]:
-    """Read a file's rows; raise InputError for one that is not well-formed."""
-    form = format_of(file)
-    if form in TEXT:
-        return read_text_file(file, key)
+def _rows_of(parts: Mapping[str, Sequence[Part]], wanted: Wanted) -> StoredRows:
+    """Take one split, maybe sliced."""
+    if list(parts) == [wanted.split]:  # `datasets` has sliced it
+        return StoredRows(parts[wanted.split])
+    sizes = {name: sum(part.stop for part in own) for name, own in parts.items()}
+    absolute = datasets.ReadInstruction.from_spec(wanted.split).to_absolute(sizes)
+    taken = [part for one in absolute for part in _between(parts[one.splitname], one.from_ or 0, one.to or 0)]
+    if not taken and any(sizes.values()):
+        allowed = f"data with rows (there are {sum(sizes.values())} in all)"
+        raise InputError(wanted.split_key or wanted.key, wanted.split, allowed)
+    return StoredRows(taken)
+
+
+def _between(parts: Sequence[Part], start: int, stop: int) -> Iterator[Part]:
+    """Yield what rows `start` to `stop` are of parts that follow each other."""
+    for part in parts:
+        first, last = max(0, start), min(part.stop, stop)
+        if first < last:
+            yield part._replace(start=first, stop=last)
+        start, stop = start - part.stop, stop - part.stop
+
+
+def _kept(origin: Origin, key: str, store: Store, activity: Activity) -> Part:
+    """Write the rows of a file to the store; raise InputError for one that is not well-formed."""
+    name, part = store.new_name("rows"), origin.content
+    rows: JsonRows | TableRows
+    if isinstance(part, datasets.Dataset):
+        rows = keep_table(store, name, batches_of(part))
+    elif format_of(part) in TEXT:
+        rows = keep_rows(store, name, _counted(read_text_file(part, key), activity))
+    else:
+        try:
+            with table_file(part, key) as batches:
+                rows = keep_table(store, name, batches)
+        except InputError:
+            raise
+        except Exception as error:  # of Arrow's many kinds
+            raise InputError(key, str(part), f"a well-formed {format_of(part)} file ({reason(error)})") from error
+    return Part(name, rows, 0, len(rows), origin.name)
+
+
+def _counted(rows: Iterable[Row], activity: Activity) -> Iterator[Row]:
+    for number, row in enumerate(rows):
+        if number % _COUNTED_EVERY == 0:
+            activity.advance("reading the data", detail=f"{number} rows")
+        yield row
+
+
+@contextmanager
+def _explained(wanted: Wanted, *, hub: bool) -> Iterator[None]:
+    """Turn the exceptions of `datasets`, which are of many kinds, into InputError."""
     try:
-        return read_table_file(file, key)
+        yield
     except InputError:
         raise
-    except Exception as error:  # of Arrow's many kinds
-        raise InputError(key, str(file), f"a well-formed {form} file ({reason(error)})") from error
+    except Exception as error:
+        raise _explanation(error, wanted, hub) from error
 
 
-def _between(parts: Sequence[Part], start: int, stop: int) -> Iterator[tuple[Row, str, int]]:
-    """Yield rows `start` to `stop` of parts that follow each other, each with its part and its number there."""
-    for name, rows in parts:
-        if start < len(rows) and stop > 0:
-            first = max(0, start)
-            yield from ((row, name, number) for number, row in enumerate(rows[first:stop], start=first + 1))
-        start, stop = start - len(rows), stop - len(rows)
-
-
-def _explained(
-    error: Exception, path: str, hub: bool, subset: str | None, key: str, split: str, split_key: str
-) -> InputError:
-    why = reason(error)
+def _explanation(error: Exception, wanted: Wanted, hub: bool) -> InputError:
+    key, path, split, why = wanted.key, wanted.path, wanted.split, reason(error)
     if "nknown split" in why or "nrecognized instruction" in why:
-        return InputError(split_key or key, split, f"a split of {path}, maybe sliced ({why})")
+        return InputError(wanted.split_key or key, split, f"a split of {path}, maybe sliced ({why})")
     if "corresponds to no data" in why or isinstance(error, StopIteration):
-        sliced = "[" in split and split_key
-        return InputError(split_key if sliced else key, split if sliced else path, "data with rows (there are none)")
+        sliced = "[" in split and wanted.split_key
+        return InputError(sliced or key, split if sliced else path, "data with rows (there are none)")
     if "BuilderConfig" in str(error) or "onfig name" in str(error):
-        return InputError("data.subset", subset, f"a configuration of {path} ({why})")
+        return InputError("data.subset", wanted.subset, f"a configuration of {path} ({why})")
     if hub:
         return InputError(key, path, f"a file or folder (there is none of this name{near(path)}) or a Hub id: {why}")
     return InputError(key, path, f"{ALLOWED_OR_HUB} that can be read ({why})")

@@ -6,9 +6,10 @@ Nothing is decoded that no text needs: an image stays its bytes, so that a colum
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import datasets
 import pyarrow
@@ -19,6 +20,7 @@ from align.data.files import Row
 from align.errors import InputError
 from align.files import read_object
 
+_AT_ONCE = 250  # rows
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
 
@@ -27,6 +29,11 @@ class TableRows(Sequence[Row]):
 
     def __init__(self, table: pyarrow.Table) -> None:
         self._table, self._json = table, _json_columns(table.schema)
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._table.schema.names)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -45,27 +52,41 @@ class TableRows(Sequence[Row]):
         )
 
 
-def read_table_file(file: Path, key: str) -> TableRows:
-    """Read a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC.
+class Batches(NamedTuple):
+    """A table that is read batch by batch."""
+
+    schema: pyarrow.Schema
+    batches: Iterable[pyarrow.RecordBatch]
+
+
+@contextmanager
+def table_file(file: Path, key: str) -> Iterator[Batches]:
+    """Open a Parquet file, or an Arrow file of either kind: a stream, as `datasets` writes it, or IPC.
 
     Raises:
         InputError: Two columns have one name, so that a row would lose one; it names `key`.
     """
-    table = _table(file)
-    names = table.column_names
-    if len(set(names)) < len(names):
-        raise InputError(key, str(file), f"a file whose columns have different names, not {', '.join(names)}")
-    return TableRows(table)
+    with _opened(file) as found:
+        names = found.schema.names
+        if len(set(names)) < len(names):
+            raise InputError(key, str(file), f"a file whose columns have different names, not {', '.join(names)}")
+        yield found
 
 
-def _table(file: Path) -> pyarrow.Table:
+@contextmanager
+def _opened(file: Path) -> Iterator[Batches]:
     if format_of(file) == "parquet":
-        return pyarrow.parquet.ParquetFile(file).read()  # the file alone: folders may be named like columns
-    with pyarrow.OSFile(str(file)) as source:
+        with pyarrow.parquet.ParquetFile(file) as found:  # the file alone: folders may be named like columns
+            yield Batches(found.schema_arrow, found.iter_batches(_AT_ONCE))
+        return
+    with pyarrow.memory_map(str(file)) as source:
         try:
-            return pyarrow.ipc.open_stream(source).read_all()
+            stream = pyarrow.ipc.open_stream(source)
         except pyarrow.ArrowInvalid:
-            return pyarrow.ipc.open_file(source).read_all()
+            held = pyarrow.ipc.open_file(source)
+            yield Batches(held.schema, (held.get_batch(i) for i in range(held.num_record_batches)))
+        else:
+            yield Batches(stream.schema, stream)
 
 
 def is_saved(folder: Path) -> bool:
@@ -73,8 +94,8 @@ def is_saved(folder: Path) -> bool:
     return (folder / _DICT).is_file() or (folder / _STATE).is_file()
 
 
-def read_saved(folder: Path) -> dict[str, Sequence[Row]]:
-    """Read what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
+def read_saved(folder: Path) -> dict[str, list[datasets.Dataset]]:
+    """Open what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
     if not (folder / _DICT).is_file():
         return {"train": _saved(folder)}
     return {name: _saved(folder / name) for name in saved_splits(folder)}
@@ -87,12 +108,19 @@ def saved_splits(folder: Path) -> list[str]:
     return list(map(str, read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]))
 
 
-def _saved(folder: Path) -> Sequence[Row]:
-    """Read one data set; `datasets` loads none that has no file or no row."""
+def _saved(folder: Path) -> list[datasets.Dataset]:
+    """Open one data set; none where it has no row: `datasets` loads none without a file."""
     if not read_object(folder / _STATE, "as `datasets` writes it").get("_data_files"):
-        return ()
+        return []
     data = datasets.load_from_disk(str(folder))
-    return TableRows(data.with_format("arrow")[:]) if len(data) else ()
+    return [data] if len(data) else []
+
+
+def batches_of(found: datasets.Dataset) -> Batches:
+    """Read a data set of `datasets` batch by batch, its cells as they are stored."""
+    held = found.with_format("arrow")
+    blocks = (held[at : at + _AT_ONCE] for at in range(0, len(held), _AT_ONCE))
+    return Batches(held[:0].schema, (batch for block in blocks for batch in block.to_batches()))
 
 
 def _json_columns(schema: pyarrow.Schema) -> datasets.Features:

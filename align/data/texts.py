@@ -49,7 +49,7 @@ def _of_rows(path: str, config: EvaluationConfig) -> list[Text]:
     rows = load_rows(path, key=KEY, split=split, split_key=split_key)
     if column not in rows[0]:
         raise InputError("evaluation.general_column", column, f"a column of {path}: {', '.join(rows[0])}")
-    for row in rows:
+    for at, row in enumerate(rows):
         if not isinstance(row[column], str):
-            raise InputError(f"{row.place}, column {column}", row[column], "text")
+            raise InputError(f"{rows.place(at)}, column {column}", row[column], "text")
     return [Text(row[column], None if row.get(kinds) in (None, "") else str(row[kinds])) for row in rows]

@@ -61,7 +61,7 @@ def run_probes(
         for probe in probes
         for kind, prompt in ({ORIGINAL: probe.prompt} | dict(probe.perturbations)).items()
     ]
-    numbered = [replace(prompt, id=i) for i, (_, _, prompt) in enumerate(given)]
+    numbered = [replace(prompt.loaded(), id=i) for i, (_, _, prompt) in enumerate(given)]
     shared = _SharedNoise(noise.seed, noise.use, noise.round, tuple(owner.id for owner, _, _ in given))
     responses = respond(numbered, shared)
     answers = reward_input(responses, [prompt for _, _, prompt in given], chat)

@@ -86,7 +86,7 @@ def probes_of(
     `prompts` (held-out ones) are made; a prompt with a perturbation longer than `longest` tokens is left out.
 
     Raises:
-        InputError: A file that cannot be read or holds a prompt that is too long.
+        InputError: A file that cannot be read, or holds a prompt that is too long or that the template cuts.
     """
     if config.num_probes == 0:
         return []
@@ -100,6 +100,8 @@ def probes_of(
     for number, entry in enumerate(load_prompts(path, config.seed), start=1):
         prompt = known.get(entry.text) or _prompt(-number, entry.text, chat)
         probe = _probe(prompt, entry.perturbations, chat)
+        if any(chat.omitted(one.messages) for one in (prompt, *probe.perturbations.values())):
+            raise InputError(KEY, f"{path}: {entry.text[:60]}", "prompts that the chat template writes whole")
         if not _fits(probe, longest):
             allowed = f"prompts and perturbations of at most {longest} tokens"
             raise InputError(KEY, f"{path}: {entry.text[:60]}", allowed)
@@ -130,4 +132,4 @@ def _perturbed(prompt: Prompt, text: str, chat: ChatTokenizer) -> Prompt:
     """Replace the prompt's last user message with `text`."""
     last = max((i for i, m in enumerate(prompt.messages) if m["role"] == "user"), default=len(prompt.messages) - 1)
     messages = tuple(m | {"content": text} if i == last else m for i, m in enumerate(map(dict, prompt.messages)))
-    return replace(prompt, messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))
+    return replace(prompt.loaded(), messages=messages, text=text, input_ids=tuple(chat.encode_prompt(messages)))

@@ -12,9 +12,11 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from align.config import ControlTokensIn, TemplateMismatch
 from align.errors import InputError
-from align.models.control_tokens import ControlTokens
+from align.models.control_tokens import ControlTokens, shown
+from align.models.coverage import Coverage, Omission
 from align.models.offsets import TokenSpans
 from align.models.templates import KEPT, Message, Messages, Template, closing_token, pinned, read_template
+from align.models.tokenizer_identity import template_fingerprint, tokenizer_fingerprint
 
 
 class _Conversation(NamedTuple):
@@ -23,6 +25,15 @@ class _Conversation(NamedTuple):
     prompt: str
     whole: str
     marks: dict[str, str]
+    turns: Messages
+    tools: Sequence[Any] | None = None
+
+
+class Reply(NamedTuple):
+    """An encoded reply, with what its conversation says and the template leaves out of it."""
+
+    ids: list[int]
+    omitted: list[Omission]
 
 
 class ChatTokenizer:
@@ -54,6 +65,7 @@ class ChatTokenizer:
         self.tokenizer, self.end_id, self.closes, self.pad_id = tokenizer, end_id, closes, pad_id
         self.end_ids = tuple(sorted({*end_ids, end_id}))
         self._template, self._control, self._parses, self._mismatch = template, control, parses, mismatch
+        self._coverage = Coverage(template)
         self._prompt_ids = lru_cache(KEPT)(lambda text: tuple(control.encode([text], [{}])[0]))
 
     def encode_prompt(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[int]:
@@ -84,17 +96,29 @@ class ChatTokenizer:
         tools: Sequence[Sequence[Any] | None] | None = None,
     ) -> list[list[int] | InputError]:
         """Encode several replies, as `encode_reply`, in one call of the tokenizer; an error in a reply's place."""
+        read = self.read_replies(prompts, replies, tools)
+        return [one if isinstance(one, InputError) else one.ids for one in read]
+
+    def read_replies(
+        self,
+        prompts: Sequence[Messages],
+        replies: Sequence[str | Message],
+        tools: Sequence[Sequence[Any] | None] | None = None,
+    ) -> list[Reply | InputError]:
+        """Encode several replies, as `encode_replies`, and compare what is said with what the template writes."""
         given = zip(prompts, replies, tools or [None] * len(prompts), strict=True)
         read = [self._conversation(*one) for one in given]
         plain = [one for one in read if isinstance(one, _Conversation) and not one.marks]
         encoded = self._encode(*plain)
         at_once = iter(zip(encoded[::2], encoded[1::2], strict=True))
-        found: list[list[int] | InputError] = []
+        found: list[Reply | InputError] = []
         for one in read:
             if isinstance(one, InputError):
                 found.append(one)
-            else:
-                found.append(self._of_names(one) if one.marks else self._reply(one, *next(at_once)))
+                continue
+            ids = self._of_names(one) if one.marks else self._reply(one, *next(at_once))
+            omitted = self._coverage.omissions(one.turns, one.whole, one.tools)
+            found.append(ids if isinstance(ids, InputError) else Reply(ids, _named(omitted, one.marks)))
         return found
 
     def encode_plain(
@@ -116,7 +140,7 @@ class ChatTokenizer:
         turns, marks = self._hide([*messages, {"role": "assistant", "content": text}])
         prompt = self._template.render(turns[:-1], generation_prompt=True)
         whole = prompt + self._control.unhide(turns[-1]["content"], marks) + self._template.tail()
-        read = _Conversation(prompt, whole, marks)
+        read = _Conversation(prompt, whole, marks, turns)
         return self._reply(read, *self._encode(read))
 
     @property
@@ -137,6 +161,20 @@ class ChatTokenizer:
         return said
 
     @property
+    def identity(self) -> list[Any]:
+        """Return all that decides on the tokens of a conversation, as JSON has it."""
+        template = [template_fingerprint(self.tokenizer), str(self._template.arguments), str(self.written_date)]
+        return [
+            tokenizer_fingerprint(self.tokenizer, self.end_ids),
+            *template,
+            self.in_parts,
+            self.end_id,
+            self.pad_id,
+            self._parses,
+            self._mismatch.value,
+        ]
+
+    @property
     def written_date(self) -> date | None:
         """Return the date that the chat template writes; None where it writes none."""
         return self._template.written_date
@@ -150,9 +188,15 @@ class ChatTokenizer:
         """Return whether a content of the conversation spells the name of a control token."""
         return self._control.named_in(messages)
 
-    def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
-        """Return (turn, key) of what a conversation's messages say and the template does not write."""
-        return self._template.unwritten(messages)
+    def omitted(self, messages: Messages, tools: Sequence[Any] | None = None) -> list[Omission]:
+        """Return what a prompt says and the template leaves out of it."""
+        turns, marks = self._hide(messages)
+        text = self._template.render(turns, generation_prompt=True, tools=tools)
+        return _named(self._coverage.omissions(turns, text, tools, generation_prompt=True), marks)
+
+    def names_role(self, role: str) -> bool:
+        """Return whether the chat template itself names a role."""
+        return any(f"{quote}{role}{quote}" in str(self.tokenizer.chat_template) for quote in "'\"")
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode token ids to text, without special tokens, ends and clean-up."""
@@ -195,7 +239,7 @@ class ChatTokenizer:
             if self._mismatch is TemplateMismatch.error or not isinstance(content, str):
                 return _unlike(prompt, whole)
             whole = prompt + content + self._template.tail()
-        return _Conversation(prompt, whole, marks)
+        return _Conversation(prompt, whole, marks, turns, tools)
 
     def _encode(self, *read: _Conversation) -> list[list[int]]:
         """Encode the prompt and the whole of each conversation, one behind the other."""
@@ -227,6 +271,11 @@ class ChatTokenizer:
     @cached_property
     def _spans(self) -> TokenSpans:
         return TokenSpans(self.decode, self.tokenizer("a", add_special_tokens=False)["input_ids"])
+
+
+def _named(omitted: Sequence[Omission], marks: Mapping[str, str]) -> list[Omission]:
+    """Put the names of control tokens back in place of their stand-ins."""
+    return [one._replace(cut=shown(one.cut, marks)) for one in omitted]
 
 
 def _unlike(prompt: str, whole: str) -> InputError:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 
 from align.errors import InputError
-from align.files import read_object
+from align.files import content_hash, read_object
 from align.hub import cached_where_unreachable
 from align.libraries import reason
 from align.worlds import resolve
@@ -161,17 +160,8 @@ def _hash_folder(folder: Path) -> str:
     names = {file for pattern in (*_IDENTITY, *_TOKENIZER) for file in folder.glob(pattern) if file.is_file()}
     digest = hashlib.sha256()
     for file in sorted(names):
-        found = file.stat()
-        content = _hash_file(file.resolve(), found.st_size, found.st_mtime_ns)
-        digest.update(f"{file.name} {content}\n".encode())
+        digest.update(f"{file.name} {content_hash(file)}\n".encode())
     return digest.hexdigest()
-
-
-@cache
-def _hash_file(file: Path, size: int, changed: int) -> str:
-    """Compute the hash of a file once as long as size and time of change stay: every stored model's key asks for it."""
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _hub_commit(checkpoint: Checkpoint) -> str:

@@ -26,7 +26,6 @@ _CLOCK = "strftime_now"  # what transformers calls the current date in templates
 _DATE_CODES = ("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", *"aAbBcdDeFGHIjmMpSTuUVwWxXyYZ")  # longer ones first
 KEPT = 4096  # prompts, of more rows than are read at once, whose text and tokens are kept
 PROBE = "zqx"  # a content that no template writes itself
-_NAMES = frozenset({"role", "type", "id", "tool_call_id"})  # keys of a message by which a template chooses
 _USER = {"role": "user", "content": "hello"}
 _REPLY = {"role": "assistant", "content": PROBE}
 
@@ -45,12 +44,11 @@ class Template:
 
         A template that writes the date writes `today` (None = this process's) at every rendering.
         """
-        self._tokenizer, self._arguments = tokenizer, dict(arguments or {})
+        self._tokenizer, self.arguments = tokenizer, dict(arguments or {})
         self._today = today or date.today()
         self.in_parts = False
         # A prompt is rendered for itself and beside every reply to it.
         self._of_texts = lru_cache(KEPT)(lambda _, turns, prompt: self._render([dict(turn) for turn in turns], prompt))
-        self._unwritten: dict[tuple[Any, ...], list[tuple[int, str]]] = {}  # by shape
         failed = self._fails()
         if failed is not None:
             self.in_parts = True
@@ -74,7 +72,7 @@ class Template:
                 chat_template=pinned(self._tokenizer.get_chat_template(tools=tools), self._today),
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
-                **self._arguments,
+                **self.arguments,
             )
         except jinja2.TemplateSyntaxError as error:
             given = f"line {error.lineno - (self.written_date is not None)}: {error.message}"
@@ -88,40 +86,6 @@ class Template:
     def written_date(self) -> date | None:
         """Return the date that the template writes; None where it asks for none."""
         return self._today if _CLOCK in str(self._tokenizer.chat_template) else None
-
-    def unwritten(self, messages: Messages) -> list[tuple[int, str]]:
-        """Return (turn, key) of what a conversation's messages say and the template does not write.
-
-        Told by a rendering with a text of its own in place of each that is said; once for each shape of conversation,
-        by roles and keys, since templates go by these.
-        """
-        shape = tuple((m["role"], *sorted(key for key, value in m.items() if value)) for m in messages)
-        if shape not in self._unwritten:
-            self._unwritten[shape] = self._missing(messages)
-        return self._unwritten[shape]
-
-    def _missing(self, messages: Messages) -> list[tuple[int, str]]:
-        probes: dict[str, tuple[int, str]] = {}
-
-        def probed(value: Any, place: tuple[int, str]) -> Any:
-            if isinstance(value, str) and value:
-                name = f"{PROBE}{len(probes)}{PROBE}"
-                probes[name] = place
-                return name
-            if isinstance(value, Mapping):
-                return {key: part if key in _NAMES else probed(part, place) for key, part in value.items()}
-            return [probed(part, place) for part in value] if isinstance(value, (list, tuple)) else value
-
-        turns = [
-            {key: value if key in _NAMES else probed(value, (i, key)) for key, value in message.items()}
-            for i, message in enumerate(messages)
-        ]
-        try:
-            text = self.render(turns, generation_prompt=False)
-        except InputError:  # the template reads what stands there: nothing can be told by other texts
-            return []
-        written = {place for name, place in probes.items() if name in text}
-        return sorted(set(probes.values()) - written)
 
     def tail(self) -> str:
         """Return what the template writes after the content of a conversation's last turn, an assistant's."""

@@ -1,12 +1,12 @@
 """From a run's materials to what its trainer and its evaluation work with: roles, reward, credit, judge, prompts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from align.config import TRAIN, Config, CriticInit, NoCredit, NoSource
-from align.data.preferences import Preferences
+from align.data.prepared import Preferences
 from align.engine.engine import Engine
 from align.engine.layers import LayerReports
 from align.engine.reference import Policy
@@ -108,7 +108,7 @@ def judge_given(site: Site, made: Assembly, materials: Materials) -> None:
         site.judge_judge(found)
 
 
-def _measured(site: Site, materials: Materials, score: Scorer, pairs: list[Pair]) -> PairAccuracy:
+def _measured(site: Site, materials: Materials, score: Scorer, pairs: Sequence[Pair]) -> PairAccuracy:
     found = outcomes(score, materials.chat, pairs, site.device)
     return PairAccuracy.of_outcomes(found, [pair.prompt.id for pair in pairs], Bootstrap.of(site.config.evaluation))
 

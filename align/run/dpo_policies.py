@@ -21,8 +21,8 @@ from align.rewards.pairs import log_ratio_accuracy
 from align.run.plan import updates_of
 from align.run.record import RunRecord
 from align.run.stage import Stage
+from align.store import find_or_make
 from align.stored.keys import dpo_policy_key
-from align.stored.store import find_or_make
 
 CARD = "dpo_policy.json"
 KEY = "reward.credit.path"

@@ -14,7 +14,7 @@ from align.models.locate import fingerprint
 from align.models.tokenizer_identity import template_fingerprint, tokenizer_fingerprint
 from align.run.record import RunRecord
 from align.run.stages import Materials, Site, Stored
-from align.types import Pair
+from align.types import Pair, Prompt
 from align.user_files import imported_files
 
 KEY = "identity"  # in run.json: fingerprint by part
@@ -114,12 +114,16 @@ def _functions(config: Config) -> Iterator[str]:
 
 def _side(side: Side, pairs: Iterable[Pair], *, rows: bool) -> str:
     """Hash what one side of the split says, and further pairs."""
-    said: list[Iterable[list[Any]]] = [
-        ([prompt.id, prompt.messages, prompt.tools, prompt.row if rows else None] for prompt in side.prompts),
-        ([pair.prompt.id, pair.prompt.messages, pair.chosen, pair.rejected] for pair in [*side.pairs, *pairs]),
-        ([one.prompt.id, one.text, one.label] for one in [*side.demonstrations, *side.labelled]),
+    said: list[Iterable[bytes]] = [
+        (_number(one) + one.fingerprint + (one.row_fingerprint if rows else b"") for one in side.prompts),
+        (_number(one.prompt) + one.prompt.fingerprint + one.fingerprint for one in [*side.pairs, *pairs]),
+        (_number(one.prompt) + one.fingerprint + bytes([one.label]) for one in [*side.demonstrations, *side.labelled]),
     ]
     return _hash(_hash(items) for items in said)
+
+
+def _number(prompt: Prompt) -> bytes:
+    return prompt.id.to_bytes(8, "big", signed=True)
 
 
 def _hash(items: Iterable[Any]) -> str:

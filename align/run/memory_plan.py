@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from align.config import Config, Examples, LoopConfig
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLConfig
-from align.data.preferences import Preferences
+from align.data.prepared import Preferences
 from align.engine.budget import feed_forward, layer_numbers, micro_batch_tokens
 from align.errors import WARNING, Verdict
 from align.evaluation.likelihood import logit_budget
@@ -260,8 +260,8 @@ def _read(config: Config, data: Preferences) -> list[tuple[int, list[int]]]:
     """Return the tokens of every training prompt and of the responses beside it that the method may read."""
     given = data.trained.given()
     if config.method.learns_from is Examples.pairs:
-        given = ((pair.prompt, (pair.chosen_ids, pair.rejected_ids)) for pair in data.train)
-    return [(len(prompt.input_ids), [len(ids) for ids in responses]) for prompt, responses in given]
+        given = ((pair.prompt, pair.completions) for pair in data.train)
+    return [(prompt.tokens, [one.tokens for one in responses]) for prompt, responses in given]
 
 
 def _mean(lengths: Iterable[int]) -> float:
@@ -275,7 +275,7 @@ def _sampling(shape: _Shape, config: Config, data: Preferences, heap: float) -> 
     rows = rollout.decode_batch_size or rollout.batch_size
     if not isinstance(config.method, OnPolicyConfig):  # nothing but the evaluation samples
         rows = min(rows, config.evaluation.num_prompts)
-    prompt = max(len(prompt.input_ids) for prompt in [*data.trained.prompts, *data.measured.prompts])
+    prompt = max(prompt.tokens for prompt in [*data.trained.prompts, *data.measured.prompts])
     cache = rows * (prompt + rollout.new_tokens) * 2 * shape.layers * shape.keys * shape.size
     reading = rows * prompt * (shape.inner * 3 + shape.width * 4) * shape.size
     logits = 2 * rows * shape.vocabulary * 4
@@ -291,8 +291,7 @@ def _evaluation(shape: _Shape, model: PreTrainedModel, config: Config, data: Pre
     measured = config.evaluation
     sampled = [] if data.held_out or data.measured.demonstrations else [config.rollout.new_tokens]
     rows = [
-        len(prompt.input_ids) + max([len(ids) for ids in responses] + sampled)
-        for prompt, responses in data.measured.given()
+        prompt.tokens + max([one.tokens for one in responses] + sampled) for prompt, responses in data.measured.given()
     ]
     count = min(measured.batch_size, max(measured.num_prompts, 2 * measured.num_pairs))
     tokens = max(max(rows), min(logit_budget(model.config), count * statistics.fmean(rows)))

@@ -1,15 +1,16 @@
 """What a run will train, in order: the models that are trained once, then the method, each with its size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from align.config import TRAIN, Config, Examples, ImplicitCredit, RewardModelSource, Shape, TrainedOn
 from align.config.methods import OfflineConfig, OnPolicyConfig
 from align.config.trl import TRLOnPolicyConfig, TRLPairsConfig
-from align.data.preferences import Preferences
+from align.data.prepared import Preferences
+from align.store import find
 from align.stored.keys import dpo_policy_key, reward_model_key
-from align.stored.store import find
 from align.types import Pair
 
 
@@ -24,7 +25,7 @@ class Planned:
     stored: Path | None = None  # where the finished model is already, which is then taken
 
 
-def announced(config: Config, data: Preferences, aside: list[Pair]) -> list[str]:
+def announced(config: Config, data: Preferences, aside: Sequence[Pair]) -> list[str]:
     """Return a line for each model that a run will train before its method; none where all are stored already."""
     stages = [stage for stage in planned(config, data, aside) if stage.name != config.method.name]
     return [
@@ -39,7 +40,7 @@ def updates_of(epochs: int, pairs: int, batch_size: int) -> int:
     return math.ceil(epochs * pairs / batch_size)
 
 
-def planned(config: Config, data: Preferences, aside: list[Pair]) -> list[Planned]:
+def planned(config: Config, data: Preferences, aside: Sequence[Pair]) -> list[Planned]:
     """List the trainings of a run in their order (run/stages.py)."""
     stages = []
     source = config.reward.source
@@ -58,7 +59,7 @@ def planned(config: Config, data: Preferences, aside: list[Pair]) -> list[Planne
 
 
 def _reward_model(
-    config: Config, data: Preferences, source: RewardModelSource, pairs: list[Pair], name: str
+    config: Config, data: Preferences, source: RewardModelSource, pairs: Sequence[Pair], name: str
 ) -> list[Planned]:
     if source.path is not None:
         return []

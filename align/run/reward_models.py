@@ -23,8 +23,8 @@ from align.models.reward_folder import RewardCard, linear_head, read_card, read_
 from align.rewards.pairs import FRACTIONS, longer_wins, pair_accuracy, prefix_figures
 from align.run.plan import updates_of
 from align.run.stage import Stage
+from align.store import find_or_make
 from align.stored.keys import reward_model_key
-from align.stored.store import find_or_make
 from align.worlds import resolve
 
 WARMUP = 0.05  # of all updates

@@ -12,7 +12,8 @@ from align.config.automatic import settle
 from align.config.methods import OnPolicyConfig, RewardModelMethodConfig
 from align.config.trl import TRLOnPolicyConfig
 from align.data.examples import prompts_of
-from align.data.preferences import LOST, REPEATED, Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import LOST, REPEATED, Preferences
 from align.data.similar import alike
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer

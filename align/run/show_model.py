@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from align.config import Config, LoopConfig
 from align.config.automatic import settle
 from align.config.trl import TRLConfig
-from align.data.preferences import Preferences
+from align.data.prepared import Preferences
 from align.engine.budget import micro_batch_tokens
 from align.engine.engine import Engine
 from align.engine.reference import Policy

@@ -28,7 +28,7 @@ from align.loop.loop import Loop
 from align.loop.protocol import Algorithm
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.hardware import one_process
-from align.stored.store import TRAINING
+from align.store import TRAINING
 from align.types import Pair
 
 RECORDS = "training.jsonl"  # of the stage, in the stored folder

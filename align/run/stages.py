@@ -1,7 +1,8 @@
 """What a run needs before its models: the data, and the reward models and DPO policies that are trained once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from align.activity import Activity
 from align.callbacks.display import Display
 from align.config import TRAIN, AttentionCredit, Config, Examples, ImplicitCredit, Shape
 from align.config.needs import check_shapes, needs_of
-from align.data.preferences import LOST, REPEATED, Preferences, load_preferences, read_rows, set_aside
+from align.data.preferences import load_preferences
+from align.data.prepared import LOST, REPEATED, Preferences, set_aside
+from align.data.rows import read_rows
 from align.data.texts import load_texts
 from align.engine.layers import attention_layers
 from align.errors import InputError, Verdict
@@ -86,7 +89,7 @@ class Materials:
     functions: dict[str, Callable[..., Any]]  # by the key of their source
     chat: ChatTokenizer
     data: Preferences
-    aside: list[Pair]  # of the evaluation's own reward model; nobody else learns from them
+    aside: Sequence[Pair]  # of the evaluation's own reward model; nobody else learns from them
     texts: list[Passage]  # general, for forgetting
 
 
@@ -111,7 +114,8 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
     commit = hub_commit(config.model.path, config.model.revision)
     dropped = {name: [row.where for row in rows[:_NOTED]] for name, rows in data.dropped.items()}
     counts = {**data.counts, **({"sources": data.sources} if data.sources else {})}
-    site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, hub_commit=commit)
+    site.record.update(data=counts, data_shape=data.shape.value, data_dropped=dropped, data_notes=list(data.notes))
+    site.record.update(hub_commit=commit)
     check_context(config, data)
     texts = load_texts(config.evaluation.general_text, config.evaluation)
     general = passages(texts, chat, longest=context_length(config.model))
@@ -125,7 +129,7 @@ def load_materials(site: Site, *, trains: bool = True) -> Materials:
 
 def load_data(
     config: Config, chat: ChatTokenizer, activity: Activity | None = None, *, trains: bool = True
-) -> tuple[Preferences, list[Pair]]:
+) -> tuple[Preferences, Sequence[Pair]]:
     """Load the data, and the pairs that only the evaluation's own reward model learns from.
 
     Args:
@@ -175,7 +179,8 @@ def data_lines(config: Config, data: Preferences) -> list[str]:
         examples = Examples.pairs if data.train else Examples.prompts
     kind, (train, held_out) = examples.value.removeprefix("preference "), sizes[examples]
     lost = ", ".join(_lost(name, data, config.data.path) for name in (*LOST, *REPEATED) if data.counts[name])
-    lines = [f"data: {data.counts['rows']} {data.rows}"]
+    kept = f", kept in {data.cached}" if data.cached is not None else ""
+    lines = [f"data: {data.counts['rows']} {data.rows}{kept}"]
     return [*lines, f"{train} training {kind}, {held_out} held out{f' ({lost})' if lost else ''}"]
 
 
@@ -196,10 +201,10 @@ def check_context(config: Config, data: Preferences) -> None:
     limit = context_length(config.model)
     if limit is None:
         return
-    read = [*data.trained.given(), *data.measured.given()]
-    prompt = max(len(prompt.input_ids) for prompt, _ in read)
-    read += [(p.prompt, (p.chosen_ids, p.rejected_ids)) for p in [*data.reward_train, *data.reward_held_out]]
-    given = max(len(prompt.input_ids) + max(map(len, responses), default=0) for prompt, responses in read)
+    prompt = max(prompt.tokens for side in (data.trained, data.measured) for prompt in side.prompts)
+    pairs = ((pair.prompt, pair.completions) for pair in [*data.reward_train, *data.reward_held_out])
+    read = chain(data.trained.given(), data.measured.given(), pairs)
+    given = max(asked.tokens + max((one.tokens for one in beside), default=0) for asked, beside in read)
     wanted = config.rollout.new_tokens
     if prompt + wanted > limit:
         allowed = f"at most {limit - prompt}: the longest prompt has {prompt} tokens, the model's context {limit}"
@@ -226,7 +231,7 @@ def ensure_stored(site: Site, materials: Materials) -> Stored:
     return Stored(_reward_models(site, materials), _dpo_policy(site, materials), judge)
 
 
-def _stage(site: Site, materials: Materials, pairs: list[Pair]) -> Stage:
+def _stage(site: Site, materials: Materials, pairs: Sequence[Pair]) -> Stage:
     held_out = materials.data.reward_held_out
     config, device, dtype, say, display = site.config, site.device, site.dtype, site.say, site.display
     return Stage(config, materials.chat, pairs, held_out, device, dtype, say, display=display)

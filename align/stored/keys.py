@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from align.config import Config, ImplicitCredit, RewardModelSource
-from align.data.preferences import digest
+from align.data.prepared import digest
 from align.models.locate import fingerprint
 from align.types import Pair
 

@@ -138,7 +138,7 @@ ROWS = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(4)]
 
 
 def load(name: str, **settings) -> list[dict]:
-    return load_rows(name, key="data.path", split_key="data.train_split", **settings)
+    return list(load_rows(name, key="data.path", split_key="data.train_split", **settings))
 
 
 def test_a_given_format_takes_texts_as_they_are(hub, chat, tmp_path):

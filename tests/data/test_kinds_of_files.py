@@ -28,7 +28,7 @@ CSV = "prompt,chosen,rejected\n" + "".join(f"{','.join(row.values())}\n" for row
 
 
 def rows(path: str | Path, **options) -> list[dict]:
-    return load_rows(str(path), key="data.path", split_key="data.train_split", **options)
+    return list(load_rows(str(path), key="data.path", split_key="data.train_split", **options))
 
 
 def refused(path: str | Path, **options) -> str:
@@ -254,21 +254,24 @@ def test_several_files_by_a_pattern(tmp_path):
     assert refused(tmp_path / "x[1]" / "*.jsonl", split="test").startswith("data.train_split: given 'test'")
 
 
-def test_a_row_names_its_file_and_its_number_there(tmp_path, chat, write):
+def places(path: Path, **options) -> list[str]:
+    found = load_rows(str(path), key="data.path", **options)
+    return [found.place(at) for at in range(len(found))]
+
+
+def test_a_row_names_its_file_and_its_number_there(tmp_path):
     (tmp_path / "s").mkdir()
     shard(tmp_path / "s", "a.jsonl", slice(0, 3))
     shard(tmp_path / "s", "b.jsonl.gz", slice(3, 5))
     a, b = (str(tmp_path / "s" / name) for name in ("a.jsonl", "b.jsonl.gz"))
     for path in (tmp_path / "s", tmp_path / "s" / "*.jsonl*"):
-        assert [row.place for row in rows(path)] == [f"{a}, row {n}" for n in (1, 2, 3)] + [
-            f"{b}, row {n}" for n in (1, 2)
-        ]
-        assert [row.place for row in rows(path, split="train[2:4]")] == [f"{a}, row 3", f"{b}, row 1"]
-    assert [row.place for row in rows(a)][-1] == f"{a}, row 3"
+        assert places(path) == [f"{a}, row 1", f"{a}, row 2", f"{a}, row 3", f"{b}, row 1", f"{b}, row 2"]
+        assert places(path, split="train[2:4]") == [f"{a}, row 3", f"{b}, row 1"]
+    assert places(Path(a))[-1] == f"{a}, row 3"
     Dataset.from_list(ROWS).save_to_disk(tmp_path / "plain")
-    assert rows(tmp_path / "plain")[4].place == f"{tmp_path / 'plain'}, row 5"
+    assert places(tmp_path / "plain")[4] == f"{tmp_path / 'plain'}, row 5"
     DatasetDict({name: Dataset.from_list(ROWS) for name in ("train", "test")}).save_to_disk(tmp_path / "two")
-    assert rows(tmp_path / "two", split="test")[1].place == f"{tmp_path / 'two' / 'test'}, row 2"
+    assert places(tmp_path / "two", split="test")[1] == f"{tmp_path / 'two' / 'test'}, row 2"
 
 
 def test_the_console_names_the_file_of_a_dropped_row_where_there_are_several(tmp_path, chat):
@@ -288,9 +291,8 @@ def test_what_a_mixture_takes_of_a_file_keeps_its_numbers_there(chat, write):
     paths = {"many": write("many.jsonl", given), "few": write("few.jsonl", few)}
     mixture = {name: MixtureSource(path=path, weight=1.0) for name, path in paths.items()}
     data = load_preferences(DataConfig(path=None, mixture=mixture, max_prompt_tokens=99, max_response_tokens=99), chat)
-    taken = [row for row in lowest(rows(paths["many"]), 6) if row == given[7]]
-    assert [row.where for row in data.dropped.get("identical_dropped", ())] == [row.place for row in taken]
-    assert taken and taken[0].place == f"{paths['many']}, row 8"
+    assert 7 in lowest(given, 6)
+    assert [row.where for row in data.dropped["identical_dropped"]] == [f"{paths['many']}, row 8"]
 
 
 def test_a_file_of_that_name_wins_over_the_pattern(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from datasets import Dataset
 
 from align.config import BadRows, DataConfig
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.errors import InputError
 
 LENGTHS = {"held_out_fraction": 0.0, "max_prompt_tokens": 512, "max_response_tokens": 512}

@@ -9,7 +9,9 @@ import random
 import pytest
 
 from align.config import BadRows, DataConfig, PromptOverflow
-from align.data.preferences import COUNTS, Preferences, digest, load_preferences, prompts_of
+from align.data.examples import prompts_of
+from align.data.preferences import load_preferences
+from align.data.prepared import COUNTS, Preferences, digest
 from align.errors import InputError
 from align.models.chat_tokenizer import make_chat_tokenizer
 from tests import tiny
@@ -215,7 +217,7 @@ def test_a_prompt_has_one_id_and_limits_do_not_move_it(chat, write):
     data = load(chat, write("a.jsonl", rows), held_out_path=held, max_prompt_tokens=80)
     assert [(p.prompt.text, p.prompt.id) for p in data.train] == [("b", 2), ("a", 1), ("b", 2)]
     assert [p.prompt.id for p in data.held_out] == [3]
-    assert data.train[0].prompt is data.train[2].prompt
+    assert data.train[0].prompt == data.train[2].prompt
     assert [p.text for p in prompts_of(data.train)] == ["b", "a"]
 
 

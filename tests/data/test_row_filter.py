@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from align.config import DataConfig
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.errors import InputError
 
 LENGTHS = {"max_prompt_tokens": 512, "max_response_tokens": 512}

@@ -7,7 +7,8 @@ import copy
 import pytest
 
 from align.config import AssistantTurns, BadRows, DataConfig, RankedPairs, Shape
-from align.data.preferences import LOST, Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import LOST, Preferences
 from align.errors import InputError
 from align.models.chat_tokenizer import make_chat_tokenizer
 from tests.data.test_preferences import SYSTEM, TOOLS, assistant, balanced, user

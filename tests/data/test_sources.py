@@ -21,7 +21,7 @@ ROWS = [{"prompt": f"p{i}", "chosen": "None", "rejected": "12", "limit": i} for 
 
 
 def rows(path: str, **options) -> list[dict]:
-    return load_rows(path, key="data.path", split_key="data.train_split", **options)
+    return list(load_rows(path, key="data.path", split_key="data.train_split", **options))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])

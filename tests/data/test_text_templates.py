@@ -13,7 +13,8 @@ from align.cli.groups import CONF
 from align.config import BadRows, DataConfig
 from align.config.io import build, load, plain, register_schemas, save
 from align.config.text_templates import read_template
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.errors import InputError
 
 ROWS = [{"instruction": f"Add {i}", "input": "", "n": i, "good": "yes", "bad": "no"} for i in range(4)]

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from align.config import DataConfig
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.errors import InputError
 
 LENGTHS = {"held_out_fraction": 0.0, "max_prompt_tokens": 512, "max_response_tokens": 512}

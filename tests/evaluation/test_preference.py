@@ -22,7 +22,7 @@ INTERVAL = Bootstrap(confidence=0.9, seed=0)
 def several(chat, pairs):
     """Two or three pairs of each prompt, of different lengths."""
     more = [
-        replace(p, rejected=text, rejected_ids=tuple(chat.encode_reply(tiny.ASKED, text)))
+        replace(p.loaded(), rejected=text, rejected_ids=tuple(chat.encode_reply(tiny.ASKED, text)))
         for p in pairs[:4]
         for text in ("a longer answer", "no")
     ]
@@ -51,7 +51,7 @@ def test_figures_by_hand(pairs):
     """Three pairs of two prompts; lengths in tokens 2 and 4, 4 and 2, 1 and 1."""
     sizes = ((2, 4), (4, 2), (1, 1))
     made = [
-        replace(pairs[0 if i < 2 else 1], chosen_ids=(0,) * chosen, rejected_ids=(0,) * rejected)
+        replace(pairs[0 if i < 2 else 1].loaded(), chosen_ids=(0,) * chosen, rejected_ids=(0,) * rejected)
         for i, (chosen, rejected) in enumerate(sizes)
     ]
     own = torch.tensor([[-4.0, -6.0], [-8.0, -3.0], [-1.0, -1.0]]).double()

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 import statistics
@@ -13,6 +14,7 @@ from align.evaluation import EvaluationSet, Judge, evaluate, passages, probes_of
 from align.evaluation.figures import correlation, gap
 from align.evaluation.perturbations import perturbations_of, response_perturbations_of
 from align.evaluation.probes import shifts
+from align.models.chat_tokenizer import make_chat_tokenizer
 from align.types import Prompt, RewardOutput
 from tests import tiny
 
@@ -153,6 +155,21 @@ def test_prompts_file_finds_rows_by_text_and_knows_no_gold_of_others(tmp_path, c
     assert Judge(longer_is_better, world=world).gold(other.prompt, "aa", True) is None
     with pytest.raises(InputError, match=r"prompts_file: .*unheard.*at most 30 tokens"):
         probes_of(config, chat, prompts, world=None, longest=30)
+
+
+def test_a_prompts_file_whose_prompts_the_template_cuts_is_refused(tmp_path, chat):
+    tokenizer = copy.deepcopy(chat.tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content'][:20]")
+    path = tmp_path / "prompts.txt"
+    for content, cut in (("hm\n  shout: HM\n", False), ("hm\n  shout: HM, AND SO ON TO THE END\n", True)):
+        path.write_text(content)
+        config = EvaluationConfig(num_probes=1, prompts_file=str(path))
+        assert len(probes_of(config, chat, [], world=None, longest=None)) == 1
+        if cut:
+            with pytest.raises(InputError, match=r"prompts_file: .*: hm.*writes whole"):
+                probes_of(config, make_chat_tokenizer(tokenizer), [], world=None, longest=None)
+        else:
+            assert len(probes_of(config, make_chat_tokenizer(tokenizer), [], world=None, longest=None)) == 1
 
 
 def test_prompts_that_are_too_long_for_their_perturbations_are_not_probed(chat, prompts):

@@ -10,7 +10,8 @@ from align.activity import Activity
 from align.algorithms.registry import algorithm_class
 from align.config.methods import DPOConfig, GRPOConfig, PPOConfig
 from align.config.trl import TRLDPOConfig
-from align.data.preferences import load_preferences, prompts_of
+from align.data.examples import prompts_of
+from align.data.preferences import load_preferences
 from align.engine.layers import LayerReports
 from align.loop.method import method_of
 from align.metrics import REPEATABLE

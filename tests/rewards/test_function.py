@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from align.config import DataConfig, ModelConfig, Returns
-from align.data.preferences import load_preferences, prompts_of
+from align.data.examples import prompts_of
+from align.data.preferences import load_preferences
 from align.errors import RunError
 from align.models.load import load_chat_tokenizer
 from align.rewards import reward_input

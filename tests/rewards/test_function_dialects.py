@@ -20,7 +20,9 @@ from trl.rewards import (
 
 from align.activity import Activity
 from align.config import DataConfig, Returns, Shape, SparseCredit
+from align.data.arrow import Store
 from align.data.reader import Reader
+from align.data.stored_examples import ExamplesWriter
 from align.errors import InputError, RunError
 from align.functional.credit import last_token
 from align.rewards import reward_input
@@ -58,8 +60,10 @@ def rows(conversations: bool) -> list[dict]:
 def batch_of(given: list[dict], training: TrainerState | None = None):
     """The data's own prompts, read as a run reads them, with TEXTS as the responses."""
     config = DataConfig(path="unused", max_prompt_tokens=64, max_response_tokens=64)
-    reader = Reader(config, tiny.chat(), Activity(), Shape.preference)
+    writer = ExamplesWriter(Store())
+    reader = Reader(config, tiny.chat(), Activity(), Shape.preference, writer)
     prompts = [read.prompt for read in reader.read(given, "rows")]
+    writer.end()
     rollout = tiny.rollout_of(prompts, [tiny.said(text) for text in TEXTS])
     return reward_input(rollout, prompts, tiny.chat(), training)
 

@@ -51,8 +51,8 @@ def test_more_tokens_than_are_read_at_once(model):
 
 def test_pair_accuracy_counts_wins_and_half_of_ties(model):
     good = [p for p in HELD_OUT if alone(model, p, p.chosen_ids) > alone(model, p, p.rejected_ids)][:10]
-    bad = [dataclasses.replace(p, chosen_ids=p.rejected_ids, rejected_ids=p.chosen_ids) for p in good[:3]]
-    ties = [dataclasses.replace(p, rejected_ids=p.chosen_ids) for p in good[:1]]
+    bad = [dataclasses.replace(p.loaded(), chosen_ids=p.rejected_ids, rejected_ids=p.chosen_ids) for p in good[:3]]
+    ties = [dataclasses.replace(p.loaded(), rejected_ids=p.chosen_ids) for p in good[:1]]
     assert len(good) == 10
     assert pair_accuracy(model, tiny.chat(), [*good, *bad, *ties]) == pytest.approx(10.5 / 14)
 

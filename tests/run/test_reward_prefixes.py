@@ -14,8 +14,8 @@ from align.models.reward_folder import read_card, read_head
 from align.rewards.pairs import final_scores, pair_accuracy, prefix_figures, prefix_scores
 from align.run.reward_models import ensure_reward_model, train_reward_model
 from align.run.stage import RECORDS
+from align.store import key_of
 from align.stored.keys import reward_model_key
-from align.stored.store import key_of
 from tests import tiny
 from tests.algorithms import runs
 from tests.run.stages import HELD_OUT, LORA, TRAIN, alone, loaded, setting, stage

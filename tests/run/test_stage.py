@@ -24,7 +24,7 @@ from align.run import reward_models, stage
 from align.run.dpo_policies import ensure_dpo_policy
 from align.run.reward_models import ensure_reward_model
 from align.run.stage import RECORDS
-from align.stored.store import TRAINING
+from align.store import TRAINING
 from tests import tiny
 from tests.algorithms import runs
 from tests.run import stages

@@ -19,12 +19,13 @@ from align.cli.groups import CONF
 from align.config import RewardModelSource
 from align.config.automatic import ModelFacts, settle
 from align.config.io import build, register_schemas
-from align.data.preferences import Preferences, load_preferences
+from align.data.preferences import load_preferences
+from align.data.prepared import Preferences
 from align.evaluation.perturbations import perturbations_of
 from align.evaluation.prompts_file import load_prompts
 from align.models.load import load_chat_tokenizer
+from align.store import find
 from align.stored.keys import reward_model_key
-from align.stored.store import find
 from align.worlds import get, resolve
 from align.worlds.pocket import lexicon, split
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from align.stored.store import TRAINING, find, find_or_make, home, key_of
+from align.store import TRAINING, find, find_or_make, home, key_of
 
 MAKER = """
 import os, sys, time
 from pathlib import Path
-from align.stored.store import find_or_make
+from align.store import find_or_make
 
 def make(folder):
     with open(sys.argv[1], "a") as log:

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-ASSETS = Path(__file__).parents[1] / "worlds" / "assets"
+ASSETS = Path(__file__).parent / "worlds" / "assets"
 TRAINING = "training"  # folder inside one that is being made: all that a killed `make` hands to the next one
 
 
