@@ -217,6 +217,19 @@ def test_the_longest_and_random_rows_are_shown_once_each(align, words):
     assert len(shown(out)) == 20
 
 
+def test_held_out_prompts_that_are_edited_trained_ones_are_counted(align, words, tmp_path):
+    asked = "which question about the weather was number {}, and who asked it"
+    rows = [{"prompt": asked.format(i), "chosen": "a", "rejected": "b"} for i in ("one", "two", "six")]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
+    (tmp_path / "held.jsonl").write_text(json.dumps(rows[2]) + "\n" + json.dumps(PAIRS[0]) + "\n")
+    more = ["data.held_out_path=held.jsonl", "data.max_prompt_tokens=200"]
+    _, out, err = align("show", "data", "method=dpo", *words, *more)
+    (line,) = [line for line in squeezed(out) if line.startswith("held-out prompts alike")]
+    assert line.split(" | ")[1].startswith(
+        "1 of 2 share most of their text with a trained one, the first: 'which question"
+    ), err
+
+
 def test_dropped_rows_are_listed_with_the_reason(align, words):
     _, out, _ = align("show", "data", "method=dpo", *words, "--dropped")
     lines = squeezed(out)

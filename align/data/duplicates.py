@@ -21,13 +21,14 @@ _SAID = ("tool_calls", "reasoning_content")  # what tells prompts apart beside r
 def normal_form(prompt: Prompt) -> bytes:
     """Hash a prompt's content as near-duplicates share it: compatible characters, lower case, bare words."""
     turns = [
-        {"role": turn["role"], "content": _bare(turn["content"])} | {key: turn[key] for key in _SAID if turn.get(key)}
+        {"role": turn["role"], "content": bare(turn["content"])} | {key: turn[key] for key in _SAID if turn.get(key)}
         for turn in prompt.messages
     ]
     return fingerprint_of(content_of(turns, None))
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
+    """Write a text in compatible characters, lower case, and words without punctuation at their ends."""
     words = (word.strip(_ENDS) for word in unicodedata.normalize("NFKC", text).casefold().split())
     return " ".join(word for word in words if word)
 

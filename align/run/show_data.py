@@ -14,6 +14,7 @@ from align.config.trl import TRLOnPolicyConfig
 from align.data.examples import prompts_of
 from align.data.preferences import load_preferences
 from align.data.prepared import LOST, REPEATED, Preferences
+from align.data.similar import alike
 from align.libraries import quiet
 from align.models.chat_tokenizer import ChatTokenizer
 from align.models.load import load_chat_tokenizer, model_facts
@@ -24,6 +25,7 @@ from align.run.views import Section, Selection, View
 
 _UNLIMITED = 2**40  # tokens: no limit
 _ROW = 160  # characters of a dropped row that are shown
+_PROMPT = 60  # of a prompt
 _FIRST = Selection()
 
 
@@ -76,6 +78,7 @@ def _counts(config: Config, data: Preferences) -> Section:
     total = sum(dropped.values())
     why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in dropped.items() if n)
     lines.append(("dropped", f"{total} ({why})" if total else "0"))
+    lines += _similar(data)
     others = (name for name in (*LOST, *REPEATED) if not name.endswith(("dropped", "cut", "truncated")))
     lines += [(name.replace("_", " "), str(counts[name])) for name in others if counts[name]]
     notes = [
@@ -83,6 +86,21 @@ def _counts(config: Config, data: Preferences) -> Section:
         *(("note", note) for note in data.notes),
     ]
     return Section("Rows", [*lines, *notes])
+
+
+def _similar(data: Preferences) -> list[tuple[str, str]]:
+    """Count the held-out prompts that share most of their text with a trained one, and quote the first."""
+    found = alike(data.measured.prompts, data.trained.prompts)
+    if not found:
+        return []
+    first, like = (textwrap.shorten(prompt.text, _PROMPT) for prompt in found[0])
+    counted = f"{len(found)} of {len(data.measured.prompts)}"
+    return [
+        (
+            "held-out prompts alike",
+            f"{counted} share most of their text with a trained one, the first: {first!r}, {like!r}",
+        )
+    ]
 
 
 def _of_shape(data: Preferences) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -18,6 +19,8 @@ from align.data.mixture import lowest
 from align.data.preferences import load_preferences
 from align.data.sources import load_rows
 from align.errors import InputError
+from align.run.stages import data_lines
+from tests import tiny
 
 ROWS = [{"prompt": f"p{i}", "chosen": "007", "rejected": "2024-01-01"} for i in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -269,6 +272,17 @@ def test_a_row_names_its_file_and_its_number_there(tmp_path):
     assert places(tmp_path / "plain")[4] == f"{tmp_path / 'plain'}, row 5"
     DatasetDict({name: Dataset.from_list(ROWS) for name in ("train", "test")}).save_to_disk(tmp_path / "two")
     assert places(tmp_path / "two", split="test")[1] == f"{tmp_path / 'two' / 'test'}, row 2"
+
+
+def test_the_console_names_the_file_of_a_dropped_row_where_there_are_several(tmp_path, chat):
+    for name, bad in (("a.jsonl", 1), ("b.jsonl", 0)):
+        given = [{"prompt": f"{name} {i}", "chosen": "x", "rejected": "x" if i == bad else "y"} for i in range(3)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in given))
+    for path, told in ((tmp_path, "[a.jsonl row 2, b.jsonl row 1]"), (tmp_path / "a.jsonl", "[row 2]")):
+        data = DataConfig(path=str(path), max_prompt_tokens=99, max_response_tokens=99)
+        config = replace(tiny.config(), data=data)
+        (_, line) = data_lines(config, load_preferences(config.data, chat))
+        assert f"identical_dropped {told.count('row')} {told}" in line
 
 
 def test_what_a_mixture_takes_of_a_file_keeps_its_numbers_there(chat, write):
