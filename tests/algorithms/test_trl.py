@@ -268,7 +268,7 @@ def test_the_reference_is_the_start_model_also_where_that_is_an_adapter(tmp_path
 def test_kto_reads_its_kl_from_responses_to_other_prompts(tmp_path, data):
     cfg = runs.config(TRLKTOConfig(batch_size=8, micro_batch_size=4), data)
     pairs = load_preferences(cfg.data, tiny.chat()).train[:10]
-    rows = TRLKTO(runs.context(tmp_path, cfg, pairs=pairs)[0]).rows()
+    rows = list(TRLKTO(runs.context(tmp_path, cfg, pairs=pairs)[0]).rows())
     assert len(rows) == 24  # three micro-batches of 4 pairs, the last one completed from the first
     answers = {p.prompt.input_ids: {True: p.chosen_ids, False: p.rejected_ids} for p in pairs}
     assert {tuple(r["prompt_ids"]) for r in rows} == set(answers)
@@ -281,7 +281,7 @@ def test_kto_reads_its_kl_from_responses_to_other_prompts(tmp_path, data):
             assert row["KL_completion_ids"] == part[k - 1]["completion_ids"]
             assert part[k - 1]["prompt_ids"] != row["prompt_ids"]
     other = runs.config(TRLKTOConfig(batch_size=8, loss=TRLKTOLoss.apo_zero_unpaired), data, seed=1)
-    again = TRLKTO(runs.context(tmp_path, other, pairs=pairs)[0]).rows()
+    again = list(TRLKTO(runs.context(tmp_path, other, pairs=pairs)[0]).rows())
     assert "KL_completion_ids" not in again[0]
     assert [r["prompt_ids"] for r in again[:8]] != [r["prompt_ids"] for r in rows[:8]]
 
@@ -295,7 +295,7 @@ def test_kto_takes_labelled_completions_as_they_are(tmp_path, data):
     ]
     context = dataclasses.replace(runs.context(tmp_path, cfg)[0], labelled=given)
     method = TRLKTO(context)
-    rows = method.rows()
+    rows = list(method.rows())
     assert len(rows) == 12  # three micro-batches of 4 completions, the last one completed from the first
     labels = {(one.prompt.input_ids, one.ids): one.label for one in given}
     answered = {(row["prompt_ids"], row["completion_ids"]) for row in rows[:9]}

@@ -1,7 +1,7 @@
 """TRL's trainers that learn from given responses: DPO and KTO."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,9 @@ class TRLDPO(TRLPairs):
 
     method: TRLDPOConfig
 
-    def rows(self) -> list[dict[str, Any]]:
-        return [
-            {"prompt_ids": p.prompt.input_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids}
-            for p in self.run.pairs
-        ]
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for p in self.run.pairs:
+            yield {"prompt_ids": p.prompt.input_ids, "chosen_ids": p.chosen_ids, "rejected_ids": p.rejected_ids}
 
     def build(self, scratch: Path) -> Any:
         arguments = trl.DPOConfig(
@@ -86,11 +84,11 @@ class TRLKTO(TRLPairs):
             return super().place(step)
         return {"rollout": step * 2 * self.method.batch_size // len(self.run.labelled), "update": step}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """The examples in the order in which TRL reads them."""
         return self._of_labels() if self.run.labelled else self._of_pairs()
 
-    def _of_labels(self) -> list[dict[str, Any]]:
+    def _of_labels(self) -> Iterator[dict[str, Any]]:
         """Whole micro-batches in a random order of the seed's, both labels spread evenly over it.
 
         A row's KL is read from the nearest completion before it that answers another prompt.
@@ -102,17 +100,15 @@ class TRLKTO(TRLPairs):
         if self.method.loss is TRLKTOLoss.kto and len({one.prompt.id for one in given}) == 1:
             raise InputError("data.path", "completions of a single prompt", "of two or more: KTO's KL needs them")
         order = _spread([one.label for one in given], permutation(len(given), self.config.seed, "labels", 0).tolist())
-        rows = []
         for place in range(math.ceil(len(order) / size) * size):
             one = given[order[place % len(order)]]
             row = {"prompt_ids": one.prompt.input_ids, "completion_ids": one.ids, "label": one.label}
             if self.method.loss is TRLKTOLoss.kto:
                 before = (given[order[(place - back) % len(order)]] for back in range(1, len(order)))
                 row["KL_completion_ids"] = next(other.ids for other in before if other.prompt.id != one.prompt.id)
-            rows.append(row)
-        return rows
+            yield row
 
-    def _of_pairs(self) -> list[dict[str, Any]]:
+    def _of_pairs(self) -> Iterator[dict[str, Any]]:
         """Whole micro-batches in a random order that depends on the seed.
 
         KTO reads its KL from responses to other prompts: TRL takes those of the row before. All chosen responses of a
@@ -121,11 +117,9 @@ class TRLKTO(TRLPairs):
         pairs, size = self.run.pairs, self.micro
         order = permutation(len(pairs), self.config.seed, "pairs", 0).tolist()
         count = math.ceil(len(pairs) / size)
-        rows = []
         for i in range(count):
             batch = [pairs[order[k % len(pairs)]] for k in range(i * size, (i + 1) * size)]
-            rows += self._micro_batch(batch)
-        return rows
+            yield from self._micro_batch(batch)
 
     def _micro_batch(self, batch: Sequence[Pair]) -> list[dict[str, Any]]:
         responses = [p.chosen_ids for p in batch] + [p.rejected_ids for p in batch]
