@@ -5,9 +5,9 @@
     python scripts/studies/real_model.py --model MODEL_DIR --pairs PAIRS [--seeds 3] [--only ...]
 
 Nothing is given but model, data, number of updates and seed, so that the table shows what a user gets at the first
-attempt, and bf16, which is what `precision=auto` is on a GPU: with fp32 two CPU cores need a day. Held-out pairs are of other questions than training's, and intervals resample questions, because the pairs of
-one question are correlated. The held-out questions are the same for every seed: a mean over seeds has the seeds' mean
-interval, no narrower one.
+attempt; and bf16, which is what `precision=auto` is on a GPU: in fp32 two CPU cores would need days. Held-out pairs are
+of other questions than training's, and intervals resample questions, because the pairs of one question are correlated.
+The held-out questions are the same for every seed: a mean over seeds has the seeds' mean interval, no narrower one.
 """
 
 from __future__ import annotations
