@@ -24,8 +24,8 @@ _PARTS = {
     "tokenizer": ("model.path", "the tokenizer"),
     "template": ("model.chat_template", "the chat template"),
     "model": ("model.path", "the start model"),
-    "data": ("data.path", "the set of training rows"),
-    "held_out": ("data.held_out_path", "the set of held-out rows"),
+    "rows": ("data.path", "the set of training rows"),
+    "held_out_rows": ("data.held_out_path", "the set of held-out rows"),
     "general_text": ("evaluation.general_text", "the texts"),
     "functions": ("reward.source.path", "the reward function's files"),
     "reward": ("reward.source", "the reward model"),
@@ -44,8 +44,8 @@ def of_materials(config: Config, materials: Materials) -> dict[str, str]:
         "tokenizer": tokenizer_fingerprint(materials.chat.tokenizer, materials.chat.end_ids),
         "template": template_fingerprint(materials.chat.tokenizer),
         "model": fingerprint(config.model.path, config.model.revision),
-        "data": _side(data.trained, [*data.reward_train, *materials.aside], rows=rows),
-        "held_out": _side(data.measured, data.reward_held_out, rows=rows),
+        "rows": _side(data.trained, [*data.reward_train, *materials.aside], rows=rows),
+        "held_out_rows": _side(data.measured, data.reward_held_out, rows=rows),
         "general_text": _hash((text.kind, text.input_ids) for text in materials.texts),
     }
     files = sorted({file for path in _functions(config) for file in imported_files(path)})
@@ -94,7 +94,7 @@ def check(config: Config, began: Mapping[str, str], now: Mapping[str, str]) -> N
 def noted_differences(run: Path, record: RunRecord) -> Iterator[str]:
     """Say in a line each what an evaluation of `run` does not share with it, though no key of an evaluation sets it."""
     began, now = RunRecord.read(run).get(KEY, {}), record.noted(KEY)
-    for part in ("tokenizer", "template", "model", "held_out"):
+    for part in ("tokenizer", "template", "model", "held_out_rows"):
         if part in began and part in now and began[part] != now[part]:
             key, what = _PARTS[part]
             yield f"warning: {what} is not that of the run any more ({key}): its figures are not those of the run's end"
