@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 
+from align.libraries import reason
+
 _ROWS, _BYTES = 1000, 2**22  # of a batch, whichever is reached first: a row may be as large as a book
+
+
+class StoreError(Exception):
+    """A table that cannot be written: the disk is full, or nothing may be written there."""
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # Arrow's are such too
+        raise StoreError(reason(error)) from error
 
 
 class Store:
@@ -30,11 +45,15 @@ class Store:
 
     def written(self, name: str, schema: pyarrow.Schema, batches: Iterable[pyarrow.RecordBatch]) -> pyarrow.Table:
         """Write a table of batches that are there, and return it."""
-        sink = self.sink(name)
-        with pyarrow.ipc.new_stream(sink, schema) as out:
-            for batch in batches:
+        with _writing():
+            sink = self.sink(name)
+            out = pyarrow.ipc.new_stream(sink, schema)
+        for batch in batches:
+            with _writing():
                 out.write_batch(batch)
-        return self.keep(name, sink)
+        with _writing():
+            out.close()
+            return self.keep(name, sink)
 
     def table(self, name: str) -> pyarrow.Table:
         """Return a table that was written, memory-mapped where it is a file's."""
@@ -67,8 +86,9 @@ class Writer:
 
     def __init__(self, store: Store, name: str, schema: pyarrow.Schema) -> None:
         self._store, self._name, self._schema = store, name, schema
-        self._sink = store.sink(name)
-        self._out = pyarrow.ipc.new_stream(self._sink, schema)
+        with _writing():
+            self._sink = store.sink(name)
+            self._out = pyarrow.ipc.new_stream(self._sink, schema)
         self._rows: list[Sequence[Any]] = []
         self._bytes = 0
         self.written = 0  # rows
@@ -85,12 +105,14 @@ class Writer:
     def close(self) -> pyarrow.Table:
         """Write what is left and return the whole table."""
         self._flush()
-        self._out.close()
-        return self._store.keep(self._name, self._sink)
+        with _writing():
+            self._out.close()
+            return self._store.keep(self._name, self._sink)
 
     def _flush(self) -> None:
         if self._rows:
             columns = zip(*self._rows, strict=True)
             arrays = [pyarrow.array(cells, own.type) for cells, own in zip(columns, self._schema, strict=True)]
-            self._out.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
+            with _writing():
+                self._out.write_batch(pyarrow.record_batch(arrays, schema=self._schema))
         self._rows, self._bytes = [], 0

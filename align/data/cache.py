@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from align.config import Caching
+from align.data.arrow import StoreError
 from align.files import content_hash, write_atomic
-from align.store import find, find_or_make
+from align.libraries import reason
+from align.store import find_or_make, home, key_of
 
 LARGE = 32 * 2**20  # bytes of the files of a data set, from which on `data.cache=auto` keeps it
 _FACTS = "facts.json"
@@ -33,19 +35,31 @@ def parts_of(files: Sequence[Path], **others: Any) -> dict[str, Any]:
     return {"files": held, "code": _code(), "libraries": [version(name) for name in _LIBRARIES], **others}
 
 
+class Unkept(Exception):
+    """A cache that cannot be written."""
+
+
 def kept(kind: str, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> tuple[Path, dict[str, Any]]:
     """Return the folder for `parts` and its facts.
 
     Args:
         make: Fills an empty folder and returns the facts, as JSON has them. It is called where there is none yet, and
-            where files of the one that is there are missing or have another size.
+            where files of the one that is there are missing or not what was written.
+
+    Raises:
+        Unkept: Nothing can be written there, or the disk is full.
     """
-    there = find(kind, parts)
-    if there is not None and not _is_whole(there):
-        shutil.rmtree(there)
-    folder = find_or_make(kind, parts, _Making(make))
-    facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    return folder, facts["facts"]
+    try:
+        there = home() / kind / key_of(parts)
+        if there.exists() and _facts(there) is None:
+            shutil.rmtree(there) if there.is_dir() else there.unlink()
+        folder = find_or_make(kind, parts, _Making(make))
+    except (StoreError, OSError) as error:
+        raise Unkept(f"{home()} ({reason(error)})") from error
+    facts = _facts(folder)
+    if facts is None:
+        raise Unkept(f"{folder} (what was written there is not what is read)")
+    return folder, facts
 
 
 class _Making:
@@ -57,19 +71,27 @@ class _Making:
     def __call__(self, folder: Path) -> None:
         try:
             facts = self._make(folder)
+            files = {file.name: content_hash(file) for file in folder.iterdir()}
+            write_atomic(folder / _FACTS, json.dumps({"files": files, "facts": facts, "hash": _hash(files, facts)}))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir()}
-        write_atomic(folder / _FACTS, json.dumps({"files": sizes, "facts": facts}))
 
 
-def _is_whole(folder: Path) -> bool:
+def _hash(files: Any, facts: Any) -> str:
+    return hashlib.sha256(json.dumps([files, facts], sort_keys=True).encode()).hexdigest()
+
+
+def _facts(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's facts; None where they or the files are not as they were written."""
     try:
-        sizes = json.loads((folder / _FACTS).read_text(encoding="utf-8"))["files"]
-        return all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return False
+        held = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        files, facts = held["files"], held["facts"]
+        whole = held["hash"] == _hash(files, facts)
+        found: dict[str, Any] = facts
+        return found if whole and all(content_hash(folder / name) == own for name, own in files.items()) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 @cache

@@ -39,8 +39,9 @@ def read_text_file(file: Path, key: str) -> Iterator[Row]:
         packed = raw.read(len(_GZIP_BEGINS)) == _GZIP_BEGINS
     try:
         with gzip.open(file) if packed else open(file, "rb") as content:
-            text = io.TextIOWrapper(content, encoding="utf-8-sig")  # every kind of newline becomes one
-            yield from _rows(text, file, key)
+            # Every kind of newline becomes one between rows, and stays what it is inside a CSV file's cells.
+            newline = "" if format_of(file) == "csv" else None
+            yield from _rows(io.TextIOWrapper(content, encoding="utf-8-sig", newline=newline), file, key)
     except UnicodeDecodeError as error:
         gzipped = "gzip, or " if file.name.lower().endswith(GZIP) else ""
         byte = _first_bad_byte(file, packed)
@@ -85,7 +86,7 @@ def _json_lines(lines: Iterable[str], file: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             row, given = None, f"{given} ({error.msg})"
         if not isinstance(row, dict):
-            raise InputError(f"{file.name}, line {number}", given, "one JSON object per line, each key once")
+            raise InputError(f"{file}, line {number}", given, "one JSON object per line, each key once")
         yield row
 
 
@@ -98,7 +99,7 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
             row, at = read_json_at(text, at)
             number += 1
             if not isinstance(row, dict):
-                raise InputError(f"{file.name}, row {number}", json.dumps(row)[:60], "a JSON object")
+                raise InputError(f"{file}, row {number}", json.dumps(row)[:60], "a JSON object")
             yield row
             at = _blank(text, at)
             if text[at : at + 1] == "]":
@@ -110,7 +111,7 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
         place = f"row {number + 1}" if error.pos == at else f"line {error.lineno}"
-        raise InputError(f"{file.name}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
+        raise InputError(f"{file}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
 
 
 def _blank(text: str, at: int) -> int:

@@ -24,6 +24,10 @@ def read_json_at(text: str, at: int = 0) -> tuple[Any, int]:
         return _DECODER.raw_decode(text, at)
     except _TwiceError as error:
         raise json.JSONDecodeError(f"an object has the key {error.key!r} twice", text, at) from error
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # Python's limit on the digits of a whole number
+        raise json.JSONDecodeError("a number of too many digits", text, at) from error
     except RecursionError as error:
         raise json.JSONDecodeError("nested too deeply", text, at) from error
 

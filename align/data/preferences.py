@@ -12,14 +12,14 @@ from typing import Any
 from align.activity import Activity
 from align.config import DataConfig, Shape
 from align.data.arrow import Store
-from align.data.cache import kept
+from align.data.cache import Unkept, kept
 from align.data.duplicates import near, near_duplicates, repeated
 from align.data.examples import Examples, Side, prompts_of
 from align.data.mixture import by_source, note, with_repeats
 from align.data.prepared import COUNTS, Preferences, facts_of, held_prompts, lost_of, reopened, sizes_of
 from align.data.read import Read, RowsOf
 from align.data.reader import Reader
-from align.data.rows import Rows, read_rows
+from align.data.rows import Rows, read_rows, unkept
 from align.data.sources import matching
 from align.data.stored_examples import ExamplesWriter, StoredPrompt
 from align.errors import InputError
@@ -50,7 +50,10 @@ def load_preferences(
         return _made(config, chat, activity, rows, ExamplesWriter(Store()))
     parts = rows.made_of | {"data": repr(config), "chat": chat.identity}
     activity.advance("looking for the tokens in the cache")
-    folder, facts = kept("tokens", parts, partial(_facts_made, config, chat, activity, rows))
+    try:
+        folder, facts = kept("tokens", parts, partial(_facts_made, config, chat, activity, rows))
+    except Unkept as error:
+        raise unkept(config, error) from error
     return reopened(folder, facts, rows)
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from align.activity import Activity
-from align.config import DataConfig, Shape
-from align.data.cache import is_kept
+from align.config import Caching, DataConfig, Shape
+from align.data.cache import Unkept, is_kept
 from align.data.columns import Columns
 from align.data.files import Row
 from align.data.mixture import Source, load_sources, named_rows
@@ -54,8 +54,16 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     apart = _located_held_out(config)
     every = [*located.values(), *([] if apart is None else [apart])]
     keep = is_kept(config.cache, [file for one in every for file in one.files()])
-    sources = load_sources(config, {n: read_located(one, activity, keep=keep) for n, one in located.items()})
-    held_out = None if apart is None else read_located(apart, activity, keep=keep)
+    notes = list(_unread(config))
+    try:
+        found = [read_located(one, activity, keep=keep) for one in every]
+    except Unkept as error:
+        if config.cache is not Caching.auto:
+            raise unkept(config, error) from error
+        notes.append(f"no cache of rows and tokens, which are read into memory: {error}")
+        keep, found = False, [read_located(one, activity) for one in every]
+    sources = load_sources(config, dict(zip(located, found, strict=False)))
+    held_out = None if apart is None else found[-1]
     read = [_shape(source.rows[0], source.config, source.place) for source in sources]
     sources = [replace(source, shape=shape) for source, (shape, _) in zip(sources, read, strict=True)]
     _check_tools(config, [source.rows[0] for source in sources])
@@ -67,7 +75,13 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
         one.name: f"{own.words} rows ({', '.join(names)})" for one, (own, names) in zip(sources, read, strict=True)
     }
     made_of = {"rows": [one.parts_of() for one in every]} if keep else None
-    return Rows(sources, held_out, shape, columns, kinds, tuple(_unread(config)), made_of)
+    return Rows(sources, held_out, shape, columns, kinds, tuple(notes), made_of)
+
+
+def unkept(config: DataConfig, error: Unkept) -> InputError:
+    """Describe a cache that cannot be written."""
+    allowed = f"an ALIGN_HOME where it can be written: {error}; data.cache=never reads into memory"
+    return InputError("data.cache", config.cache.value, allowed)
 
 
 def _unread(config: DataConfig) -> Iterator[str]:

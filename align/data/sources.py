@@ -13,7 +13,7 @@ import datasets
 
 from align.activity import Activity
 from align.config.data_files import ALLOWED_OR_HUB, TEXT, format_of, named_places, near
-from align.data.arrow import Store
+from align.data.arrow import Store, StoreError
 from align.data.cache import kept, parts_of
 from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
@@ -66,6 +66,10 @@ class Located:
         """Return every file that is read."""
         return [file for own in self.parts.values() for origin in own for file in origin.files()]
 
+    def stamps(self) -> list[tuple[int, int]]:
+        """Return size and time of change of every file."""
+        return [(found.st_size, found.st_mtime_ns) for found in (file.stat() for file in self.files())]
+
     def parts_of(self) -> dict[str, Any]:
         """Return all that decides on the rows."""
         splits = [[split, origin.name, len(origin.files())] for split, own in self.parts.items() for origin in own]
@@ -97,24 +101,26 @@ def read_located(located: Located, activity: Activity | None = None, *, keep: bo
 
     Raises InputError for unreadable content (with its line where known), an unknown split, or no rows.
     """
-    reading = activity or Activity()
+    reading, before = activity or Activity(), located.stamps()
     if not keep:
-        return _read(located, reading, None)
+        return _read(located, reading, None, before)
     reading.advance("looking for the rows in the cache")
-    folder, facts = kept("rows", located.parts_of(), partial(_facts_read, located, reading))
+    folder, facts = kept("rows", located.parts_of(), partial(_facts_read, located, reading, before))
     return reopened(Store(folder), facts)
 
 
-def _facts_read(located: Located, activity: Activity, folder: Path) -> dict[str, Any]:
+def _facts_read(located: Located, activity: Activity, before: list[tuple[int, int]], folder: Path) -> dict[str, Any]:
     """Read rows into a folder."""
-    return _read(located, activity, folder).facts()
+    return _read(located, activity, folder, before).facts()
 
 
-def _read(located: Located, activity: Activity, folder: Path | None) -> StoredRows:
+def _read(located: Located, activity: Activity, folder: Path | None, before: list[tuple[int, int]]) -> StoredRows:
     wanted, store = located.wanted, Store(folder)
     with _explained(wanted, hub=False):
         parts = {n: [_kept(part, wanted.key, store, activity) for part in own] for n, own in located.parts.items()}
         rows = _rows_of(parts, wanted)
+    if located.stamps() != before:
+        raise InputError(wanted.key, wanted.path, "data that do not change while they are read")
     if not rows:
         raise InputError(wanted.key, wanted.path, f"data with rows (split {wanted.split} has none)")
     return rows
@@ -249,7 +255,7 @@ def _kept(origin: Origin, key: str, store: Store, activity: Activity) -> Part:
         try:
             with table_file(part, key) as batches:
                 rows = keep_table(store, name, batches)
-        except InputError:
+        except (InputError, StoreError):
             raise
         except Exception as error:  # of Arrow's many kinds
             raise InputError(key, str(part), f"a well-formed {format_of(part)} file ({reason(error)})") from error
@@ -268,7 +274,7 @@ def _explained(wanted: Wanted, *, hub: bool) -> Iterator[None]:
     """Turn the exceptions of `datasets`, which are of many kinds, into InputError."""
     try:
         yield
-    except InputError:
+    except (InputError, StoreError):
         raise
     except Exception as error:
         raise _explanation(error, wanted, hub) from error

@@ -21,6 +21,7 @@ from align.errors import InputError
 from align.files import read_object
 
 _AT_ONCE = 250  # rows
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
 
@@ -86,7 +87,16 @@ def _opened(file: Path) -> Iterator[Batches]:
             held = pyarrow.ipc.open_file(source)
             yield Batches(held.schema, (held.get_batch(i) for i in range(held.num_record_batches)))
         else:
-            yield Batches(stream.schema, stream)
+            yield Batches(stream.schema, _to_its_end(stream, source))
+
+
+def _to_its_end(stream: Iterable[pyarrow.RecordBatch], source: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the batches of a stream; raise ArrowInvalid where its end is missing, as of a writer that was killed."""
+    yield from stream
+    end = source.tell()
+    source.seek(max(0, end - len(_END)))
+    if source.read(len(_END)) != _END:
+        raise pyarrow.ArrowInvalid("the end of the stream is missing: it is cut off")
 
 
 def is_saved(folder: Path) -> bool:

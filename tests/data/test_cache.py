@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from align.activity import Activity
+from align.activity import Activity, Work
 from align.config import BadRows, Caching, DataConfig
 from align.config.mixture import MixtureSource
 from align.data.cache import LARGE, is_kept
@@ -112,15 +112,57 @@ def test_other_content_and_other_limits_are_read_anew(chat, write, place):
     assert {p.rejected for p in load(chat, path).train} == {"c"}
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone", "facts"])
-@pytest.mark.parametrize("kind", ["rows", "tokens"])
-def test_a_damaged_folder_is_made_anew(chat, write, place, kind, damage):
+def damage(file: Path, how: str) -> None:
+    held = file.read_bytes()
+    if how == "gone":
+        file.unlink()
+    elif how == "cut":
+        file.write_bytes(held[:-9])
+    elif how == "another":
+        file.write_bytes(b"[]")
+    else:  # of the same size
+        middle = len(held) // 2
+        file.write_bytes(held[:middle] + bytes([held[middle] ^ 1]) + held[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "flipped", "another"])
+@pytest.mark.parametrize("name", ["rows/rows-1.arrow", "tokens/completions.arrow", "rows/facts.json",
+                                  "tokens/facts.json", "tokens/places.safetensors"])  # fmt: skip
+def test_a_damaged_folder_is_made_anew(chat, write, place, name, how):
     path = write("a.jsonl", SHAPES["preference"])
     whole = content(load(chat, path))
+    kind, _, file = name.partition("/")
     (folder,) = [folder for folder in (place / kind).iterdir() if folder.is_dir()]
-    file = folder / "facts.json" if damage == "facts" else next(folder.glob("*.arrow"))
-    file.unlink() if damage == "gone" else file.write_bytes(file.read_bytes()[:-9])
+    damage(folder / file, how)
     assert content(load(chat, path)) == whole
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused_and_not_kept(chat, write, place):
+    path = write("a.jsonl", [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(3000)])
+    grown = []
+
+    def grow(work: Work) -> None:
+        if work.what == "reading the data" and work.detail and not grown:
+            grown.append(work)
+            with open(path, "a") as file:
+                file.write('{"prompt": "q", "chosen": "a", "rejected": "b"}\n')
+
+    config = DataConfig(path=path, cache=Caching.always, max_prompt_tokens=99, max_response_tokens=99)
+    with pytest.raises(InputError, match="do not change while they are read"):
+        load_preferences(config, chat, Activity(grow))
+    assert grown and not [folder for folder in (place / "rows").iterdir() if folder.is_dir()]
+
+
+def test_a_home_where_nothing_can_be_written(chat, write, monkeypatch):
+    path = write("a.jsonl", SHAPES["preference"])
+    monkeypatch.setenv("ALIGN_HOME", "/proc/nope")
+    with pytest.raises(InputError, match=r"^data\.cache: given 'always'; allowed: an ALIGN_HOME .*/proc/nope"):
+        load(chat, path)
+    with open(path, "ab") as file:
+        file.write(b"\n" * LARGE)
+    data = load(chat, path, Caching.auto)
+    assert data.cached is None and any("no cache of rows and tokens" in note for note in data.notes)
+    assert content(data)["pairs"] == content(load(chat, path, Caching.never))["pairs"]
 
 
 def test_what_cannot_be_read_leaves_nothing(chat, write, place):

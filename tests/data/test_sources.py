@@ -8,6 +8,7 @@ import socket
 
 import datasets
 import huggingface_hub
+import pyarrow
 import pytest
 import torch
 
@@ -123,12 +124,12 @@ def test_an_edited_file_is_read_again(write):
         ("a.jsonl", "\n\n", r"^data\.path.*none"),
         ("a.csv", "prompt,chosen\n", r"^data\.path.*none"),
         ("a.json", "[]", r"^data\.path"),
-        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": \n', r"^a\.jsonl, line 3"),
-        ("a.jsonl", '{"a": 1}\n\n[2]\n', r"^a\.jsonl, line 3: .*one JSON object per line"),
-        ("a.jsonl", '{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r"^a\.jsonl, line 2: .*key \\'a\\' twice.*each key once"),
-        ("a.jsonl", '{"a": [{"b": 1, "b": 1}]}\n', r"^a\.jsonl, line 1: .*the key \\'b\\' twice"),
-        ("a.json", ' [{"a": "]"},\n {"a": 1, "b": 2, "a": 3}, {}]', r"^a\.json, row 2: .*the key 'a' twice"),
-        ("a.json", '[{"a": 1},\n{]', r"^a\.json, line 2"),
+        ("a.jsonl", '{"a": 1}\n{"a": 2}\n{"a": \n', r"/a\.jsonl, line 3"),
+        ("a.jsonl", '{"a": 1}\n\n[2]\n', r"/a\.jsonl, line 3: .*one JSON object per line"),
+        ("a.jsonl", '{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', r"/a\.jsonl, line 2: .*key \\'a\\' twice.*each key once"),
+        ("a.jsonl", '{"a": [{"b": 1, "b": 1}]}\n', r"/a\.jsonl, line 1: .*the key \\'b\\' twice"),
+        ("a.json", ' [{"a": "]"},\n {"a": 1, "b": 2, "a": 3}, {}]', r"/a\.json, row 2: .*the key 'a' twice"),
+        ("a.json", '[{"a": 1},\n{]', r"/a\.json, line 2"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", r"^data\.path.*csv.*line 3"),
         ("a.parquet", "nope", r"^data\.path.*parquet"),
         ("a.txt", "nope", r"^data\.path.*extension \.txt"),
@@ -144,8 +145,8 @@ def test_unreadable_files(write, name, content, told):
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.jsonl", '{"a": 1}\n{"a": DEEP}\n', r"^a\.jsonl, line 2: .*\(nested too deeply\)"),
-        ("a.json", '[{"a": 1}, {"b": 1}, {"a": DEEP}]', r"^a\.json, row 3: given 'nested too deeply'"),
+        ("a.jsonl", '{"a": 1}\n{"a": DEEP}\n', r"/a\.jsonl, line 2: .*\(nested too deeply\)"),
+        ("a.json", '[{"a": 1}, {"b": 1}, {"a": DEEP}]', r"/a\.json, row 3: given 'nested too deeply'"),
     ],
 )
 def test_a_depth_that_no_reader_takes_is_refused_by_row(write, name, content, told):
@@ -221,3 +222,31 @@ def test_local_files_reach_for_no_network(write, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
     assert rows(write("a.jsonl", ROWS)) == ROWS
     assert asked == []
+
+
+def test_newlines_inside_the_cells_of_a_csv_file_stay(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b'prompt,chosen\r\n"l1\r\nl2\rl3\n",a\r\nq,b\r\n')
+    assert rows(str(tmp_path / "a.csv")) == [
+        {"prompt": "l1\r\nl2\rl3\n", "chosen": "a"},
+        {"prompt": "q", "chosen": "b"},
+    ]
+
+
+def test_a_number_of_too_many_digits_names_its_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": ' + "9" * 5000 + "}\n")
+    with pytest.raises(InputError, match=r"a\.jsonl, line 2: .*a number of too many digits"):
+        rows(str(tmp_path / "a.jsonl"))
+
+
+def test_an_arrow_stream_without_its_end_is_refused(tmp_path):
+    table = pyarrow.table({"prompt": ["a", "b"]})
+    for name, blocks in (("whole", 2), ("cut", 1)):
+        file = str(tmp_path / f"{name}.arrow")
+        with pyarrow.OSFile(file, "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+            for _ in range(blocks):
+                out.write_table(table)
+    whole, one = ((tmp_path / f"{name}.arrow").read_bytes() for name in ("whole", "cut"))
+    assert whole.startswith(one[:-8]) and len(rows(str(tmp_path / "whole.arrow"))) == 4
+    (tmp_path / "cut.arrow").write_bytes(whole[: len(one) - 8])
+    with pytest.raises(InputError, match="cut off"):
+        rows(str(tmp_path / "cut.arrow"))
