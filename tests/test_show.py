@@ -62,8 +62,8 @@ def test_a_row_is_shown_as_the_model_reads_it(align, words):
     written = chat.tokenizer.decode(prompt, clean_up_tokenization_spaces=False)
     end = chat.tokenizer.convert_ids_to_tokens(chat.end_id)
     for side, response in (("chosen", "aaaa"), ("rejected", "bbb")):
-        title = f"row 3, {side}: {len(prompt)} + {len(response) + 1} tokens; in [brackets]: in the loss"
-        assert f"{title}\n{written}[{response}{end}]\n" in out
+        title = f"pair 3 (pairs.jsonl, row 3), {side}: {len(prompt)} + {len(response) + 1} tokens"
+        assert f"{title}; in [brackets]: in the loss\n{written}[{response}{end}]\n" in out
     ends = ", ".join(f"{i} {chat.tokenizer.convert_ids_to_tokens(i)!r}" for i in chat.end_ids)
     assert f"end of a response | {ends}" in squeezed(out)
     assert "row 2" not in out
@@ -73,9 +73,10 @@ def test_a_cut_response_says_that_it_lost_its_end(align, words):
     _, out, _ = align("show", "data", "method=sft", *words, "--row", "10")
     chat = tiny.chat()
     prompt = chat.encode_prompt([{"role": "user", "content": "question 9"}])
-    assert f"row 10, chosen: {len(prompt)} + 9 tokens; cut, without its end; in [brackets]: in the loss" in out
+    pair, cut = "pair 10 (pairs.jsonl, row 10)", f"{len(prompt)} + 9 tokens; cut, without its end"
+    assert f"{pair}, chosen: {cut}; in [brackets]: in the loss" in out
     assert "[aaaaaaaaa]\n" in out
-    assert f"row 10, rejected: {len(prompt)} + 9 tokens; cut, without its end\n" in out  # which SFT does not read
+    assert f"{pair}, rejected: {cut}\n" in out  # which SFT does not read
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_help_names_it(align):
 
 def shown(out):
     """The rows and sides that a listing shows, in order."""
-    return re.findall(r"^row (\d+), (\w+):", out, re.MULTILINE)
+    return re.findall(r"^pair (\d+) \(pairs.jsonl, row \d+\), (\w+):", out, re.MULTILINE)
 
 
 def test_the_longest_and_random_rows_are_shown_once_each(align, words):
@@ -255,7 +256,7 @@ def test_a_difference_from_the_plain_render_is_shown_and_explained(align, words,
     rows = [{"prompt": "ab", "chosen": "ba", "rejected": "aa"}, {"prompt": f"a{end}b", "chosen": "ba", "rejected": "a"}]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, out, _ = align("show", "data", "method=dpo", *words, "--diff")
-    plain, named = re.split(r"^row 2, chosen", out, flags=re.MULTILINE)
+    plain, named = re.split(r"^pair 2 \(pairs.jsonl, row 2\), chosen", out, flags=re.MULTILINE)
     assert plain.count("\nas the plain render of the template") == 2 and "differs" not in plain
     assert f"for its {end!r} (a text names a control token, read as text" in named
 

@@ -57,7 +57,8 @@ def check_shapes(config: Config, shapes: Mapping[str, tuple[Shape, str]], *, tra
     """
     for name, (shape, rows) in shapes.items():
         others = {own for other, (own, _) in shapes.items() if other != name}
-        check_shape(config, shape, rows, trains=trains, beside=others)
+        key = f"data.mixture.{name}.path" if name else None
+        check_shape(config, shape, rows, trains=trains, beside=others, key=key)
         labels = trains and config.method.learns_from is Examples.labels and Shape.unpaired_preference in others
         if labels and shape is not Shape.unpaired_preference:
             allowed = f"labelled completions as in the other sources, which {config.method.name} learns from alone"
@@ -65,12 +66,19 @@ def check_shapes(config: Config, shapes: Mapping[str, tuple[Shape, str]], *, tra
 
 
 def check_shape(
-    config: Config, shape: Shape, rows: str, *, trains: bool = True, beside: Collection[Shape] = ()
+    config: Config,
+    shape: Shape,
+    rows: str,
+    *,
+    trains: bool = True,
+    beside: Collection[Shape] = (),
+    key: str | None = None,
 ) -> None:
     """Raise InputError where rows of a shape cannot give what the run needs; `rows` names them in the message.
 
     Args:
         beside: Shapes of other sources, which may give what the method itself does not learn from.
+        key: Of the source, where there are others.
     """
     for need in needs_of(config, trains=trains):
         given = [shape] if need.key == "method" else [shape, *beside]
@@ -78,6 +86,8 @@ def check_shape(
             continue
         learnable = " or ".join(sorted(examples.value for examples in PROVIDES[shape]))
         lacking = f"{need.examples.value}, which {need.given} needs ({_COLUMNS[need.examples]}; data.*_column)"
+        if key is not None and need.key == "method":
+            raise InputError(key, rows.rstrip(","), f"rows that give {lacking}")
         raise InputError(need.key, need.given, f"{need.instead.format(learnable)}: {rows} gives no {lacking}")
 
 

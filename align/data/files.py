@@ -138,9 +138,15 @@ def _csv(lines: Iterable[str], file: Path, key: str) -> Iterator[Row]:
             if not cells:
                 continue
             if len(cells) != len(names):
-                what = f"line {reader.line_num} has {len(cells)} cells for {len(names)} columns"
+                what = f"line {reader.line_num} has {len(cells)} cells for {len(names)} columns{_separated(names)}"
                 raise InputError(key, str(file), f"a well-formed csv file ({what})")
             yield dict(zip(names, cells, strict=True))
     except csv.Error as error:
         what = f"line {reader.line_num}: {error}"
         raise InputError(key, str(file), f"a well-formed csv file ({what})") from error
+
+
+def _separated(names: list[str]) -> str:
+    """Say what seems to part the columns of a file whose header has no comma."""
+    other = next((name for mark, name in ((";", "semicolons"), ("\t", "tabs")) if mark in "".join(names)), None)
+    return f"; commas part columns, not {other}" if len(names) < 2 and other else ""

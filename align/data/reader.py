@@ -208,7 +208,7 @@ class Reader:
         if self._shape is Shape.preference and whole[0][:limit] == whole[1][:limit]:
             return "identical_dropped"
         made = [
-            self._completion(prompt, reply, ids, asked.example.label)
+            self._completion(prompt, reply, ids, asked)
             for (prompt, _, reply), ids in zip(asked.replies, whole, strict=True)
         ]
         return _Made(asked.prompt, tuple(made[:n]), asked.example.scores, tuple(made[n:]))
@@ -251,11 +251,13 @@ class Reader:
         except TypeError as error:  # a key of a message that is read from a table
             raise InputError(given.where, reason(error), "messages and tools of texts, numbers and lists") from error
 
-    def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], label: bool) -> StoredCompletion:
+    def _completion(self, prompt: StoredPrompt, reply: Message, ids: list[int], asked: _Asked) -> StoredCompletion:
         """Cut a response to the limit; its text is its content where that is all of it."""
         cut = ids[: self._config.response_tokens]
         whole = cut == ids and not calls(reply)
-        return self._writer.add_completion(prompt, reply["content"] if whole else self._chat.decode(cut), cut, label)
+        text = reply["content"] if whole else self._chat.decode(cut)
+        own = asked.given.place
+        return self._writer.add_completion(prompt, text, cut, asked.example.label, (own.number, own.at))
 
 
 def _no_answer(messages: Sequence[Message], place: int) -> str | None:

@@ -15,6 +15,7 @@ from pyarrow import compute
 
 from align.data.arrow import Store
 from align.data.files import Row
+from align.data.stored_rows import place_of
 from align.types import FINGERPRINT_BYTES, Completion, Pair, Prompt, asked, fingerprint_of
 
 _PROMPT, _COMPLETION = "prompts", "completions"  # tables
@@ -38,6 +39,8 @@ _COMPLETIONS = pyarrow.schema(
         ("text", pyarrow.large_binary()),  # UTF-8, lone surrogates too
         ("ids", _IDS),
         ("label", pyarrow.bool_()),
+        ("source", pyarrow.int32()),
+        ("row", pyarrow.int64()),
         ("fingerprint", _HASH),
     ]
 )
@@ -103,11 +106,13 @@ class ExamplesWriter:
         at = self._prompts.add(number, content, input_ids, held, conversation, *place, *hashes)
         return StoredPrompt(self.examples, at)
 
-    def add_completion(self, prompt: StoredPrompt, text: str, ids: Sequence[int], label: bool) -> StoredCompletion:
-        """Write a completion."""
+    def add_completion(
+        self, prompt: StoredPrompt, text: str, ids: Sequence[int], label: bool, place: tuple[int, int]
+    ) -> StoredCompletion:
+        """Write a completion of a row, whose `place` is the number of its rows and the place in them."""
         content = text.encode("utf-8", "surrogatepass")
-        place = self._completions.add(prompt.place, content, ids, label, fingerprint_of(text))
-        return StoredCompletion(self.examples, place)
+        at = self._completions.add(prompt.place, content, ids, label, *place, fingerprint_of(text))
+        return StoredCompletion(self.examples, at)
 
     def end(self) -> None:
         """Stop writing; what was written can be read from here on."""
@@ -151,6 +156,12 @@ class StoredPrompt(Prompt):
     def row(self) -> Row:
         examples = self._examples
         return examples.rows[examples.prompt("source", self.place)][examples.prompt("row", self.place)]
+
+    @property
+    def where(self) -> str:
+        """Name the prompt's first row by its file and its number there."""
+        examples = self._examples
+        return place_of(examples.rows[examples.prompt("source", self.place)], examples.prompt("row", self.place))
 
     @property
     def tools(self) -> tuple[Any, ...] | None:
@@ -203,6 +214,14 @@ class StoredCompletion(Completion):
     @property
     def label(self) -> bool:
         return bool(self._examples.completion("label", self.place))
+
+    @property
+    def where(self) -> str:
+        """Name the completion's row by its file and its number there."""
+        examples = self._examples
+        return place_of(
+            examples.rows[examples.completion("source", self.place)], examples.completion("row", self.place)
+        )
 
     @property
     def fingerprint(self) -> bytes:

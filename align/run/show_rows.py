@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from align.config import Config, Examples, Shape
 from align.config.methods import RewardModelMethodConfig
 from align.data.examples import Side
+from align.data.stored_examples import StoredCompletion, StoredPair, StoredPrompt
 from align.errors import InputError
 from align.models.chat_tokenizer import ChatTokenizer
 from align.run.views import Sample, Segment, Selection
 from align.streams import permutation
-from align.types import Pair, Prompt
+from align.types import Prompt
 
 
 def places(selection: Selection, entries: Sequence[Entry], seed: int, kind: str) -> list[int]:
@@ -45,13 +47,20 @@ class Given(NamedTuple):
 class Entry(NamedTuple):
     """What the method reads at once: a prompt, with the responses beside it by their names."""
 
-    prompt: Prompt
+    prompt: StoredPrompt
     responses: Mapping[str, Given]
+    origin: StoredPrompt | StoredCompletion  # of the row
 
     @property
     def tokens(self) -> int:
         """Return the number of tokens of the prompt and the longest response."""
         return len(self.prompt.input_ids) + max((len(given.ids) for given in self.responses.values()), default=0)
+
+    def named(self, place: int) -> str:
+        """Name the entry by its place among the training ones, and by its row."""
+        what = "pair" if "rejected" in self.responses else "completion" if self.responses else "prompt"
+        file, _, number = self.origin.where.rpartition(", row ")
+        return f"{what} {place + 1} ({Path(file).name}, row {number})"
 
 
 def entries_of(config: Config, shape: Shape, side: Side) -> list[Entry]:
@@ -60,18 +69,18 @@ def entries_of(config: Config, shape: Shape, side: Side) -> list[Entry]:
     if shape is Shape.preference or learns_from is Examples.pairs:
         return [_of_pair(pair) for pair in side.pairs]
     if learns_from is Examples.demonstrations:
-        return [Entry(one.prompt, {"completion": Given(one.ids, one.text)}) for one in side.demonstrations]
+        return [Entry(one.prompt, {"completion": Given(one.ids, one.text)}, one) for one in side.demonstrations]
     if learns_from is Examples.prompts:
-        return [Entry(prompt, {}) for prompt in side.prompts]
+        return [Entry(prompt, {}, prompt) for prompt in side.prompts]
     if not side.labelled:
         return [_of_pair(pair) for pair in side.pairs]
     names = {True: "desirable completion", False: "undesirable completion"}
-    return [Entry(one.prompt, {names[one.label]: Given(one.ids, one.text)}) for one in side.labelled]
+    return [Entry(one.prompt, {names[one.label]: Given(one.ids, one.text)}, one) for one in side.labelled]
 
 
-def _of_pair(pair: Pair) -> Entry:
+def _of_pair(pair: StoredPair) -> Entry:
     given = {"chosen": Given(pair.chosen_ids, pair.chosen), "rejected": Given(pair.rejected_ids, pair.rejected)}
-    return Entry(pair.prompt, given)
+    return Entry(pair.prompt, given, pair.completions[0])
 
 
 def counted(config: Config, entries: Sequence[Entry]) -> list[str]:
@@ -90,12 +99,12 @@ def samples(config: Config, chat: ChatTokenizer, place: int, entry: Entry, *, di
     before = by_role(text(chat, prompt), messages)
     if not entry.responses:
         note = _compared(chat, entry.prompt, None) if diff else ""
-        return [Sample(f"row {place + 1}, prompt: {len(prompt)} tokens", before, note)]
+        return [Sample(f"{entry.named(place)}: {len(prompt)} tokens", before, note)]
     made = []
     for name, (ids, said) in entry.responses.items():
         last = len(ids) - 1 if scored else 0 if name in loss else len(ids)  # the first token that counts
         cut = "" if ids[-1] in chat.end_ids else "; cut, without its end"
-        title = f"row {place + 1}, {name}: {len(prompt)} + {len(ids)} tokens{cut}"
+        title = f"{entry.named(place)}, {name}: {len(prompt)} + {len(ids)} tokens{cut}"
         whole = text(chat, [*prompt, *ids])
         learned = text(chat, ids[last:])
         given = whole[len(text(chat, prompt)) : len(whole) - len(learned)]

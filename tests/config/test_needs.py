@@ -80,7 +80,7 @@ def test_a_method_learns_from_every_source_and_what_is_trained_first_from_some()
     check_shapes(config("grpo", learned), {"a": prompts, "b": pairs})
     with pytest.raises(InputError, match=r"^reward/source: given 'reward_model'.*: prompts\.jsonl gives no"):
         check_shapes(config("grpo", learned), {"a": prompts, "b": (Shape.demonstration, "talks.jsonl")})
-    with pytest.raises(InputError, match=r"^method: given 'dpo'.*: prompts\.jsonl gives no preference pairs"):
+    with pytest.raises(InputError, match=r"^data\.mixture\.b\.path: given 'prompts\.jsonl'.* preference pairs"):
         check_shapes(config("dpo"), {"a": pairs, "b": prompts})
     check_shapes(config("dpo"), {"a": prompts, "b": pairs}, trains=False)
 

@@ -134,11 +134,11 @@ def test_what_is_shown(align, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     local = ["model=local", f"model.path={tiny.folder()}", "data=jsonl", "data.path=rows.jsonl", "device=cpu"]
     for shape, words, told in (
-        ("prompt_only", ("method=grpo", *ON_POLICY), "row 1, prompt: "),
+        ("prompt_only", ("method=grpo", *ON_POLICY), "prompt 1 (rows.jsonl, row 1): "),
         ("demonstration", ("method=sft",), "every token of the completion, its end included"),
-        ("unpaired_preference", ("method=trl_kto",), "row 2, undesirable completion: "),
-        ("ranked", ("method=sft",), "row 1, completion: "),
-        ("ranked", ("method=trl_kto",), "row 1, rejected: "),
+        ("unpaired_preference", ("method=trl_kto",), "completion 2 (rows.jsonl, row 2), undesirable completion: "),
+        ("ranked", ("method=sft",), "completion 1 (rows.jsonl, row 1), completion: "),
+        ("ranked", ("method=trl_kto",), "pair 1 (rows.jsonl, row 1), rejected: "),
     ):
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[shape]))
         code, out, said = align("show", "data", *local, *words)
