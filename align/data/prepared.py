@@ -167,7 +167,7 @@ def facts_of(data: Preferences, folder: Path) -> dict[str, Any]:
         places[f"{name}/labelled"] = (one.place for one in side.labelled)
     places |= _of_pairs("reward_train", data.reward_train) | _of_pairs("reward_held_out", data.reward_held_out)
     save_file({name: numpy.array(list(own), dtype=numpy.int64) for name, own in places.items()}, folder / _PLACES)
-    dropped = {name: [[one.at, one.number, one.origin] for one in own] for name, own in data.dropped.items()}
+    dropped = {name: [[one.at, one.number, one.origin, one.why] for one in own] for name, own in data.dropped.items()}
     return {"counts": data.counts, "notes": list(data.notes), "dropped": dropped, "sources": data.sources}
 
 
@@ -183,7 +183,7 @@ def reopened(folder: Path, facts: Mapping[str, Any], rows: Rows) -> Preferences:
     trained, measured = (_side(examples, places, name) for name in ("trained", "measured"))
     every = rows.every()
     dropped = {
-        name: [Place(every[number], at, number, origin) for at, number, origin in own]
+        name: [Place(every[number], at, number, origin, why) for at, number, origin, why in own]
         for name, own in facts["dropped"].items()
     }
     return Preferences(

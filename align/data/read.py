@@ -18,6 +18,7 @@ class Place(NamedTuple):
     at: int  # in them
     number: int  # of the rows among all that are read
     origin: str  # what names them where they know no files
+    why: str = ""  # the row is malformed
 
     @property
     def row(self) -> Row:

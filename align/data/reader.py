@@ -97,6 +97,8 @@ class Reader:
             for own, item in zip(places, self._block(rows[at : at + _AT_ONCE], places), strict=True):
                 if isinstance(item, str):
                     self.lose(item, own)
+                elif isinstance(item, InputError):
+                    self.lose("malformed_dropped", own._replace(why=_why(item, own.where)))
                 else:
                     read.append(Read(*item, own, name, self._shape))
         self.counts["rows"] += len(rows)
@@ -111,18 +113,19 @@ class Reader:
         if not known or (known[-1].number, known[-1].at) != (place.number, place.at):
             known.append(place)
 
-    def _block(self, rows: Sequence[Row], places: Sequence[Place]) -> list[_Made | str]:
+    def _block(self, rows: Sequence[Row], places: Sequence[Place]) -> list[_Made | InputError | str]:
         """Return what is read of each row, or the count under which the row is dropped."""
         items = [self._asked(_Given(row, at.where, at)) for row, at in zip(rows, places, strict=True)]
-        replies = [reply for item in items if not isinstance(item, str) for reply in item.replies]
-        tools = [item.tools for item in items if not isinstance(item, str) for _ in item.replies]
+        asked = [item for item in items if isinstance(item, _Asked)]
+        replies = [reply for item in asked for reply in item.replies]
+        tools = [item.tools for item in asked for _ in item.replies]
         encoded = iter(self._chat.read_replies([own for _, own, _ in replies], [r for *_, r in replies], tools))
         return [
-            item if isinstance(item, str) else self._made(item, list(islice(encoded, len(item.replies))))
+            self._made(item, list(islice(encoded, len(item.replies)))) if isinstance(item, _Asked) else item
             for item in items
         ]
 
-    def _asked(self, given: _Given) -> _Asked | str:
+    def _asked(self, given: _Given) -> _Asked | InputError | str:
         """Return a row's prompts and responses, or the count under which the row is dropped."""
         row, where, own = given
         try:
@@ -166,12 +169,12 @@ class Reader:
         self.lose("turns_of_long_prompts", given.place, sum(prompt is None for prompt, _ in found))
         return tuple((prompt, i) for prompt, i in found if prompt is not None)
 
-    def _malformed(self, error: InputError) -> str:
-        """Raise what is wrong with a row, or note it and return the count under which the row is dropped."""
+    def _malformed(self, error: InputError) -> InputError:
+        """Raise what is wrong with a row, or return it where such rows are dropped."""
         if self._config.bad_rows is BadRows.error:
             raise error
         self.first_bad = self.first_bad or error
-        return "malformed_dropped"
+        return error
 
     def _check_written(self, conversations: Sequence[Compared], where: str) -> None:
         """Count what the template leaves out of a row; InputError where that is something said."""
@@ -189,7 +192,7 @@ class Reader:
         yield from unread.notes(self.counts, self._first)
         yield from self._columns.notes(self.counts, self._first)
 
-    def _made(self, asked: _Asked, encoded: Sequence[Reply | InputError]) -> _Made | str:
+    def _made(self, asked: _Asked, encoded: Sequence[Reply | InputError]) -> _Made | InputError | str:
         """Return what a row gives with its responses encoded, or the count under which the row is dropped."""
         whole, compared = [], []
         for (_, messages, reply), found in zip(asked.replies, encoded, strict=True):
@@ -258,6 +261,11 @@ class Reader:
         text = reply["content"] if whole else self._chat.decode(cut)
         own = asked.given.place
         return self._writer.add_completion(prompt, text, cut, asked.example.label, (own.number, own.at))
+
+
+def _why(error: InputError, where: str) -> str:
+    """Say what is wrong with a row without naming the row again."""
+    return str(error).removeprefix(where).lstrip(":, ")
 
 
 def _no_answer(messages: Sequence[Message], place: int) -> str | None:

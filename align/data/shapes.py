@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import permutations
 from typing import Any
 
 from align.config import DataConfig, Shape
@@ -219,15 +220,22 @@ def _ranked(row: Mapping[str, Any], config: DataConfig, where: str) -> Example |
 
 
 def _scores(row: Mapping[str, Any], config: DataConfig, where: str, n: int) -> tuple[float, ...]:
-    """Return a score for each of `n` responses, the highest best; without a column for it they are in order."""
-    for name, sign in ((config.scores_column, 1.0), (config.ranks_column, -1.0)):
-        if name not in row:
-            continue
+    """Return a score for each of `n` responses, the highest best; without a column for it they are in order.
+
+    Raises:
+        InputError: A cell is none, or scores and ranks order the responses differently.
+    """
+    there = [one for one in ((config.scores_column, 1.0), (config.ranks_column, -1.0)) if one[0] in row]
+    found = []
+    for name, sign in [one for one in there if row[one[0]] is not None] or there[:1]:
         given = list_in(row[name])
         if given is None or len(given) != n or not all(_is_number(value) for value in given):
             raise InputError(f"{where}, column {name}", brief(row[name]), f"a number for each of {n} responses")
-        return tuple(sign * value for value in given)
-    return tuple(float(n - i) for i in range(n))
+        found.append(tuple(sign * value for value in given))
+    if len(found) > 1 and any((a > b) != (c > d) for (a, c), (b, d) in permutations(zip(*found, strict=True), 2)):
+        columns = f"columns {config.scores_column} and {config.ranks_column}"
+        raise InputError(f"{where}, {columns}", "other orders", "one order: the highest score has the lowest rank")
+    return found[0] if found else tuple(float(n - i) for i in range(n))
 
 
 def _is_number(value: object) -> bool:

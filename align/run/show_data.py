@@ -25,6 +25,7 @@ from align.run.views import Section, Selection, View
 
 _UNLIMITED = 2**40  # tokens: no limit
 _ROW = 160  # characters of a dropped row that are shown
+_WHY = 100  # characters of what is wrong with a row
 _PROMPT = 60  # of a prompt
 _FIRST = Selection()
 
@@ -120,7 +121,9 @@ def _dropped(data: Preferences, most: int) -> list[Section]:
     lines = []
     for name, rows in data.dropped.items():
         why = name.removesuffix("_dropped").replace("_", " ")
-        lines += [(row.where, why, textwrap.shorten(json.dumps(row.row, default=str), _ROW)) for row in rows[:most]]
+        for row in rows[:most]:
+            reason = f"{why}: {textwrap.shorten(row.why, _WHY)}" if row.why else why
+            lines.append((row.where, reason, textwrap.shorten(json.dumps(row.row, default=str), _ROW)))
         if len(rows) > most:
             lines.append((f"and {len(rows) - most} more", why, f"--dropped {len(rows)} lists them all"))
     head = ("row", "why", "what stands in it")

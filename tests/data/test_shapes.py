@@ -351,3 +351,17 @@ def test_prompts_are_told_apart_by_their_tokens_and_by_nothing_that_the_template
     data = load_preferences(config, chat)
     assert data.counts["train_prompts"] == data.counts["held_out_prompts"] == 1
     assert {len(data.train), len(data.held_out)} == {1, 20}
+
+
+def test_scores_and_ranks_that_contradict_each_other_are_refused(chat, write):
+    row = {"prompt": "p", "responses": ["worst", "best"], "scores": [9, 1], "ranks": [2, 1]}
+    with pytest.raises(InputError, match=r"row 1, columns scores and ranks: given 'other orders'"):
+        load(chat, write("a.jsonl", [row]))
+    agreed = [row | {"scores": [1, 9]}, {"prompt": "q", "responses": ["x", "y"], "ranks": [2, 1]}]
+    assert [pair.chosen for pair in load(chat, write("b.jsonl", agreed)).train] == ["best", "y"]
+
+
+def test_a_malformed_row_that_is_dropped_says_why(chat, write):
+    data = load(chat, write("a.jsonl", [PAIR, PAIR | {"chosen": 5}]), bad_rows=BadRows.drop)
+    (left_out,) = data.dropped["malformed_dropped"]
+    assert left_out.where.endswith("a.jsonl, row 2") and left_out.why.startswith("column chosen: given 5; allowed: ")
