@@ -83,7 +83,7 @@ class Preferences:
     notes: tuple[str, ...] = ()  # a line on each kind of row that is read otherwise than a user may think
     shape: Shape = Shape.preference
     rows: str = ""  # shape and columns, in words
-    dropped: Mapping[str, Sequence[Place]] = field(default_factory=dict)  # the first rows of each count
+    dropped: Mapping[str, Sequence[Place]] = field(default_factory=dict)  # by count
     sources: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # counts of each data set of a mixture
     cached: Path | None = None  # folder of the cache that holds them
 
