@@ -15,6 +15,8 @@ from align.config.values import AUTO
 from align.errors import InputError
 from align.metrics import METRICS
 
+_NOT_IN_PROJECTS, _PROJECT_LENGTH = r"/\#?%:", 128  # of W&B
+
 
 def check_all(config: Config) -> None:
     """Raise InputError on the first value that cannot run, alone or together with others."""
@@ -32,6 +34,7 @@ def check_all(config: Config) -> None:
     checks.one_of(config.tracking, "tracking", "name", ("none", "wandb"))
     if config.tracking.name == "wandb":
         checks.installed("tracking", "wandb", "wandb")
+        _check_project(config.tracking.project)
     _check_callbacks(config)
     config.method.check(config)
     _check_reward(config)  # last, as it imports the user's functions
@@ -166,6 +169,16 @@ def _check_general_text(own: EvaluationConfig) -> None:
     for name, other in (names, names[::-1]):
         if not getattr(own, name).strip() or getattr(own, name) == getattr(own, other):
             raise InputError(f"evaluation.{name}", getattr(own, name), "a column name of its own")
+
+
+def _check_project(name: str) -> None:
+    """Refuse a name of a project that W&B refuses, once it is asked to begin a run."""
+    bad = [mark for mark in _NOT_IN_PROJECTS if mark in name]
+    if bad or not name.strip() or len(name) > _PROJECT_LENGTH:
+        owner, slash, own = name.partition("/")
+        hint = f"; OWNER/PROJECT is tracking.entity={owner} tracking.project={own}" if slash and own else ""
+        marks = " ".join(_NOT_IN_PROJECTS)
+        raise InputError("tracking.project", name, f"1 to {_PROJECT_LENGTH} characters without {marks}{hint}")
 
 
 def _check_callbacks(config: Config) -> None:

@@ -176,6 +176,7 @@ WRONG = {
     "evaluation.confidence": ["evaluation.confidence=1"],
     "evaluation.num_prompts": ["evaluation.num_prompts=0"],
     "tracking.name": ["tracking.name=tensorboard"],
+    "tracking.project": ["tracking=wandb", "tracking.project=what?"],
     "method.learning_rate": ["method.learning_rate=nan"],
     "method.adam_betas": ["method.adam_betas=[0.9]"],
     "method.warmup_steps": ["method.warmup_steps=10", "max_steps=10"],
@@ -400,3 +401,8 @@ def test_a_part_is_added_on_the_command_line():
     source = io.build(compose("config", overrides=words)).reward.source
     assert list(source.parts) == ["model", "rules", "second"] and type(source.parts["second"]) is cfg.RulesSource
     assert [type(model) for model in source.models()] == [cfg.RewardModelSource]
+
+
+def test_a_project_with_its_owner_names_the_keys_of_both(files):
+    with pytest.raises(InputError, match=r"tracking\.entity=a tracking\.project=b"):
+        build(*files, "tracking=wandb", "tracking.project=a/b")
