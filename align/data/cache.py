@@ -50,13 +50,15 @@ def kept(kind: str, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str
         Unkept: Nothing can be written there, or the disk is full.
     """
     try:
-        there = home() / kind / key_of(parts)
-        if there.exists() and _facts(there) is None:
-            shutil.rmtree(there) if there.is_dir() else there.unlink()
-        folder = find_or_make(kind, parts, _Making(make))
+        folder = home() / kind / key_of(parts)
+        facts = _facts(folder)
+        if facts is None:
+            if folder.exists():
+                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            find_or_make(kind, parts, _Making(make))
+            facts = _facts(folder)
     except (StoreError, OSError) as error:
         raise Unkept(f"{home()} ({reason(error)})") from error
-    facts = _facts(folder)
     if facts is None:
         raise Unkept(f"{folder} (what was written there is not what is read)")
     return folder, facts

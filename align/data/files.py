@@ -7,7 +7,6 @@ import csv
 import gzip
 import io
 import json
-import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from align.config.data_files import GZIP, format_of
-from align.data.json_text import read_json, read_json_at
+from align.data.json_text import content_from, read_json, read_json_at
 from align.errors import InputError
 
 Row = dict[str, Any]
 _HEAD = 4096  # characters that tell a list of rows from rows on lines
-_BLANK = re.compile(r"[ \t\n\r]*")
 _GZIP_BEGINS = b"\x1f\x8b"  # no UTF-8 text does: what a file is packed by need not be guessed from its name
 
 
@@ -94,19 +92,19 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
     """Yield the objects of one list, each as it is decoded."""
     number, separator = 0, "["
     try:
-        at = _expected(text, _blank(text, 0), separator)
+        at = _expected(text, content_from(text, 0), separator)
         while text[at : at + 1] != "]" or separator == ",":
             row, at = read_json_at(text, at)
             number += 1
             if not isinstance(row, dict):
                 raise InputError(f"{file}, row {number}", json.dumps(row)[:60], "a JSON object")
             yield row
-            at = _blank(text, at)
+            at = content_from(text, at)
             if text[at : at + 1] == "]":
                 break
             separator = ","
             at = _expected(text, at, separator)
-        end = _blank(text, at + 1)
+        end = content_from(text, at + 1)
         if end < len(text):
             raise json.JSONDecodeError("Extra data", text, end)
     except json.JSONDecodeError as error:
@@ -114,17 +112,11 @@ def _json_list(text: str, file: Path) -> Iterator[Row]:
         raise InputError(f"{file}, {place}", error.msg, "well-formed JSON, each key of an object once") from error
 
 
-def _blank(text: str, at: int) -> int:
-    """Return the place behind white space."""
-    found = _BLANK.match(text, at)
-    return found.end() if found else at
-
-
 def _expected(text: str, at: int, separator: str) -> int:
     """Return the place behind a separator and white space."""
     if text[at : at + 1] != separator:
         raise json.JSONDecodeError(f"Expecting {separator!r} delimiter", text, at)
-    return _blank(text, at + 1)
+    return content_from(text, at + 1)
 
 
 def _csv(lines: Iterable[str], file: Path, key: str) -> Iterator[Row]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
+
+_BLANK = re.compile(r"[ \t\n\r]*")
 
 
 def read_json(text: str) -> Any:
@@ -12,8 +15,8 @@ def read_json(text: str) -> Any:
     Raises:
         JSONDecodeError: It is no JSON, an object has a key twice, of which one value would be lost, or it is too deep.
     """
-    value, end = read_json_at(text, _content_from(text, 0))
-    if _content_from(text, end) != len(text):
+    value, end = read_json_at(text, content_from(text, 0))
+    if content_from(text, end) != len(text):
         raise json.JSONDecodeError("Extra data", text, end)
     return value
 
@@ -46,10 +49,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _content_from(text: str, at: int) -> int:
-    while at < len(text) and text[at] in " \t\n\r":
-        at += 1
-    return at
+def content_from(text: str, at: int) -> int:
+    """Return the place behind JSON's white space."""
+    found = _BLANK.match(text, at)
+    return found.end() if found else at
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)

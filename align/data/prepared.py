@@ -178,10 +178,10 @@ def _of_pairs(name: str, pairs: Sequence[StoredPair]) -> dict[str, Iterable[int]
 
 def reopened(folder: Path, facts: Mapping[str, Any], rows: Rows) -> Preferences:
     """Find again what `facts_of` has written of these rows."""
-    examples = StoredExamples(Store(folder), rows.every()).open()
+    every = rows.every()
+    examples = StoredExamples(Store(folder), every).open()
     places = {name: own.tolist() for name, own in load_file(folder / _PLACES).items()}
     trained, measured = (_side(examples, places, name) for name in ("trained", "measured"))
-    every = rows.every()
     dropped = {
         name: [Place(every[number], at, number, origin, why) for at, number, origin, why in own]
         for name, own in facts["dropped"].items()

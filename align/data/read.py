@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from align.config import Shape
 from align.data.files import Row
+from align.data.lazy_rows import LazyRows
 from align.data.stored_examples import StoredCompletion, StoredPrompt
 from align.data.stored_rows import place_of
 
@@ -48,7 +49,7 @@ class Read(NamedTuple):
         return self.place.row
 
 
-class RowsOf(Sequence[Row]):
+class RowsOf(LazyRows):
     """The rows of what was read, loaded one by one."""
 
     def __init__(self, read: Sequence[Read]) -> None:
@@ -57,9 +58,5 @@ class RowsOf(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._read)
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        return self._read[place].row if isinstance(place, int) else [one.row for one in self._read[place]]
+    def _row(self, at: int) -> Row:
+        return self._read[at].row

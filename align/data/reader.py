@@ -15,6 +15,7 @@ from align.data import omissions, unread
 from align.data.columns import Columns
 from align.data.conversations import Message, calls, is_empty, read_tools
 from align.data.files import Row
+from align.data.lazy_rows import AT_ONCE
 from align.data.omissions import Compared, omissions_of
 from align.data.read import Place, Read
 from align.data.shapes import Example, read_example
@@ -22,8 +23,6 @@ from align.data.stored_examples import ExamplesWriter, StoredCompletion, StoredP
 from align.errors import InputError
 from align.libraries import reason
 from align.models.chat_tokenizer import ChatTokenizer, Reply
-
-_AT_ONCE = 250  # rows whose responses are tokenized in one call
 
 
 class _TooLong(InputError):
@@ -91,10 +90,10 @@ class Reader:
     def read(self, rows: Sequence[Row], origin: str, name: str = "") -> list[Read]:
         """Read the rows of `origin`, `name` in a mixture; those that are dropped are counted and left out."""
         read, number = list[Read](), self._writer.add_rows(rows)
-        for at in range(0, len(rows), _AT_ONCE):
+        for at in range(0, len(rows), AT_ONCE):
             self._activity.advance("rows tokenised", at, len(rows))
-            places = [Place(rows, i, number, origin) for i in range(at, min(at + _AT_ONCE, len(rows)))]
-            for own, item in zip(places, self._block(rows[at : at + _AT_ONCE], places), strict=True):
+            places = [Place(rows, i, number, origin) for i in range(at, min(at + AT_ONCE, len(rows)))]
+            for own, item in zip(places, self._block(rows[at : at + AT_ONCE], places), strict=True):
                 if isinstance(item, str):
                     self.lose(item, own)
                 elif isinstance(item, InputError):

@@ -6,6 +6,7 @@ A view costs tens of bytes, so that 200,000 pairs of any length are held as list
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,16 +122,45 @@ class ExamplesWriter:
         self.examples.open()
 
 
-class StoredPrompt(Prompt):
-    """A prompt of a store."""
+class _Stored:
+    """A view of a row of a table of examples."""
 
     _examples: StoredExamples
-    place: int  # in the store
+    place: int  # in the table
     __slots__ = ("_examples", "place")
 
     def __init__(self, examples: StoredExamples, place: int) -> None:
-        object.__setattr__(self, "_examples", examples)
+        object.__setattr__(self, "_examples", examples)  # prompts and completions are frozen
         object.__setattr__(self, "place", place)
+
+    @abstractmethod
+    def _cell(self, name: str) -> Any:
+        """Return the cell of a column."""
+
+    @property
+    def _rows(self) -> Sequence[Row]:
+        return self._examples.rows[self._cell("source")]
+
+    @property
+    def row(self) -> Row:
+        """Return the data row that the view is of, a prompt the first one."""
+        return self._rows[self._cell("row")]
+
+    @property
+    def where(self) -> str:
+        """Name that row by its file and its number there."""
+        return place_of(self._rows, self._cell("row"))
+
+    @property
+    def fingerprint(self) -> bytes:
+        return bytes(self._cell("fingerprint"))
+
+
+class StoredPrompt(_Stored, Prompt):
+    """A prompt of a store."""
+
+    def _cell(self, name: str) -> Any:
+        return self._examples.prompt(name, self.place)
 
     @property
     def id(self) -> int:
@@ -138,7 +168,7 @@ class StoredPrompt(Prompt):
 
     @property
     def messages(self) -> tuple[Mapping[str, Any], ...]:
-        return tuple(json.loads(self._examples.prompt("messages", self.place)))
+        return tuple(json.loads(self._cell("messages")))
 
     @property
     def text(self) -> str:
@@ -146,54 +176,34 @@ class StoredPrompt(Prompt):
 
     @property
     def input_ids(self) -> tuple[int, ...]:
-        return tuple(self._examples.prompt("input_ids", self.place))
+        return tuple(self._cell("input_ids"))
 
     @property
     def tokens(self) -> int:
         return int(self._examples.prompt_tokens[self.place])
 
     @property
-    def row(self) -> Row:
-        examples = self._examples
-        return examples.rows[examples.prompt("source", self.place)][examples.prompt("row", self.place)]
-
-    @property
-    def where(self) -> str:
-        """Name the prompt's first row by its file and its number there."""
-        examples = self._examples
-        return place_of(examples.rows[examples.prompt("source", self.place)], examples.prompt("row", self.place))
-
-    @property
     def tools(self) -> tuple[Any, ...] | None:
-        held = self._examples.prompt("tools", self.place)
+        held = self._cell("tools")
         return None if held is None else tuple(json.loads(held))
 
     @property
     def conversation(self) -> bool:
-        return bool(self._examples.prompt("conversation", self.place))
-
-    @property
-    def fingerprint(self) -> bytes:
-        return bytes(self._examples.prompt("fingerprint", self.place))
+        return bool(self._cell("conversation"))
 
     @property
     def row_fingerprint(self) -> bytes:
-        return bytes(self._examples.prompt("row_fingerprint", self.place))
+        return bytes(self._cell("row_fingerprint"))
 
     def loaded(self) -> Prompt:
         return Prompt(self.id, self.messages, self.text, self.input_ids, self.row, self.tools, self.conversation)
 
 
-class StoredCompletion(Completion):
+class StoredCompletion(_Stored, Completion):
     """A completion of a store."""
 
-    _examples: StoredExamples
-    place: int  # in the store
-    __slots__ = ("_examples", "place")
-
-    def __init__(self, examples: StoredExamples, place: int) -> None:
-        object.__setattr__(self, "_examples", examples)
-        object.__setattr__(self, "place", place)
+    def _cell(self, name: str) -> Any:
+        return self._examples.completion(name, self.place)
 
     @property
     def prompt(self) -> StoredPrompt:
@@ -201,11 +211,11 @@ class StoredCompletion(Completion):
 
     @property
     def text(self) -> str:
-        return str(self._examples.completion("text", self.place).decode("utf-8", "surrogatepass"))
+        return str(self._cell("text").decode("utf-8", "surrogatepass"))
 
     @property
     def ids(self) -> tuple[int, ...]:
-        return tuple(self._examples.completion("ids", self.place))
+        return tuple(self._cell("ids"))
 
     @property
     def tokens(self) -> int:
@@ -213,19 +223,7 @@ class StoredCompletion(Completion):
 
     @property
     def label(self) -> bool:
-        return bool(self._examples.completion("label", self.place))
-
-    @property
-    def where(self) -> str:
-        """Name the completion's row by its file and its number there."""
-        examples = self._examples
-        return place_of(
-            examples.rows[examples.completion("source", self.place)], examples.completion("row", self.place)
-        )
-
-    @property
-    def fingerprint(self) -> bytes:
-        return bytes(self._examples.completion("fingerprint", self.place))
+        return bool(self._cell("label"))
 
 
 class StoredPair(Pair):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import pyarrow
 
 from align.data.arrow import Store
 from align.data.files import Row
+from align.data.lazy_rows import LazyRows
 from align.data.tables import Batches, TableRows
 
-_AT_ONCE = 250  # rows in memory, which may each be as large as a book
 _JSON = pyarrow.schema([("row", pyarrow.large_binary())], metadata={"rows": "json"})
 
 
-class JsonRows(Sequence[Row]):
+class JsonRows(LazyRows):
     """Rows of any columns and types that JSON has, each written as JSON."""
 
     def __init__(self, table: pyarrow.Table, columns: Sequence[str]) -> None:
@@ -27,16 +27,12 @@ class JsonRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._cells)
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, int):
-            row: Row = json.loads(self._cells[place].as_py())
-            return row
-        start, stop, _ = place.indices(len(self))
-        return [json.loads(cell.as_py()) for cell in self._cells.slice(start, max(0, stop - start))]
+    def _row(self, at: int) -> Row:
+        row: Row = json.loads(self._cells[at].as_py())
+        return row
+
+    def _rows(self, start: int, stop: int) -> list[Row]:
+        return [json.loads(cell.as_py()) for cell in self._cells.slice(start, stop - start)]
 
 
 class Part(NamedTuple):
@@ -49,7 +45,7 @@ class Part(NamedTuple):
     file: str  # what a message names
 
 
-class StoredRows(Sequence[Row]):
+class StoredRows(LazyRows):
     """Rows of files one behind the other; every row has every column, None where its file or line has none."""
 
     def __init__(self, parts: Iterable[Part], columns: Sequence[str] | None = None) -> None:
@@ -60,35 +56,27 @@ class StoredRows(Sequence[Row]):
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, slice):
-            return list(self._between(*place.indices(len(self))[:2]))
-        if not -len(self) <= place < len(self):
-            raise IndexError(place)
-        number = bisect_right(self._ends, place % len(self))
-        part = self.parts[number]
-        return self._whole(part.rows[part.stop - self._ends[number] + place % len(self)])
-
     def place(self, at: int) -> str:
         """Name a row by its file and its number there, from 1."""
+        part, own = self._found(at)
+        return f"{part.file}, row {own + 1}"
+
+    def _found(self, at: int) -> tuple[Part, int]:
+        """Return the part that holds a row, and the row's place in its file."""
         number = bisect_right(self._ends, at)
-        part = self.parts[number]
-        return f"{part.file}, row {part.stop - self._ends[number] + at + 1}"
+        return self.parts[number], self.parts[number].stop - self._ends[number] + at
 
-    def __iter__(self) -> Iterator[Row]:
-        for at in range(0, len(self), _AT_ONCE):
-            yield from self[at : at + _AT_ONCE]
+    def _row(self, at: int) -> Row:
+        part, own = self._found(at)
+        return self._whole(part.rows[own])
 
-    def _between(self, start: int, stop: int) -> Iterator[Row]:
+    def _rows(self, start: int, stop: int) -> list[Row]:
+        rows = list[Row]()
         for part, end in zip(self.parts, self._ends, strict=True):
             shift = part.stop - end
             first, last = max(part.start, start + shift), min(part.stop, stop + shift)
-            if first < last:
-                yield from map(self._whole, part.rows[first:last])
+            rows += map(self._whole, part.rows[first : max(first, last)])
+        return rows
 
     def _whole(self, row: Row) -> Row:
         return {name: row.get(name) for name in self.columns}
@@ -99,7 +87,7 @@ class StoredRows(Sequence[Row]):
         return {"parts": parts, "columns": list(self.columns)}
 
 
-class PickedRows(Sequence[Row]):
+class PickedRows(LazyRows):
     """Some rows of a sequence, in an order of their own."""
 
     def __init__(self, rows: Sequence[Row], places: Sequence[int]) -> None:
@@ -112,14 +100,8 @@ class PickedRows(Sequence[Row]):
         """Name a row by its file and its number there, from 1."""
         return place_of(self.rows, self.places[at])
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, int):
-            return self.rows[self.places[place]]
-        return [self.rows[own] for own in self.places[place]]
+    def _row(self, at: int) -> Row:
+        return self.rows[self.places[at]]
 
 
 def place_of(rows: Sequence[Row], at: int, source: str = "rows") -> str:

@@ -6,10 +6,10 @@ Nothing is decoded that no text needs: an image stays its bytes, so that a colum
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow
@@ -17,15 +17,15 @@ import pyarrow.parquet
 
 from align.config.data_files import format_of
 from align.data.files import Row
+from align.data.lazy_rows import AT_ONCE, LazyRows
 from align.errors import InputError
 from align.files import read_object
 
-_AT_ONCE = 250  # rows
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # of an Arrow stream
 _DICT, _STATE = "dataset_dict.json", "state.json"  # what `save_to_disk` leaves beside the data
 
 
-class TableRows(Sequence[Row]):
+class TableRows(LazyRows):
     """Rows of an Arrow table, which become Python's where they are taken out."""
 
     def __init__(self, table: pyarrow.Table) -> None:
@@ -39,15 +39,11 @@ class TableRows(Sequence[Row]):
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    @overload
-    def __getitem__(self, place: int) -> Row: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Row]: ...
-    def __getitem__(self, place: int | slice) -> Row | list[Row]:
-        if isinstance(place, int):
-            return self[place : place + 1 or None][0]
-        start, stop, _ = place.indices(len(self))
-        rows: list[Row] = self._table.slice(start, max(0, stop - start)).to_pylist()
+    def _row(self, at: int) -> Row:
+        return self._rows(at, at + 1)[0]
+
+    def _rows(self, start: int, stop: int) -> list[Row]:
+        rows: list[Row] = self._table.slice(start, stop - start).to_pylist()
         return (
             [row | self._json.decode_example({n: row[n] for n in self._json}) for row in rows] if self._json else rows
         )
@@ -78,7 +74,7 @@ def table_file(file: Path, key: str) -> Iterator[Batches]:
 def _opened(file: Path) -> Iterator[Batches]:
     if format_of(file) == "parquet":
         with pyarrow.parquet.ParquetFile(file) as found:  # the file alone: folders may be named like columns
-            yield Batches(found.schema_arrow, found.iter_batches(_AT_ONCE))
+            yield Batches(found.schema_arrow, found.iter_batches(AT_ONCE))
         return
     with pyarrow.memory_map(str(file)) as source:
         try:
@@ -129,7 +125,7 @@ def _saved(folder: Path) -> list[datasets.Dataset]:
 def batches_of(found: datasets.Dataset) -> Batches:
     """Read a data set of `datasets` batch by batch, its cells as they are stored."""
     held = found.with_format("arrow")
-    blocks = (held[at : at + _AT_ONCE] for at in range(0, len(held), _AT_ONCE))
+    blocks = (held[at : at + AT_ONCE] for at in range(0, len(held), AT_ONCE))
     return Batches(held[:0].schema, (batch for block in blocks for batch in block.to_batches()))
 
 
