@@ -13,7 +13,7 @@ from align.data.columns import Columns
 from align.data.files import Row
 from align.data.mixture import Source, load_sources, named_rows
 from align.data.shapes import columns_of, recognise
-from align.data.sources import Located, Wanted, locate, read_located, unread_splits
+from align.data.sources import Located, Wanted, locate, read_located
 from align.errors import InputError
 
 
@@ -54,7 +54,7 @@ def read_rows(config: DataConfig, activity: Activity | None = None) -> Rows:
     apart = _located_held_out(config)
     every = [*located.values(), *([] if apart is None else [apart])]
     keep = is_kept(config.cache, [file for one in every for file in one.files()])
-    notes = list(_unread(config))
+    notes = list(_unread(config, located))
     try:
         found = [read_located(one, activity, keep=keep) for one in every]
     except Unkept as error:
@@ -84,13 +84,13 @@ def unkept(config: DataConfig, error: Unkept) -> InputError:
     return InputError("data.cache", config.cache.value, allowed)
 
 
-def _unread(config: DataConfig) -> Iterator[str]:
+def _unread(config: DataConfig, located: Mapping[str, Located]) -> Iterator[str]:
     """Name the splits of each folder of training rows that neither side reads."""
-    for source in config.sources().values():
+    for name, source in config.sources().items():
         used = [source.train_split, config.held_out_split or ""]
         if config.held_out_path == source.path and not config.held_out_split:
             used.append("train")
-        names = unread_splits(str(source.path), "data.path", source.subset, used)
+        names = located[name].unread(used)
         if names:
             held_out = "" if config.mixture else f" (data.held_out_split={names[0]} holds one out)"
             yield f"splits of {source.path} that are not read: {', '.join(names)}{held_out}"

@@ -19,7 +19,7 @@ from align.data.files import Row, read_text_file
 from align.data.folders import files_by_split
 from align.data.hub_files import HubSet, downloaded, text_files
 from align.data.stored_rows import JsonRows, Part, StoredRows, keep_rows, keep_table, reopened
-from align.data.tables import TableRows, batches_of, is_saved, read_saved, saved_splits, table_file
+from align.data.tables import TableRows, batches_of, is_saved, read_saved, table_file
 from align.errors import InputError
 from align.hub import cached_where_unreachable
 from align.libraries import reason
@@ -61,10 +61,16 @@ class Located:
 
     wanted: Wanted
     parts: Mapping[str, Sequence[Origin]]  # by split; empty where `wanted.split` does not name it
+    in_folder: bool = False  # of this machine
 
     def files(self) -> list[Path]:
         """Return every file that is read."""
         return [file for own in self.parts.values() for origin in own for file in origin.files()]
+
+    def unread(self, used: Sequence[str]) -> list[str]:
+        """Name the splits of a folder that are in none of the `used` ones, which may be slices."""
+        names = self.parts if self.in_folder else ()
+        return [name for name in names if not any(re.search(rf"\b{re.escape(name)}\b", own) for own in used)]
 
     def stamps(self) -> list[tuple[int, int]]:
         """Return size and time of change of every file."""
@@ -93,7 +99,9 @@ def locate(wanted: Wanted) -> Located:
     if places is None:
         cached_where_unreachable()
     with _explained(wanted, hub=places is None):
-        return Located(wanted, _on_hub(wanted) if places is None else _local(places, wanted))
+        if places is None:
+            return Located(wanted, _on_hub(wanted))
+        return Located(wanted, _local(places, wanted), in_folder=places[0].is_dir())
 
 
 def read_located(located: Located, activity: Activity | None = None, *, keep: bool = False) -> StoredRows:
@@ -124,16 +132,6 @@ def _read(located: Located, activity: Activity, folder: Path | None, before: lis
     if not rows:
         raise InputError(wanted.key, wanted.path, f"data with rows (split {wanted.split} has none)")
     return rows
-
-
-def unread_splits(path: str, key: str, subset: str | None, used: Iterable[str]) -> list[str]:
-    """Name the splits of a folder on this machine that are in none of the `used` ones, which may be slices."""
-    places = named_places(key, path)
-    if places is None or not places[0].is_dir():
-        return []
-    folder, given = places[0], list(used)
-    names = saved_splits(folder) if is_saved(folder) else list(files_by_split(folder, subset, key))
-    return [name for name in names if not any(re.search(rf"\b{re.escape(name)}\b", own) for own in given)]
 
 
 def matching(

@@ -104,14 +104,8 @@ def read_saved(folder: Path) -> dict[str, list[datasets.Dataset]]:
     """Open what `save_to_disk` wrote, by split; a data set without splits is `train`, like a file."""
     if not (folder / _DICT).is_file():
         return {"train": _saved(folder)}
-    return {name: _saved(folder / name) for name in saved_splits(folder)}
-
-
-def saved_splits(folder: Path) -> list[str]:
-    """Name the splits that `save_to_disk` wrote."""
-    if not (folder / _DICT).is_file():
-        return ["train"]
-    return list(map(str, read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]))
+    names = read_object(folder / _DICT, "as `datasets` writes it", splits=list)["splits"]
+    return {str(name): _saved(folder / str(name)) for name in names}
 
 
 def _saved(folder: Path) -> list[datasets.Dataset]:
